@@ -1,0 +1,42 @@
+# make demo   environment, build, and projected STC against STC and FedAvg on handwritten digits
+# make test   every test; make lint, make bench, make format as they say
+VENV ?= .venv
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc cuda -type f)
+CPP := $(shell find csrc cuda tests/emu -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test lint format bench clean
+demo: $(VENV)/installed
+	@mkdir -p demo
+	$(BIN)/python -m gcext fl --data digits --method fedavg --method stc --method pstc \
+	  --json demo/digits.json --plot demo/digits.png
+	@echo "Every figure is in demo/digits.json, the picture in demo/digits.png."
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(VENV)/installed
+	$(BIN)/python -m bench stc --n 10M --p 0.001,0.01,0.1
+
+# torch first: the build looks for its headers there, and an unpinned torch may be another build.
+$(VENV)/installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf build demo $(VENV) gcext/*.so gcext/_build.json

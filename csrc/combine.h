@@ -1,0 +1,60 @@
+// combine: the weighted sum of m packets as one dense tensor, and one packet added to a dense
+// tensor.
+//
+//   out_e   = fl32(w_1*x_1e + .. + w_m*x_me)           float64 from +0, in the packets' order, each
+//                                                      product and each sum rounded; then once to
+//                                                      float32
+//   dense_e = fl32(dense_e + fl32(fl32(alpha)*x_e))    where the packet has an entry, float32
+//
+// A packet is k pairs (index, value), indices strictly rising, or dense: numel values and no index.
+//
+//   elements  |--------|--------|--------|--------|---     tiles of kCombineTile
+//             <----- part 0 ----><----- part 1 ----->      each thread owns whole tiles
+//   packet 1   ^ ^  ^     ^                                a cursor a packet and part, which only
+//   packet 2    ^      ^    ^  ^                           moves forward: every entry is read once
+//
+// A tile is summed in float64 scratch that stays in the cache and leaves it rounded, so memory sees
+// the packets once and the output once. No element is touched by two threads and each is summed in
+// packet order: the number of threads and the instruction set are never seen in the result.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace gcext {
+
+// One packet, borrowed.
+struct PacketView {
+  const void* index;  // of a sparse one
+  const float* value;
+  int64_t k;   // entries; numel where dense
+  bool wide;   // index is int64, not int32
+  bool dense;  // not by a null index: that of an empty packet may be null, too
+
+  const int32_t* index32() const { return static_cast<const int32_t*>(index); }
+  const int64_t* index64() const { return static_cast<const int64_t*>(index); }
+};
+
+// 32 KiB of float64: it shares a first-level cache of 48 KiB with what streams by.
+constexpr int64_t kCombineTile = 4096;
+
+// The bodies that walk a packet start at entry `at` and return the first entry whose index is not
+// below `end`; element `begin` is at offset 0 of the tile.
+struct CombineTable {
+  // sum[index - begin] += weight*value
+  int64_t (*add)(const PacketView& packet, int64_t at, int64_t begin, int64_t end, double weight,
+                 double* sum);
+  void (*add_dense)(const float* value, int64_t n, double weight, double* sum);
+  // out[index - begin] = fl32(0 + weight*value): the tile of a lone packet, without the scratch
+  int64_t (*place)(const PacketView& packet, int64_t at, int64_t begin, int64_t end, double weight,
+                   float* out);
+  void (*round)(const double* sum, int64_t n, float* out);
+  // Entries [from, until) of the packet into the whole dense tensor.
+  void (*add_in_place)(const PacketView& packet, int64_t from, int64_t until, float alpha,
+                       float* dense);
+};
+
+GCEXT_DECLARE_TABLE(CombineTable, combine_table)
+
+}  // namespace gcext

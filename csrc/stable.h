@@ -1,0 +1,70 @@
+// The one place for what the LibTorch stable ABI makes ugly: includes, checks, allocation, parallel
+// loops. Everything here works from torch 2.10 on (TORCH_TARGET_VERSION), whatever torch the build
+// found.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <new>
+#include <optional>
+#include <vector>
+
+#include "fpenv.h"
+
+namespace gcext {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// The message says: op: rule, got value. Remedy. Callers from Python check first and raise typed
+// errors; this is the net under those who call torch.ops.gcext.* themselves.
+#define GCEXT_CHECK(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
+
+inline void check_dense(const Tensor& t, ScalarType dtype, const char* what) {
+  GCEXT_CHECK(t.scalar_type() == dtype, what, ": wrong dtype. Convert the tensor first.");
+  GCEXT_CHECK(t.is_contiguous(), what, ": must be contiguous. Call .contiguous() first.");
+}
+
+inline Tensor empty(int64_t n, ScalarType dtype, const Tensor& like) {
+  return torch::stable::empty({n}, dtype, std::nullopt, like.device());
+}
+
+// Runs body(part) for part in [0, parts) on torch's threads, each in the kernels' floating-point
+// environment. An exception must not cross torch's C interface, which would replace its message: it
+// is carried over by hand.
+template <class Body>
+void parallel_parts(int64_t parts, const Body& body) {
+  std::exception_ptr error;
+  std::atomic<bool> failed{false};
+  const auto guarded = [&](int64_t begin, int64_t end) {
+    const KernelFpEnv env;
+    for (int64_t part = begin; part < end; ++part) {
+      try {
+        body(part);
+      } catch (...) {
+        if (!failed.exchange(true)) error = std::current_exception();
+      }
+    }
+  };
+  if (parts == 1) {
+    guarded(0, 1);
+  } else {
+    torch::stable::parallel_for(0, parts, 1, guarded);
+  }
+  if (failed) std::rethrow_exception(error);
+}
+
+// How many contiguous parts to cut n elements into: one a thread, but none smaller than grain.
+inline int64_t parts_for(int64_t n, int64_t grain) {
+  const int64_t threads = torch::stable::get_num_threads();
+  return std::max<int64_t>(1, std::min<int64_t>(threads, n / grain));
+}
+
+}  // namespace gcext

@@ -1,0 +1,115 @@
+// The frame and the bodies of format version 1; docs/wire-format.md is the norm.
+//
+//   +-------------+---------+--------------------+-------------------+
+//   | 89 47 43 58 | u8 01   | body               | XXH3-64, 8 bytes  |
+//   +-------------+---------+--------------------+-------------------+
+//   body = u8 method | u8 dtype << 4 | ndim | ndim varint dims | the method's fields
+//   group body = u8 method | varint count | count bodies
+//
+// Reading is two steps. take_body lays a Body over the bytes: sizes, ranges, padding. check_body
+// opens every stream and allocates nothing in proportion to k.
+// Only then does read_* fill arrays, of k elements.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cursor.h"
+#include "section.h"
+
+namespace gcext::wire {
+
+constexpr uint8_t kMagic[4] = {0x89, 'G', 'C', 'X'};
+constexpr uint8_t kVersion = 1;
+constexpr int64_t kHeadBytes = 5, kChecksumBytes = 8;
+constexpr int kMaxDims = 15;
+constexpr int64_t kMaxParts = 4096;  // of a merged body: its scales stay within 16 KiB
+
+enum Method : uint8_t { kDense = 1, kSparse = 2, kTernary = 3, kMerged = 4, kGroup = 5 };
+constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
+
+// A body laid over the bytes of a message; it owns nothing.
+struct Body {
+  uint8_t method = 0;
+  const uint8_t* start = nullptr;
+  int64_t members = 0;  // group: bodies, and nothing below holds for it; merged: see there
+
+  uint8_t dtype = 0;
+  int ndim = 0;
+  int64_t dims[kMaxDims] = {};
+  int64_t numel = 0;
+  int64_t k = 0;                    // numel for dense
+  float scale = 0;                  // ternary; 0 where k = 0
+  Section index;                    // sparse, ternary, merged
+  const uint8_t* signs = nullptr;   // ternary: k bits; merged: members bits
+  const uint8_t* values = nullptr;  // dense, sparse: k little-endian float32
+
+  // Merged: member m says that one of the parts holds one of the k elements.
+  int64_t parts = 0;
+  const uint8_t* scales = nullptr;  // parts float32
+  Section rows;                     // places element*parts + part of the members; signs are theirs
+
+  bool narrow() const { return numel <= INT32_MAX; }
+};
+
+// What the caller insists on: one shape, or the shapes of a group's members.
+struct Expectation {
+  bool group = false;
+  std::vector<std::vector<int64_t>> shapes;
+};
+
+// Checks length, magic and version; the checksum is the caller's, over all but the last 8 bytes.
+Cursor open_frame(const uint8_t* message, int64_t bytes);
+
+// Takes one body off the cursor; of a group only its method and count. `member` forbids a group.
+Body take_body(Cursor* cursor, bool member);
+
+// Opens all streams of a body that is not a group, keeping nothing.
+void check_body(const Body& body, const Cursor& cursor);
+
+// Takes and checks a whole message's bodies, its end, and the expectation (null: none).
+void check_message(Cursor cursor, const Expectation* expectation);
+
+// Fills k indices and k float32 values. Checks again, so that a buffer changed by another thread
+// is an error and never a stray write.
+void read_index(const Body& body, const Cursor& cursor, int32_t* index);
+void read_index(const Body& body, const Cursor& cursor, int64_t* index);
+void read_ternary_values(const Body& body, float* value);
+
+// Pieces of a message to be written, in order: some owned, some borrowed from the caller's arrays.
+class Message {
+ public:
+  // Small fields are gathered in one piece.
+  void byte(uint8_t x) { small().push_back(x); }
+  void varint(uint64_t x);
+  void word(uint32_t x);
+  void own(std::vector<uint8_t> piece);
+  void own(PackedSection section);
+  void borrow(const void* first, int64_t bytes);
+
+  int64_t bytes() const { return bytes_; }
+  void write(uint8_t* out) const;
+
+ private:
+  struct Piece {
+    std::vector<uint8_t> owned;
+    const uint8_t* borrowed = nullptr;
+    int64_t bytes = 0;
+    bool open = false;
+  };
+  std::vector<uint8_t>& small();
+
+  std::vector<Piece> pieces_;
+  int64_t bytes_ = 0;
+};
+
+// Appends method, dtype and shape; returns numel. Throws PackError for a shape no packet can have.
+int64_t put_head(Message* message, Method method, int dtype, const std::vector<int64_t>& shape);
+void put_dense(Message* message, int64_t numel, const float* value, int64_t values);
+template <class Index>
+void put_sparse(Message* message, int64_t numel, const Index* index, const float* value, int64_t k);
+template <class Index>
+void put_ternary(Message* message, int64_t numel, const Index* index, const float* value, int64_t k,
+                 float scale);
+
+}  // namespace gcext::wire

@@ -1,0 +1,166 @@
+#include "section.h"
+
+#include <cstring>
+#include <string>
+
+#include "../bits.h"
+
+namespace gcext::wire {
+namespace {
+
+// `bits` bits from bit `from` of a stream, to words from bit 0; zeros after them. Reads up to 8
+// bytes after the stream's last byte (the checksum is there).
+void load_bits(const uint8_t* stream, int64_t from, int64_t bits, uint64_t* words) {
+  const uint8_t* p = stream + (from >> 3);
+  const int shift = static_cast<int>(from & 7);
+  const int64_t count = (bits + 63) / 64;
+  for (int64_t w = 0; w < count; ++w, p += 8) {
+    uint64_t x;
+    std::memcpy(&x, p, 8);
+    words[w] = shift == 0 ? x : x >> shift | static_cast<uint64_t>(p[8]) << (64 - shift);
+  }
+  if ((bits & 63) != 0) words[count - 1] &= (uint64_t{1} << (bits & 63)) - 1;
+}
+
+// Appends bits to a stream: the words of one tile after those of the last.
+class BitWriter {
+ public:
+  explicit BitWriter(std::vector<uint8_t>* out) : out_(out) {}
+
+  // `bits` bits of `words`; the bits after them in the last word must be zero.
+  void append(const uint64_t* words, int64_t bits) {
+    for (; bits > 0; bits -= 64, ++words) {
+      const int count = static_cast<int>(std::min<int64_t>(bits, 64));
+      window_ |= *words << fill_;
+      if (fill_ + count < 64) {
+        fill_ += count;
+        continue;
+      }
+      flush(8);
+      window_ = fill_ == 0 ? 0 : *words >> (64 - fill_);
+      fill_ += count - 64;
+    }
+  }
+
+  void finish() { flush((fill_ + 7) / 8); }
+
+ private:
+  void flush(int bytes) {
+    const auto* first = reinterpret_cast<const uint8_t*>(&window_);
+    out_->insert(out_->end(), first, first + bytes);
+  }
+
+  std::vector<uint8_t>* out_;
+  uint64_t window_ = 0;
+  int fill_ = 0;
+};
+
+}  // namespace
+
+RiceTile Section::tile(int64_t t) const {
+  const uint8_t* entry = table + kTileBytes * t;
+  return {entry[0], static_cast<uint16_t>(entry[1] | entry[2] << 8)};
+}
+
+void take_section(Cursor* cursor, int64_t k, Section* section) {
+  section->k = k;
+  const int64_t tiles = tile_count(k);
+  // Before the product: k is still any number, and the message must hold 3 bytes for each tile.
+  if (tiles > cursor->left() / kTileBytes) cursor->take(cursor->left() + 1, section->tiles_name);
+  section->table = cursor->take(tiles * kTileBytes, section->tiles_name);
+  int64_t remainder_bits = 0;
+  section->unary_bits = k;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const RiceTile tile = section->tile(t);
+    const int64_t n = std::min(kTile, k - t * kTile);
+    if (tile.b > kMaxRice || tile.zeros > 2 * n)
+      cursor->fail("tile", section->tiles_name, section->table + kTileBytes * t,
+                   "b must be at most " + std::to_string(kMaxRice) + " and zeros at most " +
+                       std::to_string(2 * n) + ", got " + std::to_string(tile.b) + " and " +
+                       std::to_string(tile.zeros) + ".");
+    remainder_bits += n * tile.b;
+    section->unary_bits += tile.zeros;
+  }
+  section->remainder_bytes = (remainder_bits + 7) / 8;
+  section->remainders = cursor->take(section->remainder_bytes, section->remainders_name);
+  section->unary = cursor->take((section->unary_bits + 7) / 8, section->unary_name);
+  if (!plane_padded(section->remainders, remainder_bits))
+    cursor->fail("padding", section->remainders_name, section->unary - 1,
+                 "must end with zero bits.");
+  if (!plane_padded(section->unary, section->unary_bits))
+    cursor->fail("padding", section->unary_name, cursor->at() - 1, "must end with zero bits.");
+}
+
+template <class Index>
+int64_t SectionReader::next(Index* index) {
+  const int64_t n = std::min(kTile, section_.k - tile_ * kTile);
+  if (n <= 0) return 0;
+  const RiceTile tile = section_.tile(tile_);
+  const int64_t bits = n + tile.zeros, bytes = plane_bytes(n, tile.b);
+  const uint8_t* entry = section_.table + kTileBytes * tile_;
+  // True of every section taken; asked again because the buffer may be one that others write to.
+  if (tile.b > kMaxRice || tile.zeros > 2 * n || remainder_ + bytes > section_.remainder_bytes ||
+      unary_ + bits > section_.unary_bits)
+    cursor_.fail("tile", section_.tiles_name, entry, "changed while it was read.");
+  uint64_t unary[kUnaryWords];
+  load_bits(section_.unary, unary_, bits, unary);
+  switch (rice_read(tile, n, section_.remainders + remainder_, unary, previous_, limit_, index)) {
+    case RiceStatus::ok:
+      break;
+    case RiceStatus::unary:
+      cursor_.fail("unary", section_.unary_name, section_.unary + (unary_ >> 3),
+                   "tile " + std::to_string(tile_) + " must end with its one number " +
+                       std::to_string(n) + ".");
+    case RiceStatus::parameter:
+      cursor_.fail("tile", section_.tiles_name, entry,
+                   "b must be the shortest code's, got " + std::to_string(tile.b) + ".");
+    case RiceStatus::range:
+      cursor_.fail(
+          "index", section_.tiles_name, entry,
+          "tile " + std::to_string(tile_) + " must stay below " + std::to_string(limit_) + ".");
+  }
+  previous_ = static_cast<int64_t>(index[n - 1]);
+  remainder_ += bytes;
+  unary_ += bits;
+  ++tile_;
+  return n;
+}
+
+template <class Index>
+PackedSection pack_section(const Index* index, int64_t k, int64_t limit) {
+  PackedSection packed;
+  packed.table.reserve(static_cast<size_t>(kTileBytes * tile_count(k)));
+  BitWriter writer(&packed.unary);
+  int64_t previous = -1;
+  Gaps gaps;
+  uint64_t unary[kUnaryWords];
+  for (int64_t i = 0; i < k; i += kTile) {
+    const int64_t n = std::min(kTile, k - i);
+    if (!rice_gaps(index + i, n, previous, &gaps))
+      throw PackError(
+          "pack: index must rise strictly from 0, got a fall or a repetition among places " +
+          std::to_string(i) + " to " + std::to_string(i + n - 1) +
+          ". Sort it and drop repeated entries.");
+    previous = static_cast<int64_t>(index[i + n - 1]);
+    const RiceTile tile = rice_choose(gaps);
+    const size_t used = packed.remainders.size();
+    packed.remainders.resize(used + static_cast<size_t>(plane_bytes(n, tile.b)));
+    rice_write(gaps, tile, packed.remainders.data() + used, unary);
+    writer.append(unary, n + tile.zeros);
+    packed.table.push_back(tile.b);
+    packed.table.push_back(static_cast<uint8_t>(tile.zeros));
+    packed.table.push_back(static_cast<uint8_t>(tile.zeros >> 8));
+  }
+  if (previous >= limit)
+    throw PackError("pack: index must be below the number of elements " + std::to_string(limit) +
+                    ", got " + std::to_string(previous) + ". Check the shape.");
+  writer.finish();
+  return packed;
+}
+
+template int64_t SectionReader::next(int32_t*);
+template int64_t SectionReader::next(int64_t*);
+template PackedSection pack_section(const int32_t*, int64_t, int64_t);
+template PackedSection pack_section(const int64_t*, int64_t, int64_t);
+
+}  // namespace gcext::wire

@@ -1,0 +1,75 @@
+// A section: k rising numbers in [0, limit) as Rice tiles, each stream on its own.
+//
+//   +----------------+------------------------+------------------------+
+//   | tile table     | remainders             | unary parts            |
+//   | 3 bytes a tile | k values, tile by tile | k + zeros bits         |
+//   +----------------+------------------------+------------------------+
+//   tile = u8 b, u16 zeros (little-endian). Tile t holds numbers t*kTile .. min((t+1)*kTile, k) -
+//   1; its remainders begin at byte (kTile/8) * (b_0 + .. + b_{t-1}), its unary part at bit t*kTile
+//   + zeros_0 + .. + zeros_{t-1}. Each stream is padded with zero bits to a byte.
+//
+// The numbers are the indices of a packet, or the places of a merged packet's members.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "../rice.h"
+#include "cursor.h"
+
+namespace gcext::wire {
+
+constexpr int64_t kTileBytes = 3;
+
+inline int64_t tile_count(int64_t k) { return k / kTile + (k % kTile != 0); }
+
+// A section laid over the bytes of a message; it owns nothing. The names are those of its fields
+// in errors.
+struct Section {
+  const char* tiles_name = "tiles";
+  const char* remainders_name = "remainders";
+  const char* unary_name = "unary";
+  int64_t k = 0;
+  const uint8_t* table = nullptr;
+  const uint8_t* remainders = nullptr;
+  const uint8_t* unary = nullptr;
+  int64_t remainder_bytes = 0;
+  int64_t unary_bits = 0;
+
+  RiceTile tile(int64_t t) const;
+};
+
+// Takes a section of k numbers off the cursor: the table's fields are in range, the streams are
+// there and padded with zeros; the tiles stay closed. Costs no memory.
+void take_section(Cursor* cursor, int64_t k, Section* section);
+
+// One tile at a time: t-th tile to index[0 .. n), in order.
+class SectionReader {
+ public:
+  SectionReader(const Section& section, int64_t limit, const Cursor& cursor)
+      : section_(section), limit_(limit), cursor_(cursor) {}
+
+  // Reads the next tile and returns n, 0 at the end.
+  template <class Index>
+  int64_t next(Index* index);
+
+ private:
+  const Section& section_;
+  const int64_t limit_;
+  const Cursor& cursor_;
+  int64_t tile_ = 0, remainder_ = 0, unary_ = 0, previous_ = -1;
+};
+
+// A section ready to be written: its three streams.
+struct PackedSection {
+  std::vector<uint8_t> table;
+  std::vector<uint8_t> remainders;
+  std::vector<uint8_t> unary;
+};
+
+// Throws PackError where the numbers do not rise strictly within [0, limit).
+template <class Index>
+PackedSection pack_section(const Index* index, int64_t k, int64_t limit);
+
+}  // namespace gcext::wire

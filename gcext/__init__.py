@@ -1,0 +1,37 @@
+"""gcext: gradient compression for PyTorch at the speed of memory.
+
+packet = gcext.stc(tensor, p=0.01, residual=residual)      # exact top-k, ternary, error feedback
+message = packet.to_bytes()                                # real bytes, checksummed
+update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
+"""
+
+from gcext import aggregate
+from gcext._lib import build_info
+from gcext.aggregate import combine, gram
+from gcext.codec import Codec, codec, codecs, stc
+from gcext.errors import DecodeError
+from gcext.link import Diagnostics, ErrorFeedback, Link
+from gcext.packet import Packet
+from gcext.recipes import Recipe, Schedule, recipe, recipes
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Codec",
+    "DecodeError",
+    "Diagnostics",
+    "ErrorFeedback",
+    "Link",
+    "Packet",
+    "Recipe",
+    "Schedule",
+    "aggregate",
+    "build_info",
+    "codec",
+    "codecs",
+    "combine",
+    "gram",
+    "recipe",
+    "recipes",
+    "stc",
+]

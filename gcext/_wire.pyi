@@ -1,0 +1,39 @@
+"""The torch-free extension module: bodies as plain tuples. Use `gcext.wire`.
+
+A body is a tuple of method code, dtype code, shape, and what the method needs:
+
+    1 dense    value
+    2 sparse   index, value
+    3 ternary  index, value, scale
+    4 merged   index, value, scales, place, negative     (gcext.wire.Members)
+
+and a group is (5, [bodies]). Arrays are one-dimensional and contiguous: value and scales float32,
+index int32 or int64, place int64, negative uint8.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+TILE: Final[int]
+
+def isa() -> str: ...
+def pack(body: tuple[Any, ...], digest: Callable[[memoryview], int]) -> bytes: ...
+def unpack(
+    message: bytes | bytearray | memoryview,
+    digest: Callable[[memoryview], int],
+    expect: tuple[bool, Sequence[Sequence[int]]] | None = None,
+) -> tuple[Any, ...]: ...
+def merge(
+    dtype: int, shape: Sequence[int], bodies: Sequence[tuple[Any, ...]]
+) -> tuple[Any, ...]: ...
+def unmerge(body: tuple[Any, ...]) -> list[tuple[Any, npt.NDArray[np.float32], float]]: ...
+
+# The kernel rooms bits and rice, for tests and benchmarks.
+def bits_pack(value: npt.NDArray[np.uint32], b: int) -> bytes: ...
+def bits_unpack(plane: bytes, n: int, b: int) -> npt.NDArray[np.uint32]: ...
+def rice_pack(
+    index: npt.NDArray[np.int32] | npt.NDArray[np.int64], limit: int
+) -> tuple[bytes, bytes, bytes]: ...

@@ -1,0 +1,249 @@
+"""Packets: what travels. Index-sorted pairs of a tensor, or all of it, or a group of packets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gcext import wire
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["DTYPES", "Packet"]
+
+DTYPES: dict[torch.dtype, str] = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
+
+
+class Packet:
+    """A compressed tensor. Made by a codec or by ``from_bytes``; never changed afterwards.
+
+    Attributes:
+        method: "dense", "sparse" (float32 values), "ternary" (plus or minus one scale), "merged"
+            (several ternary packets, the very ones, in one) or "group" (packets of many tensors).
+        shape: of the source; of a group, the tuple of its members' shapes.
+        dtype: of the source, for information: all arithmetic is float32.
+        index: int32 below 2^31 elements, else int64; k long, rising. None for dense and group.
+        value: float32, k long; for dense one per element.
+        scale: of a ternary packet; 0 where it holds no element.
+        members: of a group.
+
+    >>> import gcext, torch
+    >>> packet = gcext.stc(torch.tensor([0.0, 4.0, -2.0]), p=0.7)
+    >>> gcext.Packet.from_bytes(packet.to_bytes(), expect=(3,)).to_dense()
+    tensor([ 0.,  3., -3.])
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_parts",
+        "dtype",
+        "index",
+        "members",
+        "method",
+        "scale",
+        "shape",
+        "value",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        shape: tuple[Any, ...],
+        dtype: torch.dtype,
+        index: Tensor | None,
+        value: Tensor,
+        scale: float = 0.0,
+        members: tuple[Packet, ...] = (),
+        parts: wire.Members | None = None,
+    ) -> None:
+        self.method = method
+        self.shape = shape
+        self.dtype = dtype
+        self.index = index
+        self.value = value
+        self.scale = scale
+        self.members = members
+        self._parts = parts
+        self._bytes: bytes | None = None
+
+    @property
+    def numel(self) -> int:
+        """Elements of the source; of a group, of all its members."""
+        if self.method == "group":
+            return sum(member.numel for member in self.members)
+        return math.prod(self.shape)
+
+    @property
+    def k(self) -> int:
+        """Elements that travel."""
+        if self.method == "group":
+            return sum(member.k for member in self.members)
+        return self.value.numel()
+
+    @property
+    def nbytes(self) -> int:
+        """Length of ``to_bytes()``."""
+        return len(self.to_bytes())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pairs are."""
+        return self.members[0].device if self.members else self.value.device
+
+    def __repr__(self) -> str:
+        scale = f", scale={self.scale:.6g}" if self.method == "ternary" else ""
+        return f"Packet({self.method}, shape={self.shape}, k={self.k}{scale})"
+
+    def indices(self) -> Tensor:
+        """Return where the elements are in the flat source: int64, rising, shape (k,)."""
+        self._not_group("indices")
+        if self.index is None:
+            return torch.arange(self.numel, device=self.device)
+        return self.index.long()
+
+    def values(self) -> Tensor:
+        """Return the elements that travel: float32, shape (k,)."""
+        self._not_group("values")
+        return self.value.clone()
+
+    def to_dense(self) -> Any:
+        """Return the decoded tensor: float32, the source's shape. A group gives a list of them."""
+        if self.method == "group":
+            return [member.to_dense() for member in self.members]
+        if self.index is None:
+            return self.value.clone().view(self.shape)
+        dense = torch.zeros(self.numel, dtype=torch.float32, device=self.device)
+        self.add_to_(dense)
+        return dense.view(self.shape)
+
+    def add_to_(self, tensor: Tensor, alpha: float = 1.0) -> None:
+        """Add ``alpha`` times the decoded tensor to ``tensor``, in place, touching k elements.
+
+        Args:
+            tensor: float32, contiguous, as many elements as the source.
+            alpha: rounded to float32; the product and the sum are rounded once each.
+
+        Raises ValueError where the tensor does not fit.
+        """
+        from gcext import _server_ops
+
+        self._not_group("add_to_")
+        fits = tensor.numel() == self.numel and tensor.device == self.device
+        if not (fits and tensor.dtype == torch.float32 and tensor.is_contiguous()):
+            raise ValueError(
+                f"Packet.add_to_: tensor must be float32, contiguous, of {self.numel} elements on "
+                f"{self.device}, got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}."
+            )
+        index = self.index if self.index is not None else _EMPTY.to(self.device)
+        _server_ops.combine_add_(tensor.detach().view(-1), index, self.value, alpha)
+
+    def to(self, device: torch.device | str) -> Packet:
+        """Return the packet with its pairs on ``device``."""
+        index = None if self.index is None else self.index.to(device)
+        members = tuple(member.to(device) for member in self.members)
+        return Packet(
+            self.method, self.shape, self.dtype, index, self.value.to(device), self.scale, members,
+            self._parts,
+        )  # fmt: skip
+
+    def to_bytes(self) -> bytes:
+        """Return the message, docs/wire-format.md: one content, one byte string."""
+        if self._bytes is None:
+            self._bytes = wire.pack(_body(self))
+        return self._bytes
+
+    @classmethod
+    def from_bytes(
+        cls,
+        buf: Buffer,
+        device: torch.device | str = "cpu",
+        expect: Sequence[Any] | Packet | None = None,
+    ) -> Packet:
+        """Return the packet that ``buf`` says; everything is checked before anything is allocated.
+
+        Args:
+            buf: any contiguous buffer, exactly one message.
+            device: where the pairs go.
+            expect: the shape that the caller knows (a group: the shapes of its members), or a
+                packet of that shape. Without it a message may name any shape, up to 2^63-1
+                elements, and to_dense would allocate it.
+
+        Raises DecodeError on anything wrong; its code, field and offset say what and where.
+        """
+        shape = expect.shape if isinstance(expect, Packet) else expect
+        packet = _packet(wire.unpack(buf, shape))  # type: ignore[arg-type]
+        return packet if torch.device(device).type == "cpu" else packet.to(device)
+
+    @classmethod
+    def group(cls, packets: Sequence[Packet]) -> Packet:
+        """Put the packets of many tensors under one header and checksum.
+
+        Raises ValueError for no packets, and for a group within a group.
+
+        >>> import gcext, torch
+        >>> model = [gcext.stc(torch.ones(3), p=1), gcext.stc(torch.ones(2, 2), p=1)]
+        >>> gcext.Packet.group(model).shape
+        ((3,), (2, 2))
+        """
+        if not packets:
+            raise ValueError("Packet.group: needs at least one packet, got none.")
+        for packet in packets:
+            packet._not_group("group")
+        shapes = tuple(packet.shape for packet in packets)
+        return cls("group", shapes, packets[0].dtype, None, torch.empty(0), members=tuple(packets))
+
+    @classmethod
+    def merge(cls, packets: Sequence[Packet]) -> Packet:
+        """Merge ternary packets of one shape, oldest first, into one that says the same.
+
+        ``parts()`` gives the very packets back; ``values()`` are their exact sums, rounded once.
+        Raises ValueError for other methods, unequal shapes, or fewer than two.
+        """
+        return _packet(wire.merge([_body(packet) for packet in packets]))
+
+    def parts(self) -> tuple[Packet, ...]:
+        """Return the packets that a merged one was made of, byte for byte, in order."""
+        return tuple(_packet(body) for body in wire.unmerge(_body(self)))
+
+    def _not_group(self, what: str) -> None:
+        if self.method == "group":
+            raise ValueError(f"Packet.{what}: needs a single packet, got a group. Use .members.")
+
+
+_EMPTY = torch.empty(0, dtype=torch.int32)
+
+
+def _body(packet: Packet) -> wire.Body:
+    if packet.method == "group":
+        return wire.Body("group", members=tuple(_body(member) for member in packet.members))
+    return wire.Body(
+        packet.method,
+        packet.shape,
+        DTYPES[packet.dtype],
+        None if packet.index is None else packet.index.cpu().numpy(),
+        packet.value.cpu().numpy(),
+        packet.scale,
+        packet._parts,
+    )
+
+
+def _packet(body: wire.Body) -> Packet:
+    if body.method == "group":
+        return Packet.group([_packet(member) for member in body.members])
+    index = None if body.index is None else torch.from_numpy(body.index)
+    assert body.value is not None
+    return Packet(
+        body.method, body.shape, _BY_NAME[body.dtype], index, torch.from_numpy(body.value),
+        body.scale, parts=body.merged,
+    )  # fmt: skip

@@ -1,0 +1,155 @@
+"""Packets as bytes: bodies of NumPy arrays to messages and back, checksum included.
+
+The format is docs/wire-format.md. torch is unknown here; `gcext.Packet` stands on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
+
+from gcext import _wire
+
+METHODS = {"dense": 1, "sparse": 2, "ternary": 3, "merged": 4, "group": 5}
+DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
+_METHOD_NAMES = {code: name for name, code in METHODS.items()}
+_DTYPE_NAMES = {code: name for name, code in DTYPES.items()}
+
+Index: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+Value: TypeAlias = npt.NDArray[np.float32]
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Shape: TypeAlias = Sequence[int]
+
+
+class Members(NamedTuple):
+    """Which of the J parts of a merged body hold which of its k elements: K members."""
+
+    scales: npt.NDArray[np.float32]  # (J,): each part's scale, 0 where the part is empty
+    place: npt.NDArray[np.int64]  # (K,): element * J + part, rising
+    negative: npt.NDArray[np.uint8]  # (K,): 1 where the member is -scale
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """What a packet says, as NumPy arrays; a group only has members.
+
+    index is int32 where the shape has less than 2^31 elements, else int64, and None for dense.
+    value is float32, k long (dense: one per element). A merged body's values are the exact sums
+    of its parts, rounded once.
+    """
+
+    method: str
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    index: Index | None = None
+    value: Value | None = None
+    scale: float = 0.0
+    merged: Members | None = None
+    members: tuple[Body, ...] = ()
+
+
+def pack(body: Body) -> bytes:
+    """Return the message that says body: its one byte string.
+
+    Of a ternary body's values only the sign bits are read; of a merged body's, nothing.
+
+    Raises ValueError where the arrays do not make a packet: index not strictly rising below the
+    number of elements, a scale or value that is zero or not finite, wrong lengths or dtypes.
+
+    >>> index, value = np.array([1, 4], np.int32), np.array([0.5, -0.5], np.float32)
+    >>> len(pack(Body("ternary", (6,), index=index, value=value, scale=0.5)))
+    26
+    """
+    return _wire.pack(_to_tuple(body), xxh3_64_intdigest)
+
+
+def unpack(message: Buffer, expect_shape: Shape | Sequence[Shape] | None = None) -> Body:
+    """Return what a message says. Nothing in proportion to k is allocated before all is checked.
+
+    expect_shape pins the shape of a single packet, or the shapes of a group's members (a sequence
+    of shapes; an empty sequence is the shape of a 0-d tensor). Raises gcext.DecodeError on
+    anything wrong: code, field and byte offset say what and where.
+
+    >>> body = unpack(pack(Body("dense", (2,), value=np.ones(2, np.float32))), expect_shape=(2,))
+    >>> body.method, body.shape
+    ('dense', (2,))
+    """
+    expect: tuple[bool, list[Shape]] | None = None
+    if expect_shape is not None:
+        shapes = [s for s in expect_shape if not isinstance(s, int)]
+        if shapes:
+            expect = (True, [tuple(s) for s in shapes])
+        else:
+            expect = (False, [tuple(s for s in expect_shape if isinstance(s, int))])
+    return _from_tuple(_wire.unpack(message, xxh3_64_intdigest, expect))
+
+
+def merge(bodies: Sequence[Body]) -> Body:
+    """Merge ternary bodies of one shape and dtype into one body, without loss.
+
+    Raises ValueError for less than 2 or more than 4096 bodies, for other methods, for unequal
+    shapes or dtypes, and where a sum overflows float32.
+
+    >>> one = Body("ternary", (4,), index=np.array([2], np.int32),
+    ...            value=np.array([3], np.float32), scale=3.0)
+    >>> merge([one, one]).value
+    array([6.], dtype=float32)
+    """
+    for body in bodies:
+        if body.method != "ternary":
+            raise ValueError(f"merge: packets must be ternary, got {body.method}. Send it alone.")
+        if (body.shape, body.dtype) != (bodies[0].shape, bodies[0].dtype):
+            raise ValueError(
+                "merge: packets must have one shape and dtype, "
+                f"got {bodies[0].shape} {bodies[0].dtype} and {body.shape} {body.dtype}."
+            )
+    if len(bodies) < 2:
+        raise ValueError(f"merge: needs at least 2 packets, got {len(bodies)}.")
+    parts = [_to_tuple(body) for body in bodies]
+    return _from_tuple(_wire.merge(DTYPES[bodies[0].dtype], bodies[0].shape, parts))
+
+
+def unmerge(body: Body) -> tuple[Body, ...]:
+    """Return the very ternary bodies that a merged body was made of, in order."""
+    if body.method != "merged":
+        raise ValueError(f"unmerge: the packet must be merged, got {body.method}.")
+    return tuple(
+        Body("ternary", body.shape, body.dtype, index, value, scale)
+        for index, value, scale in _wire.unmerge(_to_tuple(body))
+    )
+
+
+def _to_tuple(body: Body) -> tuple[Any, ...]:
+    if body.method not in METHODS:
+        raise ValueError(f"pack: method must be one of {', '.join(METHODS)}, got {body.method}.")
+    if body.method == "group":
+        return (METHODS["group"], [_to_tuple(member) for member in body.members])
+    if body.dtype not in DTYPES:
+        raise ValueError(f"pack: dtype must be one of {', '.join(DTYPES)}, got {body.dtype}.")
+    head = (METHODS[body.method], DTYPES[body.dtype], tuple(body.shape))
+    if body.method == "dense":
+        return (*head, body.value)
+    if body.method == "sparse":
+        return (*head, body.index, body.value)
+    if body.method == "ternary":
+        return (*head, body.index, body.value, body.scale)
+    if body.merged is None:
+        raise ValueError("pack: a merged body needs its members. Make it with merge.")
+    return (*head, body.index, body.value, *body.merged)
+
+
+def _from_tuple(fields: tuple[Any, ...]) -> Body:
+    method = _METHOD_NAMES[fields[0]]
+    if method == "group":
+        return Body(method, members=tuple(_from_tuple(member) for member in fields[1]))
+    dtype, shape, rest = _DTYPE_NAMES[fields[1]], tuple(fields[2]), fields[3:]
+    if method == "dense":
+        return Body(method, shape, dtype, value=rest[0])
+    if method == "merged":
+        return Body(method, shape, dtype, rest[0], rest[1], merged=Members(*rest[2:]))
+    return Body(method, shape, dtype, *rest)

@@ -1,0 +1,235 @@
+"""A second decoder of the packet format, written from docs/wire-format.md alone, in plain NumPy.
+
+It shares no code with gcext: the tests hold the two against each other, byte for byte of what they
+accept and code for code of what they refuse. It is slow, and it trusts no size either.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import xxhash
+
+TILE = 1024
+
+
+class Refused(ValueError):  # noqa: N818 - a verdict, not a fault
+    """The message breaks a rule; code is the one that the format's page gives it."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def require(condition: bool, code: str) -> None:
+    if not condition:
+        raise Refused(code)
+
+
+class Reader:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> bytes:
+        require(count <= len(self.data) - self.at, "truncated")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def varint(self) -> int:
+        value = 0
+        for place in range(9):
+            byte = self.take(1)[0]
+            value |= (byte & 127) << (7 * place)
+            if byte < 128:
+                require(place == 0 or byte != 0, "varint")
+                return value
+        raise Refused("varint")
+
+    def f32(self, count: int) -> np.ndarray:
+        return np.frombuffer(self.take(4 * count), "<f4")
+
+    def plane(self, bits: int) -> np.ndarray:
+        return np.unpackbits(np.frombuffer(self.take(-(-bits // 8)), np.uint8), bitorder="little")
+
+
+def exact(bits: np.ndarray, count: int) -> np.ndarray:
+    """The first count bits; those after them are padding."""
+    require(not bits[count:].any(), "padding")
+    return bits[:count]
+
+
+class Section:
+    def __init__(self, reader: Reader, k: int) -> None:
+        self.k = k
+        tiles = -(-k // TILE)
+        table = reader.take(3 * tiles)
+        self.b, self.zeros = (
+            list(table[::3]),
+            [int.from_bytes(table[i + 1 : i + 3], "little") for i in range(0, 3 * tiles, 3)],
+        )
+        self.n = [min(TILE, k - TILE * t) for t in range(tiles)]
+        for n, b, zeros in zip(self.n, self.b, self.zeros, strict=True):
+            require(b <= 62 and zeros <= 2 * n, "tile")
+        remainder_bits = sum(n * b for n, b in zip(self.n, self.b, strict=True))
+        remainders, unary = reader.plane(remainder_bits), reader.plane(k + sum(self.zeros))
+        self.remainders = exact(remainders, remainder_bits)
+        self.unary = exact(unary, k + sum(self.zeros))
+
+    def tiles(self, limit: int) -> Iterator[list[int]]:
+        previous, r_at, u_at = -1, 0, 0
+        for n, b, zeros in zip(self.n, self.b, self.zeros, strict=True):
+            unary = self.unary[u_at : u_at + n + zeros]
+            ones = np.flatnonzero(unary)
+            require(len(ones) == n and bool(unary[-1]), "unary")
+            q = np.diff(ones, prepend=-1) - 1
+            bits = self.remainders[r_at : r_at + n * b].reshape(n, b)
+            weights = [1 << i for i in range(b)]
+            r = (bits @ np.array(weights, np.int64)) if b else np.zeros(n, np.int64)
+            require(int(((q + 1) // 2).sum()) <= n, "tile")
+            require(b == 0 or zeros + int(bits[:, -1].sum()) > n, "tile")
+            numbers = []
+            for high, low in zip(q.tolist(), r.tolist(), strict=True):
+                previous += (high << b) + low + 1
+                numbers.append(previous)
+            require(numbers[-1] < limit, "index")
+            yield numbers
+            r_at, u_at = r_at + n * b, u_at + n + zeros
+
+
+def round_to_f32(x: Fraction) -> float:
+    """To the nearest float32, ties to even; infinity where it overflows."""
+    if x == 0:
+        return 0.0
+    exponent = max(math.floor(math.log2(abs(x.numerator)) - math.log2(x.denominator)) - 25, -149)
+    while True:
+        unit = Fraction(2) ** exponent
+        mantissa = round(x / unit)
+        if abs(mantissa) <= 1 << 24:
+            break
+        exponent += 1
+    result = Fraction(mantissa) * unit
+    limit = Fraction(2) ** 128
+    return math.copysign(math.inf, result) if abs(result) >= limit else float(result)
+
+
+def shape_of(reader: Reader) -> tuple[int, tuple[int, ...], int]:
+    kind = reader.take(1)[0]
+    require(kind >> 4 < 4, "dtype")
+    shape = tuple(reader.varint() for _ in range(kind & 15))
+    require(math.prod(d for d in shape if d) < 1 << 63, "shape")
+    return kind >> 4, shape, math.prod(shape)
+
+
+def finite(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all())
+
+
+def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
+    dtype, shape, numel = shape_of(reader)
+    out: dict[str, Any] = {"method": method, "dtype": dtype, "shape": shape}
+
+    def expected() -> None:
+        require(expect is None or expect == shape, "expect")
+
+    if method == 1:
+        require(4 * numel <= len(reader.data) - reader.at, "truncated")
+        out["value"] = reader.f32(numel)
+        expected()
+        require(finite(out["value"]), "value")
+        return out
+    if method == 4:
+        parts = reader.varint()
+        require(2 <= parts <= 4096, "parts")
+        scales = reader.f32(parts)
+        require(finite(scales) and not np.signbit(scales).any(), "scale")
+    k = reader.varint()
+    require(k <= numel, "k")
+    out.update(index=[], value=np.zeros(0, np.float32), scale=0.0)
+    if method == 2:
+        section = Section(reader, k)
+        out["value"] = reader.f32(k)
+        expected()
+        out["index"] = [n for tile in section.tiles(numel) for n in tile]
+        require(finite(out["value"]) and bool((out["value"] != 0).all()), "value")
+    elif method == 3 and k > 0:
+        (scale,) = reader.f32(1)
+        require(bool(np.isfinite(scale) and scale > 0), "scale")
+        section = Section(reader, k)
+        signs = exact(reader.plane(k), k)
+        expected()
+        out["index"] = [n for tile in section.tiles(numel) for n in tile]
+        out["scale"] = float(scale)
+        out["value"] = np.where(signs, -scale, scale).astype(np.float32)
+    elif method == 4:
+        merged(reader, out, numel, k, scales, expected)
+    else:
+        expected()
+    return out
+
+
+def merged(
+    reader: Reader, out: dict[str, Any], numel: int, k: int, scales: np.ndarray, expected: Any
+) -> None:
+    parts, place, signs = len(scales), Section(Reader(b""), 0), np.zeros(0)
+    if k > 0:
+        count = reader.varint()
+        require(k <= count <= k * parts, "member")
+        section = Section(reader, k)
+        place = Section(reader, count)
+        signs = exact(reader.plane(count), count)
+    expected()
+    if k > 0:
+        out["index"] = [n for tile in section.tiles(numel) for n in tile]
+    exact_scales = [Fraction(float(s)) for s in scales]
+    total, values, element, at = Fraction(0), [], 0, 0
+    out["members"] = []
+    for tile in place.tiles(k * parts):
+        for number in tile:
+            row, part = divmod(number, parts)
+            if row > element:
+                values.append(round_to_f32(total))
+                require(math.isfinite(values[-1]), "value")
+                total, element = Fraction(0), element + 1
+            require(row == element and (at > 0 or row == 0), "member")
+            total += -exact_scales[part] if signs[at] else exact_scales[part]
+            out["members"].append((row, part, int(signs[at])))
+            at += 1
+    if k > 0:
+        values.append(round_to_f32(total))
+        require(math.isfinite(values[-1]), "value")
+    require(len(values) == k, "member")
+    used = {part for _, part, _ in out["members"]}
+    require(all((s > 0) == (j in used) for j, s in enumerate(scales)), "scale")
+    out["value"], out["scales"] = np.array(values, np.float32), scales
+
+
+def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
+    """Return what the message says. expect is a shape, or a list of shapes for a group."""
+    require(len(message) >= 13, "truncated")
+    require(message[:4] == b"\x89GCX", "magic")
+    require(message[4] == 1, "version")
+    require(
+        struct.unpack("<Q", message[-8:])[0] == xxhash.xxh3_64_intdigest(message[:-8]), "checksum"
+    )
+    reader = Reader(message[5:-8])
+    method = reader.take(1)[0]
+    require(1 <= method <= 5, "method")
+    if method == 5:
+        count = reader.varint()
+        require(count > 0, "count")
+        require(expect is None or (isinstance(expect, list) and len(expect) == count), "expect")
+        members = []
+        for i in range(count):
+            member = reader.take(1)[0]
+            require(1 <= member <= 4, "method")
+            members.append(body(reader, member, None if expect is None else expect[i]))
+        out: dict[str, Any] = {"method": 5, "members": members}
+    else:
+        out = body(reader, method, expect)
+    require(reader.at == len(reader.data), "length")
+    return out

@@ -1,0 +1,91 @@
+"""`python -m gcext inspect`: every byte shown once, on sound packets and on damaged ones."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from gcext import inspect, wire
+
+V1 = Path(__file__).parent / "vectors" / "v1"
+INDEX = json.loads((V1 / "index.json").read_text())
+
+
+def shown(message: bytes) -> str:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(inspect.describe(message))
+    return console.export_text()
+
+
+@pytest.mark.parametrize("kind", ["valid", "invalid"])
+def test_rows_cover_the_message_without_gap_or_overlap(kind: str) -> None:
+    for name in INDEX[kind]:
+        message = (V1 / kind / f"{name}.gcx").read_bytes()
+        at = 0
+        for row in inspect.rows(message):
+            assert row.offset == at, name
+            assert message[at : at + len(row.data)] == row.data
+            at += len(row.data)
+        assert at == len(message), name
+
+
+def test_a_sound_packet_is_explained() -> None:
+    text = shown((V1 / "valid" / "ternary-clustered.gcx").read_bytes())
+    for expected in (
+        "89 47 43 58",
+        "2200 of 1000000",
+        "tile 2",
+        "b = 6",
+        "checksum",
+        "[3] +2",
+        "bits an element",
+    ):
+        assert expected in text
+    assert "refused" not in text
+
+
+def test_members_and_parts_are_named() -> None:
+    text = shown((V1 / "valid" / "group-with-merged.gcx").read_bytes())
+    for expected in (
+        "members[0].parts",
+        "members[0].members.tiles",
+        "members[3].values",
+        "group of 4",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize(("name", "code"), INDEX["invalid"].items())
+def test_a_damaged_packet_shows_its_error(name: str, code: str) -> None:
+    assert f"refused, {code}:" in shown((V1 / "invalid" / f"{name}.gcx").read_bytes())
+
+
+def test_every_prefix_of_a_packet_can_be_looked_at() -> None:
+    message = (V1 / "valid" / "group-3.gcx").read_bytes()
+    for length in range(len(message)):
+        rows = inspect.rows(message[:length])
+        assert sum(len(row.data) for row in rows) == length
+
+
+def test_long_sections_and_groups_are_cut_short() -> None:
+    index = np.arange(0, 60_000, 2, dtype=np.int32)
+    body = wire.Body("sparse", (60_000,), index=index, value=np.ones(30_000, np.float32))
+    assert "26 more tiles" in shown(wire.pack(body))
+    empty = wire.Body("ternary", (7,), index=index[:0], value=np.zeros(0, np.float32))
+    assert len(inspect.rows(wire.pack(wire.Body("group", members=(empty,) * 500)))) < 300
+
+
+def test_inspect_file_tells_by_its_result(tmp_path: Path) -> None:
+    console = Console(quiet=True)
+    good = V1 / "valid" / "dense-0d.gcx"
+    bad = tmp_path / "cut.gcx"
+    bad.write_bytes(good.read_bytes()[:-1])
+    assert inspect.inspect_file(good, console) == 0
+    assert inspect.inspect_file(bad, console) == 1
+    with pytest.raises(OSError):
+        inspect.inspect_file(tmp_path / "absent.gcx", console)

@@ -1,0 +1,282 @@
+"""Error feedback and links: what is owed is never lost, whatever happens on the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import gcext
+from gcext.codec import TopK
+from gcext.link import Stateless
+
+
+def feedback(p: float = 0.1, **options: object) -> gcext.ErrorFeedback:
+    return gcext.ErrorFeedback(gcext.codec(f"stc:p={p}"), **options)  # type: ignore[arg-type]
+
+
+def test_matches_the_plain_form_over_many_steps() -> None:
+    comp, residual = feedback(), torch.zeros(5000)
+    for _ in range(20):
+        tensor = torch.randn(5000)
+        assert comp.compress(tensor, "w").to_bytes() == gcext.stc(tensor, 0.1, residual).to_bytes()
+        assert torch.equal(comp.residual("w"), residual)
+
+
+def test_nothing_is_lost_with_exact_values() -> None:
+    comp = gcext.ErrorFeedback(gcext.codec("topk:p=0.01"))
+    grid = torch.randint(-8, 9, (50, 2000)).float()  # sums stay exact
+    sent = sum(comp.compress(g, "w").to_dense() for g in grid)
+    assert torch.equal(sent + comp.residual("w"), grid.sum(0))
+
+
+def test_names_are_apart() -> None:
+    comp, alone = feedback(), feedback()
+    for _ in range(3):
+        a, b = torch.randn(100), torch.randn(100)
+        comp.compress(b, "b")
+        assert comp.compress(a, "a").to_bytes() == alone.compress(a, "a").to_bytes()
+
+
+def test_decay() -> None:
+    comp = feedback(0.5, decay=0.5)
+    comp.compress(torch.tensor([4.0, 1.0]), "w")
+    packet = comp.compress(torch.zeros(2), "w")
+    assert packet.to_dense().tolist() == [0.0, 0.5]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_tensor_leaves_the_residual(bad: float) -> None:
+    comp = feedback()
+    comp.compress(torch.randn(1000), "w")
+    before = comp.residual("w")
+    tensor = torch.randn(1000)
+    tensor[17] = bad
+    with pytest.raises(ValueError, match="at index 17"):
+        comp.compress(tensor, "w")
+    assert torch.equal(comp.residual("w"), before)
+    assert comp.pending == ()
+    comp.compress(torch.randn(1000), "w")
+
+
+def test_overflow_leaves_the_residual() -> None:
+    comp = feedback(0.2)
+    comp.compress(torch.tensor([3e38, 2.9e38, 0, 0, 0]), "w")
+    before = comp.residual("w")
+    with pytest.raises(ValueError, match=r"tensor plus residual must be finite.*index 1"):
+        comp.compress(torch.full((5,), 3e38), "w")
+    assert torch.equal(comp.residual("w"), before)
+
+
+def test_no_memory_leaves_the_residual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel reports what malloc refused; the second slot's own allocation fails in torch."""
+    comp = feedback()
+    comp.compress(torch.randn(1000), "w")
+    before = comp.residual("w")
+
+    def refused(*args: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        out = args[2]
+        assert isinstance(out, torch.Tensor)
+        out.fill_(7)  # the pass may have got anywhere
+        return torch.empty(100), torch.empty(100), torch.tensor([0, 4, -1, 0])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gcext._lib.select", refused)
+        with pytest.raises(MemoryError, match="no memory"):
+            comp.compress(torch.randn(1000), "w")
+    assert torch.equal(comp.residual("w"), before)
+    assert comp.compress(torch.randn(1000), "w").k == 100
+
+
+def test_shape_must_stay() -> None:
+    comp = feedback()
+    comp.compress(torch.randn(10), "w")
+    with pytest.raises(ValueError, match=r"'w' must stay \(10,\).*got \(2, 5\)"):
+        comp.compress(torch.randn(2, 5), "w")
+
+
+class TestPending:
+    def test_commit(self) -> None:
+        comp, straight = feedback(), feedback()
+        for _ in range(3):
+            tensor = torch.randn(1000)
+            packet = comp.compress(tensor, "w", commit=False)
+            assert comp.pending == ("w",)
+            comp.commit("w")
+            assert packet.to_bytes() == straight.compress(tensor, "w").to_bytes()
+        assert torch.equal(comp.residual("w"), straight.residual("w"))
+
+    def test_rollback_goes_back_bit_for_bit(self) -> None:
+        comp = feedback()
+        comp.compress(torch.randn(1000), "w")
+        before = comp.residual("w")
+        tensor = torch.randn(1000)
+        first = comp.compress(tensor, "w", commit=False)
+        comp.rollback("w")
+        assert torch.equal(comp.residual("w"), before)
+        assert comp.compress(tensor, "w").to_bytes() == first.to_bytes()
+
+    def test_rollback_of_the_first_leaves_nothing(self) -> None:
+        comp = feedback()
+        comp.compress(torch.randn(10), "w", commit=False)
+        comp.rollback("w")
+        assert comp.state_dict()["residuals"] == {}
+
+    def test_one_at_a_time(self) -> None:
+        comp = feedback()
+        comp.compress(torch.randn(10), "w", commit=False)
+        with pytest.raises(RuntimeError, match="'w' is pending"):
+            comp.compress(torch.randn(10), "w")
+
+    def test_several_names_at_once(self) -> None:
+        comp, straight = feedback(), feedback()
+        names = [str(i) for i in range(5)]
+        for _ in range(3):
+            tensors = {name: torch.randn(100) for name in names}
+            for name in names:
+                comp.compress(tensors[name], name, commit=False)
+                straight.compress(tensors[name], name)
+            for name in reversed(names):
+                comp.commit(name)
+        assert all(torch.equal(comp.residual(n), straight.residual(n)) for n in names)
+
+    @pytest.mark.parametrize("settle", ["commit", "rollback"])
+    def test_nothing_to_settle(self, settle: str) -> None:
+        with pytest.raises(KeyError):
+            getattr(feedback(), settle)("w")
+
+
+class TestState:
+    def test_round_trip_bit_for_bit(self, tmp_path) -> None:  # type: ignore[no-untyped-def]
+        comp = feedback()
+        for name in ("a", "b"):
+            comp.compress(torch.randn(1000), name)
+        comp.compress(torch.randn(1000), "b", commit=False)
+        torch.save(comp.state_dict(), tmp_path / "state.pt")
+        again = feedback()
+        again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert again.pending == ("b",)
+        for each in (comp, again):
+            each.commit("b")
+        for name in ("a", "b"):
+            tensor = torch.randn(1000)
+            packets = [each.compress(tensor, name).to_bytes() for each in (comp, again)]
+            assert packets[0] == packets[1]
+
+    def test_is_a_copy(self) -> None:
+        comp = feedback()
+        comp.compress(torch.randn(100), "w")
+        state = comp.state_dict()
+        kept = state["residuals"]["w"].clone()
+        for _ in range(3):
+            comp.compress(torch.randn(100), "w")
+        assert torch.equal(state["residuals"]["w"], kept)
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"version": 2}, "version 1"),
+            ({"extra": 0}, "version 1"),
+            ({"decay": 0.5}, "decay must be the state's"),
+            ({"residuals": {"w": torch.ones(3).double()}}, "float32"),
+            ({"pending": {"w": torch.ones(3)}}, "residual's shape"),
+        ],
+    )
+    def test_what_does_not_fit_changes_nothing(self, change: dict[str, object], match: str) -> None:
+        comp = feedback()
+        comp.compress(torch.randn(100), "w")
+        before = comp.residual("w")
+        with pytest.raises(ValueError, match=match):
+            comp.load_state_dict(comp.state_dict() | change)
+        assert torch.equal(comp.residual("w"), before)
+
+
+def test_diagnostics_against_their_definitions() -> None:
+    comp = feedback(0.05, diagnose=True)
+    comp.compress(torch.randn(2000), "w")
+    gradient = torch.randn(2000)
+    decoded = comp.compress(gradient, "w").to_dense().double()
+    got, left, g = comp.diagnostics["w"], comp.residual("w").double(), gradient.double()
+    assert got.residual_ratio == pytest.approx(float(left.norm() / g.norm()))
+    assert got.cosine == pytest.approx(float(g @ decoded / (g.norm() * decoded.norm())))
+    assert got.age == pytest.approx(float(left.abs().sum() / decoded.abs().sum()))
+
+
+def test_age_is_the_wait() -> None:
+    """Four equal elements take turns: 0 + 1 + 2 + 3 units are held, and 4 leave a round."""
+    lazy = feedback(0.25, diagnose=True)
+    for _ in range(200):
+        lazy.compress(torch.ones(4), "w")
+    assert lazy.diagnostics["w"].age == pytest.approx(1.5, abs=0.1)
+
+
+def test_stateless_remembers_nothing() -> None:
+    sender = Stateless(TopK(0.5, ternary=True))
+    tensor = torch.randn(10)
+    assert sender.compress(tensor, "w").to_bytes() == sender.compress(tensor, "w").to_bytes()
+    sender.compress(tensor, "w", commit=False)
+    assert sender.pending == ("w",)
+    sender.rollback("w")
+    assert sender.state_dict() == {}
+    with pytest.raises(ValueError, match="must be empty"):
+        sender.load_state_dict(feedback().state_dict())
+
+
+def test_links_make_the_ends_of_a_recipe() -> None:
+    recipe = gcext.recipe("pstc:p=0.1,alpha=0.2,tau=3")
+    assert isinstance(recipe.up.sender(), gcext.ErrorFeedback)
+    assert isinstance(recipe.up.receiver(), gcext.aggregate.Projection)
+    assert recipe.down.codec.spec == "stc:p=0.1"
+    assert recipe.schedule.local_epochs == 1
+    assert gcext.recipe("fedavg") == gcext.recipe("none")
+    assert isinstance(gcext.recipe("none").up.sender(), Stateless)
+    assert set(gcext.recipes()) >= {"pstc", "stc", "none"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ("pstc:tau=1.5", "whole number"),
+        ("pstc:alpha=2", "alpha"),
+        ("stc:alpha=0.1", "unknown option alpha"),
+        ("nothing", "recipe: must be one of"),
+    ],
+)
+def test_recipes_that_are_none(spec: str, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        gcext.recipe(spec)
+
+
+OUT_OF_MEMORY = """
+import resource, torch, gcext
+torch.set_num_threads(1)
+n = 4_000_000
+comp = gcext.ErrorFeedback(gcext.codec("stc:p=0.9"))
+tensor = torch.randn(n)
+comp.compress(tensor, "w")
+before = comp.residual("w")
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+caught = 0
+for spare in range(0, 200 << 20, 8 << 20):
+    resource.setrlimit(resource.RLIMIT_AS, (held + spare, resource.RLIM_INFINITY))
+    try:
+        comp.compress(tensor, "w", commit=False)
+        comp.rollback("w")
+    except (MemoryError, RuntimeError) as error:
+        assert "memory" in str(error), error
+        caught += 1
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert torch.equal(comp.residual("w"), before)
+    assert comp.pending == ()
+assert caught > 2, caught
+assert comp.compress(tensor, "w").k == int(0.9 * n)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
+def test_real_lack_of_memory_leaves_the_residual() -> None:
+    """The address space is capped a little further at each try: every allocation fails once."""
+    run = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,78 @@
+"""What the build says of itself, and what a user is told when something is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gcext
+
+
+def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
+
+
+def test_build_info() -> None:
+    info = gcext.build_info()
+    assert info["gcext"] == gcext.__version__
+    assert info["torch"] == torch.__version__
+    assert info["isa"] in info["isas_built"]
+    assert info["threads"] == torch.get_num_threads()
+    assert info["cuda"] == (info["why_no_cuda"] == "")
+    assert info["cuda"] or len(info["why_no_cuda"]) > 10
+
+
+def test_isa_can_be_forced() -> None:
+    run = python("import gcext; print(gcext.build_info()['isa'])", GCEXT_ISA="baseline")
+    assert run.stdout.strip() == "baseline"
+
+
+@pytest.mark.parametrize("isa", ["neon", "avx1024"])
+def test_isa_that_is_not_there(isa: str) -> None:
+    if isa in gcext.build_info()["isas_built"]:
+        pytest.skip(f"this build has {isa}")
+    run = python("import gcext", GCEXT_ISA=isa)
+    assert run.returncode != 0
+    assert "GCEXT_ISA: " in run.stderr
+    assert f"got {isa}" in run.stderr
+    assert "use one of: " in run.stderr
+
+
+def test_wire_needs_no_torch() -> None:
+    code = (
+        "import sys, importlib.util, glob\n"
+        "path = next(p for p in glob.glob(sys.argv[1] + '/_wire*.so'))\n"
+        "spec = importlib.util.spec_from_file_location('_wire', path)\n"
+        "wire = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(wire)\n"
+        "assert wire.isa() and 'torch' not in sys.modules\n"
+    )
+    folder = str(Path(gcext.__file__).parent)
+    subprocess.run([sys.executable, "-c", code, folder], check=True)
+
+
+def test_cuda_tensors_say_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    if gcext.build_info()["cuda"]:
+        pytest.skip("CUDA is on here")
+    from gcext._lib import require_device
+
+    class Elsewhere:
+        device = torch.device("cuda")
+
+    with pytest.raises(RuntimeError, match="CUDA kernels are off: "):
+        require_device(Elsewhere(), "stc")  # type: ignore[arg-type]
+
+
+def test_command_line() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "gcext", "info"], capture_output=True, text=True, check=True
+    )
+    assert gcext.__version__ in run.stdout
+    run = subprocess.run([sys.executable, "-m", "gcext", "inspect", "nothing"], capture_output=True)
+    assert run.returncode == 2
