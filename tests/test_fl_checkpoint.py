@@ -1,0 +1,186 @@
+"""Checkpoints of the loop: written whole or not at all, resumed bit for bit, refused when wrong."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from gcext.fl import checkpoint
+from gcext.fl import run as run_module
+from gcext.fl.checkpoint import CheckpointError
+from gcext.fl.data import load
+from gcext.fl.run import Interrupted, run
+from gcext.fl.settings import Settings
+
+METHODS = ("fedavg", "stc:p=0.1", "pstc:p=0.1,alpha=0.1,tau=2")
+DATA = load("digits")
+
+
+def settings(recipe="stc:p=0.1", **changes):
+    usual = {"clients": 10, "participation": 0.3, "rounds": 7, "seed": 0, "target": 0.9}
+    return Settings(data="digits", method="any", recipe=recipe, **(usual | changes))
+
+
+def outcome(result):
+    return result["rounds"], result["rounds_to_target"], result["model_digest"]
+
+
+def interrupt_training(monkeypatch, call):
+    """Ctrl-C in the middle of the ``call``-th local training."""
+    original, calls = run_module.local_sgd, iter(range(1, 10_000))
+
+    def cut(*args, **kwargs):
+        result = original(*args, **kwargs)
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(run_module, "local_sgd", cut)
+
+
+@pytest.mark.parametrize("recipe", METHODS)
+class TestResume:
+    def test_after_a_shorter_run(self, tmp_path, recipe):
+        path = tmp_path / "a.checkpoint"
+        run(settings(recipe, rounds=4), DATA, path=path)
+        assert outcome(run(settings(recipe), DATA, path=path, resume=True)) == outcome(
+            run(settings(recipe), DATA)
+        )
+
+    def test_after_an_interrupt_within_a_round(self, tmp_path, monkeypatch, recipe):
+        path = tmp_path / "a.checkpoint"
+        with monkeypatch.context() as patch:
+            interrupt_training(patch, call=3 * 4 + 2)  # the second client of round 5
+            with pytest.raises(Interrupted) as stop:
+                run(settings(recipe), DATA, path=path, threads=1)
+        assert len(stop.value.result["rounds"]) == 4 and stop.value.saved == path
+        assert stop.value.result["interrupted"]
+        assert outcome(run(settings(recipe), DATA, path=path, resume=True)) == outcome(
+            run(settings(recipe), DATA)
+        )
+
+    def test_after_a_kill(self, tmp_path, monkeypatch, recipe):
+        """Nothing is saved at the end: what counts is the last periodic checkpoint."""
+        path = tmp_path / "a.checkpoint"
+
+        def crash(record):
+            if record["round"] == 5:
+                raise SystemExit
+
+        with pytest.raises(SystemExit):
+            run(settings(recipe), DATA, path=path, every=2, progress=crash)
+        assert len(checkpoint.load(path)["records"]) == 4
+        assert outcome(run(settings(recipe), DATA, path=path, resume=True)) == outcome(
+            run(settings(recipe), DATA)
+        )
+
+
+def test_before_the_first_round(tmp_path, monkeypatch):
+    path = tmp_path / "a.checkpoint"
+    with monkeypatch.context() as patch:
+        interrupt_training(patch, call=2)
+        with pytest.raises(Interrupted) as stop:
+            run(settings(), DATA, path=path, threads=1)
+    assert stop.value.result["rounds"] == []
+    resumed = run(settings(), DATA, path=path, resume=True)
+    assert outcome(resumed) == outcome(run(settings(), DATA))
+
+
+def test_a_real_signal_lands_between_whole_rounds(tmp_path):
+    path = tmp_path / "a.checkpoint"
+
+    def press(record):
+        if record["round"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted) as stop:
+        run(settings(), DATA, path=path, progress=press)
+    done = len(stop.value.result["rounds"])
+    assert 3 <= done <= 4 and len(checkpoint.load(path)["records"]) == done
+    assert outcome(run(settings(), DATA, path=path, resume=True)) == outcome(run(settings(), DATA))
+
+
+def test_a_signal_waits_for_the_commit(monkeypatch):
+    """Ctrl-C while the round is being committed: the round counts whole, then the run ends."""
+    commit = run_module.Server.commit
+
+    def press(self, *args):
+        if self.version == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        commit(self, *args)
+
+    monkeypatch.setattr(run_module.Server, "commit", press)
+    with pytest.raises(Interrupted) as stop:
+        run(settings(), DATA)
+    monkeypatch.undo()
+    assert len(stop.value.result["rounds"]) == 3
+    assert stop.value.result["model_digest"] == run(settings(rounds=3), DATA)["model_digest"]
+
+
+def test_resuming_a_finished_run_returns_it(tmp_path):
+    path = tmp_path / "a.checkpoint"
+    whole = run(settings(rounds=3), DATA, path=path)
+    before = path.read_bytes()
+    assert outcome(run(settings(rounds=3), DATA, path=path, resume=True)) == outcome(whole)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"recipe": "stc:p=0.2"}, "recipe stc:p=0.1 there, stc:p=0.2 here"),
+        ({"seed": 3}, "seed 0 there, 3 here"),
+        ({"lr": 0.05, "batch": 32}, "batch 64 there, 32 here; lr 0.1 there, 0.05 here"),
+        ({"split": "iid"}, "split shards there, iid here"),
+    ],
+)
+def test_other_settings_are_named(tmp_path, changes, named):
+    path = tmp_path / "a.checkpoint"
+    run(settings(rounds=1), DATA, path=path)
+    with pytest.raises(CheckpointError, match=named):
+        run(settings(rounds=2, **changes), DATA, path=path, resume=True)
+
+
+STATE = {"model": torch.arange(50.0), "messages": {3: b"\x00\xff"}, "records": [{"round": 1}]}
+
+
+class TestFile:
+    def test_round_trip(self, tmp_path):
+        checkpoint.save(tmp_path / "deep" / "a", STATE)
+        got = checkpoint.load(tmp_path / "deep" / "a")
+        assert torch.equal(got.pop("model"), STATE["model"])
+        assert got == {k: v for k, v in STATE.items() if k != "model"}
+
+    def test_every_damage_is_refused(self, tmp_path):
+        path = tmp_path / "a"
+        checkpoint.save(path, STATE)
+        whole = path.read_bytes()
+        for at in (*range(0, 48), *range(48, len(whole), 37), len(whole) - 1):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+            with pytest.raises(CheckpointError, match="Remove it"):
+                checkpoint.load(path)
+            path.write_bytes(whole[:at])
+            with pytest.raises(CheckpointError, match="Remove it"):
+                checkpoint.load(path)
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(CheckpointError, match="No such file"):
+            checkpoint.load(tmp_path / "a")
+
+    @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+    def test_a_failing_save_keeps_the_old_one(self, tmp_path, monkeypatch, call):
+        path = tmp_path / "a"
+        checkpoint.save(path, STATE)
+        before = path.read_bytes()
+
+        def full(*args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os if call == "fsync" else Path, call, full)
+            with pytest.raises(OSError, match="No space"):
+                checkpoint.save(path, {"model": torch.zeros(9)})
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["a"]

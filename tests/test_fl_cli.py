@@ -1,0 +1,128 @@
+"""python -m gcext fl."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from gcext.__main__ import app
+from gcext.fl import run as run_module
+
+SMALL = ["--clients", "6", "--participation", "0.5", "--rounds", "3", "--threads", "2"]
+
+
+def fl(*args, code=0):
+    result = CliRunner().invoke(app, ["fl", *SMALL, *map(str, args)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_three_methods_in_one_table_and_picture(tmp_path):
+    out, picture = tmp_path / "out.json", tmp_path / "out.png"
+    methods = ["--method", "fedavg", "--method", "stc", "--method", "pstc"]
+    result = fl("--data", "digits", *methods, "--json", out, "--plot", picture)
+    runs = json.loads(out.read_text())["runs"]
+    assert [r["method"] for r in runs] == ["fedavg", "stc", "pstc"]
+    assert runs[2]["settings"]["recipe"] == "pstc:p=0.1,alpha=0.1,tau=1"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    for name in ("fedavg", "stc", "pstc", "FedAvg / this"):
+        assert name in result.stdout
+    sent = [sum(r["up_bytes"] for r in run["rounds"]) for run in runs]
+    assert sent[0] == pytest.approx(3 * 3 * 4 * runs[0]["numel"], rel=0.01)
+    assert sent[0] > 40 * sent[1]
+
+
+def test_one_run_is_one_object(tmp_path):
+    fl("--method", "stc:p=0.05", "--seed", 4, "--json", tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert (result["method"], result["seed"], len(result["rounds"])) == ("stc:p=0.05", 4, 3)
+
+
+def test_several_seeds(tmp_path):
+    fl("--method", "stc", "--seed", 0, "--seed", 1, "--json", tmp_path / "out.json")
+    runs = json.loads((tmp_path / "out.json").read_text())["runs"]
+    assert [r["seed"] for r in runs] == [0, 1]
+    assert runs[0]["model_digest"] != runs[1]["model_digest"]
+
+
+def test_bare_names_take_their_parameters(tmp_path):
+    args = ["--p", 0.02, "--alpha", 0.3, "--tau", 2]
+    fl("--method", "pstc", *args, "--json", tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["settings"]["recipe"] == "pstc:p=0.02,alpha=0.3,tau=2"
+
+
+def test_progress_in_a_log_is_plain_lines_on_stderr():
+    result = fl("--method", "stc", "--rounds", 20)
+    assert "stc seed 0: round 20/20, accuracy" in result.stderr
+    assert len(result.stderr.splitlines()) == 10
+    assert "round 20/20" not in result.stdout
+    assert fl("--method", "stc", "--quiet").stderr == ""
+
+
+def test_interrupt_and_resume(tmp_path, monkeypatch):
+    whole, out, store = tmp_path / "whole.json", tmp_path / "out.json", tmp_path / "store"
+    methods = ["--method", "stc", "--method", "pstc"]
+    fl(*methods, "--json", whole)
+    original, calls = run_module.local_sgd, iter(range(1, 1000))
+
+    def cut(*args, **kwargs):
+        if next(calls) == 3 * 3 + 3 + 2:  # in the second run's second round
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "local_sgd", cut)
+        args = [*methods, "--threads", 1, "--checkpoint", store, "--json", out]
+        stopped = fl(*args, code=130)
+    last = stopped.stderr.splitlines()[-1]
+    assert last.startswith("fl: interrupted after round 1 of 3; ") and "--resume" in last
+    assert [r["interrupted"] for r in json.loads(out.read_text())["runs"]] == [False, True]
+
+    fl(*methods, "--checkpoint", store, "--resume", "--json", out)
+    runs, expected = (json.loads(p.read_text())["runs"] for p in (out, whole))
+    for got, want in zip(runs, expected, strict=True):
+        assert got["rounds"] == want["rounds"] and got["model_digest"] == want["model_digest"]
+
+
+def test_interrupt_without_a_checkpoint(monkeypatch):
+    def cut(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "local_sgd", cut)
+    last = fl("--method", "stc", code=130).stderr.splitlines()[-1]
+    assert last == (
+        "fl: interrupted after round 0 of 3; nothing was kept. Give --checkpoint DIR next time."
+    )
+
+
+def test_resume_with_other_settings_names_them(tmp_path):
+    fl("--method", "stc", "--checkpoint", tmp_path)
+    result = fl("--method", "stc", "--p", 0.2, "--checkpoint", tmp_path, "--resume", code=2)
+    assert "recipe stc:p=0.1 there, stc:p=0.2 here" in result.stderr
+
+
+def test_a_checkpoint_is_not_overwritten(tmp_path):
+    fl("--method", "stc", "--checkpoint", tmp_path)
+    assert "never overwritten" in fl("--method", "stc", "--checkpoint", tmp_path, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--data", "svhn"], "data must be one of digits, mnist, fashion, cifar10, got svhn"),
+        (["--data", "mnist"], "Give --data-dir DIR"),
+        (["--data", "mnist", "--data-dir", "/nowhere"], "got no train-images-idx3-ubyte"),
+        (["--method", "nonsense"], "nonsense"),
+        (["--method", "stc", "--p", "0"], "p must be"),
+        (["--participation", "2"], "participation must be in (0, 1], got 2.0"),
+        (["--split", "half"], "shards, iid or dirichlet:BETA, got half"),
+        (["--resume"], "Give --checkpoint DIR"),
+        (["--checkpoint", "/nowhere", "--resume"], "got none in /nowhere"),
+        (["--json", "/nowhere/out.json"], "writable file, got /nowhere/out.json"),
+    ],
+)
+def test_errors(args, message):
+    result = fl(*args, code=2)
+    assert result.stderr.startswith("error: ") and message in result.stderr
+    assert "Traceback" not in result.output
