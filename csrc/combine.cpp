@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "packets.h"
+#include "packet.h"
 
 namespace gcext {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "packets.h"
+#include "packet.h"
 
 namespace gcext {
 namespace {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +12,6 @@ import torch
 import gcext
 
 
-def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
-
-
 def test_build_info() -> None:
     info = gcext.build_info()
     assert info["gcext"] == gcext.__version__
@@ -26,22 +20,6 @@ def test_build_info() -> None:
     assert info["threads"] == torch.get_num_threads()
     assert info["cuda"] == (info["why_no_cuda"] == "")
     assert info["cuda"] or len(info["why_no_cuda"]) > 10
-
-
-def test_isa_can_be_forced() -> None:
-    run = python("import gcext; print(gcext.build_info()['isa'])", GCEXT_ISA="baseline")
-    assert run.stdout.strip() == "baseline"
-
-
-@pytest.mark.parametrize("isa", ["neon", "avx1024"])
-def test_isa_that_is_not_there(isa: str) -> None:
-    if isa in gcext.build_info()["isas_built"]:
-        pytest.skip(f"this build has {isa}")
-    run = python("import gcext", GCEXT_ISA=isa)
-    assert run.returncode != 0
-    assert "GCEXT_ISA: " in run.stderr
-    assert f"got {isa}" in run.stderr
-    assert "use one of: " in run.stderr
 
 
 def test_wire_needs_no_torch() -> None:

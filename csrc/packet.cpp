@@ -1,4 +1,4 @@
-#include "packets.h"
+#include "packet.h"
 
 namespace gcext {
 namespace {

@@ -1,0 +1,296 @@
+// The search behind select.cpp: parts and their candidates, the sampled bracket (step 1), the
+// stream (step 2), and the exact k-th key (step 4). Included by select.cpp alone.
+#pragma once
+
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+
+#include "select.h"
+#include "stable.h"
+
+namespace gcext {
+namespace {
+
+constexpr int64_t kBlock = 4096;      // elements between two looks at the capacity
+constexpr int64_t kGrain = 32768;     // elements that are worth a thread
+constexpr int64_t kGroup = 64;        // consecutive elements sampled together: whole cache lines
+constexpr int64_t kMaxGroups = 512;   // 32,768 samples: +-28 % of the candidates at p = 0.01
+constexpr int64_t kUnsampled = 8192;  // below, every non-zero is a candidate
+constexpr int64_t kSlack = 16;        // entries that the bodies may write past the end
+constexpr int64_t kBypassBytes =
+    4 << 20;  // an output larger than this is not read back from the cache
+constexpr uint32_t kTopKey = kInfKey - 1;
+
+// Room for uninitialised words. std::vector would zero them, which costs a pass.
+class Words {
+ public:
+  uint32_t* data() const { return data_.get(); }
+  int64_t capacity() const { return capacity_; }
+  void reserve(int64_t n) {
+    if (n <= capacity_) return;
+    void* grown = std::realloc(data_.get(), static_cast<size_t>(n) * sizeof(uint32_t));
+    if (grown == nullptr) throw std::bad_alloc();
+    static_cast<void>(data_.release());
+    data_.reset(static_cast<uint32_t*>(grown));
+    capacity_ = n;
+  }
+
+ private:
+  struct Free {
+    void operator()(uint32_t* p) const { std::free(p); }
+  };
+  std::unique_ptr<uint32_t, Free> data_;
+  int64_t capacity_ = 0;
+};
+
+struct Part {
+  int64_t begin = 0, end = 0;
+  Words start, bits, keys;
+  int64_t count = 0;      // candidates
+  int64_t key_count = 0;  // of them within the bracket
+  int64_t above = 0;      // of them above the bracket
+  int64_t greater = 0, equal = 0, ties = 0, offset = 0;
+  uint32_t highest = 0;
+  bool overflow = false;  // more candidates than the limit: the bracket is useless
+  uint64_t bins[kBins] = {};
+
+  void reserve(int64_t n) {
+    if (n <= bits.capacity()) return;
+    const int64_t room = std::max(n, 2 * bits.capacity());
+    start.reserve(room);
+    bits.reserve(room);
+  }
+  Candidates tail() const { return {start.data() + count, bits.data() + count}; }
+};
+
+std::vector<Part> cut(int64_t n) {
+  const int64_t most = int64_t{1} << 31;  // a place in a part is 32 bits
+  const int64_t parts = std::max(parts_for(n, kGrain), (n + most - 1) / most);
+  const int64_t step = ((n + parts - 1) / parts + kGroup - 1) / kGroup * kGroup;
+  std::vector<Part> result(static_cast<size_t>(parts));
+  for (int64_t i = 0; i < parts; ++i) {
+    result[i].begin = std::min(n, i * step);
+    result[i].end = std::min(n, (i + 1) * step);
+  }
+  return result;
+}
+
+template <class Body>
+void for_parts(std::vector<Part>& parts, bool parallel, const Body& body) {
+  if (parallel) {
+    parallel_parts(static_cast<int64_t>(parts.size()), [&](int64_t i) { body(parts[i]); });
+  } else {
+    for (Part& part : parts) body(part);
+  }
+}
+
+struct Bracket {
+  uint32_t low = 1, high = kTopKey;
+};
+
+// The key below which (from the top) `rank` of the samples lie, by a histogram with interpolation.
+uint32_t key_at_rank(const std::vector<int32_t>& counts, int shift, double rank) {
+  double passed = 0;
+  for (int64_t bucket = static_cast<int64_t>(counts.size()) - 1; bucket >= 0; --bucket) {
+    if (counts[bucket] > 0 && passed + counts[bucket] >= rank) {
+      const double share = std::max(0.0, (rank - passed) / counts[bucket]);
+      const double width = static_cast<double>(uint32_t{1} << shift);
+      const double key = (static_cast<double>(bucket) + 1 - share) * width;
+      return std::max(uint32_t{1}, std::min(kTopKey, static_cast<uint32_t>(key)));
+    }
+    passed += counts[bucket];
+  }
+  return 1;
+}
+
+Bracket sample(const SelectTable& table, const Source& source, int64_t n, int64_t k) {
+  if (n <= kUnsampled) return {};
+  constexpr int kShift = 19;  // 8 bits of exponent and 4 of mantissa
+  const int64_t groups = std::min(kMaxGroups, n / kGroup / 8) & ~int64_t{1};
+  const int64_t stratum = n / kGroup / groups;
+  std::vector<uint32_t> places(static_cast<size_t>(groups * kGroup + kSlack));
+  std::vector<uint32_t> bits(places.size());
+  std::vector<int32_t> counts((kInfKey >> kShift) + 1);
+  Source quiet = source;
+  quiet.out = nullptr;
+  std::vector<int64_t> at(static_cast<size_t>(groups));
+  uint64_t state = 0x9e3779b97f4a7c15u;
+  for (int64_t g = 0; g < groups; ++g) {
+    state = state * 6364136223846793005u + 1442695040888963407u;  // anywhere within its stratum
+    at[g] = (g * stratum + static_cast<int64_t>(state >> 33) % stratum) * kGroup;
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    constexpr int64_t kAhead = 8;  // every group misses the cache and the TLB: overlap the misses
+    if (g + kAhead < groups) {
+      for (int64_t i = 0; i < kGroup; i += 16) {
+        __builtin_prefetch(source.tensor + at[g + kAhead] + i);
+        if (source.memory != nullptr) __builtin_prefetch(source.memory + at[g + kAhead] + i);
+      }
+    }
+    uint32_t top = 0;
+    table.stream(quiet, at[g], kGroup, false, 0, 0,
+                 {places.data() + g * kGroup, bits.data() + g * kGroup}, &top);
+    for (int64_t i = 0; i < kGroup; ++i) {
+      uint32_t& key = bits[g * kGroup + i];
+      key = std::min(key & 0x7fffffffu, kInfKey);
+      ++counts[key >> kShift];
+    }
+  }
+  const double samples = static_cast<double>(groups * kGroup);
+  const double rank = samples * (static_cast<double>(k) / static_cast<double>(n));
+  const uint32_t middle = key_at_rank(counts, kShift, rank);
+  // Neighbours in a layer resemble each other, so the samples are not independent. The spread of
+  // the rank is taken from the groups themselves: two neighbouring strata differ by chance alone.
+  double variance = 0;
+  for (int64_t g = 0; g < groups; g += 2) {
+    int difference = 0;
+    for (int64_t i = 0; i < kGroup; ++i) {
+      difference += (bits[g * kGroup + i] >= middle) - (bits[(g + 1) * kGroup + i] >= middle);
+    }
+    variance += static_cast<double>(difference) * difference;
+  }
+  const double margin = 5 * std::sqrt(variance) + 8;
+  Bracket bracket;
+  bracket.low = rank + margin >= samples ? 1 : key_at_rank(counts, kShift, rank + margin);
+  bracket.high = rank - margin <= 1 ? kTopKey : key_at_rank(counts, kShift, rank - margin);
+  return bracket;
+}
+
+// Collects a part's candidates; storing the sum is part of the same pass when source.out is set.
+void stream_part(const SelectTable& table, const Source& source, Part& part, uint32_t low,
+                 int64_t limit) {
+  const bool aligned = reinterpret_cast<uintptr_t>(source.out) % 64 == 0;
+  const bool bypass = source.out != nullptr && source.out != source.memory && aligned &&
+                      (part.end - part.begin) * static_cast<int64_t>(sizeof(float)) > kBypassBytes;
+  for (int64_t at = part.begin; at < part.end; at += kBlock) {
+    part.reserve(part.count + kBlock + kSlack);
+    part.count +=
+        table.stream(source, at, std::min(kBlock, part.end - at), bypass,
+                     static_cast<uint32_t>(at - part.begin), low, part.tail(), &part.highest);
+    if (part.count > limit) {
+      part.overflow = true;
+      part.count = 0;
+      low = UINT32_MAX;  // store on, collect no more
+    }
+  }
+}
+
+// The rank-th largest key (rank from 1) of those in [low, high]: 11 bits a round, three at most.
+// histogram(low, high, shift, counts) counts the keys within the bounds by (key - low) >> shift.
+template <class Histogram>
+uint32_t radix_select(uint32_t low, uint32_t high, int64_t rank, const Histogram& histogram) {
+  constexpr int kDigit = 11;
+  std::vector<int64_t> counts(size_t{1} << kDigit);
+  while (low < high) {
+    const int length = 32 - __builtin_clz(high - low);
+    const int shift = std::max(0, length - kDigit);
+    std::fill(counts.begin(), counts.end(), 0);
+    histogram(low, high, shift, counts.data());
+    uint32_t digit = (high - low) >> shift;
+    while (digit > 0 && rank > counts[digit]) rank -= counts[digit--];
+    low += digit << shift;
+    high = std::min(high, low + ((uint32_t{1} << shift) - 1));
+  }
+  return low;
+}
+
+void count_digits(const uint32_t* keys, int64_t n, uint32_t low, uint32_t high, int shift,
+                  int64_t* counts) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t above = (keys[i] & 0x7fffffffu) - low;
+    if (above <= high - low) ++counts[above >> shift];
+  }
+}
+
+// The k-th key among all candidates, of which there are at least k.
+uint32_t kth_candidate(const SelectTable& table, std::vector<Part>& parts, Bracket bracket,
+                       int64_t k, bool parallel) {
+  const auto within = [&](uint32_t low, uint32_t high) {
+    for_parts(parts, parallel, [&](Part& part) {
+      part.keys.reserve(part.count + kSlack);
+      part.above = 0;
+      part.key_count =
+          table.narrow(part.bits.data(), part.count, low, high, part.keys.data(), &part.above);
+    });
+    int64_t above = 0;
+    for (const Part& part : parts) above += part.above;
+    return above;
+  };
+  int64_t above = within(bracket.low, bracket.high);
+  if (above >= k) {  // the guess was low: look above it
+    bracket = {bracket.high + 1, kTopKey};
+    above = within(bracket.low, bracket.high);
+  }
+  return radix_select(bracket.low, bracket.high, k - above,
+                      [&](uint32_t low, uint32_t high, int shift, int64_t* to) {
+                        for (const Part& part : parts)
+                          count_digits(part.keys.data(), part.key_count, low, high, shift, to);
+                      });
+}
+
+// The k-th key of the whole sum, and the candidates anew: all above it, and as many at it as are
+// due.
+uint32_t collect_again(const SelectTable& table, const Source& sum, std::vector<Part>& parts,
+                       int64_t k) {
+  const auto visit = [&](const Part& part, uint32_t low, const auto& body) {
+    Words places, bits;
+    places.reserve(kBlock + kSlack);
+    bits.reserve(kBlock + kSlack);
+    uint32_t top = 0;
+    for (int64_t at = part.begin; at < part.end; at += kBlock) {
+      const int64_t n = table.stream(sum, at, std::min(kBlock, part.end - at), false, 0, low,
+                                     {places.data(), bits.data()}, &top);
+      body(at, places.data(), bits.data(), n);
+    }
+  };
+  int64_t non_zeros = 0;
+  for_parts(parts, true, [&](Part& part) {
+    part.equal = 0;
+    visit(part, 1, [&](int64_t, const uint32_t*, const uint32_t*, int64_t n) { part.equal += n; });
+  });
+  for (const Part& part : parts) non_zeros += part.equal;
+  uint32_t key = 1;
+  if (non_zeros > k) {
+    key = radix_select(1, kTopKey, k, [&](uint32_t low, uint32_t high, int shift, int64_t* counts) {
+      std::vector<std::vector<int64_t>> own(parts.size(), std::vector<int64_t>(2048));
+      parallel_parts(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+        visit(parts[i], low, [&](int64_t, const uint32_t*, const uint32_t* bits, int64_t n) {
+          count_digits(bits, n, low, high, shift, own[i].data());
+        });
+      });
+      for (const auto& part : own) {
+        for (size_t digit = 0; digit < part.size(); ++digit) counts[digit] += part[digit];
+      }
+    });
+  }
+  for_parts(parts, true, [&](Part& part) {
+    part.greater = part.equal = 0;
+    visit(part, key, [&](int64_t, const uint32_t*, const uint32_t* bits, int64_t n) {
+      for (int64_t i = 0; i < n; ++i) ++((bits[i] & 0x7fffffffu) > key ? part.greater : part.equal);
+    });
+  });
+  int64_t due = k;
+  for (const Part& part : parts) due -= part.greater;
+  for (Part& part : parts) {
+    part.ties = std::max<int64_t>(0, std::min(due, part.equal));
+    due -= part.ties;
+  }
+  for_parts(parts, true, [&](Part& part) {
+    part.overflow = false;
+    part.count = 0;
+    part.reserve(part.greater + part.ties + kSlack);
+    int64_t ties = part.ties;
+    visit(part, key, [&](int64_t at, const uint32_t* places, const uint32_t* bits, int64_t n) {
+      for (int64_t i = 0; i < n; ++i) {
+        if ((bits[i] & 0x7fffffffu) == key && --ties < 0) continue;
+        part.start.data()[part.count] = static_cast<uint32_t>(at - part.begin) + places[i];
+        part.bits.data()[part.count++] = bits[i];
+      }
+    });
+  });
+  return key;
+}
+
+}  // namespace
+}  // namespace gcext
