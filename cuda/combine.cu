@@ -1,0 +1,35 @@
+// combine on CUDA: the sequence of launches. Steps as numbered in combine.cuh.
+#include "combine.cuh"
+
+namespace gcext {
+namespace {
+
+int64_t blocks_for(int64_t work, int64_t each, int64_t most) {
+  const int64_t blocks = ceil_div(work, each);
+  return blocks < most ? blocks : most;
+}
+
+}  // namespace
+
+cudaError_t launch_combine(const CombineLaunch& args, cudaStream_t stream) {
+  if (args.numel == 0) return cudaSuccess;
+  for (int64_t at = 0; at < args.m; at += kPacketChunk) {
+    const int count = static_cast<int>(args.m - at < kPacketChunk ? args.m - at : kPacketChunk);
+    PacketChunk chunk = {};
+    for (int i = 0; i < count; ++i) chunk.packet[i] = args.packets[at + i];
+    GCEXT_LAUNCH(combine_take_kernel, 1, kPacketChunk, stream, chunk, count, args.scratch + at);
+  }
+  GCEXT_LAUNCH(combine_sum_kernel, blocks_for(args.numel, kSumTile, args.max_blocks),
+               kCombineThreads, stream, args.scratch, args.m, args.numel, args.out);
+  return cudaSuccess;
+}
+
+cudaError_t launch_combine_add(const PacketView& packet, float alpha, int64_t numel, float* dense,
+                               int64_t max_blocks, cudaStream_t stream) {
+  if (packet.k == 0) return cudaSuccess;
+  GCEXT_LAUNCH(combine_add_kernel, blocks_for(packet.k, kCombineThreads, max_blocks),
+               kCombineThreads, stream, packet, alpha, numel, dense);
+  return cudaSuccess;
+}
+
+}  // namespace gcext

@@ -1,0 +1,383 @@
+// CUDA on the CPU, for tests: kernels written for nvcc run unchanged, one fiber per CUDA thread,
+// one block at a time.
+//
+//   1. A block's fibers run warp by warp, lane by lane, each until it waits or ends.
+//   2. A warp operation is carried out once every lane of its mask that still runs waits in it.
+//   3. A barrier is carried out once every thread that still runs waits in it.
+//   4. Nobody can run and nothing can be carried out: a deadlock. Abort, naming block and thread.
+//
+// Also refused: a mask without the calling lane, lanes of one mask in different operations, threads
+// in different barriers. Shared memory is poisoned before every block. cuemu::reversed runs lanes,
+// warps and blocks from the last to the first, so that a result which depends on the schedule shows
+// as a difference between two runs.
+//
+// What it cannot show: races between two barriers that no order above reveals, the memory model of
+// a GPU, alignment, speed. __shared__ is for plain functions only: GCC cannot place a template's
+// statics in a named section. No dynamic shared memory, no cooperative groups, no streams (a launch
+// runs at once).
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+#define __global__ static
+#define __device__
+#define __host__
+#define __launch_bounds__(...)
+#define __shared__ static __attribute__((section("cuemu_shared")))
+
+extern "C" char __start_cuemu_shared[] __attribute__((weak));
+extern "C" char __stop_cuemu_shared[] __attribute__((weak));
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess };
+
+namespace cuemu {
+
+struct Index {
+  unsigned x = 0, y = 0, z = 0;
+};
+
+constexpr int kWarp = 32;
+constexpr size_t kStack = 64 << 10;
+
+inline bool reversed = false;
+
+// --- Contexts: saved registers on a stack of their own. ---
+#if defined(__x86_64__)
+struct Context {
+  void* sp = nullptr;
+};
+// The callee-saved registers and the stack are all that a call must keep; MXCSR is the same in
+// every fiber.
+extern "C" void cuemu_switch(void** save, void* load);
+asm(R"(
+.text
+.type cuemu_switch, @function
+cuemu_switch:
+  pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp
+  ret
+.size cuemu_switch, .-cuemu_switch
+)");
+inline void switch_to(Context& from, Context& to) { cuemu_switch(&from.sp, to.sp); }
+inline void prepare(Context& context, char* stack, void (*entry)()) {
+  // As after a call: 8 bytes off a multiple of 16.
+  void** top = reinterpret_cast<void**>(stack + kStack) - 1;
+  *--top = reinterpret_cast<void*>(entry);
+  for (int i = 0; i < 6; ++i) *--top = nullptr;
+  context.sp = top;
+}
+#else
+using Context = ucontext_t;
+inline void switch_to(Context& from, Context& to) { swapcontext(&from, &to); }
+inline void prepare(Context& context, char* stack, void (*entry)()) {
+  getcontext(&context);
+  context.uc_stack.ss_sp = stack;
+  context.uc_stack.ss_size = kStack;
+  context.uc_link = nullptr;
+  makecontext(&context, entry, 0);
+}
+#endif
+
+// --- Threads of the block that runs. ---
+enum class State { ready, in_warp_op, in_barrier, ended };
+enum class Op { sync, ballot, any, all, match, shuffle, barrier, count, every, some };
+
+struct Thread {
+  Context context;
+  State state = State::ready;
+  Op op = Op::sync;
+  unsigned mask = 0;
+  uint64_t given = 0;     // to the operation it waits in
+  uint64_t taken = 0;     // to the last one carried out: `given` may be of the next by then
+  unsigned partners = 0;  // the lanes that took part in it
+  Index index;
+};
+
+inline Context scheduler;
+inline std::vector<Thread> threads;
+inline Thread* self = nullptr;
+inline std::function<void()> body;
+inline Index block, grid_size, block_size;
+inline uint64_t barrier_result = 0;
+
+[[noreturn]] inline void fail(const char* what, const Thread& thread) {
+  std::fprintf(stderr, "cuemu: %s, block %u thread %u mask %08x op %d\n", what, block.x,
+               thread.index.x, thread.mask, static_cast<int>(thread.op));
+  std::abort();
+}
+
+inline void enter() {
+  body();
+  self->state = State::ended;
+  switch_to(self->context, scheduler);
+  std::abort();  // never resumed
+}
+
+inline void wait(State state, Op op, unsigned mask, uint64_t given) {
+  self->state = state;
+  self->op = op;
+  self->mask = mask;
+  self->given = given;
+  switch_to(self->context, scheduler);
+}
+
+inline unsigned lane() { return self->index.x % kWarp; }
+
+// The first thread of this one's warp, its operation carried out.
+inline const Thread* warp_op(Op op, unsigned mask, uint64_t given) {
+  if ((mask >> lane() & 1) == 0) {
+    self->op = op;
+    self->mask = mask;
+    fail("mask without the calling lane", *self);
+  }
+  wait(State::in_warp_op, op, mask, given);
+  return self - lane();
+}
+
+inline uint64_t barrier(Op op, bool flag) {
+  wait(State::in_barrier, op, 0, flag);
+  return barrier_result;
+}
+
+inline bool carry_out_warp_ops(Thread* warp, int lanes) {
+  bool any = false;
+  for (int i = 0; i < lanes; ++i) {
+    if (warp[i].state != State::in_warp_op) continue;
+    bool complete = true, same = true;
+    unsigned partners = 0;
+    for (int j = 0; j < lanes; ++j) {
+      if ((warp[i].mask >> j & 1) == 0 || warp[j].state == State::ended) continue;
+      complete = complete && warp[j].state == State::in_warp_op && warp[j].mask == warp[i].mask;
+      same = same && warp[j].op == warp[i].op;
+      partners |= 1u << j;
+    }
+    if (!complete) continue;
+    if (!same) fail("lanes of one mask in different operations", warp[i]);
+    for (int j = 0; j < lanes; ++j) {
+      if ((partners >> j & 1) == 0) continue;
+      warp[j].taken = warp[j].given;
+      warp[j].partners = partners;
+      warp[j].state = State::ready;
+    }
+    any = true;
+  }
+  return any;
+}
+
+inline bool carry_out_barrier() {
+  const Thread* first = nullptr;
+  uint64_t running = 0, set = 0;
+  for (const Thread& thread : threads) {
+    if (thread.state == State::ended) continue;
+    if (thread.state != State::in_barrier)
+      fail("deadlock: a warp operation lacks lanes of its mask", thread);
+    if (first == nullptr) first = &thread;
+    if (thread.op != first->op) fail("threads in different barriers", thread);
+    ++running;
+    set += thread.given;
+  }
+  if (first == nullptr) return false;
+  barrier_result = first->op == Op::some ? set != 0 : first->op == Op::every ? set == running : set;
+  for (Thread& thread : threads) {
+    if (thread.state == State::in_barrier) thread.state = State::ready;
+  }
+  return true;
+}
+
+inline void run_block() {
+  const int count = static_cast<int>(threads.size()), warps = (count + kWarp - 1) / kWarp;
+  if (__start_cuemu_shared != nullptr)
+    std::memset(__start_cuemu_shared, 0xa5,
+                static_cast<size_t>(__stop_cuemu_shared - __start_cuemu_shared));
+  do {
+    for (int w = 0; w < warps; ++w) {
+      Thread* warp = &threads[(reversed ? warps - 1 - w : w) * kWarp];
+      const int rest = static_cast<int>(threads.data() + count - warp),
+                lanes = rest < kWarp ? rest : kWarp;
+      do {
+        for (int i = 0; i < lanes; ++i) {
+          self = warp + (reversed ? lanes - 1 - i : i);
+          if (self->state == State::ready) switch_to(scheduler, self->context);
+        }
+      } while (carry_out_warp_ops(warp, lanes));
+    }
+  } while (carry_out_barrier());
+}
+
+inline void launch(int64_t blocks, int64_t count, cudaStream_t, std::function<void()> run) {
+  static char* stacks = nullptr;
+  static int64_t room = 0;
+  if (count > room) {  // never given back: the next launch needs them again
+    void* grown = mmap(nullptr, kStack * static_cast<size_t>(count), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (grown == MAP_FAILED) std::abort();
+    stacks = static_cast<char*>(grown);
+    room = count;
+  }
+  body = std::move(run);
+  grid_size = {static_cast<unsigned>(blocks), 1, 1};
+  block_size = {static_cast<unsigned>(count), 1, 1};
+  for (int64_t b = 0; b < blocks; ++b) {
+    block = {static_cast<unsigned>(reversed ? blocks - 1 - b : b), 0, 0};
+    threads.assign(static_cast<size_t>(count), Thread{});
+    for (int64_t i = 0; i < count; ++i) {
+      threads[i].index.x = static_cast<unsigned>(i);
+      prepare(threads[i].context, stacks + kStack * i, enter);
+    }
+    run_block();
+  }
+}
+
+template <class T>
+uint64_t to_word(T x) {
+  static_assert(sizeof(T) <= 8, "cuemu: shuffles carry at most 8 bytes");
+  uint64_t word = 0;
+  std::memcpy(&word, &x, sizeof x);
+  return word;
+}
+
+// The value of lane `from`, or of this one where from is out of the segment.
+template <class T>
+T shuffle(unsigned mask, T x, int from) {
+  const Thread* warp = warp_op(Op::shuffle, mask, to_word(x));
+  const bool inside = from >= 0 && from < kWarp;
+  if (inside && (self->partners >> from & 1) == 0)
+    fail("shuffle from a lane that takes no part", *self);
+  std::memcpy(&x, inside ? &warp[from].taken : &self->taken, sizeof x);
+  return x;
+}
+
+// The lanes of this one's last operation that gave this value.
+inline unsigned lanes_where(const Thread* warp, uint64_t value) {
+  unsigned lanes = 0;
+  for (int i = 0; i < kWarp; ++i) {
+    if ((self->partners >> i & 1) != 0 && warp[i].taken == value) lanes |= 1u << i;
+  }
+  return lanes;
+}
+
+}  // namespace cuemu
+
+#define threadIdx (::cuemu::self->index)
+#define blockIdx (::cuemu::block)
+#define blockDim (::cuemu::block_size)
+#define gridDim (::cuemu::grid_size)
+
+inline void __syncthreads() { ::cuemu::barrier(::cuemu::Op::barrier, false); }
+inline int __syncthreads_or(int x) {
+  return static_cast<int>(::cuemu::barrier(::cuemu::Op::some, x != 0));
+}
+inline int __syncthreads_and(int x) {
+  return static_cast<int>(::cuemu::barrier(::cuemu::Op::every, x != 0));
+}
+inline int __syncthreads_count(int x) {
+  return static_cast<int>(::cuemu::barrier(::cuemu::Op::count, x != 0));
+}
+
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  ::cuemu::warp_op(::cuemu::Op::sync, mask, 0);
+}
+inline unsigned __ballot_sync(unsigned mask, int x) {
+  return ::cuemu::lanes_where(::cuemu::warp_op(::cuemu::Op::ballot, mask, x != 0), 1);
+}
+inline int __any_sync(unsigned mask, int x) {
+  return ::cuemu::lanes_where(::cuemu::warp_op(::cuemu::Op::any, mask, x != 0), 1) != 0;
+}
+inline int __all_sync(unsigned mask, int x) {
+  return ::cuemu::lanes_where(::cuemu::warp_op(::cuemu::Op::all, mask, x != 0), 0) == 0;
+}
+template <class T>
+unsigned __match_any_sync(unsigned mask, T x) {
+  const uint64_t word = ::cuemu::to_word(x);
+  return ::cuemu::lanes_where(::cuemu::warp_op(::cuemu::Op::match, mask, word), word);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T x, int from) {
+  return ::cuemu::shuffle(mask, x, from % ::cuemu::kWarp);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T x, unsigned by) {
+  return ::cuemu::shuffle(mask, x, static_cast<int>(::cuemu::lane()) - static_cast<int>(by));
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T x, unsigned by) {
+  return ::cuemu::shuffle(mask, x, static_cast<int>(::cuemu::lane() + by));
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T x, int with) {
+  return ::cuemu::shuffle(mask, x, static_cast<int>(::cuemu::lane()) ^ with);
+}
+
+// Integers only: a float atomic in a kernel must not compile.
+template <class T>
+T atomicAdd(T* to, T x) {
+  static_assert(static_cast<T>(0.5) == 0, "cuemu: no atomics on floats");
+  const T old = *to;
+  *to = old + x;
+  return old;
+}
+template <class T>
+T atomicMin(T* to, T x) {
+  const T old = *to;
+  if (x < old) *to = x;
+  return old;
+}
+template <class T>
+T atomicMax(T* to, T x) {
+  const T old = *to;
+  if (x > old) *to = x;
+  return old;
+}
+template <class T>
+T atomicOr(T* to, T x) {
+  const T old = *to;
+  *to = old | x;
+  return old;
+}
+template <class T>
+T atomicExch(T* to, T x) {
+  const T old = *to;
+  *to = x;
+  return old;
+}
+template <class T>
+T atomicCAS(T* to, T expected, T x) {
+  const T old = *to;
+  if (old == expected) *to = x;
+  return old;
+}
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+inline int __clzll(long long x) {
+  return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x));
+}
+inline int __float_as_int(float x) {
+  int bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+inline float __int_as_float(int bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
