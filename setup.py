@@ -60,6 +60,9 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True, env=env)
         subprocess.run(["cmake", "--build", str(build), "--target", "install"], check=True, env=env)
 
+    def copy_extensions_to_source(self) -> None:
+        """Nothing to copy: CMake installs straight into the sources of an editable install."""
+
     def get_outputs(self) -> list[str]:
         return []
 
