@@ -26,19 +26,6 @@ bool rises_below(const PacketView& packet, int64_t numel) {
                      : rises_below(packet.index32(), packet.k, numel);
 }
 
-PacketView view(const char* op, const Tensor& index, const Tensor& value, int64_t numel) {
-  check_dense(value, ScalarType::Float, op);
-  const bool wide = index.scalar_type() == ScalarType::Long;
-  GCEXT_CHECK(wide || index.scalar_type() == ScalarType::Int, op,
-              ": index must be int32 or int64. Convert it.");
-  GCEXT_CHECK(index.is_contiguous(), op, ": index must be contiguous. Call .contiguous() first.");
-  const int64_t entries = index.numel(), values = value.numel();
-  GCEXT_CHECK(entries == values || (entries == 0 && values == numel), op,
-              ": index and value must have one length, or index none and value numel = ", numel,
-              ", got ", entries, " and ", values, ".");
-  return {index.const_data_ptr(), value.const_data_ptr<float>(), values, wide, entries != values};
-}
-
 }  // namespace
 
 std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& index,
@@ -51,7 +38,7 @@ std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& 
   packets.reserve(value.size());
   int64_t entries = 0;
   for (int64_t i = 0; i < m; ++i) {
-    packets.push_back(view(op, index[i], value[i], numel));
+    packets.push_back(view_packet(op, index[i], value[i], numel));
     entries += packets[i].dense ? 0 : packets[i].k;
   }
   const int64_t parts = std::min(parts_for(entries, kSerial), std::max<int64_t>(m, 1));

@@ -6,6 +6,7 @@
 
 #include <tuple>
 
+#include "../csrc/packet.h"
 #include "../csrc/stable.h"
 #include "launch.h"
 
@@ -83,22 +84,13 @@ std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const std::optio
   return {index, value, info};
 }
 
-// As view_packets of csrc/packet.h, without its look at the indices, which would have to wait for
-// the device. The kernels pass over an index out of its place instead.
-PacketView view_packet(const char* op, const Tensor& index, const Tensor& value, int64_t numel,
-                       const Tensor& like) {
-  check_dense(value, ScalarType::Float, op);
+// A packet on the device of `like`. Its indices are not looked at, which would have to wait for the
+// device: the kernels pass over one out of its place.
+PacketView view_on_device(const char* op, const Tensor& index, const Tensor& value, int64_t numel,
+                          const Tensor& like) {
   check_device(value, like, op);
-  const bool wide = index.scalar_type() == ScalarType::Long;
-  GCEXT_CHECK(wide || index.scalar_type() == ScalarType::Int, op,
-              ": index must be int32 or int64. Convert it.");
-  GCEXT_CHECK(index.is_contiguous(), op, ": index must be contiguous. Call .contiguous() first.");
-  const int64_t entries = index.numel(), values = value.numel();
-  GCEXT_CHECK(entries == values || (entries == 0 && values == numel), op,
-              ": index and value must have one length, or index none and value numel = ", numel,
-              ", got ", entries, " and ", values, ".");
-  if (entries > 0) check_device(index, like, op);
-  return {index.const_data_ptr(), value.const_data_ptr<float>(), values, wide, entries != values};
+  if (index.numel() > 0) check_device(index, like, op);
+  return view_packet(op, index, value, numel);
 }
 
 Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
@@ -110,7 +102,7 @@ Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& valu
               weights.size(), " for ", m, ".");
   std::vector<WeightedPacket> packets(m);
   for (size_t i = 0; i < m; ++i) {
-    packets[i] = {view_packet("combine", index[i], value[i], numel, value[0]), weights[i]};
+    packets[i] = {view_on_device("combine", index[i], value[i], numel, value[0]), weights[i]};
   }
   const CurrentStream stream(value[0]);
   Tensor out = empty(numel, ScalarType::Float, value[0]);
@@ -129,7 +121,7 @@ Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& valu
 void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
   check_dense(dense, ScalarType::Float, "combine_add_: dense");
   check_device(dense, dense, "combine_add_: dense");
-  const PacketView packet = view_packet("combine_add_", index, value, dense.numel(), dense);
+  const PacketView packet = view_on_device("combine_add_", index, value, dense.numel(), dense);
   const CurrentStream stream(dense);
   check_launch("combine_add_",
                launch_combine_add(packet, static_cast<float>(alpha), dense.numel(),
