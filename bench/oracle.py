@@ -1,0 +1,149 @@
+"""What every variant must agree with: NumPy and Python integers, slow and plain.
+
+gcext is held to these answers bit for bit. PyTorch rounds a mean in its own way, so baselines are
+held to the same indices exactly, and to the values within RELATIVE of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+RELATIVE = 1e-5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """index rising, value float32 of the same length, and what is left of the whole tensor."""
+
+    index: Index
+    value: Floats
+    residual: Floats
+
+
+def select(acc: Floats, k: int, ternary: bool) -> Answer:
+    """Return the k largest magnitudes that are not zero, ties to the lower index."""
+    key = _keys(acc)
+    kth = np.partition(key, key.size - k)[key.size - k]
+    greater = np.flatnonzero(key > kth)
+    equal = np.flatnonzero(key == kth) if kth else np.empty(0, np.int64)
+    index = np.sort(np.concatenate([greater, equal[: k - greater.size]])).astype(np.int64)
+    value = acc[index]
+    if ternary and index.size:
+        value = np.copysign(exact_mean(value), value)
+    residual = acc.copy()
+    residual[index] -= value
+    return Answer(index, value, residual)
+
+
+def tie_losers(acc: Floats, k: int) -> Index:
+    """Return the indices whose magnitude is the k-th largest, but that are not chosen."""
+    key = _keys(acc)
+    kth = np.partition(key, key.size - k)[key.size - k]
+    return np.flatnonzero(key == kth)[k - np.count_nonzero(key > kth) :].astype(np.int64)
+
+
+def exact_mean(values: Floats) -> np.float32:
+    """Return the mean magnitude, summed as an integer and rounded once (nearest, ties to even)."""
+    key = _keys(values)
+    exponent = (key >> 23).astype(np.int64)
+    mantissa = (key & 0x7FFFFF).astype(np.uint64) | np.where(exponent > 0, 0x800000, 0).astype(
+        np.uint64
+    )
+    total = 0  # in units of 2^-149
+    for e in np.unique(exponent).tolist():
+        total += int(mantissa[exponent == e].sum(dtype=np.uint64)) << max(e - 1, 0)
+    drop = max((total // values.size).bit_length() - 24, 0)
+    divisor = values.size << drop
+    kept, rest = divmod(total, divisor)
+    if 2 * rest > divisor or (2 * rest == divisor and kept & 1):
+        kept += 1
+    return np.float32(math.ldexp(kept, drop - 149))
+
+
+def combine(pairs: Sequence[tuple[Index, Floats]], weights: Sequence[float], numel: int) -> Floats:
+    """Return the weighted sum: float64 in the packets' order, rounded once."""
+    total = np.zeros(numel)
+    for (index, value), weight in zip(pairs, weights, strict=True):
+        total[index] += weight * value.astype(np.float64)
+    return total.astype(np.float32)
+
+
+def gram(pairs: Sequence[tuple[Index, Floats]], scales: Sequence[float]) -> Doubles:
+    """Return the dot products of ternary packets: an integer times the product of two scales."""
+    m = len(pairs)
+    out = np.zeros((m, m))
+    for i, (index_i, value_i) in enumerate(pairs):
+        for j, (index_j, value_j) in enumerate(pairs[: i + 1]):
+            _, at_i, at_j = np.intersect1d(
+                index_i, index_j, assume_unique=True, return_indices=True
+            )
+            agree = np.sign(value_i[at_i]).astype(np.int64) * np.sign(value_j[at_j]).astype(
+                np.int64
+            )
+            out[i, j] = out[j, i] = scales[i] * scales[j] * int(agree.sum())
+    return out
+
+
+def rice_decode(streams: tuple[bytes, bytes, bytes], count: int, tile: int) -> Index:
+    """Return the indices that a Rice section says; csrc/rice.h has the layout."""
+    table = np.frombuffer(streams[0], np.dtype([("b", "u1"), ("zeros", "<u2")]))
+    b = np.repeat(table["b"].astype(np.int64), tile)[:count]
+    place = np.flatnonzero(np.unpackbits(np.frombuffer(streams[2], np.uint8), bitorder="little"))
+    quotient = np.diff(place, prepend=-1) - 1
+    bits = np.unpackbits(np.frombuffer(streams[1], np.uint8), bitorder="little").astype(np.int64)
+    first = np.cumsum(b) - b
+    remainder = np.zeros(count, np.int64)
+    for bit in range(int(b.max(initial=0))):
+        there = b > bit
+        remainder[there] |= bits[first[there] + bit] << bit
+    return (np.cumsum((quotient << b | remainder) + 1) - 1).astype(np.int64)
+
+
+def differs(what: str, got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> str:
+    """Return "" where both are equal bit for bit, else the first place where they are not."""
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return (
+            f"{what}: expected {expected.dtype}{list(expected.shape)}, "
+            f"got {got.dtype}{list(got.shape)}"
+        )
+    if got.dtype.kind == "f":
+        wrong = got.view(f"u{got.dtype.itemsize}") != expected.view(f"u{got.dtype.itemsize}")
+    else:
+        wrong = got != expected
+    return _first(what, wrong, got, expected)
+
+
+def departs(
+    what: str, got: npt.NDArray[Any], expected: npt.NDArray[Any], scale: npt.NDArray[Any] | float
+) -> str:
+    """Return "" where both are within RELATIVE of ``scale``, else the first place."""
+    if got.shape != expected.shape:
+        return f"{what}: expected {list(expected.shape)}, got {list(got.shape)}"
+    off = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    return _first(what, ~(off <= RELATIVE * np.abs(scale)), got, expected)
+
+
+def _first(
+    what: str, wrong: npt.NDArray[Any], got: npt.NDArray[Any], expected: npt.NDArray[Any]
+) -> str:
+    count = int(np.count_nonzero(wrong))
+    if not count:
+        return ""
+    at = int(np.argmax(wrong))
+    where = (got.reshape(-1)[at], expected.reshape(-1)[at])
+    return f"{what}: {count} of {wrong.size} differ, first at {at}: got {where[0]}, not {where[1]}"
+
+
+def _keys(values: Floats) -> npt.NDArray[np.uint32]:
+    """Return the bit patterns without the sign: they order as magnitudes do."""
+    return values.view(np.uint32) & np.uint32(0x7FFFFFFF)
