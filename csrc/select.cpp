@@ -63,7 +63,7 @@ void select_cpu(const Source& source, int64_t n, int64_t k, bool in_place, bool 
   if (in_place && !all_finite(table, parts, source.tensor)) {
     return refuse(to.info, kSelectTensor, first_not_finite(table, source.tensor, n));
   }
-  const Bracket bracket = sample(table, source, n, k);
+  const Bracket bracket = guess(table, source, n, k);
   const int64_t limit = 4 * k + n / 8 + kUnsampled;
   for_parts(parts, parts.size() > 1, [&](Part& part) {
     part.reserve((part.end - part.begin) * (static_cast<double>(k) / static_cast<double>(n)) *
@@ -90,7 +90,7 @@ void select_cpu(const Source& source, int64_t n, int64_t k, bool in_place, bool 
   }
 
   uint32_t key;
-  const bool parallel = parts.size() > 1 && count > kGrain;
+  const bool parallel = parts.size() > 1 && count > kSerial;
   if (overflow || (count < k && bracket.low > 1)) {
     const Source stored{source.out, nullptr, nullptr, 1.0f, 1.0f};
     const Source again{source.tensor, nullptr, nullptr, source.a, source.b};

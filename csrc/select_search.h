@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 
 #include "select.h"
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int64_t kBlock = 4096;      // elements between two looks at the capacity
 constexpr int64_t kGrain = 32768;     // elements that are worth a thread
+constexpr int64_t kSerial = 8192;     // candidates that one thread settles sooner than two
 constexpr int64_t kGroup = 64;        // consecutive elements sampled together: whole cache lines
 constexpr int64_t kMaxGroups = 512;   // 32,768 samples: +-28 % of the candidates at p = 0.01
 constexpr int64_t kUnsampled = 8192;  // below, every non-zero is a candidate
@@ -89,72 +91,94 @@ struct Bracket {
   uint32_t low = 1, high = kTopKey;
 };
 
-// The key below which (from the top) `rank` of the samples lie, by a histogram with interpolation.
-uint32_t key_at_rank(const std::vector<int32_t>& counts, int shift, double rank) {
-  double passed = 0;
-  for (int64_t bucket = static_cast<int64_t>(counts.size()) - 1; bucket >= 0; --bucket) {
-    if (counts[bucket] > 0 && passed + counts[bucket] >= rank) {
-      const double share = std::max(0.0, (rank - passed) / counts[bucket]);
-      const double width = static_cast<double>(uint32_t{1} << shift);
-      const double key = (static_cast<double>(bucket) + 1 - share) * width;
-      return std::max(uint32_t{1}, std::min(kTopKey, static_cast<uint32_t>(key)));
+// Sampled keys with a histogram over their upper bits, which makes an order statistic one bucket's
+// work.
+class Sample {
+ public:
+  // Whole cache lines, one group anywhere within each of equal strata.
+  Sample(const SelectTable& table, const Source& source, int64_t n)
+      : groups_(std::min(kMaxGroups, n / kGroup / 8) & ~int64_t{1}),
+        keys_(static_cast<size_t>(groups_ * kGroup + kSlack)),
+        counts_((kInfKey >> kShift) + 1) {
+    Source quiet = source;
+    quiet.out = nullptr;
+    const int64_t stratum = n / kGroup / groups_;
+    std::vector<int64_t> at(static_cast<size_t>(groups_));
+    uint64_t state = 0x9e3779b97f4a7c15u;
+    for (int64_t g = 0; g < groups_; ++g) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      at[g] = (g * stratum + static_cast<int64_t>(state >> 33) % stratum) * kGroup;
     }
-    passed += counts[bucket];
-  }
-  return 1;
-}
-
-Bracket sample(const SelectTable& table, const Source& source, int64_t n, int64_t k) {
-  if (n <= kUnsampled) return {};
-  constexpr int kShift = 19;  // 8 bits of exponent and 4 of mantissa
-  const int64_t groups = std::min(kMaxGroups, n / kGroup / 8) & ~int64_t{1};
-  const int64_t stratum = n / kGroup / groups;
-  std::vector<uint32_t> places(static_cast<size_t>(groups * kGroup + kSlack));
-  std::vector<uint32_t> bits(places.size());
-  std::vector<int32_t> counts((kInfKey >> kShift) + 1);
-  Source quiet = source;
-  quiet.out = nullptr;
-  std::vector<int64_t> at(static_cast<size_t>(groups));
-  uint64_t state = 0x9e3779b97f4a7c15u;
-  for (int64_t g = 0; g < groups; ++g) {
-    state = state * 6364136223846793005u + 1442695040888963407u;  // anywhere within its stratum
-    at[g] = (g * stratum + static_cast<int64_t>(state >> 33) % stratum) * kGroup;
-  }
-  for (int64_t g = 0; g < groups; ++g) {
-    constexpr int64_t kAhead = 8;  // every group misses the cache and the TLB: overlap the misses
-    if (g + kAhead < groups) {
-      for (int64_t i = 0; i < kGroup; i += 16) {
-        __builtin_prefetch(source.tensor + at[g + kAhead] + i);
-        if (source.memory != nullptr) __builtin_prefetch(source.memory + at[g + kAhead] + i);
-      }
+    uint32_t places[kGroup + kSlack], highest = 0;
+    for (int64_t g = 0; g < groups_; ++g) {
+      // Every group misses the cache and the TLB: overlap the misses.
+      if (g + kAhead < groups_) prefetch(source, at[g + kAhead]);
+      table.stream(quiet, at[g], kGroup, false, 0, 0, {places, keys_.data() + g * kGroup},
+                   &highest);
     }
-    uint32_t top = 0;
-    table.stream(quiet, at[g], kGroup, false, 0, 0,
-                 {places.data() + g * kGroup, bits.data() + g * kGroup}, &top);
-    for (int64_t i = 0; i < kGroup; ++i) {
-      uint32_t& key = bits[g * kGroup + i];
+    keys_.resize(static_cast<size_t>(groups_ * kGroup));
+    for (uint32_t& key : keys_) {
       key = std::min(key & 0x7fffffffu, kInfKey);
-      ++counts[key >> kShift];
+      ++counts_[key >> kShift];
     }
   }
-  const double samples = static_cast<double>(groups * kGroup);
-  const double rank = samples * (static_cast<double>(k) / static_cast<double>(n));
-  const uint32_t middle = key_at_rank(counts, kShift, rank);
-  // Neighbours in a layer resemble each other, so the samples are not independent. The spread of
-  // the rank is taken from the groups themselves: two neighbouring strata differ by chance alone.
-  double variance = 0;
-  for (int64_t g = 0; g < groups; g += 2) {
-    int difference = 0;
-    for (int64_t i = 0; i < kGroup; ++i) {
-      difference += (bits[g * kGroup + i] >= middle) - (bits[(g + 1) * kGroup + i] >= middle);
+
+  double size() const { return static_cast<double>(keys_.size()); }
+
+  // The sampled key of that rank, the largest being 1, exactly: with feedback the magnitudes end in
+  // a cliff just below the last threshold, and an interpolated bound would fall off it.
+  uint32_t at_rank(double rank) const {
+    int64_t left = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(rank)));
+    if (left > static_cast<int64_t>(keys_.size())) return 1;
+    uint32_t bucket = static_cast<uint32_t>(counts_.size() - 1);
+    while (left > counts_[bucket]) left -= counts_[bucket--];
+    std::vector<uint32_t> within;
+    within.reserve(static_cast<size_t>(counts_[bucket]));
+    for (uint32_t key : keys_) {
+      if (key >> kShift == bucket) within.push_back(key);
     }
-    variance += static_cast<double>(difference) * difference;
+    std::nth_element(within.begin(), within.begin() + (left - 1), within.end(), std::greater<>());
+    return std::max(uint32_t{1}, std::min(kTopKey, within[static_cast<size_t>(left - 1)]));
   }
-  const double margin = 5 * std::sqrt(variance) + 8;
-  Bracket bracket;
-  bracket.low = rank + margin >= samples ? 1 : key_at_rank(counts, kShift, rank + margin);
-  bracket.high = rank - margin <= 1 ? kTopKey : key_at_rank(counts, kShift, rank - margin);
-  return bracket;
+
+  // Standard deviation of the number of samples from `key` on. Neighbours in a layer resemble each
+  // other, so the samples are not independent; but two neighbouring strata differ by chance alone.
+  double spread(uint32_t key) const {
+    double variance = 0;
+    for (int64_t g = 0; g < groups_; g += 2) {
+      const uint32_t* pair = keys_.data() + g * kGroup;
+      int difference = 0;
+      for (int64_t i = 0; i < kGroup; ++i)
+        difference += (pair[i] >= key) - (pair[kGroup + i] >= key);
+      variance += static_cast<double>(difference) * difference;
+    }
+    return std::sqrt(variance);
+  }
+
+ private:
+  static constexpr int kShift = 19;  // 8 bits of exponent and 4 of mantissa
+  static constexpr int64_t kAhead = 8;
+
+  static void prefetch(const Source& source, int64_t at) {
+    for (int64_t i = at; i < at + kGroup; i += 16) {
+      __builtin_prefetch(source.tensor + i);
+      if (source.memory != nullptr) __builtin_prefetch(source.memory + i);
+    }
+  }
+
+  int64_t groups_;
+  std::vector<uint32_t> keys_;
+  std::vector<int32_t> counts_;
+};
+
+// Bounds that hold the k-th key but for a chance of 5 sigma on either side.
+Bracket guess(const SelectTable& table, const Source& source, int64_t n, int64_t k) {
+  if (n <= kUnsampled) return {};
+  const Sample sample(table, source, n);
+  const double rank = sample.size() * (static_cast<double>(k) / static_cast<double>(n));
+  const double margin = 5 * sample.spread(sample.at_rank(rank)) + 8;
+  return {sample.at_rank(rank + margin),
+          rank - margin <= 1 ? kTopKey : sample.at_rank(rank - margin)};
 }
 
 // Collects a part's candidates; storing the sum is part of the same pass when source.out is set.
