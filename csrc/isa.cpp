@@ -14,7 +14,8 @@ bool processor_has(Isa isa) {
 #if defined(__x86_64__)
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-             __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+             __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt") &&
+             __builtin_cpu_supports("popcnt");
     case Isa::avx512:
       return processor_has(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
@@ -85,5 +86,20 @@ Isa isa() {
   static const Isa chosen = choose();
   return chosen;
 }
+
+namespace {
+
+// Chosen when the library is loaded, so that a later change of the environment changes nothing.
+// What GCEXT_ISA has wrong must not end the process here: the first caller of isa() is told.
+[[maybe_unused]] const bool chosen_at_load = [] {
+  try {
+    isa();
+  } catch (const std::runtime_error&) {
+    return false;
+  }
+  return true;
+}();
+
+}  // namespace
 
 }  // namespace gcext

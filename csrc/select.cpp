@@ -63,22 +63,24 @@ void select_cpu(const Source& source, int64_t n, int64_t k, bool in_place, bool 
   if (in_place && !all_finite(table, parts, source.tensor)) {
     return refuse(to.info, kSelectTensor, first_not_finite(table, source.tensor, n));
   }
-  const Bracket bracket = guess(table, source, n, k);
+  const Bracket bracket = k > 0 ? guess(table, source, n, k) : Bracket{INT32_MAX, INT32_MAX};
   const int64_t limit = 4 * k + n / 8 + kUnsampled;
-  for_parts(parts, parts.size() > 1, [&](Part& part) {
-    part.reserve((part.end - part.begin) * (static_cast<double>(k) / static_cast<double>(n)) *
-                     1.25 +
-                 2 * kBlock);
-    stream_part(table, source, part, bracket.low, limit);
-  });
+  for (Part& part : parts) {  // all of them before anything is stored
+    const double share = static_cast<double>(k) / static_cast<double>(n);
+    const double expected = static_cast<double>(part.end - part.begin) * share;
+    part.reserve(static_cast<int64_t>(1.25 * expected) + 2 * kBlock);
+  }
+  for_parts(parts, parts.size() > 1,
+            [&](Part& part) { stream_part(table, source, part, bracket.low, limit); });
 
   int64_t count = 0;
   uint32_t highest = 0;
-  bool overflow = false;
+  bool overflow = false, no_memory = false;
   for (const Part& part : parts) {
     count += part.count;
     highest = std::max(highest, part.highest);
     overflow = overflow || part.overflow;
+    no_memory = no_memory || part.no_memory;
   }
   if (highest >= kInfKey) {
     int64_t where = in_place ? -1 : first_not_finite(table, source.tensor, n);
@@ -88,6 +90,8 @@ void select_cpu(const Source& source, int64_t n, int64_t k, bool in_place, bool 
     where = source.out != nullptr ? first_not_finite(table, source.out, n) : -1;
     return refuse(to.info, kSelectOverflow, where);
   }
+
+  if (no_memory) throw std::bad_alloc();
 
   uint32_t key;
   const bool parallel = parts.size() > 1 && count > kSerial;
@@ -148,8 +152,7 @@ std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const std::optio
                                           double b, bool ternary) {
   check_dense(tensor, ScalarType::Float, "select: tensor");
   const int64_t n = tensor.numel();
-  GCEXT_CHECK(k <= n && (k > 0 || n == 0), "select: k must be in [1, numel], got ", k, " of ", n,
-              ".");
+  GCEXT_CHECK(k >= 0 && k <= n, "select: k must be in [0, numel], got ", k, " of ", n, ".");
   Source source{tensor.const_data_ptr<float>(), nullptr, nullptr, static_cast<float>(a),
                 static_cast<float>(b)};
   for (const auto* each : {&memory, &out}) {
@@ -166,12 +169,21 @@ std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const std::optio
     source.memory = in_place ? source.out : memory->const_data_ptr<float>();
   }
   const bool wide = n > INT32_MAX;
-  Tensor index = empty(k, wide ? ScalarType::Long : ScalarType::Int, tensor);
-  Tensor value = empty(k, ScalarType::Float, tensor);
+  const auto room = [&](int64_t size) {
+    return std::tuple(empty(size, wide ? ScalarType::Long : ScalarType::Int, tensor),
+                      empty(size, ScalarType::Float, tensor));
+  };
   Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
   int64_t* field = info.mutable_data_ptr<int64_t>();
   std::fill(field, field + kInfoSize, 0);
-  if (k > 0) {
+  auto [index, value] = room(0);
+  try {
+    std::tie(index, value) = room(k);
+  } catch (const std::exception&) {  // torch's allocator; across the stable ABI it has no type
+    refuse(field, kSelectNoMemory, -1);
+    return {index, value, info};
+  }
+  if (n > 0) {
     try {
       select_cpu(source, n, k, in_place, ternary,
                  {index.mutable_data_ptr(), wide, value.mutable_data_ptr<float>(), field});
@@ -182,15 +194,35 @@ std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const std::optio
   return {index, value, info};
 }
 
+// float64 to float32 to nearest, denormals kept whatever the caller flushes. torch converts the
+// other float types without a rounding, so they need none of this.
+Tensor narrow_float64(const Tensor& tensor) {
+  check_dense(tensor, ScalarType::Double, "narrow_float64: tensor");
+  const int64_t n = tensor.numel();
+  Tensor narrow = empty(n, ScalarType::Float, tensor);
+  const double* from = tensor.const_data_ptr<double>();
+  float* to = narrow.mutable_data_ptr<float>();
+  const int64_t parts = parts_for(n, kGrain);
+  parallel_parts(parts, [&](int64_t part) {
+    for (int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i)
+      to[i] = static_cast<float>(from[i]);
+  });
+  return narrow;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
+  m.def("narrow_float64(Tensor tensor) -> Tensor");
   m.def(
       "select(Tensor tensor, Tensor? memory, Tensor(a!)? out, int k, float a, float b, bool "
       "ternary)"
       " -> (Tensor index, Tensor value, Tensor info)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) { m.impl("select", TORCH_BOX(&select)); }
+STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) {
+  m.impl("select", TORCH_BOX(&select));
+  m.impl("narrow_float64", TORCH_BOX(&narrow_float64));
+}
 
 }  // namespace gcext

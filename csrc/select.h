@@ -8,7 +8,7 @@
 //   value_i = +-mu (ternary) or acc_i (fp32),   memory'_i = acc_i - value_i on chosen, acc_i
 //   elsewhere
 //
-// What the op writes:
+// k = 0 asks for the sum alone. What the op writes:
 //
 //   index   int32 (int64 from 2^31 elements on), room for k, the first k' rising      uninitialised
 //   beyond value   float32, likewise out     memory', the shape of tensor; not written where info

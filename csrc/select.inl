@@ -131,7 +131,7 @@ int64_t stream_vector(const Source& s, int64_t begin, int64_t n, uint32_t start,
 // Lane permutations that move the set lanes of a mask to the front.
 struct Front {
   alignas(32) uint32_t lane[256][8];
-  Front() {
+  constexpr Front() : lane{} {
     for (int mask = 0; mask < 256; ++mask) {
       int n = 0;
       for (int i = 0; i < 8; ++i) {
@@ -141,7 +141,7 @@ struct Front {
     }
   }
 };
-const Front front;
+constexpr Front front;
 
 inline void store_front(uint32_t* to, __m256i x, int mask) {
   const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(front.lane[mask]));

@@ -54,6 +54,7 @@ struct Part {
   int64_t above = 0;      // of them above the bracket
   int64_t greater = 0, equal = 0, ties = 0, offset = 0;
   uint32_t highest = 0;
+  bool no_memory = false;
   bool overflow = false;  // more candidates than the limit: the bracket is useless
   uint64_t bins[kBins] = {};
 
@@ -62,6 +63,18 @@ struct Part {
     const int64_t room = std::max(n, 2 * bits.capacity());
     start.reserve(room);
     bits.reserve(room);
+  }
+  // Room for one more block. Where there is none the part gives its candidates up, but the pass
+  // goes on: a sum that is stored in place must not stop half-way.
+  bool reserve_block() {
+    if (no_memory) return false;
+    try {
+      reserve(count + kBlock + kSlack);
+    } catch (const std::bad_alloc&) {
+      no_memory = true;
+      count = 0;
+    }
+    return !no_memory;
   }
   Candidates tail() const { return {start.data() + count, bits.data() + count}; }
 };
@@ -188,14 +201,14 @@ void stream_part(const SelectTable& table, const Source& source, Part& part, uin
   const bool bypass = source.out != nullptr && source.out != source.memory && aligned &&
                       (part.end - part.begin) * static_cast<int64_t>(sizeof(float)) > kBypassBytes;
   for (int64_t at = part.begin; at < part.end; at += kBlock) {
-    part.reserve(part.count + kBlock + kSlack);
+    low = part.reserve_block() ? low : INT32_MAX;
     part.count +=
         table.stream(source, at, std::min(kBlock, part.end - at), bypass,
                      static_cast<uint32_t>(at - part.begin), low, part.tail(), &part.highest);
     if (part.count > limit) {
       part.overflow = true;
       part.count = 0;
-      low = UINT32_MAX;  // store on, collect no more
+      low = INT32_MAX;  // above every key: store on, collect no more
     }
   }
 }

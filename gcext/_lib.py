@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["build_info", "select"]
+__all__ = ["build_info", "memory_errors", "narrow_float64", "select", "touched"]
 
 _HERE = Path(__file__).resolve().parent
 
@@ -97,4 +99,27 @@ def _select_fake(
     )
 
 
+@torch.library.register_fake("gcext::narrow_float64")  # type: ignore[untyped-decorator]
+def _narrow_float64_fake(tensor: Tensor) -> Tensor:
+    return tensor.new_empty((tensor.numel(),), dtype=torch.float32)
+
+
 select = torch.ops.gcext.select.default
+narrow_float64 = torch.ops.gcext.narrow_float64.default
+
+
+def touched(tensor: Tensor) -> None:
+    """Tell autograd that an operator wrote to ``tensor``; the stable ABI does not."""
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
+
+
+@contextmanager
+def memory_errors(op: str) -> Iterator[None]:
+    """Raise torch's failed allocations as what they are, MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise MemoryError(f"{op}: no memory: {error}. Encode in parts.") from error
+        raise

@@ -40,7 +40,8 @@ class Codec(ABC):
             ValueError: the tensor is not finite (names the first index; the residual is left as
                 it was), or the residual does not fit it. A residual that is itself not finite, or
                 overflows, is found after the fact: use ErrorFeedback where that must not happen.
-            MemoryError: no memory for the work.
+            MemoryError: no memory for the work. The residual is as it was, or, where the lack
+                showed in the middle of the pass, holds the whole sum: nothing is lost.
         """
 
     @abstractmethod
@@ -66,6 +67,7 @@ class TopK(Codec):
     ternary: bool
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "p", float(self.p))
         if not 0 < self.p <= 1:
             raise ValueError(f"{self._name}: p must be in (0, 1], got {self.p:g}. Choose a share.")
 
@@ -82,21 +84,20 @@ class TopK(Codec):
         self, tensor: Tensor, residual: Tensor | None = None, seed: int | None = None
     ) -> Packet:
         """See Codec.encode."""
-        flat = _prepare(tensor, self._name)
-        if residual is None:
-            return self._select(tensor, flat, None, None, 1.0)
-        _check_residual(tensor, residual, self._name)
-        # A strided residual is updated whole or not at all.
-        stored = residual.detach()
-        slot = stored.contiguous()
-        packet = self._select(tensor, flat, None, slot, 1.0)
-        if slot.data_ptr() != stored.data_ptr():
-            stored.copy_(slot)
-        return packet
+        with _lib.memory_errors(self._name):
+            flat = _prepare(tensor, self._name)
+            if residual is None:
+                return self._select(tensor, flat, None, None, 1.0)
+            slot = _residual_slot(tensor, flat, residual, self._name)
+            try:
+                return self._select(tensor, flat, None, slot, 1.0)
+            finally:
+                _give_back(slot, residual)
 
     def advance(self, tensor: Tensor, memory: Tensor, out: Tensor, decay: float = 1.0) -> Packet:
         """See Codec.advance."""
-        return self._select(tensor, _prepare(tensor, self._name), memory, out, decay)
+        with _lib.memory_errors(self._name):
+            return self._select(tensor, _prepare(tensor, self._name), memory, out, decay)
 
     def _select(
         self,
@@ -137,25 +138,36 @@ class Dense(Codec):
         self, tensor: Tensor, residual: Tensor | None = None, seed: int | None = None
     ) -> Packet:
         """See Codec.encode; the residual becomes zero."""
-        if residual is None:
-            return self._packet(tensor, _prepare(tensor, "dense").clone())
-        _check_residual(tensor, residual, "dense")
-        out = torch.empty_like(residual, memory_format=torch.contiguous_format)
-        packet = self.advance(tensor, residual.detach().contiguous(), out)
-        residual.detach().copy_(out)
-        return packet
+        with _lib.memory_errors("dense"):
+            flat = _prepare(tensor, "dense")
+            if residual is None:
+                return self._packet(tensor, flat, None, 1.0)
+            slot = _residual_slot(tensor, flat, residual, "dense")
+            packet = self._packet(tensor, flat, slot, 1.0)
+            slot.zero_()
+            _give_back(slot, residual)
+            return packet
 
     def advance(self, tensor: Tensor, memory: Tensor, out: Tensor, decay: float = 1.0) -> Packet:
         """See Codec.advance."""
-        flat = _prepare(tensor, "dense")
-        packet = self._packet(tensor, flat + decay * memory.flatten())
-        out.zero_()
-        return packet
+        with _lib.memory_errors("dense"):
+            packet = self._packet(tensor, _prepare(tensor, "dense"), memory, decay)
+            out.zero_()
+            return packet
 
-    def _packet(self, tensor: Tensor, value: Tensor) -> Packet:
-        if not bool(torch.isfinite(value).all()):
-            where = int(torch.nonzero(~torch.isfinite(value))[0, 0])
-            raise _refusal("dense", _status_of(tensor, where), where, tensor)
+    def _packet(self, tensor: Tensor, flat: Tensor, memory: Tensor | None, decay: float) -> Packet:
+        value = torch.empty_like(flat)
+        if flat.device.type == "cpu":
+            if memory is None:
+                memory, decay = flat, 0.0
+            info = _lib.select(flat, memory.view(-1), value, 0, 1.0, decay, False)[2]
+            _, status, where, _ = info.tolist()
+        else:
+            torch.add(flat, 0.0 if memory is None else memory.view(-1), alpha=decay, out=value)
+            bad = torch.nonzero(~torch.isfinite(value)).flatten()
+            status, where = (_OVERFLOW, int(bad[0])) if bad.numel() else (_OK, -1)
+        if status:
+            raise _refusal("dense", status, where, tensor)
         return Packet("dense", tuple(tensor.shape), tensor.dtype, None, value)
 
 
@@ -166,10 +178,6 @@ def _float_of(bits: int) -> float:
 
 
 _OK, _TENSOR, _MEMORY, _OVERFLOW, _NO_MEMORY = range(5)  # SelectStatus of csrc/select.h
-
-
-def _status_of(tensor: Tensor, where: int) -> int:
-    return _OVERFLOW if math.isfinite(float(tensor.flatten()[where])) else _TENSOR
 
 
 def _refusal(op: str, status: int, where: int, tensor: Tensor) -> Exception:
@@ -193,26 +201,49 @@ def _refusal(op: str, status: int, where: int, tensor: Tensor) -> Exception:
 
 def _prepare(tensor: Tensor, op: str) -> Tensor:
     """Return the tensor flat, contiguous, float32 and free of autograd."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"{op}: tensor must be a torch.Tensor, got {type(tensor).__name__}. "
+            "Convert it with torch.as_tensor."
+        )
     if tensor.dtype not in DTYPES:
         names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
         raise ValueError(f"{op}: dtype must be one of {names}, got {tensor.dtype}. Convert it.")
     if tensor.layout is not torch.strided:
         raise ValueError(f"{op}: tensor must be strided, got {tensor.layout}. Call .to_dense().")
     _lib.require_device(tensor, op)
-    return tensor.detach().to(torch.float32).contiguous().view(-1)
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.float64 and tensor.device.type == "cpu":
+        narrow: Tensor = _lib.narrow_float64(tensor)
+        return narrow
+    return tensor.to(torch.float32).view(-1)
 
 
-def _check_residual(tensor: Tensor, residual: Tensor, op: str) -> None:
-    if residual.dtype != torch.float32:
-        raise ValueError(f"{op}: residual must be float32, got {residual.dtype}. Convert it.")
+def _residual_slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> Tensor:
+    """Return what the operator may update in the residual's place: itself, or a contiguous copy."""
+    if not isinstance(residual, Tensor) or residual.dtype != torch.float32:
+        got = residual.dtype if isinstance(residual, Tensor) else type(residual).__name__
+        raise ValueError(f"{op}: residual must be a float32 tensor, got {got}. Convert it.")
     if residual.shape != tensor.shape or residual.device != tensor.device:
         raise ValueError(
             f"{op}: residual must have the tensor's shape and device, {tuple(tensor.shape)} on "
             f"{tensor.device}, got {tuple(residual.shape)} on {residual.device}. "
             "Keep one residual per tensor."
         )
-    if tensor.numel() and residual.data_ptr() == tensor.data_ptr():
-        raise ValueError(f"{op}: residual must not be the tensor itself. Pass a copy.")
+    slot = residual.detach().contiguous()
+    distance = abs(slot.data_ptr() - flat.data_ptr())
+    if flat.numel() and distance < flat.numel() * flat.element_size():
+        raise ValueError(f"{op}: residual must not share the tensor's memory. Pass a copy.")
+    return slot
+
+
+def _give_back(slot: Tensor, residual: Tensor) -> None:
+    """Finish an update in place: of a strided residual, whole, and seen by autograd."""
+    stored = residual.detach()
+    if slot.data_ptr() != stored.data_ptr():
+        stored.copy_(slot)
+    elif stored.numel():
+        _lib.touched(residual)
 
 
 def _topk(spec: Spec) -> Codec:
@@ -263,7 +294,8 @@ def stc(tensor: Tensor, p: float = 0.01, residual: Tensor | None = None) -> Pack
             residual is left as it was); a residual of other shape or dtype. A residual that is
             itself not finite, or overflows, is reported after it was updated: ErrorFeedback holds
             two slots and loses nothing then.
-        MemoryError: no memory for the work.
+        MemoryError: no memory for the work. The residual is as it was, or, where the lack showed
+            in the middle of the pass, holds the whole sum: nothing is lost.
 
     >>> import gcext, torch
     >>> residual = torch.zeros(4)

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gcext._lib import memory_errors
 from gcext.aggregate import Aggregator, Mean
 from gcext.codec import Codec
+from gcext.codec import codec as make_codec
 from gcext.packet import Packet
 
 __all__ = ["Diagnostics", "ErrorFeedback", "Link", "Sender", "Stateless"]
@@ -76,10 +78,10 @@ class ErrorFeedback:
     tensor([ 0.,  0.,  0., -2.])
     """
 
-    def __init__(self, codec: Codec, decay: float = 1.0, diagnose: bool = False) -> None:
+    def __init__(self, codec: Codec | str, decay: float = 1.0, diagnose: bool = False) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"ErrorFeedback: decay must be in [0, 1], got {decay:g}. Correct it.")
-        self.codec = codec
+        self.codec = make_codec(codec) if isinstance(codec, str) else codec
         self.decay = decay
         self.diagnose = diagnose
         self.diagnostics: dict[str, Diagnostics] = {}
@@ -112,7 +114,8 @@ class ErrorFeedback:
             )
         memory = self._residuals.get(name)
         if memory is None:
-            memory = torch.zeros(tensor.shape, dtype=torch.float32, device=tensor.device)
+            with memory_errors("ErrorFeedback"):
+                memory = torch.zeros(tensor.shape, dtype=torch.float32, device=tensor.device)
         elif memory.shape != tensor.shape or memory.device != tensor.device:
             raise ValueError(
                 f"ErrorFeedback: {name!r} must stay {tuple(memory.shape)} on {memory.device}, "
@@ -121,7 +124,8 @@ class ErrorFeedback:
         place = (memory.shape, memory.device)
         out = self._spare.pop(place, None)
         if out is None:
-            out = torch.empty_like(memory)
+            with memory_errors("ErrorFeedback"):
+                out = torch.empty_like(memory)
         try:
             packet = self.codec.advance(tensor, memory, out, self.decay)
         except BaseException:

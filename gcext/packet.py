@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gcext import wire
+from gcext import _lib, wire
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -110,7 +110,7 @@ class Packet:
         self._not_group("indices")
         if self.index is None:
             return torch.arange(self.numel, device=self.device)
-        return self.index.long()
+        return self.index.to(torch.int64, copy=True)
 
     def values(self) -> Tensor:
         """Return the elements that travel: float32, shape (k,)."""
@@ -145,8 +145,12 @@ class Packet:
                 f"Packet.add_to_: tensor must be float32, contiguous, of {self.numel} elements on "
                 f"{self.device}, got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}."
             )
+        if not math.isfinite(alpha) or abs(alpha) > torch.finfo(torch.float32).max:
+            raise ValueError(f"Packet.add_to_: alpha must be finite in float32, got {alpha}.")
         index = self.index if self.index is not None else _EMPTY.to(self.device)
         _server_ops.combine_add_(tensor.detach().view(-1), index, self.value, alpha)
+        if tensor.numel():
+            _lib.touched(tensor)
 
     def to(self, device: torch.device | str) -> Packet:
         """Return the packet with its pairs on ``device``."""
@@ -196,12 +200,13 @@ class Packet:
         >>> gcext.Packet.group(model).shape
         ((3,), (2, 2))
         """
+        packets = tuple(packets)
         if not packets:
             raise ValueError("Packet.group: needs at least one packet, got none.")
         for packet in packets:
             packet._not_group("group")
         shapes = tuple(packet.shape for packet in packets)
-        return cls("group", shapes, packets[0].dtype, None, torch.empty(0), members=tuple(packets))
+        return cls("group", shapes, packets[0].dtype, None, torch.empty(0), members=packets)
 
     @classmethod
     def merge(cls, packets: Sequence[Packet]) -> Packet:

@@ -43,7 +43,7 @@ def _stc(spec: Spec) -> Recipe:
 def _pstc(spec: Spec) -> Recipe:
     """Projected STC: STC both ways, conflicts projected away on the server (Tian 2022)."""
     alpha, tau = spec.number("alpha", 0.1), spec.number("tau", 1)
-    if tau != int(tau):
+    if not float(tau).is_integer():
         raise ValueError(f"pstc: tau must be a whole number of rounds, got {tau:g}. Round it.")
     codec = TopK(spec.number("p", 0.01), ternary=True)
 

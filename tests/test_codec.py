@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import gcext
+from gcext.codec import TopK
 
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -112,7 +113,7 @@ def test_p_out_of_range(p: float) -> None:
         (torch.ones(3, dtype=torch.int64), None, "dtype must be one of"),
         (torch.ones(3).to_sparse(), None, "must be strided"),
         (torch.ones(3, device="meta"), None, "cpu or cuda"),
-        (torch.ones(3), torch.ones(3, dtype=torch.float64), "residual must be float32"),
+        (torch.ones(3), torch.ones(3, dtype=torch.float64), "residual must be a float32 tensor"),
         (torch.ones(3), torch.ones(4), "shape and device"),
     ],
 )
@@ -121,10 +122,35 @@ def test_what_does_not_fit(tensor: Tensor, residual: Tensor | None, match: str) 
         gcext.stc(tensor, residual=residual)
 
 
-def test_residual_must_not_be_the_tensor() -> None:
-    tensor = torch.ones(3)
-    with pytest.raises(ValueError, match="must not be the tensor itself"):
-        gcext.stc(tensor, residual=tensor)
+def test_residual_must_not_share_memory() -> None:
+    whole = torch.ones(10)
+    for tensor, residual in ((whole, whole), (whole[:-1], whole[1:]), (whole[1:], whole[:-1])):
+        with pytest.raises(ValueError, match="must not share the tensor's memory"):
+            gcext.stc(tensor, residual=residual)
+    gcext.stc(whole[:5], residual=whole[5:])
+
+
+def test_autograd_sees_what_is_written() -> None:
+    weight = torch.nn.Parameter(torch.tensor([2.0, 3.0]))
+    loss = (weight * weight).sum()
+    gcext.stc(torch.ones(2), p=1).add_to_(weight)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    residual = torch.zeros(4)
+    gcext.stc(torch.ones(4), residual=residual)
+    assert residual._version > 0
+    with torch.inference_mode():
+        gcext.stc(torch.ones(4), residual=torch.zeros(4))
+
+
+def test_arrays_are_not_tensors() -> None:
+    with pytest.raises(TypeError, match=r"must be a torch.Tensor, got ndarray"):
+        gcext.stc(np.ones(3))  # type: ignore[arg-type]
+
+
+def test_p_of_any_number_type() -> None:
+    codec = TopK(np.float32(0.5), ternary=True)
+    assert gcext.codec(codec.spec) == codec
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,12 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
 
 
-def test_isa_can_be_forced() -> None:
-    run = python("import gcext; print(gcext.build_info()['isa'])", GCEXT_ISA="baseline")
-    assert run.stdout.strip() == "baseline"
+def test_isa_can_be_forced_and_is_chosen_at_load() -> None:
+    code = (
+        "import os, gcext, torch; os.environ['GCEXT_ISA'] = 'nonsense';"
+        "gcext.stc(torch.ones(3)); print(gcext.build_info()['isa'])"
+    )
+    assert python(code, GCEXT_ISA="baseline").stdout.strip() == "baseline"
 
 
 @pytest.mark.parametrize("isa", ["neon", "avx1024"])
