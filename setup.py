@@ -34,17 +34,20 @@ def torch_dir() -> Path | None:
 class CMakeBuild(build_ext):
     """One CMake project behind the one extension below."""
 
+    def run(self) -> None:
+        """Remember where to install: setuptools clears ``inplace`` while it builds."""
+        self.to_sources = bool(self.inplace or self.editable_mode)
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         found = torch_dir()
         if found is None:
             sys.exit("gcext: building needs torch >= 2.10. Run `pip install torch` first.")
-        if not any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++")):
-            sys.exit("gcext: building needs a C++17 compiler. Install g++ or clang.")
-        package = (
-            ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
-        ) / "gcext"
-        for stale in [*package.glob("*.so"), package / "_build.json"]:
-            stale.unlink(missing_ok=True)  # a _cuda.so of an earlier build must not stay behind
+        compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+        if not any(shutil.which(compiler) for compiler in compilers):
+            tried = ", ".join(compilers)
+            sys.exit(f"gcext: building needs a C++17 compiler, found none of {tried}. Install g++.")
+        package = (ROOT if self.to_sources else Path(self.build_lib).resolve()) / "gcext"
         build = ROOT / "build" / f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
         env = {**os.environ, "PATH": os.pathsep.join([*tool_dirs(), os.environ.get("PATH", "")])}
         configure = [
@@ -58,7 +61,10 @@ class CMakeBuild(build_ext):
             if name in os.environ:
                 configure.append(f"-D{name}={os.environ[name]}")
         subprocess.run(configure, check=True, env=env)
-        subprocess.run(["cmake", "--build", str(build), "--target", "install"], check=True, env=env)
+        subprocess.run(["cmake", "--build", str(build)], check=True, env=env)
+        for stale in [*package.glob("*.so"), package / "_build.json"]:
+            stale.unlink(missing_ok=True)  # a _cuda.so of an earlier build must not stay behind
+        subprocess.run(["cmake", "--install", str(build)], check=True, env=env)
 
     def copy_extensions_to_source(self) -> None:
         """Nothing to copy: CMake installs straight into the sources of an editable install."""
@@ -69,9 +75,14 @@ class CMakeBuild(build_ext):
 
 def tool_dirs() -> list[str]:
     """Return the folders of the cmake and ninja wheels: an older system cmake must not win."""
-    import cmake
-    import ninja
-
+    try:
+        import cmake
+        import ninja
+    except ImportError as error:
+        sys.exit(
+            "gcext: building without isolation needs cmake, ninja, pybind11 and setuptools "
+            f"({error}). Install them with pip."
+        )
     return [cmake.CMAKE_BIN_DIR, ninja.BIN_DIR]
 
 
