@@ -20,7 +20,7 @@ from typing import Annotated
 
 import torch
 
-from bench import report
+from bench import polar, report
 from bench.rows import ENTRIES, HELP, ROWS
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -130,6 +130,9 @@ def _command(entry: str) -> Callable[..., None]:
 
 for _entry in ENTRIES:
     app.command(_entry, help=HELP[_entry])(_command(_entry))
+
+app.command("polar")(polar.command)
+
 
 if __name__ == "__main__":
     app(prog_name="python -m bench")

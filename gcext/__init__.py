@@ -5,7 +5,7 @@ message = packet.to_bytes()                                # real bytes, checksu
 update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
-from gcext import aggregate
+from gcext import aggregate, polar
 from gcext._lib import build_info
 from gcext.aggregate import combine, gram
 from gcext.codec import Codec, codec, codecs, stc
@@ -31,6 +31,7 @@ __all__ = [
     "codecs",
     "combine",
     "gram",
+    "polar",
     "recipe",
     "recipes",
     "stc",

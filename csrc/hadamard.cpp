@@ -1,0 +1,64 @@
+#include "hadamard.h"
+
+#include <cstring>
+
+#include "mixed.h"
+#include "stable.h"
+
+namespace gcext {
+namespace {
+
+void signs_of(uint64_t key, int64_t chunk, int64_t words, int round, std::vector<uint64_t>* sign) {
+  for (int64_t i = 0; i < words; ++i) {
+    const uint64_t counter = 2 * static_cast<uint64_t>(chunk * words + i);
+    (*sign)[i] = mixed(key ^ mixed(counter + static_cast<uint64_t>(round)));
+  }
+}
+
+Tensor hadamard(const Tensor& values, int64_t size, int64_t seed, bool inverse) {
+  check_dense(values, ScalarType::Float, "hadamard: values");
+  int level = kMinHadamardLevel;
+  while (level < kMaxHadamardLevel && (int64_t{1} << level) < size) ++level;
+  GCEXT_CHECK(size == int64_t{1} << level,
+              "hadamard: size must be a power of two in [2^6, 2^24], got ", size, ". Round it.");
+  const int64_t n = values.numel(), chunks = n / size;
+  GCEXT_CHECK(n % size == 0, "hadamard: values must be whole chunks of ", size, ", got ", n,
+              ". Pad with zeros.");
+  Tensor out = empty(n, ScalarType::Float, values);
+  const float* const from = values.const_data_ptr<float>();
+  float* const to = out.mutable_data_ptr<float>();
+  const HadamardTable& table = GCEXT_TABLE(hadamard_table);
+  const uint64_t key = mixed(static_cast<uint64_t>(seed));
+  if (chunks == 0) return out;
+  const int64_t parts = std::min(chunks, parts_for(n, int64_t{1} << 14));
+  parallel_parts(parts, [&](int64_t part) {
+    const int64_t words = size / 64;
+    std::vector<uint64_t> one(static_cast<size_t>(words)), two(one), none(one);
+    const int64_t last = chunks * (part + 1) / parts;
+    for (int64_t chunk = chunks * part / parts; chunk < last; ++chunk) {
+      float* x = to + chunk * size;
+      std::memcpy(x, from + chunk * size, static_cast<size_t>(size) * sizeof(float));
+      signs_of(key, chunk, words, 0, &one);
+      signs_of(key, chunk, words, 1, &two);
+      // Half of 1/M before each transform keeps what stands in between near the size of x.
+      const float scale = 1.0f / static_cast<float>(int64_t{1} << ((level + 1) / 2));
+      const float rest = 1.0f / static_cast<float>(int64_t{1} << (level / 2));
+      table.flip(x, size, inverse ? none.data() : one.data(), scale);
+      table.transform(x, size);
+      table.flip(x, size, two.data(), rest);
+      table.transform(x, size);
+      if (inverse) table.flip(x, size, one.data(), 1.0f);
+    }
+  });
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
+  m.def("hadamard(Tensor values, int size, int seed, bool inverse) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) { m.impl("hadamard", TORCH_BOX(&hadamard)); }
+
+}  // namespace gcext

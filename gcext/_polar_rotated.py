@@ -1,0 +1,146 @@
+"""Unbiased estimates by polar codes: rotate, code the signs by weight, scale.
+
+    y = R x            R: two rounds of random signs and Hadamard transform, chunk by chunk
+    c = +-1            the codeword of y, R bits a value, drawn to agree where |y| is large
+    estimate of x      s R^-1 c,  s = |x|^2 / <y, c>
+
+With a uniformly random rotation the estimate is unbiased whatever the coder (Vargaftik et al. 2022,
+EDEN, arXiv:2108.08842). Two rounds of Hadamard are measured to be as good, on dense vectors and on
+those of two or three non-zeros; that is not proved. One round is biased there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gcext import _polar_ops as ops
+from gcext._lib import require_device
+from gcext.packet import DTYPES
+
+if TYPE_CHECKING:
+    from gcext.polar import Coded
+
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """What ``encode_rotated`` returns.
+
+    coded: the message of the rotated values.
+    scale: float32, s of each chunk.
+    seed: of the rotation. shape: of the tensor.
+    """
+
+    coded: Coded
+    scale: Tensor
+    seed: int
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes of what must travel: the message, four for each scale, eight of seed."""
+        return self.coded.nbytes + 4 * self.scale.numel() + 8
+
+    def to_dense(self) -> Tensor:
+        """Return the estimate, float32 in the tensor's shape."""
+        from gcext import polar
+
+        signs = polar.decode(self.coded)
+        numel = 1
+        for extent in self.shape:
+            numel *= extent
+        parts = []
+        for index, (start, size) in enumerate(chunks_of(numel, self.coded.block)):
+            scale = float(self.scale[index])
+            c = scale - 2 * scale * signs[start : start + size].to(torch.float32)
+            parts.append(ops.hadamard(c, size, seed_of(self.seed, index), True))
+        dense = torch.cat(parts) if parts else torch.empty(0)
+        return dense[:numel].view(self.shape)
+
+
+def chunks_of(numel: int, block: int) -> list[tuple[int, int]]:
+    """Return (start, size) of the chunks: 2^16 or the block, the last one a smaller power of two.
+
+    >>> chunks_of(70_000, 1024)
+    [(0, 65536), (65536, 8192)]
+    """
+    result, start = [], 0
+    largest, least = max(block, _CHUNK), max(block, 64)
+    while start < numel:
+        rest = min(numel - start, largest)
+        size = max(least, 1 << (rest - 1).bit_length())
+        result.append((start, size))
+        start += size
+    return result
+
+
+def seed_of(seed: int, chunk: int) -> int:
+    """Return the seed of a chunk's rotation, a signed 64-bit integer."""
+    return (seed + 0x9E3779B97F4A7C15 * chunk + 2**63) % 2**64 - 2**63
+
+
+def _total(x: Tensor) -> float:
+    """Return the sum of a power of two of values, float64, by a fixed tree."""
+    while len(x) > 1:
+        half = len(x) // 2
+        x = x[:half] + x[half:]
+    return float(x[0])
+
+
+def encode_rotated(tensor: Tensor, rate: float = 0.5, block: int = 1024, *, seed: int) -> Rotated:
+    """Code a tensor at ``rate`` bits an element so that its estimate is unbiased over seeds.
+
+    For senders that keep no residual. The variance is about 0.54 to 0.57 of that of signs of a
+    random share of the rotated elements at equal bytes. Under error feedback sparse ternary
+    compression trains better.
+
+    Args:
+        tensor: any shape and float dtype; converted to float32 first.
+        rate, block: see ``encode``. Chunks of 2^16 elements (or a block, if longer) are rotated
+            for themselves; the last one is padded to a power of two.
+        seed: of the rotation; a new one every time, or the estimates' errors add up.
+
+    Raises:
+        ValueError: rate or block out of range, a dtype that is not a float, a value not finite.
+
+    >>> import gcext, torch
+    >>> x = torch.tensor([1.0, 0.5] + [0.0] * 1022)
+    >>> mean = sum(gcext.polar.encode_rotated(x, seed=s).to_dense() for s in range(400)) / 400
+    >>> bool((mean - x).norm() < 0.1)
+    True
+    """
+    from gcext import polar
+
+    if tensor.dtype not in DTYPES:
+        raise ValueError(f"polar: tensor must be float, got {tensor.dtype}. Convert it.")
+    require_device(tensor, "polar")
+    flat = tensor.detach().reshape(-1).to(torch.float32)
+    if not bool(torch.isfinite(flat).all()):
+        where = int(torch.nonzero(~torch.isfinite(flat))[0, 0])
+        raise ValueError(
+            f"polar: tensor must be finite in float32, got {float(flat[where])} at index {where}. "
+            "Skip the step or clip the gradient."
+        )
+    chunks = chunks_of(len(flat), block)
+    rotated, norms = [], []
+    for index, (start, size) in enumerate(chunks):
+        x = torch.nn.functional.pad(
+            flat[start : start + size], (0, max(0, start + size - len(flat)))
+        )
+        norms.append(_total(x.double().square()))
+        rotated.append(ops.hadamard(x, size, seed_of(seed, index), False))
+    y = torch.cat(rotated) if rotated else flat
+    coded = polar.encode(y, rate, block, soft=True)
+    signs = polar.decode(coded)
+    scale = torch.zeros(len(chunks))
+    for index, (start, size) in enumerate(chunks):
+        c = 1.0 - 2.0 * signs[start : start + size].double()
+        agreement = _total(y[start : start + size].double() * c)
+        if agreement > 0:
+            scale[index] = norms[index] / agreement
+    return Rotated(coded, scale, seed, tuple(tensor.shape))
