@@ -226,6 +226,24 @@ def test_memory_is_that_of_tau_rounds():
     assert server.state_dict()["history"] == {}
 
 
+def test_snapshot_goes_back_over_a_round():
+    rng = np.random.default_rng(11)
+    server = Projection(alpha=0.2, tau=2)
+    for _ in range(3):
+        server.aggregate(*drawn(rng, 5, 5, 40, mixed))
+    before, snapshot = server.state_dict(), server.snapshot()
+    packets, losses = drawn(rng, 5, 5, 40, mixed)
+    first = server.aggregate(packets, losses, round=4)
+    after = server.state_dict()
+    assert after != before
+    server.restore(snapshot)
+    assert server.state_dict() == before
+    assert torch.equal(server.aggregate(packets, losses, round=4), first)
+    assert server.state_dict() == after
+    other = Mean()
+    other.restore(other.snapshot())
+
+
 def test_what_is_refused_leaves_the_state():
     rng = np.random.default_rng(10)
     packets, losses = drawn(rng, 5, 5, 40, mixed)

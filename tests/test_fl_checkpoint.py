@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,31 @@ def test_a_signal_waits_for_the_commit(monkeypatch):
     monkeypatch.undo()
     assert len(stop.value.result["rounds"]) == 3
     assert stop.value.result["model_digest"] == run(settings(rounds=3), DATA)["model_digest"]
+
+
+@pytest.mark.parametrize("first", [3, None])
+def test_a_signal_waits_for_the_end(tmp_path, monkeypatch, first):
+    """Ctrl-C while the pool ends, be it the second one: what was done is neither lost nor false."""
+    path = tmp_path / "a.checkpoint"
+    shutdown, ended = ThreadPoolExecutor.shutdown, []
+
+    def press(record):
+        if record["round"] == first:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def press_again(self, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        shutdown(self, **options)
+        ended.append(all(not thread.is_alive() for thread in self._threads))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadPoolExecutor, "shutdown", press_again)
+        with pytest.raises(Interrupted) as stop:
+            run(settings(), DATA, path=path, progress=press)
+    result, done = stop.value.result, len(stop.value.result["rounds"])
+    assert ended == [True] and stop.value.saved == path
+    assert result["interrupted"] == (first is not None) == (done < 7)
+    assert len(checkpoint.load(path)["records"]) == done >= 3
 
 
 def test_resuming_a_finished_run_returns_it(tmp_path):

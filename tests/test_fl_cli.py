@@ -1,11 +1,13 @@
 """python -m gcext fl."""
 
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from gcext.__main__ import app
+from gcext.fl import cli
 from gcext.fl import run as run_module
 
 SMALL = ["--clients", "6", "--participation", "0.5", "--rounds", "3", "--threads", "2"]
@@ -92,8 +94,75 @@ def test_interrupt_without_a_checkpoint(monkeypatch):
     monkeypatch.setattr(run_module, "local_sgd", cut)
     last = fl("--method", "stc", code=130).stderr.splitlines()[-1]
     assert last == (
-        "fl: interrupted after round 0 of 3; nothing was kept. Give --checkpoint DIR next time."
+        "fl: interrupted after round 0 of 3; no checkpoint was written. "
+        "Give --checkpoint DIR next time."
     )
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt, 130), (ValueError("lr"), 2)])
+def test_what_ends_a_later_run_leaves_the_first(tmp_path, monkeypatch, error, code):
+    """Ctrl-C or an error while the second run is set up: the first is in the JSON and the table."""
+    initial, calls = run_module.initial, iter((False, True))
+
+    def cut(*args):
+        if next(calls):
+            raise error
+        return initial(*args)
+
+    monkeypatch.setattr(run_module, "initial", cut)
+    args = ["--method", "fedavg", "--method", "stc", "--json", tmp_path / "out.json"]
+    result = fl(*args, code=code)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["method"] == "fedavg" and len(written["rounds"]) == 3
+    assert "fedavg" in result.stdout
+    assert result.stderr.splitlines()[-1] == (
+        "error: lr"
+        if code == 2
+        else "fl: interrupted after 1 of 2 runs; the table holds them. "
+        "Give --checkpoint DIR next time."
+    )
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt, 130), (OSError("disk full"), 2)])
+def test_a_picture_cut_off_leaves_table_and_json(tmp_path, monkeypatch, error, code):
+    def cut(*args):
+        raise error
+
+    monkeypatch.setattr(cli, "draw", cut)
+    args = ["--checkpoint", tmp_path, "--json", tmp_path / "out.json"]
+    result = fl("--method", "stc", *args, "--plot", tmp_path / "a.png", code=code)
+    assert len(json.loads((tmp_path / "out.json").read_text())["rounds"]) == 3
+    assert "stc" in result.stdout
+    assert result.stderr.splitlines()[-1] == (
+        "error: disk full"
+        if code == 2
+        else "fl: interrupted after 1 of 1 runs; the table holds them. "
+        "Go on with the same command and --resume."
+    )
+
+
+def test_interrupt_before_any_run(monkeypatch):
+    def cut(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", cut)
+    last = fl("--method", "stc", code=130).stderr.splitlines()[-1]
+    assert last == "fl: interrupted before the first round; nothing was lost."
+
+
+@pytest.mark.parametrize(
+    "name, hidden, message",
+    [
+        ("a.xyz", (), ", got xyz. Correct --plot."),
+        ("a.png", ("matplotlib", "matplotlib.backends.backend_agg"), "--plot needs matplotlib"),
+    ],
+)
+def test_a_picture_is_refused_before_the_first_round(tmp_path, monkeypatch, name, hidden, message):
+    for module in hidden:
+        monkeypatch.setitem(sys.modules, module, None)
+    result = fl("--method", "stc", "--plot", tmp_path / name, code=2)
+    assert result.stderr.startswith("error: ") and message in result.stderr
+    assert "round" not in result.stderr and list(tmp_path.iterdir()) == []
 
 
 def test_resume_with_other_settings_names_them(tmp_path):

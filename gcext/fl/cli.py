@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 
 from gcext.fl.data import DATASETS, load
+from gcext.fl.interrupt import uninterrupted
+from gcext.fl.plot import check
 from gcext.fl.plot import plot as draw
 from gcext.fl.report import Ticker, table
 from gcext.fl.run import Interrupted, run
@@ -68,6 +70,9 @@ def fl(
 ) -> None:
     """Train by federated learning over compressed packets, and count every byte."""
     errors = Console(stderr=True)
+    results: list[dict[str, Any]] = []
+    paths: list[Path | None] = []
+    stopped = False
     try:
         if data not in DEFAULTS:
             raise ValueError(
@@ -95,15 +100,15 @@ def fl(
             for one in dict.fromkeys(seed or [0])
         ]
         _writable(json_path, plot)
+        if plot is not None:
+            check(plot)
         paths = _paths(checkpoint, len(plans), resume)
         images = load(data, data_dir)
-        results: list[dict[str, Any]] = []
-        ending = None
-        for settings, path in zip(plans, paths, strict=True):
-            try:
+        try:
+            for settings, path in zip(plans, paths, strict=True):
                 with Ticker(settings, errors, quiet) as ticker:
-                    results.append(
-                        run(
+                    try:
+                        result = run(
                             settings,
                             images,
                             threads=threads,
@@ -112,39 +117,49 @@ def fl(
                             every=checkpoint_every,
                             progress=ticker,
                         )
-                    )
-            except Interrupted as stop:
-                results.append(stop.result)
-                ending = _ending(stop)
-                break
-        if json_path is not None:
-            _write_json(json_path, results)
+                    except Interrupted as stop:
+                        result, stopped = stop.result, True
+                    results.append(result)
+                if stopped:
+                    break
+        finally:  # whatever ended it, the runs before count
+            if results:
+                with uninterrupted():
+                    _report(results, json_path)
         if plot is not None and any(r["rounds"] for r in results):
             draw(results, plot)
-        terminal = Console().is_terminal
-        Console(width=None if terminal else LOG_WIDTH).print(table(results))
     except (ValueError, OSError, ImportError) as error:
         errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
-    except KeyboardInterrupt as stop:
-        errors.print("fl: interrupted before the first round; nothing was lost.", highlight=False)
-        raise typer.Exit(INTERRUPTED) from stop
-    if ending is not None:
+    except KeyboardInterrupt:
+        stopped = True
+    if stopped:
+        ending = _ending(results, paths)
         errors.print(ending, highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
 
 
-def _ending(stop: Interrupted) -> str:
-    done, planned = len(stop.result["rounds"]), stop.result["settings"]["rounds"]
-    if stop.saved is None:
-        return (
-            f"fl: interrupted after round {done} of {planned}; nothing was kept. "
-            "Give --checkpoint DIR next time."
-        )
-    return (
-        f"fl: interrupted after round {done} of {planned}; {stop.saved} holds that round. "
-        "Go on with the same command and --resume."
-    )
+def _report(results: list[dict[str, Any]], json_path: Path | None) -> None:
+    if json_path is not None:
+        _write_json(json_path, results)
+    terminal = Console().is_terminal
+    Console(width=None if terminal else LOG_WIDTH).print(table(results))
+
+
+def _ending(results: list[dict[str, Any]], paths: list[Path | None]) -> str:
+    """What Ctrl-C left, and how to go on."""
+    if not results:
+        return "fl: interrupted before the first round; nothing was lost."
+    last, saved = results[-1], paths[len(results) - 1]
+    if not last["interrupted"]:
+        done = f"fl: interrupted after {len(results)} of {len(paths)} runs; the table holds them. "
+    else:
+        number, planned = len(last["rounds"]), last["settings"]["rounds"]
+        kept = "no checkpoint was written" if saved is None else f"{saved} holds that round"
+        done = f"fl: interrupted after round {number} of {planned}; {kept}. "
+    if saved is None:
+        return done + "Give --checkpoint DIR next time."
+    return done + "Go on with the same command and --resume."
 
 
 def _writable(*paths: Path | None) -> None:

@@ -6,7 +6,24 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-__all__ = ["plot"]
+__all__ = ["check", "plot"]
+
+
+def check(path: Path) -> None:
+    """Raise ImportError without matplotlib, ValueError for a suffix that it cannot write."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError as error:
+        raise ImportError(
+            "plot: --plot needs matplotlib, got no such module. Run pip install 'gcext[all]'."
+        ) from error
+    suffixes = FigureCanvasAgg.get_supported_filetypes()
+    suffix = path.suffix.removeprefix(".").lower()
+    if suffix and suffix not in suffixes:  # without one it is matplotlib's own choice
+        raise ValueError(
+            f"plot: the suffix must be one of {', '.join(sorted(suffixes))}, got {suffix}. "
+            "Correct --plot."
+        )
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
@@ -16,13 +33,9 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     ``path`` chooses the format.  Raises ImportError without matplotlib, ValueError for a suffix it
     cannot write.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "plot: --plot needs matplotlib, got no such module. Run pip install 'gcext[all]'."
-        ) from error
+    check(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import math
 import platform
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,6 +20,7 @@ from gcext.fl import checkpoint
 from gcext.fl.checkpoint import CheckpointError
 from gcext.fl.client import Clients, local_sgd
 from gcext.fl.data import Data
+from gcext.fl.interrupt import uninterrupted
 from gcext.fl.models import FlatModel, initial
 from gcext.fl.seeds import Stream, generator
 from gcext.fl.server import Download, Server
@@ -38,7 +35,7 @@ Record = dict[str, Any]
 
 
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
-    """Ctrl-C ended a run; ``result`` is what it came to, ``saved`` the checkpoint, if any."""
+    """Ctrl-C ended a run, or came at its end; ``result`` and the checkpoint ``saved``, if any."""
 
     def __init__(self, result: dict[str, Any], saved: Path | None) -> None:
         super().__init__(f"interrupted after round {len(result['rounds'])}")
@@ -86,7 +83,7 @@ class Federation:
                 "up_bytes": up_bytes,
                 **_down(downloads),
             }
-            with _uninterrupted():
+            with uninterrupted():
                 self.clients.commit(drawn, self.server.version, self.server.weights)
                 self.server.commit(broadcast, weights)
                 self.server.forget(min(self.clients.version))
@@ -94,7 +91,7 @@ class Federation:
                 done = True
         except BaseException:
             if not done:
-                with _uninterrupted():
+                with uninterrupted():
                     self.clients.rollback()
                     self.server.rollback()
             raise
@@ -214,31 +211,37 @@ def run(
     checkpoint does not fit, and what the links raise.
     """
     begun = time.monotonic()
-    with Workers(data, threads) as workers:
-        federation = Federation(settings, data, workers)
-        if path is not None and resume:
-            federation.load_state_dict(checkpoint.load(path))
-        saved = len(federation.records) if resume else -1
+    result: dict[str, Any] | None = None
+    interrupted = False
+    try:
+        with Workers(data, threads) as workers:
+            federation = Federation(settings, data, workers)
+            if path is not None and resume:
+                federation.load_state_dict(checkpoint.load(path))
+            saved = len(federation.records) if resume else -1
 
-        def save() -> None:
-            nonlocal saved
-            if path is not None and saved != len(federation.records):
-                checkpoint.save(path, federation.state_dict())
-                saved = len(federation.records)
+            def save() -> None:
+                nonlocal saved
+                if path is not None and saved != len(federation.records):
+                    checkpoint.save(path, federation.state_dict())
+                    saved = len(federation.records)
 
-        interrupted = False
-        try:
-            while not _finished(settings, federation.records):
-                record = federation.step()
-                if progress is not None:
-                    progress(record)
-                if len(federation.records) % every == 0:
-                    save()
-        except KeyboardInterrupt:
-            interrupted = True
-        with contextlib.suppress(KeyboardInterrupt), _uninterrupted():
-            save()
-        result = _result(federation, time.monotonic() - begun, interrupted)
+            try:
+                while not _finished(settings, federation.records):
+                    record = federation.step()
+                    if progress is not None:
+                        progress(record)
+                    if len(federation.records) % every == 0:
+                        save()
+            except KeyboardInterrupt:
+                interrupted = True
+            with uninterrupted():
+                save()
+                result = _result(federation, time.monotonic() - begun, interrupted)
+    except KeyboardInterrupt:  # once more: while it ended, or before it began
+        if result is None:
+            raise
+        interrupted = True
     if interrupted:
         raise Interrupted(result, path)
     return result
@@ -286,23 +289,3 @@ def _result(federation: Federation, seconds: float, interrupted: bool) -> dict[s
             federation.server.weights.numpy().tobytes(), digest_size=16
         ).hexdigest(),
     }
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done; it is raised then."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        held.append(number)
-
-    before = signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        raise KeyboardInterrupt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -14,6 +13,7 @@ from gcext.recipes import Recipe
 __all__ = ["Broadcast", "Download", "Server"]
 
 MARGIN = 64  # bytes; more than a dense packet's header and checksum
+MOST_MERGED = 4096  # packets; docs/wire-format.md
 
 Kind = Literal["none", "single", "merged", "dense"]
 
@@ -55,7 +55,7 @@ class Server:
         self.receiver = recipe.up.receiver()
         self.sender = recipe.down.sender()
         self._downloads: dict[int, Download] = {}
-        self._before: dict[str, Any] | None = None
+        self._before: Any = None  # the receiver's snapshot, until the round is settled
 
     # -- down -----------------------------------------------------------------------------------
 
@@ -77,10 +77,9 @@ class Server:
             found = [self.history[v] for v in missed]
             ways.append(Download("single", tuple(b.message for b in found)))
             least = sum(b.at_least for b in found)
-            if len(found) > 1 and least < min(way.nbytes for way in ways):
-                with contextlib.suppress(ValueError):  # other methods, too many: not to be merged
-                    merged = Packet.merge([b.packet for b in found])
-                    ways.append(Download("merged", (merged.to_bytes(),)))
+            if _mergeable(found) and least < min(way.nbytes for way in ways):
+                merged = Packet.merge([b.packet for b in found])
+                ways.append(Download("merged", (merged.to_bytes(),)))
         order = ("single", "merged", "dense")  # of equal ones, the least work
         return min(ways, key=lambda way: (way.nbytes, order.index(way.kind)))
 
@@ -93,7 +92,7 @@ class Server:
 
         Nothing counts until ``commit``; ``rollback`` takes the packets out of the history again.
         """
-        self._before = self.receiver.state_dict()
+        self._before = self.receiver.snapshot()
         update = self.receiver.aggregate(packets, losses, round=self.version + 1, weights=samples)
         message = self.sender.compress(update, "model", commit=False).to_bytes()
         packet = Packet.from_bytes(message, expect=tuple(self.weights.shape))
@@ -115,7 +114,7 @@ class Server:
         for name in self.sender.pending:
             self.sender.rollback(name)
         if self._before is not None:
-            self.receiver.load_state_dict(self._before)
+            self.receiver.restore(self._before)
             self._before = None
 
     def forget(self, oldest: int) -> None:
@@ -146,3 +145,8 @@ class Server:
         self.receiver.load_state_dict(state["receiver"])
         self.sender.load_state_dict(state["sender"])
         self._downloads.clear()
+
+
+def _mergeable(broadcasts: list[Broadcast]) -> bool:
+    ternary = all(b.packet.method == "ternary" for b in broadcasts)
+    return ternary and 2 <= len(broadcasts) <= MOST_MERGED

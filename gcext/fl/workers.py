@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gcext.fl.data import Data
+from gcext.fl.interrupt import uninterrupted
 from gcext.fl.models import FlatModel, build
 
 __all__ = ["Workers", "cores"]
@@ -57,8 +58,10 @@ class Workers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self._outside)
+        # A second Ctrl-C must not leave threads behind: they would abort the process at its end.
+        with uninterrupted():
+            self._pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(self._outside)
 
     def map(self, task: Callable[[FlatModel, T], R], items: list[T]) -> Iterator[R]:
         """``task(model, item)`` for every item, results in the order of the items."""
