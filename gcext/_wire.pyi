@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 TILE: Final[int]
+NO_DIM: Final[int]  # in expect: a dimension that no message can say
 
 def isa() -> str: ...
 def pack(body: tuple[Any, ...], digest: Callable[[memoryview], int]) -> bytes: ...

@@ -19,8 +19,6 @@ from rich.text import Text
 from gcext import _wire, wire
 from gcext.errors import DecodeError
 
-_METHODS = {code: name for name, code in wire.METHODS.items()}
-_DTYPES = {code: name for name, code in wire.DTYPES.items()}
 _TILE = _wire.TILE
 _SHOWN_BYTES = 8  # of a long field
 _SHOWN_TILES = 4  # of a section
@@ -108,7 +106,7 @@ def _float(piece: bytes) -> str:
 
 
 def _body(walk: _Walk, member: bool) -> None:
-    method = walk.take(1, "method", lambda piece: _METHODS.get(piece[0], "reserved"))[0]
+    method = walk.take(1, "method", lambda piece: wire.METHOD_NAMES.get(piece[0], "reserved"))[0]
     if method == wire.METHODS["group"] and not member:
         count = walk.varint("count", "{} members")
         for i in range(count):
@@ -119,12 +117,14 @@ def _body(walk: _Walk, member: bool) -> None:
                 del walk.rows[shown:]
         walk.prefix = ""
         return
-    if method not in _METHODS or method == wire.METHODS["group"]:
+    if method not in wire.METHOD_NAMES or method == wire.METHODS["group"]:
         raise _CutError
     kind = walk.take(
         1,
         "type",
-        lambda piece: f"{_DTYPES.get(piece[0] >> 4, 'reserved dtype')}, {piece[0] & 15} dims",
+        lambda piece: (
+            f"{wire.DTYPE_NAMES.get(piece[0] >> 4, 'reserved dtype')}, {piece[0] & 15} dims"
+        ),
     )[0]
     shape = [walk.varint("dims") for _ in range(kind & 15)]
     numel = math.prod(shape)

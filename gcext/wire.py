@@ -5,6 +5,7 @@ The format is docs/wire-format.md. torch is unknown here; `gcext.Packet` stands 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -17,8 +18,8 @@ from gcext import _wire
 
 METHODS = {"dense": 1, "sparse": 2, "ternary": 3, "merged": 4, "group": 5}
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
-_METHOD_NAMES = {code: name for name, code in METHODS.items()}
-_DTYPE_NAMES = {code: name for name, code in DTYPES.items()}
+METHOD_NAMES = {code: name for name, code in METHODS.items()}
+DTYPE_NAMES = {code: name for name, code in DTYPES.items()}
 
 Index: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 Value: TypeAlias = npt.NDArray[np.float32]
@@ -73,19 +74,21 @@ def unpack(message: Buffer, expect_shape: Shape | Sequence[Shape] | None = None)
 
     expect_shape pins the shape of a single packet, or the shapes of a group's members (a sequence
     of shapes; an empty sequence is the shape of a 0-d tensor). Raises gcext.DecodeError on
-    anything wrong: code, field and byte offset say what and where.
+    anything wrong: code, field and byte offset say what and where; TypeError where message is no
+    buffer, and ValueError where expect_shape is no shape.
 
     >>> body = unpack(pack(Body("dense", (2,), value=np.ones(2, np.float32))), expect_shape=(2,))
     >>> body.method, body.shape
     ('dense', (2,))
     """
-    expect: tuple[bool, list[Shape]] | None = None
-    if expect_shape is not None:
-        shapes = [s for s in expect_shape if not isinstance(s, int)]
-        if shapes:
-            expect = (True, [tuple(s) for s in shapes])
-        else:
-            expect = (False, [tuple(s for s in expect_shape if isinstance(s, int))])
+    try:
+        memoryview(message).release()
+    except TypeError:
+        raise TypeError(
+            "unpack: message must be bytes or another contiguous buffer, "
+            f"got {type(message).__name__}. Pass bytes; of a tensor, its .numpy()."
+        ) from None
+    expect = None if expect_shape is None else _expectation(expect_shape)
     return _from_tuple(_wire.unpack(message, xxh3_64_intdigest, expect))
 
 
@@ -124,6 +127,38 @@ def unmerge(body: Body) -> tuple[Body, ...]:
     )
 
 
+def _expectation(expect_shape: Any) -> tuple[bool, list[list[int]]]:
+    """Whether a group is expected, and the shapes."""
+    try:
+        items = _items(expect_shape)
+        group = len(items) > 0 and not _is_integer(items[0])
+        return group, [[_dim(d) for d in _items(s)] for s in (items if group else [items])]
+    except TypeError:
+        raise ValueError(
+            "unpack: expect_shape must be a shape of integers, or for a group a sequence of "
+            f"shapes, got {expect_shape!r:.200}. Pass the tensor's shape."
+        ) from None
+
+
+def _items(sequence: Any) -> list[Any]:
+    if isinstance(sequence, (str, bytes)) or not isinstance(sequence, (Sequence, np.ndarray)):
+        raise TypeError
+    return list(sequence)
+
+
+def _is_integer(item: Any) -> bool:
+    try:
+        operator.index(item)
+    except TypeError:
+        return False
+    return True
+
+
+def _dim(item: Any) -> int:
+    dim = operator.index(item)
+    return dim if -(2**63) < dim < 2**63 else _wire.NO_DIM
+
+
 def _to_tuple(body: Body) -> tuple[Any, ...]:
     if body.method not in METHODS:
         raise ValueError(f"pack: method must be one of {', '.join(METHODS)}, got {body.method}.")
@@ -144,10 +179,10 @@ def _to_tuple(body: Body) -> tuple[Any, ...]:
 
 
 def _from_tuple(fields: tuple[Any, ...]) -> Body:
-    method = _METHOD_NAMES[fields[0]]
+    method = METHOD_NAMES[fields[0]]
     if method == "group":
         return Body(method, members=tuple(_from_tuple(member) for member in fields[1]))
-    dtype, shape, rest = _DTYPE_NAMES[fields[1]], tuple(fields[2]), fields[3:]
+    dtype, shape, rest = DTYPE_NAMES[fields[1]], tuple(fields[2]), fields[3:]
     if method == "dense":
         return Body(method, shape, dtype, value=rest[0])
     if method == "merged":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy_decoder as twin
@@ -57,13 +58,8 @@ def test_merge_rounds_once() -> None:
 def test_merge_refuses() -> None:
     rng = np.random.default_rng(0)
     a, b = ternary(rng, 50, 5), ternary(rng, 60, 5)
-    huge = wire.Body(
-        "ternary",
-        (1,),
-        index=np.array([0], np.int32),
-        value=np.array([3e38], np.float32),
-        scale=3e38,
-    )
+    value = np.array([3e38], np.float32)
+    huge = wire.Body("ternary", (1,), index=np.array([0], np.int32), value=value, scale=3e38)
     for text, packets in {
         "at least 2": [a],
         "one shape": [a, b],
@@ -72,6 +68,11 @@ def test_merge_refuses() -> None:
     }.items():
         with pytest.raises(ValueError, match=text):
             wire.merge(packets)
+    none = wire.Body("ternary", (2**62,), index=np.array([], np.int64), value=value[:0])
+    with pytest.raises(ValueError, match=rf"below 2\^63, got {2**62} times 2\. Merge fewer"):
+        wire.merge([none, none])
+    fits = replace(none, shape=(2**62 - 1,))
+    assert len(wire.unmerge(wire.merge([fits, fits]))) == 2
     with pytest.raises(ValueError, match="must be merged"):
         wire.unmerge(a)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
 import os
@@ -70,18 +71,38 @@ def test_goldens_reach_every_code_and_are_all_listed() -> None:
 @pytest.mark.parametrize("name", INDEX["valid"])
 def test_every_prefix_and_every_bit_flip_is_refused(name: str) -> None:
     message = golden("valid", name)
-    tracemalloc.start()
-    for length in range(len(message)):
-        with pytest.raises(DecodeError):
-            wire.unpack(message[:length])
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < MIB
     flipped = bytearray(message)
-    for bit in range(8 * len(message)):
-        flipped[bit >> 3] ^= 1 << (bit & 7)
-        assert code_of(wire.unpack, flipped) in ("magic", "version", "checksum")
-        flipped[bit >> 3] ^= 1 << (bit & 7)
+
+    def prefixes() -> None:
+        for length in range(len(message)):
+            assert code_of(wire.unpack, message[:length]) is not None
+
+    def flips() -> None:
+        for bit in range(8 * len(message)):
+            flipped[bit >> 3] ^= 1 << (bit & 7)
+            assert code_of(wire.unpack, flipped) in ("magic", "version", "checksum")
+            flipped[bit >> 3] ^= 1 << (bit & 7)
+
+    for batch in (prefixes, flips):
+        assert peak_growth(batch) < MIB
+
+
+@pytest.mark.parametrize("size", [2 * MIB, 8 * MIB, 16 * MIB])
+def test_the_memory_meter_sees_native_memory_made_and_freed(size: int) -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+
+    def allocate() -> None:
+        block = libc.malloc(size)
+        ctypes.memset(block, 1, size)
+        libc.free(block)
+
+    for _ in range(3):  # freed blocks raise malloc's limits: later ones stay in the heap
+        allocate()
+    assert size - MIB / 2 < peak_growth(allocate) < size + MIB / 2
+    assert peak_growth(lambda: None) < MIB / 2
 
 
 # Two decoders --------------------------------------------------------------------------------
@@ -160,6 +181,11 @@ def test_header_and_checksum_stay_within_32_bytes() -> None:
     table, remainders, unary = _wire.rice_pack(body.index, 10**8)
     streams = len(table) + len(remainders) + len(unary) + 125
     assert len(wire.pack(body)) - streams <= 32
+    for k, head in ((127, 23), (128, 24), (16383, 24), (16384, 25)):
+        body_k = ternary(np.random.default_rng(0), 10**6, k)
+        table, remainders, unary = _wire.rice_pack(body_k.index, 10**6)
+        content = len(table) + len(remainders) + len(unary) + -(-k // 8)
+        assert len(wire.pack(body_k)) - content == head
     member = len(wire.pack(wire.Body("group", members=(body, body)))) - 15
     assert member - 2 * streams <= 2 * 12  # a few bytes for each member of a group
 
@@ -203,6 +229,22 @@ def test_a_bomb_allocates_nothing(name: str) -> None:
     assert peak_growth(lambda: code_of(wire.unpack, message)) < MIB
 
 
+def test_a_group_of_many_members_is_refused_by_its_count() -> None:
+    count = 200_000  # empty dense members of three bytes
+    body = b"\x05" + bytes([count & 127 | 128, count >> 7 & 127 | 128, count >> 14])
+    message = seal(b"\x89GCX\x01" + body + b"\x01\x01\x00" * count + bytes(8))
+
+    def refused() -> None:
+        for expect, field in (([(0,)] * 3, "count"), ((0,), "count")):
+            with pytest.raises(DecodeError) as caught:
+                wire.unpack(message, expect_shape=expect)
+            assert (caught.value.code, caught.value.field) == ("expect", field)
+
+    refused()
+    assert peak_growth(refused) < MIB
+    assert len(wire.unpack(message).members) == count
+
+
 def test_a_buffer_that_changes_while_it_is_read_is_never_a_crash() -> None:
     message = bytearray(wire.pack(ternary(np.random.default_rng(0), 10**6, 10**5)))
     stop = threading.Event()
@@ -236,6 +278,15 @@ def test_any_contiguous_buffer_is_read() -> None:
         wire.unpack(memoryview(message)[::2])
 
 
+@pytest.mark.parametrize("message", ["abc", None, 7, [1, 2]])
+def test_what_is_no_buffer_is_named(message: Any) -> None:
+    with pytest.raises(
+        TypeError, match=rf"must be bytes.*, got {type(message).__name__}\. Pass"
+    ) as caught:
+        wire.unpack(message)
+    assert "incompatible" not in str(caught.value)
+
+
 # Expectations --------------------------------------------------------------------------------
 
 
@@ -260,6 +311,66 @@ def test_expected_shapes() -> None:
         assert (caught.value.code, caught.value.field) == ("expect", field)
         with pytest.raises(twin.Refused, match="expect"):
             twin.decode(message, shape)
+
+
+def test_expected_shapes_may_hold_any_integers() -> None:
+    single = wire.pack(wire.Body("dense", (3,), value=np.ones(3, np.float32)))
+    group = wire.pack(wire.Body("group", members=(wire.unpack(single),)))
+    for shape in ((np.int64(3),), np.array([3]), [np.uint8(3)]):
+        assert wire.unpack(single, expect_shape=shape).shape == (3,)
+        assert wire.unpack(group, expect_shape=[shape]).members[0].shape == (3,)
+    assert len(wire.unpack(group, expect_shape=np.array([[3]])).members) == 1
+
+
+@pytest.mark.parametrize(
+    "expect",
+    [
+        (7, (3,)),
+        ((3,), 7),
+        "3",
+        ("3",),
+        b"3",
+        3,
+        (3.0,),
+        (None,),
+        np.array([3.0]),
+        np.array(3),
+        {3},
+    ],
+)
+def test_what_is_no_shape_is_named(expect: Any) -> None:
+    message = wire.pack(wire.Body("dense", (3,), value=np.ones(3, np.float32)))
+    for sent in (message, wire.pack(wire.Body("group", members=(wire.unpack(message),)))):
+        with pytest.raises(ValueError, match=r"must be a shape.*, got .*\. Pass") as caught:
+            wire.unpack(sent, expect_shape=expect)
+        assert not isinstance(caught.value, DecodeError)
+
+
+@pytest.mark.parametrize("dim", [2**63, 2**70, -(2**70), -1])
+def test_a_dimension_that_no_packet_can_have_is_never_met(dim: int) -> None:
+    message = wire.pack(wire.Body("dense", (3,), value=np.ones(3, np.float32)))
+    with pytest.raises(DecodeError) as caught:
+        wire.unpack(message, expect_shape=(dim,))
+    assert (caught.value.code, caught.value.field) == ("expect", "dims")
+    with pytest.raises(DecodeError) as caught:
+        wire.unpack(message[:-1], expect_shape=(dim,))
+    assert caught.value.code == "checksum"
+
+
+def test_an_unmet_expectation_names_what_was_wanted_and_what_was_found() -> None:
+    single, group = golden("valid", "ternary-float32"), golden("valid", "group-3")
+    texts: list[tuple[bytes, Any, str]] = [
+        (single, (600,), "must be (600,), as the caller expects, got (20, 30)."),
+        (single, (), "must be (), as the caller expects, got (20, 30)."),
+        (single, (2**70,), "must be (beyond 64 bits,), as the caller expects, got (20, 30)."),
+        (single, [(20, 30)], "must be a group of 1, as the caller expects, got a single packet."),
+        (group, (10,), "must be a single packet, as the caller expects, got a group of 3."),
+        (group, [(10,)], "must be a group of 1, as the caller expects, got a group of 3."),
+        (group, [(16, 3, 3, 3), (7,), (2,)], "must be (7,), as the caller expects, got (10,)."),
+    ]
+    for message, shape, text in texts:
+        with pytest.raises(DecodeError, match=re.escape(text)):
+            wire.unpack(message, expect_shape=shape)
 
 
 # What pack refuses ---------------------------------------------------------------------------

@@ -70,16 +70,4 @@ class Cursor {
   std::string scope_;
 };
 
-inline int varint_bytes(uint64_t value) {
-  int bytes = 1;
-  for (; value >= 0x80; value >>= 7) ++bytes;
-  return bytes;
-}
-
-inline uint8_t* put_varint(uint8_t* out, uint64_t value) {
-  for (; value >= 0x80; value >>= 7) *out++ = static_cast<uint8_t>(value | 0x80);
-  *out++ = static_cast<uint8_t>(value);
-  return out;
-}
-
 }  // namespace gcext::wire

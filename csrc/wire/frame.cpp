@@ -124,11 +124,34 @@ void fill_index(const Body& body, const Cursor& cursor, Index* index) {
   while (const int64_t n = reader.next(index)) index += n;
 }
 
-void check_expectation(const Body& body, const std::vector<int64_t>& shape, const Cursor& cursor) {
-  if (shape.size() == static_cast<size_t>(body.ndim) &&
-      std::equal(shape.begin(), shape.end(), body.dims))
+// A shape as Python writes it.
+std::string text_of(const int64_t* dims, size_t ndim) {
+  std::string text = "(";
+  for (size_t i = 0; i < ndim; ++i)
+    text += (i > 0 ? ", " : "") +
+            (dims[i] == kNoDim ? std::string("beyond 64 bits") : std::to_string(dims[i]));
+  return text + (ndim == 1 ? ",)" : ")");
+}
+
+void check_kind(const Body& body, const Expectation& expectation, const Cursor& cursor) {
+  const bool group = body.method == kGroup;
+  const size_t count = expectation.shapes.size();
+  if (expectation.group == group && (!group || static_cast<uint64_t>(body.members) == count))
     return;
-  cursor.fail("expect", "dims", body.start + 2, "must be the shape that the caller expects.");
+  const auto kind = [](bool group, size_t count) {
+    return group ? "a group of " + std::to_string(count) : std::string("a single packet");
+  };
+  cursor.fail("expect", group ? "count" : "method", body.start + (group ? 1 : 0),
+              "must be " + kind(expectation.group, count) + ", as the caller expects, got " +
+                  kind(group, static_cast<size_t>(body.members)) + ".");
+}
+
+void check_shape(const Body& body, const std::vector<int64_t>& shape, const Cursor& cursor) {
+  const auto ndim = static_cast<size_t>(body.ndim);
+  if (shape.size() == ndim && std::equal(shape.begin(), shape.end(), body.dims)) return;
+  cursor.fail("expect", "dims", body.start + 2,
+              "must be " + text_of(shape.data(), shape.size()) + ", as the caller expects, got " +
+                  text_of(body.dims, ndim) + ".");
 }
 
 }  // namespace
@@ -216,16 +239,12 @@ void check_body(const Body& body, const Cursor& cursor) {
 void check_message(Cursor cursor, const Expectation* expectation) {
   const Body body = take_body(&cursor, false);
   const bool group = body.method == kGroup;
-  if (expectation != nullptr &&
-      (expectation->group != group ||
-       (group && static_cast<uint64_t>(body.members) != expectation->shapes.size())))
-    cursor.fail("expect", group ? "count" : "method", body.start + (group ? 1 : 0),
-                "must be the group, or the single packet, that the caller expects.");
+  if (expectation != nullptr) check_kind(body, *expectation, cursor);
   for (int64_t i = 0; i < (group ? body.members : 1); ++i) {
     if (group) cursor.scope("members[" + std::to_string(i) + "].");
     const Body member = group ? take_body(&cursor, true) : body;
     if (expectation != nullptr)
-      check_expectation(member, expectation->shapes[static_cast<size_t>(i)], cursor);
+      check_shape(member, expectation->shapes[static_cast<size_t>(i)], cursor);
     check_body(member, cursor);
   }
   cursor.scope("");

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "cursor.h"
@@ -51,6 +52,9 @@ struct Body {
 
   bool narrow() const { return numel <= INT32_MAX; }
 };
+
+// In an expected shape, a dimension that does not fit 64 bits: no message has it.
+constexpr int64_t kNoDim = std::numeric_limits<int64_t>::min();
 
 // What the caller insists on: one shape, or the shapes of a group's members.
 struct Expectation {

@@ -115,9 +115,11 @@ void merge(const std::vector<Part>& parts, int64_t numel, std::vector<int64_t>* 
   if (count < 2 || count > kMaxParts)
     throw PackError("merge: the number of packets must be in [2, 4096], got " +
                     std::to_string(count) + ".");
-  uint64_t space;
-  if (__builtin_mul_overflow(static_cast<uint64_t>(numel), 2 * count, &space))
-    throw PackError("merge: elements times packets must be below 2^63. Merge fewer packets.");
+  int64_t space;  // below 2^63, so that a key's lowest bit has room for the sign
+  if (__builtin_mul_overflow(numel, static_cast<int64_t>(count), &space))
+    throw PackError("merge: elements times packets must be below 2^63, got " +
+                    std::to_string(numel) + " times " + std::to_string(count) +
+                    ". Merge fewer packets.");
 
   // 1. Every element of every part as one key, (index, part, sign) from high to low: rising per
   //    part, so log2 J rounds of pairwise merging sort them all.

@@ -342,6 +342,7 @@ PYBIND11_MODULE(_wire, m) {
     }
   });
   m.attr("TILE") = gcext::kTile;
+  m.attr("NO_DIM") = kNoDim;
   m.def("isa", [] { return gcext::isa_name(gcext::isa()); });
   m.def("pack", pack, py::arg("body"), py::arg("digest"));
   m.def("unpack", unpack, py::arg("message"), py::arg("digest"), py::arg("expect") = py::none());
