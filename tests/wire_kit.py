@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,11 +137,15 @@ def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
     return wire.Body("sparse", body.shape, dtype, body.index, value)
 
 
+MIB = 1 << 20
+
+
 def peak_growth(call: Callable[[], object]) -> int:
     """How far the process's memory rises above where it stood, in bytes, C++ included.
 
     Heap that was freed earlier goes back to the system first: a call that takes it again would
-    otherwise rise above nothing.
+    otherwise rise above nothing. The interpreter takes some of it back at its own times, so the
+    least of three readings counts: what the call itself needs is in all of them.
     """
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -150,8 +155,13 @@ def peak_growth(call: Callable[[], object]) -> int:
     def read(key: str) -> int:
         return int(re.search(rf"{key}:\s+(\d+) kB", status.read_text())[1]) * 1024
 
-    trim(0)
-    reset.write_text("5")
-    before = read("VmRSS")
-    call()
-    return read("VmHWM") - before
+    least = sys.maxsize
+    for _ in range(3):
+        trim(0)
+        reset.write_text("5")
+        before = read("VmRSS")
+        call()
+        least = min(least, read("VmHWM") - before)
+        if least < MIB // 2:
+            break
+    return least
