@@ -176,13 +176,14 @@ std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const std::optio
   Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
   int64_t* field = info.mutable_data_ptr<int64_t>();
   std::fill(field, field + kInfoSize, 0);
-  auto [index, value] = room(0);
+  std::optional<std::tuple<Tensor, Tensor>> pairs;
   try {
-    std::tie(index, value) = room(k);
+    pairs = room(k);
   } catch (const std::exception&) {  // torch's allocator; across the stable ABI it has no type
     refuse(field, kSelectNoMemory, -1);
-    return {index, value, info};
+    return std::tuple_cat(room(0), std::tuple(info));
   }
+  auto& [index, value] = *pairs;
   if (n > 0) {
     try {
       select_cpu(source, n, k, in_place, ternary,
