@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from isa_kit import at_every_isa
 
 import gcext
 from gcext._project import project
@@ -350,20 +347,6 @@ for threads in (1, 2, 7):
 
 
 def test_the_same_bits_at_every_instruction_set_and_number_of_threads():
-    results = {}
-    for isa in gcext.build_info()["isas_built"]:
-        path = str(Path(gcext.__file__).parents[1])
-        run = subprocess.run(
-            [sys.executable, "-c", SAME],
-            env={**os.environ, "GCEXT_ISA": isa, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if "must be one that this processor" in run.stderr:
-            continue
-        assert run.returncode == 0, run.stderr
-        results[isa] = run.stdout.split()
-    assert {"baseline", gcext.build_info()["isa"]} <= set(results)
+    results = at_every_isa(SAME)
     digests = [digest for digests in results.values() for digest in digests]
     assert len(digests) == 3 * len(results) and len(set(digests)) == 1, results

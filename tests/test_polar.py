@@ -1,16 +1,13 @@
 """The polar source coder against plain recursion, its distortion, and its promises."""
 
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import polar_oracle as oracle
 import pytest
 import torch
+from isa_kit import at_every_isa
 
-import gcext
 from gcext import _polar_design as design
 from gcext import _polar_ops as ops
 from gcext import polar
@@ -317,21 +314,9 @@ print(gcext.build_info()["isa"], digest.hexdigest())
 
 
 def test_the_same_bytes_at_every_instruction_set():
-    seen = {}
-    for isa in gcext.build_info()["isas_built"]:
-        done = subprocess.run(
-            [sys.executable, "-c", DIGEST],
-            env={**os.environ, "GCEXT_ISA": isa},
-            capture_output=True,
-            text=True,
-        )
-        if "this processor" in done.stderr:
-            continue
-        assert done.returncode == 0, done.stderr
-        name, digest = done.stdout.split()
-        assert name == isa
-        seen[isa] = digest
-    assert "baseline" in seen and len(set(seen.values())) == 1, seen
+    seen = at_every_isa(DIGEST)
+    assert all(name == isa for isa, (name, _) in seen.items())
+    assert len({digest for _, digest in seen.values()}) == 1, seen
 
 
 @pytest.mark.parametrize("soft", [False, True])
