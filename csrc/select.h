@@ -21,13 +21,8 @@
 
 #include <cstdint>
 
+#include "host_device.h"
 #include "isa.h"
-
-#if defined(__CUDACC__)
-#define GCEXT_HD __host__ __device__
-#else
-#define GCEXT_HD
-#endif
 
 namespace gcext {
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gcext import _lib, wire
+from gcext.values import Code, Random
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,11 +31,13 @@ class Packet:
 
     Attributes:
         method: "dense", "sparse" (float32 values), "ternary" (plus or minus one scale), "merged"
-            (several ternary packets, the very ones, in one) or "group" (packets of many tensors).
+            (several ternary packets, the very ones, in one), "group" (packets of many tensors),
+            "random" (float32 values of a random support), "sign", "levels" or "polar" (the codes
+            of gcext.values, on any support).
         shape: of the source; of a group, the tuple of its members' shapes.
         dtype: of the source, for information: all arithmetic is float32.
-        index: int32 below 2^31 elements, else int64; k long, rising. None for dense and group.
-        value: float32, k long; for dense one per element.
+        support: which elements travel: None for all of them, their indices, or values.Random.
+        coded: what they became: float32, or one of the codes Signs, Levels and Polar.
         scale: of a ternary packet; 0 where it holds no element.
         members: of a group.
 
@@ -47,13 +50,13 @@ class Packet:
     __slots__ = (
         "_bytes",
         "_parts",
+        "coded",
         "dtype",
-        "index",
         "members",
         "method",
         "scale",
         "shape",
-        "value",
+        "support",
     )
 
     def __init__(
@@ -61,8 +64,8 @@ class Packet:
         method: str,
         shape: tuple[Any, ...],
         dtype: torch.dtype,
-        index: Tensor | None,
-        value: Tensor,
+        support: Tensor | Random | None,
+        coded: Tensor | Code,
         scale: float = 0.0,
         members: tuple[Packet, ...] = (),
         parts: wire.Members | None = None,
@@ -70,12 +73,32 @@ class Packet:
         self.method = method
         self.shape = shape
         self.dtype = dtype
-        self.index = index
-        self.value = value
+        self.support = support
+        self.coded = coded
         self.scale = scale
         self.members = members
         self._parts = parts
         self._bytes: bytes | None = None
+
+    @property
+    def index(self) -> Tensor | None:
+        """Where the elements are: int32, from 2^31 elements on int64; k long, rising.
+
+        None where all of them travel. Drawn or looked up each time, unless the packet holds it.
+        """
+        place = self._place
+        if self.support is None:
+            return place
+        if isinstance(self.support, Random):
+            index = self.support.draw(self.numel, self.device)
+        else:
+            index = self.support
+        return index if place is None else index[place.long()]
+
+    @property
+    def value(self) -> Tensor:
+        """The elements: float32, k long. Decoded each time, unless the packet holds them."""
+        return self.coded.decode(self._sent) if isinstance(self.coded, Code) else self.coded
 
     @property
     def numel(self) -> int:
@@ -86,10 +109,23 @@ class Packet:
 
     @property
     def k(self) -> int:
-        """Elements that travel."""
+        """Elements that travel; of levels, those that are not zero."""
         if self.method == "group":
             return sum(member.k for member in self.members)
-        return self.value.numel()
+        place = self._place
+        return self._sent if place is None else place.numel()
+
+    @property
+    def _place(self) -> Tensor | None:
+        """Which of the support's elements have a value; None for each of them."""
+        return self.coded.place if isinstance(self.coded, Code) else None
+
+    @property
+    def _sent(self) -> int:
+        """Elements of the support."""
+        if self.support is None:
+            return self.numel
+        return self.support.k if isinstance(self.support, Random) else self.support.numel()
 
     @property
     def nbytes(self) -> int:
@@ -98,8 +134,8 @@ class Packet:
 
     @property
     def device(self) -> torch.device:
-        """Where the pairs are."""
-        return self.members[0].device if self.members else self.value.device
+        """Where the contents are."""
+        return self.members[0].device if self.members else self.coded.device
 
     def __repr__(self) -> str:
         scale = f", scale={self.scale:.6g}" if self.method == "ternary" else ""
@@ -108,21 +144,23 @@ class Packet:
     def indices(self) -> Tensor:
         """Return where the elements are in the flat source: int64, rising, shape (k,)."""
         self._not_group("indices")
-        if self.index is None:
+        index = self.index
+        if index is None:
             return torch.arange(self.numel, device=self.device)
-        return self.index.to(torch.int64, copy=True)
+        return index.to(torch.int64, copy=True)
 
     def values(self) -> Tensor:
         """Return the elements that travel: float32, shape (k,)."""
         self._not_group("values")
-        return self.value.clone()
+        value = self.value
+        return value.clone() if value is self.coded else value
 
     def to_dense(self) -> Any:
         """Return the decoded tensor: float32, the source's shape. A group gives a list of them."""
         if self.method == "group":
             return [member.to_dense() for member in self.members]
-        if self.index is None:
-            return self.value.clone().view(self.shape)
+        if self.support is None and self._place is None:
+            return self.values().view(self.shape)
         dense = torch.zeros(self.numel, dtype=torch.float32, device=self.device)
         self.add_to_(dense)
         return dense.view(self.shape)
@@ -147,18 +185,20 @@ class Packet:
             )
         if not math.isfinite(alpha) or abs(alpha) > torch.finfo(torch.float32).max:
             raise ValueError(f"Packet.add_to_: alpha must be finite in float32, got {alpha}.")
-        index = self.index if self.index is not None else _EMPTY.to(self.device)
-        _server_ops.combine_add_(tensor.detach().view(-1), index, self.value, alpha)
+        index, value = self.index, self.value
+        if index is None:
+            index = _EMPTY.to(self.device)
+        _server_ops.combine_add_(tensor.detach().view(-1), index, value, alpha)
         if tensor.numel():
             _lib.touched(tensor)
 
     def to(self, device: torch.device | str) -> Packet:
-        """Return the packet with its pairs on ``device``."""
-        index = None if self.index is None else self.index.to(device)
+        """Return the packet with its contents on ``device``."""
+        support = self.support.to(device) if isinstance(self.support, Tensor) else self.support
         members = tuple(member.to(device) for member in self.members)
         return Packet(
-            self.method, self.shape, self.dtype, index, self.value.to(device), self.scale, members,
-            self._parts,
+            self.method, self.shape, self.dtype, support, self.coded.to(device), self.scale,
+            members, self._parts,
         )  # fmt: skip
 
     def to_bytes(self) -> bytes:

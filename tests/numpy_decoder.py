@@ -233,3 +233,30 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
         out = body(reader, method, expect)
     require(reader.at == len(reader.data), "length")
     return out
+
+
+def mixed(x):
+    """SplitMix64's step and finaliser, modulo 2^64."""
+    x = x + 0x9E3779B97F4A7C15 & 2**64 - 1
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & 2**64 - 1
+    return x ^ x >> 31
+
+
+def random_support(seed, k, numel):
+    """The k indices below numel that a seed names, rising."""
+    bits = max(10, (numel - 1).bit_length())
+    low_bits, high_bits = bits // 2, bits - bits // 2
+    key = [mixed(mixed(seed) + r) for r in range(8)]
+    index = []
+    for x in range(k):
+        while True:
+            high, low = divmod(x, 2**low_bits)
+            for r in range(0, 8, 2):
+                high ^= mixed(key[r] ^ low) % 2**high_bits
+                low ^= mixed(key[r + 1] ^ high) % 2**low_bits
+            x = high << low_bits | low
+            if x < numel:
+                break
+        index.append(x)
+    return sorted(index)

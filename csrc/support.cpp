@@ -1,0 +1,57 @@
+#include "support.h"
+
+#include "stable.h"
+
+namespace gcext {
+namespace {
+
+constexpr int64_t kGrain = 1 << 12;  // draws that are worth a thread
+
+// Sorting by marking: where there are many indices, a bit for every element is less than they are.
+constexpr int64_t kWordsPerIndex = 8;
+
+template <class Index>
+void fill(const SupportPermutation& permutation, int64_t k, int64_t numel, Index* index) {
+  const int64_t parts = parts_for(k, kGrain);
+  parallel_parts(parts, [&](int64_t part) {
+    for (int64_t j = k * part / parts; j < k * (part + 1) / parts; ++j)
+      index[j] = static_cast<Index>(permutation(static_cast<uint64_t>(j)));
+  });
+  if (numel / 64 > kWordsPerIndex * k) {
+    std::sort(index, index + k);
+    return;
+  }
+  std::vector<uint64_t> marked(static_cast<size_t>(numel / 64 + 1));
+  for (int64_t j = 0; j < k; ++j)
+    marked[static_cast<size_t>(index[j] >> 6)] |= uint64_t{1} << (index[j] & 63);
+  int64_t base = 0;
+  for (uint64_t word : marked) {
+    for (; word != 0; word &= word - 1) *index++ = static_cast<Index>(base + __builtin_ctzll(word));
+    base += 64;
+  }
+}
+
+Tensor random_support(int64_t seed, int64_t k, int64_t numel) {
+  GCEXT_CHECK(k >= 0 && k <= numel, "random_support: k must be in [0, numel], got ", k, " of ",
+              numel, ". Draw fewer.");
+  const SupportPermutation permutation(static_cast<uint64_t>(seed), static_cast<uint64_t>(numel));
+  const bool narrow = numel <= INT32_MAX;
+  Tensor index = torch::stable::empty({k}, narrow ? ScalarType::Int : ScalarType::Long);
+  if (narrow)
+    fill(permutation, k, numel, index.mutable_data_ptr<int32_t>());
+  else
+    fill(permutation, k, numel, index.mutable_data_ptr<int64_t>());
+  return index;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
+  m.def("random_support(int seed, int k, int numel) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(gcext, CompositeExplicitAutograd, m) {
+  m.impl("random_support", TORCH_BOX(&random_support));
+}
+
+}  // namespace gcext

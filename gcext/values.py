@@ -1,0 +1,224 @@
+"""What travels inside a packet where it is not plain arrays: supports and value codes.
+
+A *support* says which elements travel: all of them (None), those of an index tensor, or ``Random``.
+A *value code* says what they became: ``Signs``, ``Levels`` or ``Polar`` instead of float32 values.
+Contents are never changed; index and float32 values are computed from them whenever asked for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from gcext import _lib, _wire  # noqa: F401  (_lib loads the operators)
+
+__all__ = ["Code", "Levels", "Polar", "Random", "Signs"]
+
+_Code = TypeVar("_Code", bound="Code")
+
+
+@dataclass(frozen=True)
+class Random:
+    """A support of ``k`` elements drawn from ``seed``, any integer; csrc/support.h.
+
+    >>> Random(seed=1, k=3).draw(10)
+    tensor([1, 6, 7], dtype=torch.int32)
+    """
+
+    seed: int
+    k: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", int(self.seed) % 2**64)
+
+    def draw(self, numel: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return the indices: rising, int32, from 2^31 elements int64; each is equally likely."""
+        signed = (self.seed + 2**63) % 2**64 - 2**63
+        index: Tensor = torch.ops.gcext.random_support.default(signed, self.k, numel)
+        return index.to(device)
+
+
+@torch.library.register_fake("gcext::random_support")  # type: ignore[untyped-decorator]
+def _random_support_fake(seed: int, k: int, numel: int) -> Tensor:
+    return torch.empty(k, dtype=torch.int64 if numel >= 2**31 else torch.int32)
+
+
+class Code(ABC):
+    """The values of a packet, in the order of the elements that its support names."""
+
+    method: ClassVar[str]
+    """The packet's method."""
+
+    @property
+    def place(self) -> Tensor | None:
+        """Which of the support's elements are not zero; None where each has a value."""
+        return None
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the contents are."""
+
+    @abstractmethod
+    def decode(self, sent: int) -> Tensor:
+        """Return the values, float32: those at ``place``, or of all ``sent`` elements."""
+
+    @abstractmethod
+    def to(self: _Code, device: torch.device | str) -> _Code:
+        """Return the contents on ``device``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Signs(Code):
+    """Plus or minus one scale.
+
+    scale: at least 0, a float32; 0 only where no bit is set.
+    bits: uint8, element i is bit i & 7 of byte i >> 3 and a one is negative; zeros after the last.
+        These are the bytes that travel.
+
+    >>> Signs(0.5, torch.tensor([0b10], dtype=torch.uint8)).decode(3)
+    tensor([ 0.5000, -0.5000,  0.5000])
+    """
+
+    scale: float
+    bits: Tensor
+
+    method = "sign"
+
+    @property
+    def device(self) -> torch.device:
+        """See Code."""
+        return self.bits.device
+
+    def decode(self, sent: int) -> Tensor:
+        """See Code."""
+        if self.bits.device.type == "cpu":
+            return torch.from_numpy(_wire.signs_unpack(self.bits.numpy(), sent, self.scale))
+        shift = torch.arange(8, dtype=torch.uint8, device=self.bits.device)
+        negative = (self.bits.unsqueeze(1) >> shift & 1).flatten()[:sent].bool()
+        return torch.where(negative, -self.scale, self.scale).to(torch.float32)
+
+    def to(self, device: torch.device | str) -> Signs:
+        """See Code."""
+        return replace(self, bits=self.bits.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Levels(Code):
+    """Norm times level over ``steps``: stochastic quantization, once the draws were made.
+
+    QSGD (Alistarh et al. 2017), and with one step TernGrad (Wen et al. 2017).
+
+    steps: s, from 1 to 2^15 - 1.
+    bucket: elements that share a norm, in the order sent; 0 where one norm serves all.
+    norms: float32, at least 0; one a bucket, and one where bucket is 0.
+    at: the elements whose level is not 0, rising: int32, int64 where numel >= 2^31.
+    level: int16, as long as ``at``, from -s to s and never 0.
+
+    >>> norms = torch.tensor([1.0, 4.0])
+    >>> code = Levels.of(torch.tensor([0, 2, -1, 0]), steps=2, bucket=2, norms=norms)
+    >>> code.at, code.decode(4)
+    (tensor([1, 2], dtype=torch.int32), tensor([ 1., -2.]))
+    """
+
+    steps: int
+    bucket: int
+    norms: Tensor
+    at: Tensor
+    level: Tensor
+
+    method = "levels"
+
+    @classmethod
+    def of(cls, level: Tensor, steps: int, bucket: int, norms: Tensor) -> Levels:
+        """Return the contents where ``level``, one integer an element, is mostly zero or not.
+
+        A bucket that all elements fit into is the same as none.
+        """
+        at = torch.nonzero(level).flatten()
+        if level.numel() < 2**31:
+            at = at.to(torch.int32)
+        bucket = bucket if bucket < level.numel() else 0
+        return cls(steps, bucket, norms, at, level[at.long()].to(torch.int16))
+
+    @property
+    def place(self) -> Tensor:
+        """See Code."""
+        return self.at
+
+    @property
+    def device(self) -> torch.device:
+        """See Code."""
+        return self.level.device
+
+    def decode(self, sent: int) -> Tensor:
+        """See Code. float64 norm*level/steps, rounded to float32."""
+        norm = self.norms[self.at.long() // self.bucket] if self.bucket else self.norms
+        return (norm.double() * self.level / self.steps).float()
+
+    def to(self, device: torch.device | str) -> Levels:
+        """See Code."""
+        return replace(
+            self,
+            norms=self.norms.to(device),
+            at=self.at.to(device),
+            level=self.level.to(device),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Polar(Code):
+    """Signs within R bits an element, by a polar code (gcext.polar); plus or minus a scale.
+
+    message: uint8, ``kept`` bits for each ``block`` symbols, as gcext.polar.encode gives it.
+    block, kept, soft: of the code; see gcext.polar.Coded.
+    scale: float32, at least 0, of shape (1,); where rotated one a chunk.
+    seed: of the rotation that the values are to be turned back by, any integer; None: no rotation.
+    """
+
+    message: Tensor
+    block: int
+    kept: int
+    soft: bool
+    scale: Tensor
+    seed: int | None = None
+
+    method = "polar"
+
+    def __post_init__(self) -> None:
+        if self.seed is not None:
+            object.__setattr__(self, "seed", int(self.seed) % 2**64)
+
+    @property
+    def device(self) -> torch.device:
+        """See Code."""
+        return self.message.device
+
+    def decode(self, sent: int) -> Tensor:
+        """See Code."""
+        from gcext import _polar_ops as ops
+        from gcext._polar_design import frozen_set
+        from gcext._polar_rotated import chunks_of, seed_of
+
+        chunks = chunks_of(sent, self.block) if self.seed is not None else [(0, sent)]
+        symbols = sum(size for _, size in chunks)
+        frozen = frozen_set(self.block, self.kept, self.soft)
+        bits = ops.decode(self.message.cpu(), frozen, symbols)
+        run = chunks[0][1] if len(chunks) > 1 else symbols + -symbols % 8
+        value = torch.from_numpy(
+            _wire.signs_unpack(bits.numpy(), symbols, self.scale.cpu().numpy(), run)
+        )
+        if self.seed is not None:
+            for chunk, (start, size) in enumerate(chunks):
+                y = value[start : start + size]
+                y.copy_(ops.hadamard(y, size, seed_of(self.seed, chunk), True))
+            value = value[:sent].clone()
+        return value.to(self.device)
+
+    def to(self, device: torch.device | str) -> Polar:
+        """See Code."""
+        return replace(self, message=self.message.to(device), scale=self.scale.to(device))

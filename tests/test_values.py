@@ -1,0 +1,140 @@
+"""Packets of every support and value code: in memory they are packets like any other."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import gcext
+from gcext import Packet
+from gcext.values import Code, Levels, Polar, Random, Signs
+
+N = 300
+SUPPORTS = {
+    "all": None,
+    "indices": torch.randperm(N, generator=torch.Generator().manual_seed(0))[:170]
+    .sort()[0]
+    .to(torch.int32),
+    "random": Random(seed=5, k=170),
+}
+
+
+def signs(sent: int) -> Code:
+    bits = np.packbits(np.random.default_rng(sent).integers(0, 2, sent), bitorder="little")
+    return Signs(0.75, torch.from_numpy(bits))
+
+
+def levels(sent: int) -> Code:
+    rng = np.random.default_rng(sent)
+    level = torch.from_numpy(rng.integers(-3, 4, sent) * rng.integers(0, 2, sent))
+    return Levels.of(level, 3, 64, torch.from_numpy(rng.random(-(-sent // 64), np.float32)))
+
+
+def polar(sent: int) -> Code:
+    x = torch.randn(sent, generator=torch.Generator().manual_seed(1))
+    coded = gcext.polar.encode(x, block=64, soft=True)
+    return Polar(coded.message, 64, coded.kept, True, torch.tensor([1.5]))
+
+
+def rotated(sent: int) -> Code:
+    x = torch.randn(sent, generator=torch.Generator().manual_seed(1))
+    made = gcext.polar.encode_rotated(x, block=64, seed=9)
+    return Polar(made.coded.message, 64, made.coded.kept, True, made.scale, 9)
+
+
+def make(support: str, code: str) -> Packet:
+    sent = N if support == "all" else 170
+    if code == "float":
+        x = torch.randn(sent, generator=torch.Generator().manual_seed(2))
+        return Packet("random", (20, 15), torch.float32, SUPPORTS[support], x)
+    makers = {"sign": signs, "levels": levels, "polar": polar, "rotated": rotated}
+    coded = makers[code](sent)
+    return Packet(coded.method, (20, 15), torch.float32, SUPPORTS[support], coded)
+
+
+ALL = [
+    ("random", "float"),
+    *[(support, "sign") for support in ("all", "random")],
+    *[(s, c) for s in SUPPORTS for c in ("levels", "polar", "rotated")],
+]
+
+
+def reference(packet: Packet) -> Tensor:
+    """The decoded tensor by its definition, but for polar codes, whose values are believed."""
+    sent = packet._sent
+    code = packet.coded
+    if isinstance(code, Signs):
+        bits = np.unpackbits(code.bits.numpy(), bitorder="little", count=sent)
+        value = torch.from_numpy(np.where(bits, -0.75, 0.75).astype(np.float32))
+    elif isinstance(code, Levels):
+        value = torch.zeros(sent)
+        for at, level in zip(code.at.tolist(), code.level.tolist(), strict=True):
+            value[at] = float(code.norms[at // code.bucket]) * level / code.steps
+    else:
+        value = code.decode(sent) if isinstance(code, Polar) else code
+    dense = torch.zeros(N)
+    support = packet.support
+    if isinstance(support, Random):
+        support = support.draw(N)
+    dense[slice(None) if support is None else support.long()] = value
+    return dense.view(20, 15)
+
+
+@pytest.mark.parametrize(("support", "code"), ALL)
+class TestPacket:
+    def test_decodes(self, support: str, code: str) -> None:
+        packet = make(support, code)
+        dense = packet.to_dense()
+        assert torch.equal(dense, reference(packet))
+        assert packet.values().dtype == torch.float32 and packet.indices().dtype == torch.int64
+        assert packet.values().numel() == packet.indices().numel() == packet.k
+        pairs = torch.zeros(N)
+        pairs[packet.indices()] = packet.values()
+        assert torch.equal(pairs.view(20, 15), dense)
+        assert packet.method in repr(packet)
+
+    def test_what_is_returned_is_the_callers(self, support: str, code: str) -> None:
+        packet = make(support, code)
+        before = packet.to_dense()
+        packet.values().zero_()
+        packet.indices().zero_()
+        packet.to_dense().zero_()
+        assert torch.equal(packet.to_dense(), before)
+
+    def test_is_aggregated_like_any_other(self, support: str, code: str) -> None:
+        packet, other = make(support, code), gcext.stc(torch.randn(20, 15), p=0.2)
+        a, b = packet.to_dense().double(), other.to_dense().double()
+        assert torch.equal(gcext.combine([packet, other], [0.5, 2.0]), (0.5 * a + 2 * b).float())
+        gram = gcext.gram([packet, other])
+        want = torch.tensor([[(a * a).sum(), (a * b).sum()], [(a * b).sum(), (b * b).sum()]])
+        assert torch.allclose(gram, want, rtol=1e-12, atol=1e-12)
+        target = torch.ones(20, 15)
+        packet.add_to_(target, alpha=2.0)
+        assert torch.equal(target, 1 + 2 * packet.to_dense())
+        projection = gcext.aggregate.Projection(alpha=0)
+        assert projection.aggregate({0: packet, 1: other}, {0: 0.1, 1: 0.2}).shape == (20, 15)
+
+    def test_moves_and_pickles(self, support: str, code: str) -> None:
+        packet = make(support, code)
+        for again in (packet.to("cpu"), pickle.loads(pickle.dumps(packet))):
+            assert torch.equal(again.to_dense(), packet.to_dense())
+            assert again.device == packet.device
+        group = Packet.group([packet, packet])
+        assert [torch.equal(x, packet.to_dense()) for x in group.to_dense()] == [True, True]
+
+
+def test_rotated_is_what_the_polar_coder_decodes() -> None:
+    x = torch.randn(100_000)
+    made = gcext.polar.encode_rotated(x, seed=-3)
+    code = Polar(made.coded.message, 1024, made.coded.kept, True, made.scale, -3)
+    packet = Packet("polar", (100_000,), torch.float32, None, code)
+    assert torch.equal(packet.to_dense(), made.to_dense())
+
+
+def test_a_wide_bucket_is_none() -> None:
+    assert Levels.of(torch.tensor([1, 0]), 1, 2, torch.ones(1)).bucket == 0
+    assert Levels.of(torch.tensor([1, 0]), 1, 1, torch.ones(2)).bucket == 1
