@@ -14,10 +14,10 @@ THREADS = range(64)
 
 
 def probe(what: int, reverse: bool = False) -> list[int]:
-    """Run one case of probe_kernel in emu.cpp: two warps, one word a thread."""
+    """Run one case of probe_kernel in emu/probe.cpp: two warps, one word a thread."""
     out = (ctypes.c_uint32 * 64)()
-    library().emu_reverse(int(reverse))
-    library().emu_probe(what, out)
+    library("probe").emu_reverse(int(reverse))
+    library("probe").emu_probe(what, out)
     return list(out)
 
 
@@ -57,7 +57,7 @@ def test_reversal_shows_a_race() -> None:
     ],
 )
 def test_aborts(what: int, message: str) -> None:
-    code = f"from emu.build import library; library().emu_probe({what}, None)"
+    code = f"from emu.build import library; library('probe').emu_probe({what}, None)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True
     )

@@ -6,7 +6,8 @@ import random
 
 import pytest
 import torch
-from emu.backends import BACKENDS, make, same_bits
+from emu.backends import BACKENDS, same_bits
+from emu.select import make
 from torch import Tensor
 
 import gcext._lib  # noqa: F401  loads the CPU operator

@@ -1,4 +1,4 @@
-"""Builds the CUDA kernels for the CPU: `library()` is emu.cpp as a ctypes library."""
+"""Builds the CUDA kernels for the CPU: `library(stem)` is `<stem>.cpp` as a ctypes library."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,27 +28,35 @@ def compiler() -> str | None:
     return next((name for name in names if shutil.which(name)), None)
 
 
+def _sources(path: Path, known: set[Path]) -> set[Path]:
+    """Add to ``known`` the file and what it includes by quoted names."""
+    if path.exists() and path not in known:
+        known.add(path)
+        for name in re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE):
+            for folder in (path.parent, HERE):
+                _sources((folder / name).resolve(), known)
+    return known
+
+
 @functools.cache
-def library() -> ctypes.CDLL:
-    """Compile what has changed since the last run, into build/emu, and load it."""
+def library(stem: str) -> ctypes.CDLL:
+    """Compile the stem if something that it includes has changed, into build/emu, and load it."""
     cxx = compiler()
     if cxx is None:
         raise RuntimeError("emu: needs a C++17 compiler. Install g++ or clang.")
+    source = HERE / f"{stem}.cpp"
     digest = hashlib.sha256(" ".join([cxx, *FLAGS]).encode())
-    for folder, pattern in ((ROOT / "cuda", "*"), (ROOT / "csrc", "*.h"), (HERE, "*.[hc]*")):
-        for path in sorted(p for p in folder.glob(pattern) if p.is_file()):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    target = ROOT / "build" / "emu" / f"emu-{digest.hexdigest()[:16]}.so"
+    for path in sorted(_sources(source, set())):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    target = ROOT / "build" / "emu" / f"{stem}-{digest.hexdigest()[:16]}.so"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         # Renamed when whole, as tests may run in parallel.
         part = target.with_suffix(f".{os.getpid()}")
         done = subprocess.run(
-            [cxx, *FLAGS, str(HERE / "emu.cpp"), "-o", str(part)], capture_output=True, text=True
+            [cxx, *FLAGS, str(source), "-o", str(part)], capture_output=True, text=True
         )
         if done.returncode != 0:
             raise RuntimeError(f"emu: {cxx} failed.\n{done.stderr}")
         part.rename(target)
-    loaded = ctypes.CDLL(str(target))
-    loaded.emu_select_scratch_bytes.restype = ctypes.c_int64
-    return loaded
+    return ctypes.CDLL(str(target))

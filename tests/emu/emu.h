@@ -1,0 +1,12 @@
+// The kernels of one stem on the CPU, behind plain C functions for ctypes: the very files that nvcc
+// compiles, launch sequences included. Pointers are host memory; null stands for an absent tensor.
+// `<stem>.cpp` includes this once and becomes a library of its own (build.py).
+#pragma once
+
+#include "../../csrc/fpenv.h"
+#include "cuemu.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// Runs lanes, warps and blocks from the last to the first: a result must not depend on it.
+EXPORT void emu_reverse(int on) { cuemu::reversed = on != 0; }
