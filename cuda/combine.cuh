@@ -10,6 +10,7 @@
 #pragma once
 
 #include "common.cuh"
+#include "combine_launch.h"
 
 namespace gcext {
 

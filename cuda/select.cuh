@@ -23,6 +23,7 @@
 #pragma once
 
 #include "common.cuh"
+#include "select_launch.h"
 
 namespace gcext {
 

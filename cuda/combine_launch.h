@@ -1,0 +1,31 @@
+// The launchers of combine.
+#pragma once
+
+#include "../csrc/combine.h"
+#include "launch.h"
+
+namespace gcext {
+
+// A packet and its weight, as the kernel of combine finds them on the device.
+struct WeightedPacket {
+  PacketView packet;
+  double weight;
+};
+
+// out = the weighted sum of m packets, as csrc/combine.h defines it. `packets` is host memory and
+// may go once the call is back; `scratch` is device memory for m of them, 8-byte aligned.
+struct CombineLaunch {
+  const WeightedPacket* packets;
+  int64_t m, numel;
+  float* out;
+  WeightedPacket* scratch;
+  int64_t max_blocks;  // at most kCombineBlocks; the result does not depend on it
+};
+
+constexpr int64_t kCombineBlocks = 65536;
+
+cudaError_t launch_combine(const CombineLaunch& args, cudaStream_t stream);
+cudaError_t launch_combine_add(const PacketView& packet, float alpha, int64_t numel, float* dense,
+                               int64_t max_blocks, cudaStream_t stream);
+
+}  // namespace gcext

@@ -1,0 +1,61 @@
+// The operators of csrc/combine.cpp on CUDA: checks, allocation, the current stream. The schemas
+// are _ops.so's.
+#include "../csrc/packet.h"
+#include "combine_launch.h"
+#include "device.h"
+
+namespace gcext {
+namespace {
+
+// A packet on the device of `like`. Its indices are not looked at, which would have to wait for the
+// device: the kernels pass over one out of its place.
+PacketView view_on_device(const char* op, const Tensor& index, const Tensor& value, int64_t numel,
+                          const Tensor& like) {
+  check_device(value, like, op);
+  if (index.numel() > 0) check_device(index, like, op);
+  return view_packet(op, index, value, numel);
+}
+
+Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
+               const std::vector<double>& weights, int64_t numel) {
+  const size_t m = value.size();
+  GCEXT_CHECK(numel >= 0, "combine: numel must not be negative, got ", numel, ".");
+  GCEXT_CHECK(m > 0 && index.size() == m && weights.size() == m,
+              "combine: needs an index and a weight for every value, got ", index.size(), " and ",
+              weights.size(), " for ", m, ".");
+  std::vector<WeightedPacket> packets(m);
+  for (size_t i = 0; i < m; ++i) {
+    packets[i] = {view_on_device("combine", index[i], value[i], numel, value[0]), weights[i]};
+  }
+  const CurrentStream stream(value[0]);
+  Tensor out = empty(numel, ScalarType::Float, value[0]);
+  Tensor scratch =
+      empty(static_cast<int64_t>(m * sizeof(WeightedPacket)), ScalarType::Byte, value[0]);
+  const CombineLaunch args{packets.data(),
+                           static_cast<int64_t>(m),
+                           numel,
+                           out.mutable_data_ptr<float>(),
+                           static_cast<WeightedPacket*>(scratch.mutable_data_ptr()),
+                           kCombineBlocks};
+  check_launch("combine", launch_combine(args, stream));
+  return out;
+}
+
+void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
+  check_dense(dense, ScalarType::Float, "combine_add_: dense");
+  check_device(dense, dense, "combine_add_: dense");
+  const PacketView packet = view_on_device("combine_add_", index, value, dense.numel(), dense);
+  const CurrentStream stream(dense);
+  check_launch("combine_add_",
+               launch_combine_add(packet, static_cast<float>(alpha), dense.numel(),
+                                  dense.mutable_data_ptr<float>(), kCombineBlocks, stream));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(gcext, CUDA, m) {
+  m.impl("combine", TORCH_BOX(&combine));
+  m.impl("combine_add_", TORCH_BOX(&combine_add_));
+}
+
+}  // namespace gcext

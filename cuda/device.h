@@ -1,0 +1,40 @@
+// What the operators of this floor share: the current stream, checks. Kernels and launchers know
+// nothing of torch; this header and <stem>_ops.cpp are where the two meet.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "../csrc/stable.h"
+#include "launch.h"
+
+namespace gcext {
+
+// The tensor's device and its current stream, for the lifetime of the call. Scratch that the call
+// frees early is safe: torch's allocator hands it out again in the order of the stream.
+class CurrentStream {
+ public:
+  explicit CurrentStream(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+  operator cudaStream_t() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_ = nullptr;
+};
+
+inline void check_launch(const char* op, cudaError_t error) {
+  GCEXT_CHECK(error == cudaSuccess, op, ": the kernels must launch, got CUDA error '",
+              cudaGetErrorString(error),
+              "'. gcext.build_info()[\"cuda_archs\"] says which GPUs they were built for.");
+}
+
+inline void check_device(const Tensor& tensor, const Tensor& like, const char* what) {
+  GCEXT_CHECK(tensor.is_cuda() && tensor.get_device_index() == like.get_device_index(), what,
+              ": must be on one CUDA device with the others. Move it with .to().");
+}
+
+}  // namespace gcext
