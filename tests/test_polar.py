@@ -1,27 +1,15 @@
 """The polar source coder against plain recursion, its distortion, and its promises."""
 
-import math
-
 import numpy as np
 import polar_oracle as oracle
 import pytest
 import torch
 from isa_kit import at_every_isa
+from polar_kit import RATES, bits, code, distortion
 
 from gcext import _polar_design as design
 from gcext import _polar_ops as ops
 from gcext import polar
-
-RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-
-def bits(rng, n):
-    return rng.integers(0, 2, n, dtype=np.uint8)
-
-
-def code(block, kept, soft=False):
-    return design.frozen_set(block, kept, soft).numpy()
-
 
 CASES = [
     (32, 16, 1),
@@ -94,14 +82,6 @@ BOUNDS = {
     1024: (0.336, 0.209, 0.127, 0.0655, 0.0178),
     2048: (0.3325, 0.2060, 0.1240, 0.0632, 0.0172),
 }
-
-
-def distortion(block, rate, blocks, **options):
-    n = block * blocks
-    source = torch.from_numpy(np.random.default_rng(block).integers(0, 256, n // 8, np.uint8))
-    coded = polar.encode(source, rate, block, packed=True, **options)
-    assert coded.nbytes == coded.kept * blocks // 8
-    return float(ops.unpack(source ^ polar.decode(coded), n).float().mean())
 
 
 @pytest.mark.parametrize("block", BOUNDS)
@@ -231,68 +211,6 @@ def test_any_number_of_threads():
         assert all(torch.equal(x, y) for x, y in zip(seen[0], other, strict=True))
 
 
-# Mean Hamming distortion, at most, of a list at N = 1024.
-LIST_BOUNDS = {
-    4: (0.3300, 0.2030, 0.1215, 0.0616, 0.0168),
-    32: (0.3262, 0.1987, 0.1173, 0.0587, 0.0161),
-}
-
-
-@pytest.mark.parametrize("size", LIST_BOUNDS)
-def test_distortion_of_a_list(size):
-    for rate, bound in zip(RATES, LIST_BOUNDS[size], strict=True):
-        assert distortion(1024, rate, 256, list_size=size) <= bound, rate
-
-
-def test_randomised_rounding_follows_the_literature():
-    """As measured with exact arithmetic elsewhere, to twice the sampling error."""
-    for rate, known in zip(RATES, (0.3463, 0.2204, 0.1353, 0.0704, 0.0194), strict=True):
-        assert distortion(1024, rate, 512, seed=1) == pytest.approx(known, abs=0.0012), rate
-    assert distortion(256, 0.5, 2048, seed=1) == pytest.approx(0.1451, abs=0.0012)
-
-
-def test_randomised_rounding_is_drawn_by_counter():
-    source = torch.from_numpy(bits(np.random.default_rng(7), 256 * 64 * 2))
-    one = polar.encode(source, 0.5, 256, seed=-3)
-    assert torch.equal(one.message, polar.encode(source, 0.5, 256, seed=2**64 - 3).message)
-    assert not torch.equal(one.message, polar.encode(source, 0.5, 256, seed=4).message)
-    # The second group draws differently from the first on the same source.
-    twice = torch.cat([source[: 256 * 64], source[: 256 * 64]])
-    first, second = polar.decode(polar.encode(twice, 0.5, 256, seed=0)).view(2, -1)
-    assert not torch.equal(first, second)
-    assert torch.equal(first, polar.decode(polar.encode(twice[: 256 * 64], 0.5, 256, seed=0)))
-
-
-def test_a_list_that_holds_every_codeword_finds_the_nearest():
-    rng = np.random.default_rng(8)
-    block, kept = 32, 5
-    source = rng.standard_normal((50, block)).astype(np.float32)
-    for weights, soft in ((np.sign(source), False), (source, True)):
-        free = np.flatnonzero(code(block, kept, soft) == 0)
-        u = np.zeros((1 << kept, block), np.uint8)
-        u[:, free] = np.arange(1 << kept)[:, None] >> np.arange(kept) & 1
-        book = oracle.transform(u)
-        flat = torch.from_numpy(np.ascontiguousarray(weights.T).reshape(-1))
-        coded = polar.encode(
-            flat if soft else flat < 0, kept / block, block, soft=soft, list_size=32
-        )
-        got = polar.decode(coded).numpy().reshape(block, 50).T
-        cost = np.maximum(0, weights) @ book.T + np.maximum(0, -weights) @ (1 - book).T
-        chosen = (np.maximum(0, weights) * got + np.maximum(0, -weights) * (1 - got)).sum(1)
-        assert np.allclose(chosen, cost.min(1), atol=2e-3 * float(cost.max()))
-
-
-def test_a_list_of_soft_values_beats_one_candidate():
-    source = torch.randn(1024 * 64, generator=torch.Generator().manual_seed(9))
-
-    def squared(size):
-        coded = polar.encode(source, 0.5, soft=True, list_size=size)
-        y = 1.0 - 2.0 * polar.decode(coded)
-        return float((source @ y) ** 2 / (source @ source) / len(source))
-
-    assert squared(8) > squared(1) + 0.005
-
-
 DIGEST = """
 import hashlib, torch, gcext
 from gcext import polar
@@ -317,54 +235,6 @@ def test_the_same_bytes_at_every_instruction_set():
     seen = at_every_isa(DIGEST)
     assert all(name == isa for isa, (name, _) in seen.items())
     assert len({digest for _, digest in seen.values()}) == 1, seen
-
-
-@pytest.mark.parametrize("soft", [False, True])
-def test_tables_are_what_the_design_says(soft):
-    tables = design._tables()["values" if soft else "signs"]
-    assert len(tables) >= 90
-    for name in tables:
-        kept, block = map(int, name.split("/"))
-        stored = design.frozen_set(block, kept, soft)
-        assert int((1 - stored).sum()) == kept
-        # Short blocks of signs are refined by up to three exchanges.
-        moved = int((stored != design.computed_set(block, kept, soft)).sum())
-        assert moved <= (6 if block <= 512 and not soft else 0)
-
-
-def test_gaussian_densities():
-    """Each adds up to one, and its rate is that of its place: the mean of 1 - h2."""
-    for at, density in enumerate(design._tables()["gaussian"]):
-        p = np.array(density) / 2**32
-        assert p.sum() == pytest.approx(1, abs=1e-6)
-        zero = p / np.maximum(p + p[::-1], 1e-300)  # P(0 | LLR)
-        q = np.clip(zero, 1e-300, 1 - 1e-16)
-        rate = (p + p[::-1]) / 2 @ (1 + q * np.log2(q) + (1 - q) * np.log2(1 - q))
-        assert rate == pytest.approx(min(max(at / 10, 0.05), 0.97), abs=0.01)
-
-
-def test_crossover_solves_the_rate_distortion_function():
-    for kept, block in (
-        (1, 1024),
-        (512, 1024),
-        (922, 1024),
-        (1, 1 << 20),
-        ((1 << 20) - 1, 1 << 20),
-    ):
-        d = design.crossover(kept, block) / 2**32
-        entropy = -d * math.log2(d) - (1 - d) * math.log2(1 - d)
-        assert entropy == pytest.approx(1 - kept / block, abs=2e-8)
-    assert design.crossover(0, 32) == 2**31 and design.crossover(32, 32) == 0
-
-
-@pytest.mark.parametrize(("block", "kept"), [(64, 20), (1024, 512), (4096, 3000)])
-def test_order_respects_the_partial_order(block, kept):
-    """Where an index is free, so is every other that has its ones (Schuerch 2016)."""
-    assert sorted(design.order(block, kept).tolist()) == list(range(block))
-    free = design.computed_set(block, kept).numpy() == 0
-    index = np.arange(block)
-    for bit in range(block.bit_length() - 1):
-        assert free[index[free] | 1 << bit].all()
 
 
 @pytest.mark.parametrize(

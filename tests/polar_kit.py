@@ -1,0 +1,32 @@
+"""What the tests of the polar coders share."""
+
+import numpy as np
+import torch
+
+from gcext import _polar_design as design
+from gcext import _polar_ops as ops
+from gcext import polar
+
+RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def bits(rng, n):
+    return rng.integers(0, 2, n, dtype=np.uint8)
+
+
+def code(block, kept, soft=False):
+    return design.frozen_set(block, kept, soft).numpy()
+
+
+def distortions(block, rate, blocks, **options):
+    """The share of symbols that each block of random signs gets wrong, float64."""
+    n = block * blocks
+    source = torch.from_numpy(np.random.default_rng(block).integers(0, 256, n // 8, np.uint8))
+    coded = polar.encode(source, rate, block, packed=True, **options)
+    assert coded.nbytes == coded.kept * blocks // 8
+    wrong = ops.unpack(source ^ polar.decode(coded), n).view(-1, block, 64)
+    return wrong.sum(1, dtype=torch.float64).view(-1) / block
+
+
+def distortion(block, rate, blocks, **options):
+    return float(distortions(block, rate, blocks, **options).mean())
