@@ -48,7 +48,7 @@ bool quantise_group(const PolarTable& table, const float* value, int64_t rows, i
   }
   if (!std::isfinite(sum)) return false;
   const double scale = sum > 0 ? weight * static_cast<double>(count) / sum : 0;
-  table.quantise(value, rows * kPolarLanes, factor, static_cast<float>(scale), llr);
+  table.quantise(value, rows, factor, static_cast<float>(scale), llr);
   return true;
 }
 
@@ -122,8 +122,14 @@ std::tuple<Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& froz
             }
           }
         }
+        PolarAhead ahead = {};
+        if (soft && group + 1 < last) {
+          ahead = {reinterpret_cast<const char*>(static_cast<const float*>(from) +
+                                                 groups.start(group + 1)),
+                   groups.symbols(group + 1) * static_cast<int64_t>(sizeof(float))};
+        }
         table.encode(code.program(), words, static_cast<int8_t>(weight),
-                     static_cast<int>(correction), work, rows.data());
+                     static_cast<int>(correction), work, rows.data(), ahead);
         uint8_t* out = to + group * kept * 8;
         if (lanes == kPolarLanes) {
           std::memcpy(out, rows.data(), static_cast<size_t>(kept) * sizeof(uint64_t));

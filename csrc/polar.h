@@ -74,17 +74,24 @@ struct PolarWork {
   uint64_t* codeword;
 };
 
+// What is read next; may be empty.
+struct PolarAhead {
+  const char* at;
+  int64_t bytes;
+};
+
 struct PolarTable {
   // One group: from LLRs at llr + 64*N, or where `source` is not null from N words of signs, each
-  // worth `weight` steps. Writes K words of message. correction: c.
+  // worth `weight` steps. Writes K words of message. correction: c. The bytes of `ahead` are
+  // prefetched meanwhile: the tree leaves the memory idle.
   void (*encode)(const PolarProgram& program, const uint64_t* source, int8_t weight, int correction,
-                 PolarWork work, uint64_t* message);
+                 PolarWork work, uint64_t* message, PolarAhead ahead);
   // x = u G_N on words, in place; n: a power of two.
   void (*transform)(uint64_t* word, int64_t n);
   // sum[j] = sum over rows of |value[64*i + j] * factor|
   void (*magnitudes)(const float* value, int64_t rows, float factor, float* sum);
-  // llr = clamp(rint((value * factor) * scale))
-  void (*quantise)(const float* value, int64_t n, float factor, float scale, int8_t* llr);
+  // llr = clamp(rint((value * factor) * scale)); llr is aligned to 64 bytes
+  void (*quantise)(const float* value, int64_t rows, float factor, float scale, int8_t* llr);
   // One bit a byte (any non-zero is a one) to packed bits, lowest first, and back; n a multiple
   // of 8.
   void (*pack)(const uint8_t* symbol, int64_t n, uint8_t* packed);

@@ -78,10 +78,18 @@ inline void descend(PolarStep step, const From& from, int64_t half, int correcti
   }
 }
 
+constexpr int64_t kCacheLine = 64;
+
 template <bool kLinear>
 void run(const PolarProgram& program, const uint64_t* source, int8_t weight, int correction,
-         PolarWork work, uint64_t* message) {
+         PolarWork work, uint64_t* message, PolarAhead ahead) {
+  const int64_t share = ahead.bytes / program.count / kCacheLine * kCacheLine + kCacheLine;
+  const char* const end = ahead.at + ahead.bytes;
   for (int64_t at = 0; at < program.count; ++at) {
+    for (const char* stop = end - ahead.at < share ? end : ahead.at + share; ahead.at < stop;
+         ahead.at += kCacheLine) {
+      __builtin_prefetch(ahead.at, 0, 2);
+    }
     const PolarOp op = program.op[at];
     const int64_t rows = int64_t{1} << op.level, half = rows / 2;
     int8_t* llr = work.llr + kPolarLanes * rows;
@@ -133,73 +141,89 @@ void run(const PolarProgram& program, const uint64_t* source, int8_t weight, int
 }
 
 void encode(const PolarProgram& program, const uint64_t* source, int8_t weight, int correction,
-            PolarWork work, uint64_t* message) {
+            PolarWork work, uint64_t* message, PolarAhead ahead) {
   if (correction > 0) {
-    run<true>(program, source, weight, correction, work, message);
+    run<true>(program, source, weight, correction, work, message, ahead);
   } else {
-    run<false>(program, source, weight, 0, work, message);
+    run<false>(program, source, weight, 0, work, message, ahead);
   }
 }
 
-// What the plain loops below say, sixteen or eight values at a time.
+// The vector forms say what the plain loops say, for the factor 1 that all but the largest and
+// least values have.
 void magnitudes(const float* value, int64_t rows, float factor, float* sum) {
 #if defined(__AVX512F__)
-  __m512 total[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
-                     _mm512_setzero_ps()};
-  for (int64_t i = 0; i < rows; ++i, value += kPolarLanes) {
-    for (int j = 0; j < 4; ++j) {
-      const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(value + 16 * j), _mm512_set1_ps(factor));
-      total[j] = _mm512_add_ps(total[j], _mm512_abs_ps(x));
+  if (factor == 1.0f) {
+    __m512 total[4];
+    for (__m512& t : total) t = _mm512_setzero_ps();
+    for (int64_t i = 0; i < rows; ++i, value += kPolarLanes) {
+      for (int j = 0; j < 4; ++j) {
+        total[j] = _mm512_add_ps(total[j], _mm512_abs_ps(_mm512_loadu_ps(value + 16 * j)));
+      }
     }
+    for (int j = 0; j < 4; ++j) _mm512_storeu_ps(sum + 16 * j, total[j]);
+    return;
   }
-  for (int j = 0; j < 4; ++j) _mm512_storeu_ps(sum + 16 * j, total[j]);
 #elif defined(__AVX2__)
-  __m256 total[8];
-  for (__m256& t : total) t = _mm256_setzero_ps();
-  const __m256 sign = _mm256_set1_ps(-0.0f);
-  for (int64_t i = 0; i < rows; ++i, value += kPolarLanes) {
-    for (int j = 0; j < 8; ++j) {
-      const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(value + 8 * j), _mm256_set1_ps(factor));
-      total[j] = _mm256_add_ps(total[j], _mm256_andnot_ps(sign, x));
+  if (factor == 1.0f) {
+    __m256 total[8];
+    for (__m256& t : total) t = _mm256_setzero_ps();
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    for (int64_t i = 0; i < rows; ++i, value += kPolarLanes) {
+      for (int j = 0; j < 8; ++j) {
+        const __m256 x = _mm256_andnot_ps(sign, _mm256_loadu_ps(value + 8 * j));
+        total[j] = _mm256_add_ps(total[j], x);
+      }
     }
+    for (int j = 0; j < 8; ++j) _mm256_storeu_ps(sum + 8 * j, total[j]);
+    return;
   }
-  for (int j = 0; j < 8; ++j) _mm256_storeu_ps(sum + 8 * j, total[j]);
-#else
+#endif
   float total[kPolarLanes] = {};
   for (int64_t i = 0; i < rows; ++i, value += kPolarLanes) {
     for (int j = 0; j < kPolarLanes; ++j) total[j] += __builtin_fabsf(value[j] * factor);
   }
   std::memcpy(sum, total, sizeof total);
-#endif
 }
 
-void quantise(const float* value, int64_t n, float factor, float scale, int8_t* llr) {
+// Only what is too large is clamped before the conversion: what is too small becomes INT_MIN there,
+// and the packing saturates it. Packing works within 128-bit parts; a permutation mends the order.
+void quantise(const float* value, int64_t rows, float factor, float scale, int8_t* llr) {
 #if defined(__AVX512F__)
-  const __m512 f = _mm512_set1_ps(factor), s = _mm512_set1_ps(scale);
-  const __m512 high = _mm512_set1_ps(127.0f), low = _mm512_set1_ps(-127.0f);
-  for (int64_t i = 0; i < n; i += 16) {
-    const __m512 x = _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(value + i), f), s);
-    const __m512i whole = _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(x, high), low));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(llr + i), _mm512_cvtepi32_epi8(whole));
+  if (factor == 1.0f) {
+    const __m512 s = _mm512_set1_ps(scale), high = _mm512_set1_ps(127.0f);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for (int64_t i = 0; i < rows; ++i, value += kPolarLanes, llr += kPolarLanes) {
+      __m512i whole[4];
+      for (int j = 0; j < 4; ++j) {
+        const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(value + 16 * j), s);
+        whole[j] = _mm512_cvtps_epi32(_mm512_min_ps(x, high));
+      }
+      const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(whole[0], whole[1]),
+                                               _mm512_packs_epi32(whole[2], whole[3]));
+      clamp(_mm512_permutexvar_epi32(order, bytes)).store(llr);
+    }
+    return;
   }
 #elif defined(__AVX2__)
-  const __m256 f = _mm256_set1_ps(factor), s = _mm256_set1_ps(scale);
-  const __m256 high = _mm256_set1_ps(127.0f), low = _mm256_set1_ps(-127.0f);
-  // Packing works within 128-bit halves; this puts the groups of four back in order.
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  for (int64_t i = 0; i < n; i += 32) {
-    __m256i whole[4];
-    for (int j = 0; j < 4; ++j) {
-      const __m256 x = _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(value + i + 8 * j), f), s);
-      whole[j] = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(x, high), low));
+  if (factor == 1.0f) {
+    const __m256 s = _mm256_set1_ps(scale), high = _mm256_set1_ps(127.0f);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int64_t i = 0; i < 2 * rows; ++i, value += 32, llr += 32) {
+      __m256i whole[4];
+      for (int j = 0; j < 4; ++j) {
+        const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(value + 8 * j), s);
+        whole[j] = _mm256_cvtps_epi32(_mm256_min_ps(x, high));
+      }
+      const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]),
+                                               _mm256_packs_epi32(whole[2], whole[3]));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(llr),
+                         clamp(_mm256_permutevar8x32_epi32(bytes, order)));
     }
-    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]),
-                                             _mm256_packs_epi32(whole[2], whole[3]));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(llr + i),
-                        _mm256_permutevar8x32_epi32(bytes, order));
+    return;
   }
-#else
-  for (int64_t i = 0; i < n; ++i) {
+#endif
+  for (int64_t i = 0; i < rows * kPolarLanes; ++i) {
     float x = (value[i] * factor) * scale;
     x = x > 127.0f ? 127.0f : x;
     x = x < -127.0f ? -127.0f : x;
@@ -209,7 +233,6 @@ void quantise(const float* value, int64_t n, float factor, float scale, int8_t* 
     std::memcpy(&bits, &shifted, sizeof bits);
     llr[i] = static_cast<int8_t>(bits);
   }
-#endif
 }
 
 void pack(const uint8_t* symbol, int64_t n, uint8_t* packed) {
