@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# No tests; and a module `select` there would be taken for Python's own.
+collect_ignore = ["emu"]
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine cannot run; where CUDA is demanded, a skip is a failure."""
