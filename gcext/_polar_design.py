@@ -4,7 +4,8 @@ A set is found by density evolution (csrc/polar_design.cpp) at a design point. F
 binary symmetric channel whose crossover is the distortion D(R), the solution of ``R = 1 - h2(D)``;
 for real values the test channel of a Gaussian source at the rate's nearest tenth, as an integer
 density. The common sets, and those densities, are shipped in polar_tables.json and are part of the
-format; csrc/polar_tables/make.py writes that file. Other sets are computed when first asked for.
+format; csrc/polar_tables/make.py writes that file. Other sets are computed when first asked for
+and kept on disk (_polar_cache.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gcext import _lib  # noqa: F401  (loads the operators)
+from gcext import _polar_cache as cache
 
 __all__ = ["computed_set", "crossover", "frozen_set", "order", "sign_weight", "tenth"]
 
@@ -93,11 +95,22 @@ def computed_set(block: int, kept: int, soft: bool = False) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def frozen_set(block: int, kept: int, soft: bool = False) -> Tensor:
     """Return a uint8 tensor of shape (block,), 1 where an index is frozen. Not to be written to."""
-    stored = _tables()["values" if soft else "signs"].get(f"{kept}/{block}")
-    if stored is None:
-        return computed_set(block, kept, soft)
-    free = np.unpackbits(np.frombuffer(bytes.fromhex(stored), np.uint8), bitorder="little")
-    return torch.from_numpy(1 - free)
+    kind = "values" if soft else "signs"
+    shipped = _tables()[kind].get(f"{kept}/{block}")
+    if shipped is not None:
+        return _unpacked(bytes.fromhex(shipped))
+    name = f"polar-{VERSION}-{kind}-{kept}-{block}.set"
+    cached = cache.read(name, block, kept)
+    if cached is not None:
+        return _unpacked(cached)
+    frozen = computed_set(block, kept, soft)
+    cache.write(name, np.packbits(1 - frozen.numpy(), bitorder="little").tobytes())
+    return frozen
+
+
+def _unpacked(free: bytes) -> Tensor:
+    bits = np.unpackbits(np.frombuffer(free, np.uint8), bitorder="little")
+    return torch.from_numpy(1 - bits)
 
 
 @functools.lru_cache(maxsize=64)

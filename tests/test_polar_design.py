@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from gcext import _polar_design as design
 
@@ -54,3 +55,81 @@ def test_order_respects_the_partial_order(block, kept):
     index = np.arange(block)
     for bit in range(block.bit_length() - 1):
         assert free[index[free] | 1 << bit].all()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache directory; what a process has in memory is forgotten."""
+    monkeypatch.setenv("GCEXT_CACHE_DIR", str(tmp_path / "deep" / "cache"))
+    design.frozen_set.cache_clear()
+    yield tmp_path / "deep" / "cache"
+    design.frozen_set.cache_clear()
+
+
+def again(block, kept, soft=False):
+    design.frozen_set.cache_clear()
+    return design.frozen_set(block, kept, soft)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(("block", "kept"), [(32, 1), (1024, 333), (8192, 8191), (1 << 16, 7_777)])
+def test_a_set_that_is_not_shipped_is_computed_once(cache, monkeypatch, block, kept, soft):
+    first = design.frozen_set(block, kept, soft)
+    assert int((1 - first).sum()) == kept
+    (file,) = cache.iterdir()
+    assert file.stat().st_size == 32 + block // 8
+    monkeypatch.setattr(design, "computed_set", None)  # another computation would fail
+    assert torch.equal(again(block, kept, soft), first)
+
+
+def test_shipped_sets_are_not_cached(cache):
+    design.frozen_set(1024, 512)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"x",
+        lambda data: b"",
+        lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:],
+        lambda data: bytes(len(data)),
+        lambda data: b"#!/bin/sh",
+    ],
+)
+def test_a_spoilt_cache_is_computed_again_and_mended(cache, spoil):
+    first = design.frozen_set(1024, 333)
+    (file,) = cache.iterdir()
+    good = file.read_bytes()
+    file.write_bytes(spoil(good))
+    assert torch.equal(again(1024, 333), first)
+    assert file.read_bytes() == good
+
+
+def test_the_set_of_another_code_is_foreign(cache):
+    first, other = design.frozen_set(1024, 333), design.frozen_set(1024, 334)
+    one, two = sorted(cache.iterdir())
+    two.write_bytes(one.read_bytes())
+    assert torch.equal(again(1024, 334), other) and not torch.equal(first, other)
+
+
+def test_where_the_cache_is(tmp_path, monkeypatch):
+    design.frozen_set.cache_clear()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    again(64, 5)  # conftest.py has switched it off
+    assert not any(tmp_path.iterdir())
+    monkeypatch.delenv("GCEXT_CACHE_DIR")
+    again(64, 5)
+    assert len(list((tmp_path / "xdg" / "gcext").iterdir())) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    again(64, 5)
+    assert len(list((tmp_path / "home" / ".cache" / "gcext").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GCEXT_CACHE_DIR", str(tmp_path / "file" / "below"))
+    assert int(again(64, 7).sum()) == 64 - 7
+    design.frozen_set.cache_clear()
