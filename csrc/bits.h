@@ -35,7 +35,7 @@ GCEXT_DECLARE_TABLE(BitsTable, bits_table)
 const BitsTable& bits();
 
 // The bytes of a plane of n values of b bits. n*b must stay below 2^63.
-inline int64_t plane_bytes(int64_t n, int b) { return (n * b + 7) / 8; }
+inline int64_t plane_bytes(int64_t n, int b) { return n * b / 8 + (n * b % 8 != 0); }
 
 // True where the bits after bit `bits` in the last byte of a plane are zero.
 inline bool plane_padded(const uint8_t* plane, int64_t bits) {

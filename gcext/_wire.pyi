@@ -7,8 +7,15 @@ A body is a tuple of method code, dtype code, shape, and what the method needs:
     3 ternary  index, value, scale
     4 merged   index, value, scales, place, negative     (gcext.wire.Members)
 
-and a group is (5, [bodies]). Arrays are one-dimensional and contiguous: value and scales float32,
-index int32 or int64, place int64, negative uint8.
+    6 random   support, value
+    7 sign     support, scale, bits                                   (gcext.values.Signs)
+    8 levels   support, steps, bucket, norms, at, level               (gcext.values.Levels)
+    9 polar    support, message, block, kept, soft, scale, seed       (gcext.values.Polar)
+
+and a group is (5, [bodies]). A support is None for all elements, an index array, or (seed, k) where
+k elements are drawn. Arrays are one-dimensional and contiguous: value, scales, norms and a polar
+code's scale float32, index and at int32 or int64, place int64, level int16, negative, bits and
+message uint8.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,6 +43,15 @@ def unmerge(body: tuple[Any, ...]) -> list[tuple[Any, npt.NDArray[np.float32], f
 # run of values, a multiple of 8.
 def signs_unpack(
     bits: npt.NDArray[np.uint8], n: int, scale: float | npt.NDArray[np.float32], run: int = 0
+) -> npt.NDArray[np.float32]: ...
+
+# float32 of levels: norm * level / steps. at must rise below the elements that the norms cover.
+def level_values(
+    steps: int,
+    bucket: int,
+    norms: npt.NDArray[np.float32],
+    at: npt.NDArray[np.int32] | npt.NDArray[np.int64],
+    level: npt.NDArray[np.int16],
 ) -> npt.NDArray[np.float32]: ...
 
 # The kernel rooms bits and rice, for tests and benchmarks.

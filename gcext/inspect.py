@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from gcext import _wire, wire
+from gcext._polar_rotated import chunks_of
 from gcext.errors import DecodeError
 
 _TILE = _wire.TILE
@@ -131,6 +133,9 @@ def _body(walk: _Walk, member: bool) -> None:
     if method == wire.METHODS["dense"]:
         walk.take(4 * numel, "values", _values(numel))
         return
+    if method > wire.METHODS["group"]:
+        _coded(walk, wire.METHOD_NAMES[method], numel)
+        return
     parts = 0
     if method == wire.METHODS["merged"]:
         parts = walk.varint("parts", "{} packets")
@@ -151,6 +156,72 @@ def _body(walk: _Walk, member: bool) -> None:
         walk.take(-(-members // 8), "signs", f"{members} bits, 1 is negative")
 
 
+_SUPPORTS = ("all elements", "indices", "random elements")
+
+
+def _coded(walk: _Walk, method: str, numel: int) -> None:
+    support = walk.take(
+        1, "support", lambda p: _SUPPORTS[p[0]] if p[0] < len(_SUPPORTS) else "reserved"
+    )[0]
+    if support >= len(_SUPPORTS):
+        raise _CutError
+    k = numel
+    if support > 0:
+        k = walk.varint("k", f"{{}} of {numel} elements" if numel < 1 << 63 else "{} elements")
+    if support == 1:
+        walk.section(k, "", "elements")
+    if support == 2:
+        walk.take(8, "seed", _seed)
+    if method == "random":
+        walk.take(4 * k, "values", _values(k))
+    elif method == "sign":
+        walk.take(4, "scale", _float)
+        walk.take(-(-k // 8), "signs", f"{k} bits, 1 is negative")
+    elif method == "levels":
+        _levels(walk, k)
+    else:
+        _polar(walk, k)
+
+
+def _levels(walk: _Walk, k: int) -> None:
+    steps = walk.varint("steps", "{} steps from 0 to the norm")
+    bucket = walk.varint("bucket", "{} elements share a norm, 0: all")
+    norms = -(-k // bucket) if bucket else 1
+    walk.take(4 * norms, "norms", _float if norms == 1 else _values(norms))
+    count = walk.varint("places", "{} levels are not 0")
+    walk.section(min(count, max(k - count, 0)), "places.", "places")
+    walk.take(-(-count // 8), "signs", f"{count} bits, 1 is negative")
+    if steps > 1:
+        walk.section(count, "levels.", "levels")
+
+
+def _polar(walk: _Walk, k: int) -> None:
+    walk.take(1, "table", lambda p: f"frozen sets of version {p[0]}")
+    flags = walk.take(1, "flags", lambda p: _flags(p[0]))[0]
+    level = walk.take(1, "block", lambda p: f"blocks of 2^{p[0]} symbols")[0]
+    if flags > 3 or level > 62:
+        raise _CutError
+    kept = walk.varint("kept", "{} bits a block")
+    sizes = [k]
+    if flags & 2:
+        walk.take(8, "seed", _seed)
+        if 4 * (k >> max(16, level)) > walk.end - walk.at:
+            walk.take(4 * (k >> max(16, level)), "scales", "a scale a chunk")
+        sizes = [size for _, size in chunks_of(k, 1 << level)]
+    walk.take(4 * len(sizes), "scales", _float if len(sizes) == 1 else _values(len(sizes)))
+    bits = kept * -(-sum(sizes) // (1 << level))
+    walk.take(-(-bits // 8), "message", f"{bits} bits")
+
+
+def _flags(flags: int) -> str:
+    names = ["soft frozen sets" if flags & 1 else "frozen sets of signs"]
+    return ", ".join(names + ["rotated"] * (flags >> 1 & 1) + ["reserved"] * (flags > 3))
+
+
+def _seed(piece: bytes) -> str:
+    return str(int.from_bytes(piece, "little"))
+
+
 def rows(message: bytes) -> list[Row]:
     """Return the fields of a message in order, as far as it can be read."""
     walk = _Walk(message, len(message))
@@ -169,19 +240,28 @@ def rows(message: bytes) -> list[Row]:
     return walk.rows
 
 
+def _sent(body: wire.Body, numel: int) -> int:
+    if body.value is not None:
+        return len(body.value)
+    if body.method == "levels":
+        return len(body.code[3])
+    if body.index is None:
+        return numel
+    return body.index.k if isinstance(body.index, wire.Drawn) else len(body.index)
+
+
 def _summary(body: wire.Body, length: int) -> str:
     if body.method == "group":
         return f"group of {len(body.members)} packets, {length} bytes"
     numel = math.prod(body.shape)
-    assert body.value is not None
-    k = len(body.value)
+    k = _sent(body, numel)
     text = f"{body.method} {body.dtype} {body.shape}: {k} of {numel} elements, {length} bytes"
     if body.method == "merged" and body.merged is not None:
         text += f", {len(body.merged.scales)} packets in one"
     if k > 0:
         text += f", {8 * length / k:.2f} bits an element sent"
         text += f", {4 * numel / length:.1f} x smaller than float32"
-    if k > 0 and body.index is not None:
+    if k > 0 and isinstance(body.index, np.ndarray) and body.value is not None:
         pairs = zip(body.index[:4].tolist(), body.value[:4].tolist(), strict=True)
         text += "\n" + "  ".join(f"[{i}] {v:+.6g}" for i, v in pairs) + ("  ..." if k > 4 else "")
     return text

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gcext import _lib, wire
-from gcext.values import Code, Random
+from gcext.values import CODES, Code, Random
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -272,23 +273,32 @@ _EMPTY = torch.empty(0, dtype=torch.int32)
 def _body(packet: Packet) -> wire.Body:
     if packet.method == "group":
         return wire.Body("group", members=tuple(_body(member) for member in packet.members))
-    return wire.Body(
-        packet.method,
-        packet.shape,
-        DTYPES[packet.dtype],
-        None if packet.index is None else packet.index.cpu().numpy(),
-        packet.value.cpu().numpy(),
-        packet.scale,
-        packet._parts,
-    )
+    index: wire.Index | wire.Drawn | None
+    if isinstance(packet.support, Random):
+        index = wire.Drawn(packet.support.seed, packet.support.k)
+    else:
+        index = None if packet.support is None else packet.support.cpu().numpy()
+    head = (packet.method, packet.shape, DTYPES[packet.dtype], index)
+    if isinstance(packet.coded, Code):
+        return wire.Body(*head, code=tuple(map(_array, packet.coded.fields())))
+    return wire.Body(*head, _array(packet.coded), packet.scale, merged=packet._parts)
+
+
+def _array(x: Any) -> Any:
+    return x.cpu().numpy() if isinstance(x, Tensor) else x
+
+
+def _tensor(x: Any) -> Any:
+    return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
 
 def _packet(body: wire.Body) -> Packet:
     if body.method == "group":
         return Packet.group([_packet(member) for member in body.members])
-    index = None if body.index is None else torch.from_numpy(body.index)
-    assert body.value is not None
+    index = body.index
+    support = Random(*index) if isinstance(index, wire.Drawn) else _tensor(index)
+    code = CODES.get(body.method)
+    coded = _tensor(body.value) if code is None else code(*map(_tensor, body.code))
     return Packet(
-        body.method, body.shape, _BY_NAME[body.dtype], index, torch.from_numpy(body.value),
-        body.scale, parts=body.merged,
-    )  # fmt: skip
+        body.method, body.shape, _BY_NAME[body.dtype], support, coded, body.scale, parts=body.merged
+    )

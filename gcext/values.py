@@ -8,8 +8,9 @@ Contents are never changed; index and float32 values are computed from them when
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -67,9 +68,13 @@ class Code(ABC):
     def decode(self, sent: int) -> Tensor:
         """Return the values, float32: those at ``place``, or of all ``sent`` elements."""
 
-    @abstractmethod
     def to(self: _Code, device: torch.device | str) -> _Code:
         """Return the contents on ``device``."""
+        return type(self)(*(x.to(device) if isinstance(x, Tensor) else x for x in self.fields()))
+
+    def fields(self) -> tuple[Any, ...]:
+        """Return the fields in order."""
+        return tuple(getattr(self, field.name) for field in dataclass_fields(self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +106,6 @@ class Signs(Code):
         shift = torch.arange(8, dtype=torch.uint8, device=self.bits.device)
         negative = (self.bits.unsqueeze(1) >> shift & 1).flatten()[:sent].bool()
         return torch.where(negative, -self.scale, self.scale).to(torch.float32)
-
-    def to(self, device: torch.device | str) -> Signs:
-        """See Code."""
-        return replace(self, bits=self.bits.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,17 +158,11 @@ class Levels(Code):
 
     def decode(self, sent: int) -> Tensor:
         """See Code. float64 norm*level/steps, rounded to float32."""
+        if self.device.type == "cpu":
+            arrays = (x.numpy() for x in (self.norms, self.at, self.level))
+            return torch.from_numpy(_wire.level_values(self.steps, self.bucket, *arrays))
         norm = self.norms[self.at.long() // self.bucket] if self.bucket else self.norms
         return (norm.double() * self.level / self.steps).float()
-
-    def to(self, device: torch.device | str) -> Levels:
-        """See Code."""
-        return replace(
-            self,
-            norms=self.norms.to(device),
-            at=self.at.to(device),
-            level=self.level.to(device),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +214,5 @@ class Polar(Code):
             value = value[:sent].clone()
         return value.to(self.device)
 
-    def to(self, device: torch.device | str) -> Polar:
-        """See Code."""
-        return replace(self, message=self.message.to(device), scale=self.scale.to(device))
+
+CODES: dict[str, type[Code]] = {code.method: code for code in (Signs, Levels, Polar)}

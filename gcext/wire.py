@@ -16,7 +16,17 @@ from xxhash import xxh3_64_intdigest
 
 from gcext import _wire
 
-METHODS = {"dense": 1, "sparse": 2, "ternary": 3, "merged": 4, "group": 5}
+METHODS = {
+    "dense": 1,
+    "sparse": 2,
+    "ternary": 3,
+    "merged": 4,
+    "group": 5,
+    "random": 6,
+    "sign": 7,
+    "levels": 8,
+    "polar": 9,
+}
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
 METHOD_NAMES = {code: name for name, code in METHODS.items()}
 DTYPE_NAMES = {code: name for name, code in DTYPES.items()}
@@ -35,21 +45,30 @@ class Members(NamedTuple):
     negative: npt.NDArray[np.uint8]  # (K,): 1 where the member is -scale
 
 
+class Drawn(NamedTuple):
+    """A support of k elements drawn from a seed, csrc/support.h."""
+
+    seed: int  # in [0, 2^64)
+    k: int
+
+
 @dataclass(frozen=True, eq=False)
 class Body:
     """What a packet says, as NumPy arrays; a group only has members.
 
-    index is int32 where the shape has less than 2^31 elements, else int64, and None for dense.
-    value is float32, k long (dense: one per element). A merged body's values are the exact sums
-    of its parts, rounded once.
+    index is int32 where the shape has less than 2^31 elements, else int64; None where all elements
+    travel; and Drawn where they are not named. value is float32, k long (dense: one per element);
+    of a sign, levels or polar body it is None, and code holds the fields of that class of
+    gcext.values, in order. A merged body's values are the exact sums of its parts, rounded once.
     """
 
     method: str
     shape: tuple[int, ...] = ()
     dtype: str = "float32"
-    index: Index | None = None
+    index: Index | Drawn | None = None
     value: Value | None = None
     scale: float = 0.0
+    code: tuple[Any, ...] = ()
     merged: Members | None = None
     members: tuple[Body, ...] = ()
 
@@ -173,6 +192,10 @@ def _to_tuple(body: Body) -> tuple[Any, ...]:
         return (*head, body.index, body.value)
     if body.method == "ternary":
         return (*head, body.index, body.value, body.scale)
+    if body.method == "random":
+        return (*head, body.index, body.value)
+    if body.method != "merged":
+        return (*head, body.index, *body.code)
     if body.merged is None:
         raise ValueError("pack: a merged body needs its members. Make it with merge.")
     return (*head, body.index, body.value, *body.merged)
@@ -187,4 +210,9 @@ def _from_tuple(fields: tuple[Any, ...]) -> Body:
         return Body(method, shape, dtype, value=rest[0])
     if method == "merged":
         return Body(method, shape, dtype, rest[0], rest[1], merged=Members(*rest[2:]))
-    return Body(method, shape, dtype, *rest)
+    if method in ("sparse", "ternary"):
+        return Body(method, shape, dtype, *rest)
+    index = Drawn(*rest[0]) if isinstance(rest[0], tuple) else rest[0]
+    if method == "random":
+        return Body(method, shape, dtype, index, rest[1])
+    return Body(method, shape, dtype, index, code=rest[1:])

@@ -6,6 +6,7 @@ accept and code for code of what they refuse. It is slow, and it trusts no size 
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Iterator
@@ -136,6 +137,9 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
     def expected() -> None:
         require(expect is None or expect == shape, "expect")
 
+    if method > 5:
+        coded(reader, method, expected, out, numel)
+        return out
     if method == 1:
         require(4 * numel <= len(reader.data) - reader.at, "truncated")
         out["value"] = reader.f32(numel)
@@ -145,8 +149,7 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
     if method == 4:
         parts = reader.varint()
         require(2 <= parts <= 4096, "parts")
-        scales = reader.f32(parts)
-        require(finite(scales) and not np.signbit(scales).any(), "scale")
+        part_scales = scales(reader, parts)
     k = reader.varint()
     require(k <= numel, "k")
     out.update(index=[], value=np.zeros(0, np.float32), scale=0.0)
@@ -166,10 +169,101 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
         out["scale"] = float(scale)
         out["value"] = np.where(signs, -scale, scale).astype(np.float32)
     elif method == 4:
-        merged(reader, out, numel, k, scales, expected)
+        merged(reader, out, numel, k, part_scales, expected)
     else:
         expected()
     return out
+
+
+MAX_F32 = 0x7F7FFFFF  # as bits
+
+
+def scales(reader: Reader, count: int, largest: int = MAX_F32) -> np.ndarray:
+    require(4 * count <= len(reader.data) - reader.at, "truncated")
+    values = reader.f32(count)
+    require(bool((values.view("<u4") <= largest).all()), "scale")
+    return values
+
+
+def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel: int) -> None:
+    """The methods 6 to 9: a support and what its elements became."""
+    kind, k = reader.take(1)[0], numel
+    require(kind in {6: (2,), 7: (0, 2), 8: (0, 1, 2), 9: (0, 1, 2)}[method], "support")
+    if kind > 0:
+        k = reader.varint()
+        require(k <= numel, "k")
+    section = Section(reader, k) if kind == 1 else None
+    out["k"], out["seed"] = k, int.from_bytes(reader.take(8), "little") if kind == 2 else None
+    places = levels = Section(reader, 0)
+    if method == 6:
+        require(4 * k <= len(reader.data) - reader.at, "truncated")
+        out["value"] = reader.f32(k)
+    elif method == 7:
+        out["scale"] = scales(reader, 1)[0]
+        out["signs"] = bits(reader, k)
+    elif method == 8:
+        steps, bucket = reader.varint(), None
+        require(1 <= steps <= 32767, "steps")
+        bucket = reader.varint()
+        require(bucket == 0 or bucket < k, "bucket")
+        norms = scales(reader, -(-k // bucket) if bucket else 1)
+        count = reader.varint()
+        require(count <= k, "k")
+        places = Section(reader, min(count, k - count))
+        signs = bits(reader, count)
+        if steps > 1:
+            levels = Section(reader, count)
+        out.update(steps=steps, bucket=bucket, norms=norms, level=[])
+    else:
+        polar(reader, out, k)
+    expected()
+    if section is not None:
+        out["index"] = [n for tile in section.tiles(numel) for n in tile]
+    if method == 6:
+        require(finite(out["value"]), "value")
+    elif method == 7:
+        require(out["scale"] > 0 or not out["signs"].any(), "scale")
+    elif method == 8:
+        at = [n for tile in places.tiles(k) for n in tile]
+        if count > k - count:
+            at = np.setdiff1d(np.arange(k), at).tolist()
+        numbers = itertools.chain.from_iterable(levels.tiles(count * steps))
+        previous = -1
+        for place, sign in zip(at, signs, strict=True):
+            number = next(numbers) if steps > 1 else previous + 1
+            require(number - previous <= steps, "level")
+            require(norms[place // bucket if bucket else 0] > 0, "level")
+            out["level"].append((previous - number) if sign else number - previous)
+            previous = number
+        out["at"] = at
+
+
+def bits(reader: Reader, count: int) -> np.ndarray:
+    return exact(reader.plane(count), count)
+
+
+def polar(reader: Reader, out: dict[str, Any], k: int) -> None:
+    table, flags = reader.take(1)[0], None
+    require(table == 1, "polar")
+    flags = reader.take(1)[0]
+    require(flags < 4, "polar")
+    log_block = reader.take(1)[0]
+    require(5 <= log_block <= 20, "polar")
+    block, kept = 1 << log_block, reader.varint()
+    require(kept <= block, "polar")
+    rotation, sizes = None, [k]
+    if flags & 2:
+        rotation = int.from_bytes(reader.take(8), "little")
+        largest = max(block, 2**16)
+        whole, rest = divmod(k, largest)
+        require(4 * whole <= len(reader.data) - reader.at, "truncated")
+        sizes = [largest] * whole
+        if rest:
+            sizes.append(max(64, block, 1 << (rest - 1).bit_length()))
+    scale = scales(reader, len(sizes), 0x79800000 if flags & 2 else MAX_F32)
+    message = bits(reader, kept * -(-sum(sizes) // block))
+    out.update(block=block, kept=kept, soft=flags & 1 == 1, rotation=rotation)
+    out.update(scale=scale, sizes=sizes, message=message)
 
 
 def merged(
@@ -218,7 +312,7 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
     )
     reader = Reader(message[5:-8])
     method = reader.take(1)[0]
-    require(1 <= method <= 5, "method")
+    require(1 <= method <= 9, "method")
     if method == 5:
         count = reader.varint()
         require(count > 0, "count")
@@ -226,37 +320,10 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
         members = []
         for i in range(count):
             member = reader.take(1)[0]
-            require(1 <= member <= 4, "method")
+            require(1 <= member <= 9 and member != 5, "method")
             members.append(body(reader, member, None if expect is None else expect[i]))
         out: dict[str, Any] = {"method": 5, "members": members}
     else:
         out = body(reader, method, expect)
     require(reader.at == len(reader.data), "length")
     return out
-
-
-def mixed(x):
-    """SplitMix64's step and finaliser, modulo 2^64."""
-    x = x + 0x9E3779B97F4A7C15 & 2**64 - 1
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & 2**64 - 1
-    return x ^ x >> 31
-
-
-def random_support(seed, k, numel):
-    """The k indices below numel that a seed names, rising."""
-    bits = max(10, (numel - 1).bit_length())
-    low_bits, high_bits = bits // 2, bits - bits // 2
-    key = [mixed(mixed(seed) + r) for r in range(8)]
-    index = []
-    for x in range(k):
-        while True:
-            high, low = divmod(x, 2**low_bits)
-            for r in range(0, 8, 2):
-                high ^= mixed(key[r] ^ low) % 2**high_bits
-                low ^= mixed(key[r + 1] ^ high) % 2**low_bits
-            x = high << low_bits | low
-            if x < numel:
-                break
-        index.append(x)
-    return sorted(index)

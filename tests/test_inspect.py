@@ -60,16 +60,33 @@ def test_members_and_parts_are_named() -> None:
         assert expected in text
 
 
+def test_supports_and_codes_are_named() -> None:
+    for name, expected in {
+        "random-float32": ("random elements", "seed", "30 of 600 elements", "30 float32"),
+        "sign-k9": ("all elements", "scale", "9 bits, 1 is negative", "9 of 9 elements"),
+        "levels-indices": ("indices", "3 steps", "16 elements share", "places.tiles", "levels.t"),
+        "polar-rotated": (
+            "soft frozen sets, rotated",
+            "2^6 symbols",
+            "32 bits a block",
+            "256 bits",
+        ),
+    }.items():
+        text = shown((V1 / "valid" / f"{name}.gcx").read_bytes())
+        assert [word for word in expected if word not in text] == []
+
+
 @pytest.mark.parametrize(("name", "code"), INDEX["invalid"].items())
 def test_a_damaged_packet_shows_its_error(name: str, code: str) -> None:
     assert f"refused, {code}:" in shown((V1 / "invalid" / f"{name}.gcx").read_bytes())
 
 
 def test_every_prefix_of_a_packet_can_be_looked_at() -> None:
-    message = (V1 / "valid" / "group-3.gcx").read_bytes()
-    for length in range(len(message)):
-        rows = inspect.rows(message[:length])
-        assert sum(len(row.data) for row in rows) == length
+    for name in ("group-3", "group-of-coded", "polar-rotated", "levels-indices"):
+        message = (V1 / "valid" / f"{name}.gcx").read_bytes()
+        for length in range(len(message)):
+            rows = inspect.rows(message[:length])
+            assert sum(len(row.data) for row in rows) == length
 
 
 def test_long_sections_and_groups_are_cut_short() -> None:

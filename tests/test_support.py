@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 
 import numpy as np
-import numpy_decoder as twin
+import numpy_values as twin
 import pytest
 import torch
 

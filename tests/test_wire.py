@@ -129,6 +129,8 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
         "merged-cancels",
         "merged-one-empty",
         "group-3",
+        *("random-values-edge", "sign-k9", "sign-random", "levels-4-steps", "levels-indices"),
+        *("levels-norms-edge", "polar-soft", "polar-indices", "polar-rotated-hard"),
     ):
         message = golden("valid", name)
         for bit in range(40, 8 * (len(message) - 8)):
@@ -141,6 +143,7 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
             if code is None:
                 assert wire.pack(wire.unpack(repaired)) == repaired
     assert {None, "tile", "unary", "padding", "k", "truncated", "member", "scale", "value"} <= seen
+    assert {"support", "steps", "bucket", "level", "polar"} <= seen
 
 
 @settings(max_examples=300, deadline=None)
@@ -198,16 +201,20 @@ def test_an_error_costs_no_memory_even_at_the_end_of_a_long_packet() -> None:
     part = ternary(rng, 10**7, 10**6)
     group = wire.Body("group", members=(part, part))
     dense = wire.Body("dense", (10**6,), value=np.ones(10**6, np.float32))
-    for body in (part, group, dense, wire.merge([part, ternary(rng, 10**7, 10**6)])):
+    bits = rng.integers(0, 256, 10**6, dtype=np.uint8)
+    sign = wire.Body("sign", (8 * 10**6,), code=(0.5, bits))
+    level = rng.integers(1, 4, 10**6).astype(np.int16)
+    norms = np.ones(1, np.float32)
+    levels = wire.Body("levels", (10**7,), code=(3, 0, norms, part.index, level))
+    polar = wire.Body("polar", (1 << 24,), code=(bits[: 1 << 19], 1024, 256, True, norms, None))
+    merged = wire.merge([part, ternary(rng, 10**7, 10**6)])
+    for body in (part, group, dense, merged, sign, levels, polar):
         message = bytearray(wire.pack(body))
         message[-9:-8] = b"\xff\xff" if body.method != "dense" else b"\x7f\x00"
         damaged = seal(bytes(message))
 
         def refused(damaged: bytes = damaged) -> None:
-            assert (
-                code_of(wire.unpack, damaged) == "length"
-                or code_of(wire.unpack, damaged) == "value"
-            )
+            assert code_of(wire.unpack, damaged) in ("length", "value", "padding")
 
         refused()
         assert peak_growth(refused) < MIB
@@ -323,9 +330,8 @@ def add(body):
     message = wire.pack(body)
     h.update(message)
     back = wire.unpack(message)
-    for array in (back.index, back.value):
-        if array is not None:
-            h.update(array.tobytes())
+    for array in (back.index, back.value, *back.code):
+        h.update(array.tobytes() if isinstance(array, np.ndarray) else repr(array).encode())
 for path in sorted(Path(sys.argv[1]).glob("valid/*.gcx")):
     add(wire.unpack(path.read_bytes()))
 rng = np.random.default_rng(7)

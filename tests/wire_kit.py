@@ -49,10 +49,12 @@ def ternary(rng: np.random.Generator, numel: int, k: int, scale: float = 0.5) ->
 
 def assert_equal(a: wire.Body, b: wire.Body) -> None:
     assert (a.method, a.shape, a.dtype, a.scale) == (b.method, b.shape, b.dtype, b.scale)
-    for x, y in ((a.index, b.index), (a.value, b.value)):
-        assert (x is None) == (y is None)
-        if x is not None and y is not None:
+    for x, y in zip((a.index, a.value, *a.code), (b.index, b.value, *b.code), strict=True):
+        assert type(x) is type(y)
+        if isinstance(x, np.ndarray):
             assert x.dtype == y.dtype and x.tobytes() == y.tobytes()
+        else:
+            assert x == y
     assert len(a.members) == len(b.members)
     for x, y in zip(a.members, b.members, strict=True):
         assert_equal(x, y)
@@ -65,6 +67,9 @@ def assert_twin(body: wire.Body, read: dict[str, Any]) -> None:
             assert_twin(member, other)
         return
     assert body.shape == read["shape"] and wire.DTYPES[body.dtype] == read["dtype"]
+    if read["method"] > 5:
+        assert_coded_twin(body, read)
+        return
     assert body.value is not None
     assert body.value.tobytes() == read["value"].astype("<f4").tobytes()
     if body.index is not None:
@@ -76,6 +81,34 @@ def assert_twin(body: wire.Body, read: dict[str, Any]) -> None:
         signs = body.merged.negative.tolist()
         assert [(i, j, s) for (i, j), s in zip(places, signs, strict=True)] == read["members"]
         assert body.merged.scales.tobytes() == read["scales"].tobytes()
+
+
+def assert_coded_twin(body: wire.Body, read: dict[str, Any]) -> None:
+    if isinstance(body.index, np.ndarray):
+        assert body.index.tolist() == read["index"] and read["seed"] is None
+    else:
+        assert body.index == (None if read["seed"] is None else (read["seed"], read["k"]))
+
+    def same(array: np.ndarray, other: np.ndarray) -> bool:
+        return array.tolist() == np.asarray(other).tolist()
+
+    def plane(array: np.ndarray, other: np.ndarray) -> bool:
+        return same(array, np.packbits(other, bitorder="little"))
+
+    if body.method == "random":
+        assert body.value is not None and body.value.tobytes() == read["value"].tobytes()
+    elif body.method == "sign":
+        scale, signs = body.code
+        assert scale == read["scale"] and plane(signs, read["signs"])
+    elif body.method == "levels":
+        steps, bucket, norms, at, level = body.code
+        assert (steps, bucket) == (read["steps"], read["bucket"])
+        assert same(norms, read["norms"])
+        assert same(at, read["at"]) and same(level, read["level"])
+    else:
+        message, *code, scale, seed = body.code
+        assert code == [read["block"], read["kept"], read["soft"]] and seed == read["rotation"]
+        assert plane(message, read["message"]) and same(scale, read["scale"])
 
 
 def mutate(rng: np.random.Generator, message: bytes) -> bytes:
@@ -101,18 +134,72 @@ def mutate(rng: np.random.Generator, message: bytes) -> bytes:
     return seal(message[:5] + bytes(body) + bytes(8))
 
 
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
+    kinds = {"random": ["drawn"], "sign": ["all", "drawn"]}
+    support = draw(st.sampled_from(kinds.get(method, ["all", "indices", "drawn"])))
+    k = draw(st.integers(0, 200))
+    numel = k if support == "all" else draw(st.one_of(st.integers(k, 900), st.just(2**45)))
+    wide = numel >= 2**31
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    index: Any = None
+    if support == "drawn":
+        index = wire.Drawn(draw(st.integers(0, 2**64 - 1)), k)
+    elif support == "indices":
+        index = np.sort(rng.choice(min(numel, 10**5), k, replace=False))
+        index = index.astype(np.int64 if wide else np.int32)
+    scales = st.floats(min_value=0, max_value=2.0**116, width=32).map(abs)
+
+    def floats(strategy: st.SearchStrategy[float], count: int) -> np.ndarray:
+        return np.array(draw(st.lists(strategy, min_size=count, max_size=count)), np.float32)
+
+    def plane(count: int) -> np.ndarray:
+        return np.packbits(rng.integers(0, 2, count, dtype=np.uint8), bitorder="little")
+
+    code: tuple[Any, ...]
+    if method == "random":
+        return wire.Body(method, (numel,), dtype, index, floats(FINITE, k))
+    if method == "sign":
+        scale = float(draw(scales))
+        code = scale, plane(k) if scale > 0 else 0 * plane(k)
+    elif method == "levels":
+        steps = draw(st.one_of(st.integers(1, 4), st.integers(1, 32767)))
+        bucket = draw(st.integers(k // 20 + 1, k - 1)) if k > 3 and draw(st.booleans()) else 0
+        norms = floats(scales, -(-k // bucket) if bucket else 1)
+        sent = (rng.random(k) < draw(st.sampled_from([0, 0.1, 0.9, 1]))) & (
+            norms[np.arange(k) // bucket if bucket else np.zeros(k, int)] > 0
+        )
+        at = np.flatnonzero(sent).astype(np.int64 if wide else np.int32)
+        level = rng.integers(1, steps, len(at), endpoint=True) * rng.choice([-1, 1], len(at))
+        code = steps, bucket, norms, at, level.astype(np.int16)
+    else:
+        block = 2 ** draw(st.integers(5, 8))
+        kept = draw(st.integers(0, block))
+        rotated = draw(st.booleans())
+        size = max(64, block, 1 << max(k - 1, 0).bit_length()) if k else 0
+        symbols = size if rotated else k
+        scale = floats(scales, int(k > 0) if rotated else 1)
+        seed = draw(st.integers(0, 2**64 - 1)) if rotated else None
+        code = plane(kept * -(-symbols // block)), block, kept, draw(st.booleans()), scale, seed
+    return wire.Body(method, (numel,), dtype, index, code=code)
+
+
 @st.composite
 def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
-    kinds = ["dense", "sparse", "ternary", "merged"] + ([] if member else ["group"])
-    method = draw(st.sampled_from(kinds))
+    kinds = ["dense", "sparse", "ternary", "merged", "random", "sign", "levels", "polar"]
+    method = draw(st.sampled_from(kinds + ([] if member else ["group"])))
     if method == "group":
         return wire.Body(
             "group", members=tuple(draw(st.lists(bodies(member=True), min_size=1, max_size=4)))
         )
     dtype = draw(st.sampled_from(sorted(wire.DTYPES)))
-    finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    if method in ("random", "sign", "levels", "polar"):
+        return draw(coded_bodies(method, dtype))
     if method == "dense":
-        value = np.array(draw(st.lists(finite, max_size=20)), np.float32)
+        value = np.array(draw(st.lists(FINITE, max_size=20)), np.float32)
         return wire.Body("dense", (len(value),), dtype, value=value)
     numel = draw(st.one_of(st.integers(0, 3000), st.integers(0, 2**63 - 1)))
     numbers = st.integers(0, numel - 1) if numel else st.nothing()

@@ -5,38 +5,12 @@
 #include <string>
 
 #include "../bits.h"
+#include "coded.h"
+#include "fields.h"
 #include "merged.h"
 
 namespace gcext::wire {
 namespace {
-
-constexpr uint32_t kInfinity = 0x7f800000;
-
-uint32_t bits_of(float x) {
-  uint32_t word;
-  std::memcpy(&word, &x, 4);
-  return word;
-}
-
-// The first of n float32 that is not finite (or, where zeros are forbidden, is zero); n if none.
-int64_t first_bad_value(const uint8_t* values, int64_t n, bool zeros_allowed) {
-  const uint32_t floor = zeros_allowed ? 0 : 1;
-  const auto bad = [&](int64_t i) {
-    uint32_t word;
-    std::memcpy(&word, values + 4 * i, 4);
-    return (word & 0x7fffffff) - floor >= kInfinity - floor;
-  };
-  constexpr int64_t kBlock = 4096;
-  for (int64_t from = 0; from < n; from += kBlock) {
-    const int64_t to = std::min(n, from + kBlock);
-    unsigned any = 0;
-    for (int64_t i = from; i < to; ++i) any |= bad(i);
-    if (any == 0) continue;
-    for (int64_t i = from; i < to; ++i)
-      if (bad(i)) return i;
-  }
-  return n;
-}
 
 // The product of the dims that are not 0 must stay below 2^63, so that strides do too.
 bool count_elements(const int64_t* dims, size_t ndim, int64_t* numel) {
@@ -52,28 +26,6 @@ bool count_elements(const int64_t* dims, size_t ndim, int64_t* numel) {
   return true;
 }
 
-void take_values(Cursor* cursor, Body* body) {
-  // Division before multiplication: k may be any number below 2^63 here.
-  if (body->k > cursor->left() / 4) cursor->take(cursor->left() + 1, "values");
-  body->values = cursor->take(4 * body->k, "values");
-}
-
-void take_k(Cursor* cursor, Body* body) {
-  const uint8_t* place = cursor->at();
-  body->k = cursor->varint("k");
-  if (body->k > body->numel)
-    cursor->fail("k", "k", place,
-                 "must be at most the number of elements " + std::to_string(body->numel) +
-                     ", got " + std::to_string(body->k) + ".");
-}
-
-const uint8_t* take_plane(Cursor* cursor, int64_t bits, const char* field) {
-  const uint8_t* plane = cursor->take((bits + 7) / 8, field);
-  if (!plane_padded(plane, bits))
-    cursor->fail("padding", field, cursor->at() - 1, "must end with zero bits.");
-  return plane;
-}
-
 void take_ternary(Cursor* cursor, Body* body) {
   take_k(cursor, body);
   if (body->k == 0) return;
@@ -84,38 +36,6 @@ void take_ternary(Cursor* cursor, Body* body) {
   std::memcpy(&body->scale, &word, 4);
   take_section(cursor, body->k, &body->index);
   body->signs = take_plane(cursor, body->k, "signs");
-}
-
-void take_merged(Cursor* cursor, Body* body) {
-  const uint8_t* place = cursor->at();
-  body->parts = cursor->varint("parts");
-  if (body->parts < 2 || body->parts > kMaxParts)
-    cursor->fail("parts", "parts", place,
-                 "must be in [2, " + std::to_string(kMaxParts) + "], got " +
-                     std::to_string(body->parts) + ".");
-  body->scales = cursor->take(4 * body->parts, "scales");
-  for (int64_t j = 0; j < body->parts; ++j) {
-    uint32_t word;
-    std::memcpy(&word, body->scales + 4 * j, 4);
-    if (word >= kInfinity)
-      cursor->fail("scale", "scales", body->scales + 4 * j, "must be 0, or positive and finite.");
-  }
-  take_k(cursor, body);
-  if (body->k == 0) return;
-  place = cursor->at();
-  body->members = cursor->varint("members");
-  int64_t most;
-  if (__builtin_mul_overflow(body->k, body->parts, &most))
-    most = std::numeric_limits<int64_t>::max();
-  if (body->members < body->k || body->members > most)
-    cursor->fail("member", "members", place,
-                 "must be in [k, k * parts], got " + std::to_string(body->members) + ".");
-  take_section(cursor, body->k, &body->index);
-  body->rows.tiles_name = "members.tiles";
-  body->rows.remainders_name = "members.remainders";
-  body->rows.unary_name = "members.unary";
-  take_section(cursor, body->members, &body->rows);
-  body->signs = take_plane(cursor, body->members, "signs");
 }
 
 template <class Index>
@@ -176,7 +96,7 @@ Body take_body(Cursor* cursor, bool member) {
   Body body;
   body.start = cursor->at();
   body.method = cursor->byte("method");
-  if (body.method < kDense || body.method > kGroup || (member && body.method == kGroup))
+  if (body.method < kDense || body.method > kPolar || (member && body.method == kGroup))
     cursor->fail("method", "method", body.start,
                  "must be one that version 1 has here, got " + std::to_string(body.method) + ".");
   if (body.method == kGroup) {
@@ -197,25 +117,29 @@ Body take_body(Cursor* cursor, bool member) {
     cursor->fail("shape", "dims", place, "the product must be below 2^63.");
   switch (body.method) {
     case kDense:
+      body.support = kAll;
       body.k = body.numel;
-      take_values(cursor, &body);
+      body.values = take_floats(cursor, body.k, "values");
       break;
     case kSparse:
       take_k(cursor, &body);
       take_section(cursor, body.k, &body.index);
-      take_values(cursor, &body);
+      body.values = take_floats(cursor, body.k, "values");
       break;
     case kTernary:
       take_ternary(cursor, &body);
       break;
-    default:
+    case kMerged:
       take_merged(cursor, &body);
+      break;
+    default:
+      take_coded(cursor, &body);
   }
   return body;
 }
 
 void check_body(const Body& body, const Cursor& cursor) {
-  if (body.method != kDense) {
+  if (body.support == kIndices) {
     SectionReader reader(body.index, body.numel, cursor);
     if (body.narrow()) {
       int32_t tile[kTile];
@@ -228,12 +152,14 @@ void check_body(const Body& body, const Cursor& cursor) {
     }
   }
   if (body.values != nullptr) {
-    const int64_t bad = first_bad_value(body.values, body.k, body.method == kDense);
+    const bool zeros = body.method != kSparse;
+    const int64_t bad = first_bad_value(body.values, body.k, zeros);
     if (bad < body.k)
       cursor.fail("value", "values", body.values + 4 * bad,
-                  body.method == kDense ? "must be finite." : "must be finite and not zero.");
+                  zeros ? "must be finite." : "must be finite and not zero.");
   }
   if (body.method == kMerged) read_members(body, cursor, nullptr, nullptr);
+  if (body.method > kGroup) check_coded(body, cursor);
 }
 
 void check_message(Cursor cursor, const Expectation* expectation) {
@@ -263,52 +189,6 @@ void read_index(const Body& body, const Cursor& cursor, int64_t* index) {
 
 void read_ternary_values(const Body& body, float* value) {
   bits().unpack_signs(body.signs, body.k, body.scale, value);
-}
-
-void Message::varint(uint64_t x) {
-  for (; x >= 0x80; x >>= 7) byte(static_cast<uint8_t>(x | 0x80));
-  byte(static_cast<uint8_t>(x));
-}
-
-void Message::word(uint32_t x) {
-  for (int i = 0; i < 4; ++i) byte(static_cast<uint8_t>(x >> (8 * i)));
-}
-
-std::vector<uint8_t>& Message::small() {
-  if (pieces_.empty() || !pieces_.back().open) {
-    pieces_.emplace_back();
-    pieces_.back().open = true;
-  }
-  ++bytes_;
-  return pieces_.back().owned;
-}
-
-void Message::own(std::vector<uint8_t> piece) {
-  bytes_ += static_cast<int64_t>(piece.size());
-  pieces_.emplace_back();
-  pieces_.back().owned = std::move(piece);
-}
-
-void Message::own(PackedSection section) {
-  own(std::move(section.table));
-  own(std::move(section.remainders));
-  own(std::move(section.unary));
-}
-
-void Message::borrow(const void* first, int64_t bytes) {
-  bytes_ += bytes;
-  pieces_.emplace_back();
-  pieces_.back().borrowed = static_cast<const uint8_t*>(first);
-  pieces_.back().bytes = bytes;
-}
-
-void Message::write(uint8_t* out) const {
-  for (const Piece& piece : pieces_) {
-    const bool borrowed = piece.borrowed != nullptr;
-    const size_t bytes = borrowed ? static_cast<size_t>(piece.bytes) : piece.owned.size();
-    if (bytes > 0) std::memcpy(out, borrowed ? piece.borrowed : piece.owned.data(), bytes);
-    out += bytes;
-  }
 }
 
 int64_t put_head(Message* message, Method method, int dtype, const std::vector<int64_t>& shape) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "cursor.h"
+#include "message.h"
 #include "section.h"
 
 namespace gcext::wire {
@@ -26,8 +27,42 @@ constexpr int64_t kHeadBytes = 5, kChecksumBytes = 8;
 constexpr int kMaxDims = 15;
 constexpr int64_t kMaxParts = 4096;  // of a merged body: its scales stay within 16 KiB
 
-enum Method : uint8_t { kDense = 1, kSparse = 2, kTernary = 3, kMerged = 4, kGroup = 5 };
+enum Method : uint8_t {
+  kDense = 1,
+  kSparse,
+  kTernary,
+  kMerged,
+  kGroup,
+  kRandom,  // from here on: a support and what its elements became, coded.h
+  kSign,
+  kLevels,
+  kPolar,
+};
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
+
+// Which elements travel, where a method leaves it open.
+enum Support : uint8_t { kAll, kIndices, kDrawn };
+
+// The fields of a levels body after its support; the sign bits are the body's.
+struct LevelFields {
+  int64_t steps = 0, bucket = 0;
+  int64_t norms = 0;
+  const uint8_t* norm = nullptr;  // norms float32
+  int64_t places = 0;             // levels that are not 0
+  Section zeros_or_places;        // the fewer: of levels that are 0, or not, among the k elements
+  Section numbers;                // running sums of the levels, less one; empty where steps is 1
+};
+
+// The fields of a polar body after its support.
+struct PolarFields {
+  int64_t block = 0, kept = 0;
+  bool soft = false, rotated = false;
+  uint64_t seed = 0;
+  int64_t scales = 0;
+  const uint8_t* scale = nullptr;  // scales float32
+  const uint8_t* message = nullptr;
+  int64_t bytes = 0;  // of the message
+};
 
 // A body laid over the bytes of a message; it owns nothing.
 struct Body {
@@ -39,16 +74,21 @@ struct Body {
   int ndim = 0;
   int64_t dims[kMaxDims] = {};
   int64_t numel = 0;
-  int64_t k = 0;                    // numel for dense
-  float scale = 0;                  // ternary; 0 where k = 0
-  Section index;                    // sparse, ternary, merged
-  const uint8_t* signs = nullptr;   // ternary: k bits; merged: members bits
-  const uint8_t* values = nullptr;  // dense, sparse: k little-endian float32
+  int64_t k = 0;                    // elements of the support: numel for dense
+  float scale = 0;                  // ternary, sign; 0 where a ternary body has k = 0
+  Section index;                    // of the support's k elements; empty where they need none
+  const uint8_t* signs = nullptr;   // ternary, sign: k bits; merged: members; levels: of its places
+  const uint8_t* values = nullptr;  // dense, sparse, random: k little-endian float32
 
   // Merged: member m says that one of the parts holds one of the k elements.
   int64_t parts = 0;
   const uint8_t* scales = nullptr;  // parts float32
   Section rows;                     // places element*parts + part of the members; signs are theirs
+
+  Support support = kIndices;
+  uint64_t seed = 0;  // of a drawn support
+  LevelFields levels;
+  PolarFields polar;
 
   bool narrow() const { return numel <= INT32_MAX; }
 };
@@ -79,33 +119,6 @@ void check_message(Cursor cursor, const Expectation* expectation);
 void read_index(const Body& body, const Cursor& cursor, int32_t* index);
 void read_index(const Body& body, const Cursor& cursor, int64_t* index);
 void read_ternary_values(const Body& body, float* value);
-
-// Pieces of a message to be written, in order: some owned, some borrowed from the caller's arrays.
-class Message {
- public:
-  // Small fields are gathered in one piece.
-  void byte(uint8_t x) { small().push_back(x); }
-  void varint(uint64_t x);
-  void word(uint32_t x);
-  void own(std::vector<uint8_t> piece);
-  void own(PackedSection section);
-  void borrow(const void* first, int64_t bytes);
-
-  int64_t bytes() const { return bytes_; }
-  void write(uint8_t* out) const;
-
- private:
-  struct Piece {
-    std::vector<uint8_t> owned;
-    const uint8_t* borrowed = nullptr;
-    int64_t bytes = 0;
-    bool open = false;
-  };
-  std::vector<uint8_t>& small();
-
-  std::vector<Piece> pieces_;
-  int64_t bytes_ = 0;
-};
 
 // Appends method, dtype and shape; returns numel. Throws PackError for a shape no packet can have.
 int64_t put_head(Message* message, Method method, int dtype, const std::vector<int64_t>& shape);

@@ -8,6 +8,7 @@
 
 #include "../bits.h"
 #include "exact_sum.h"
+#include "fields.h"
 
 namespace gcext::wire {
 namespace {
@@ -61,6 +62,33 @@ int64_t places(int64_t count, int64_t parts) {
 }
 
 }  // namespace
+
+void take_merged(Cursor* cursor, Body* body) {
+  const uint8_t* place = cursor->at();
+  body->parts = cursor->varint("parts");
+  if (body->parts < 2 || body->parts > kMaxParts)
+    cursor->fail("parts", "parts", place,
+                 "must be in [2, " + std::to_string(kMaxParts) + "], got " +
+                     std::to_string(body->parts) + ".");
+  body->scales = cursor->take(4 * body->parts, "scales");
+  for (int64_t j = 0; j < body->parts; ++j) {
+    if (load_word(body->scales + 4 * j) >= kInfinity)
+      cursor->fail("scale", "scales", body->scales + 4 * j, "must be 0, or positive and finite.");
+  }
+  take_k(cursor, body);
+  if (body->k == 0) return;
+  place = cursor->at();
+  body->members = cursor->varint("members");
+  if (body->members < body->k || body->members > places(body->k, body->parts))
+    cursor->fail("member", "members", place,
+                 "must be in [k, k * parts], got " + std::to_string(body->members) + ".");
+  take_section(cursor, body->k, &body->index);
+  body->rows.tiles_name = "members.tiles";
+  body->rows.remainders_name = "members.remainders";
+  body->rows.unary_name = "members.unary";
+  take_section(cursor, body->members, &body->rows);
+  body->signs = take_plane(cursor, body->members, "signs");
+}
 
 void read_members(const Body& body, const Cursor& cursor, float* value, Members* out) {
   Members members;

@@ -28,6 +28,9 @@ struct Members {
   int64_t parts() const { return static_cast<int64_t>(scale.size()); }
 };
 
+// Takes the fields of a merged body off the cursor.
+void take_merged(Cursor* cursor, Body* body);
+
 // Reads the members and checks every rule that binds them. Where they are not null, `value` gets k
 // sums and `members` everything.
 void read_members(const Body& body, const Cursor& cursor, float* value, Members* members);

@@ -12,101 +12,11 @@
 #include "../bits.h"
 #include "../fpenv.h"
 #include "../isa.h"
-#include "frame.h"
-#include "merged.h"
-
-namespace py = pybind11;
+#include "levels.h"
+#include "tuples.h"
 
 namespace gcext::wire {
 namespace {
-
-template <class T>
-py::array_t<T> checked(const py::handle& object, const char* name) {
-  if (!py::isinstance<py::array_t<T>>(object))
-    throw PackError(std::string("pack: ") + name + " must be a NumPy array of " +
-                    py::str(py::dtype::of<T>()).cast<std::string>() + ", got " +
-                    py::repr(py::type::of(object)).cast<std::string>() + ". Convert it first.");
-  auto array = py::reinterpret_borrow<py::array_t<T>>(object);
-  if (array.ndim() != 1 ||
-      (array.size() > 1 && array.strides(0) != static_cast<py::ssize_t>(sizeof(T))))
-    throw PackError(std::string("pack: ") + name +
-                    " must be one-dimensional and contiguous. Copy it first.");
-  return array;
-}
-
-template <class T>
-py::array_t<T> array_of(const std::vector<T>& values) {
-  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
-}
-
-template <class T>
-std::vector<T> vector_of(const py::handle& object, const char* name) {
-  const py::array_t<T> array = checked<T>(object, name);
-  return std::vector<T>(array.data(), array.data() + array.size());
-}
-
-// Calls visit(array) with the index array as int32 or int64.
-template <class Visit>
-auto with_index(const py::handle& object, const Visit& visit) {
-  if (py::isinstance<py::array_t<int32_t>>(object)) return visit(checked<int32_t>(object, "index"));
-  return visit(checked<int64_t>(object, "index"));
-}
-
-Members members_of(const py::tuple& body, int64_t k) {
-  Members members;
-  members.scale = vector_of<float>(body[5], "scales");
-  members.place = vector_of<int64_t>(body[6], "place");
-  members.negative = vector_of<uint8_t>(body[7], "negative");
-  bool fits = members.scale.size() >= 2 && members.negative.size() == members.place.size();
-  int64_t previous = -1, parts = members.parts();
-  for (const int64_t place : members.place) {
-    fits = fits && place > previous && place / parts < k;
-    previous = place;
-  }
-  if (!fits)
-    throw PackError(
-        "pack: a merged body's scales, places and signs do not fit together. Use merge.");
-  return members;
-}
-
-void check_length(int64_t k, py::ssize_t values, const char* name) {
-  if (k != values)
-    throw PackError(std::string("pack: ") + name + " must be as long as index, " +
-                    std::to_string(k) + ", got " + std::to_string(values) + ".");
-}
-
-// One body that is no group.
-void put_body(Message* message, const py::tuple& body) {
-  const int method = body[0].cast<int>();
-  if (method < kDense || method > kMerged)
-    throw PackError("pack: method must be a code of one packet, in [1, 4], got " +
-                    std::to_string(method) + ".");
-  const int64_t numel = put_head(message, static_cast<Method>(method), body[1].cast<int>(),
-                                 body[2].cast<std::vector<int64_t>>());
-  if (method == kDense) {
-    const auto value = checked<float>(body[3], "value");
-    const py::gil_scoped_release release;
-    put_dense(message, numel, value.data(), value.size());
-    return;
-  }
-  with_index(body[3], [&](const auto& index) {
-    const int64_t k = index.size();
-    if (method == kMerged) {
-      const Members members = members_of(body, k);
-      const py::gil_scoped_release release;
-      put_merged(message, numel, index.data(), k, members);
-      return;
-    }
-    const auto value = checked<float>(body[4], "value");
-    check_length(k, value.size(), "value");
-    const float scale = method == kTernary ? body[5].cast<float>() : 0;
-    const py::gil_scoped_release release;
-    if (method == kSparse)
-      put_sparse(message, numel, index.data(), value.data(), k);
-    else
-      put_ternary(message, numel, index.data(), value.data(), k, scale);
-  });
-}
 
 uint64_t digest_of(const py::function& digest, const uint8_t* first, int64_t bytes) {
   return digest(py::memoryview::from_memory(first, bytes)).cast<uint64_t>();
@@ -149,45 +59,6 @@ py::bytes pack(const py::tuple& body, const py::function& digest) {
     }
   }
   return packet;
-}
-
-template <class Index>
-py::tuple read_body_as(const Body& body, const Cursor& cursor, const py::tuple& shape) {
-  py::array_t<Index> index(body.k);
-  py::array_t<float> value(body.k);
-  Index* index_out = index.mutable_data();
-  float* value_out = value.mutable_data();
-  Members members;
-  {
-    const py::gil_scoped_release release;
-    read_index(body, cursor, index_out);
-    if (body.method == kTernary && body.k > 0) read_ternary_values(body, value_out);
-    if (body.method == kSparse && body.k > 0)
-      std::memcpy(value_out, body.values, 4 * static_cast<size_t>(body.k));
-    if (body.method == kMerged) read_members(body, cursor, value_out, &members);
-  }
-  if (body.method == kMerged)
-    return py::make_tuple(int{body.method}, int{body.dtype}, shape, index, value,
-                          array_of(members.scale), array_of(members.place),
-                          array_of(members.negative));
-  if (body.method == kTernary)
-    return py::make_tuple(int{body.method}, int{body.dtype}, shape, index, value, body.scale);
-  return py::make_tuple(int{body.method}, int{body.dtype}, shape, index, value);
-}
-
-py::tuple read_body(const Body& body, const Cursor& cursor) {
-  py::tuple shape(body.ndim);
-  for (int i = 0; i < body.ndim; ++i) shape[static_cast<size_t>(i)] = py::int_(body.dims[i]);
-  if (body.method == kDense) {
-    py::array_t<float> value(body.k);
-    float* out = value.mutable_data();
-    const py::gil_scoped_release release;
-    if (body.k > 0) std::memcpy(out, body.values, 4 * static_cast<size_t>(body.k));
-    const py::gil_scoped_acquire acquire;
-    return py::make_tuple(int{body.method}, int{body.dtype}, shape, value);
-  }
-  return body.narrow() ? read_body_as<int32_t>(body, cursor, shape)
-                       : read_body_as<int64_t>(body, cursor, shape);
 }
 
 // Any contiguous buffer, held while it is read.
@@ -338,6 +209,22 @@ py::array_t<float> signs_unpack(const py::object& plane, int64_t n, const py::ob
   return out;
 }
 
+py::array_t<float> level_values_of(int64_t steps, int64_t bucket, const py::object& norms,
+                                   const py::object& at, const py::object& level) {
+  const KernelFpEnv env;
+  const auto norm = checked<float>(norms, "norms");
+  const auto levels = checked<int16_t>(level, "level");
+  const LevelArrays arrays{steps, bucket, norm.data(), norm.size(), levels.data(), levels.size()};
+  py::array_t<float> out(levels.size());
+  float* to = out.mutable_data();
+  with_index(at, [&](const auto& places) {
+    check_length(places.size(), levels.size(), "level");
+    const py::gil_scoped_release release;
+    level_values(arrays, places.data(), to);
+  });
+  return out;
+}
+
 py::tuple rice_pack(const py::object& index, int64_t limit) {
   return with_index(index, [&](const auto& array) {
     const PackedSection packed = pack_section(array.data(), array.size(), limit);
@@ -374,5 +261,7 @@ PYBIND11_MODULE(_wire, m) {
   m.def("bits_unpack", bits_unpack, py::arg("plane"), py::arg("n"), py::arg("b"));
   m.def("signs_unpack", signs_unpack, py::arg("bits"), py::arg("n"), py::arg("scale"),
         py::arg("run") = 0);
+  m.def("level_values", level_values_of, py::arg("steps"), py::arg("bucket"), py::arg("norms"),
+        py::arg("at"), py::arg("level"));
   m.def("rice_pack", rice_pack, py::arg("index"), py::arg("limit"));
 }

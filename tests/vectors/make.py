@@ -4,54 +4,26 @@
 
 valid/NAME.gcx must be accepted by every later gcext, and packed again to the same bytes.
 invalid/NAME.gcx carries a right checksum (but where its name says otherwise) and must be refused
-with the code that index.json gives.
+with the code that index.json gives. Where a packet's values are decoded and not stored, index.json
+also has the XXH3-64 of the float32 values: no later gcext may decode others.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import coded
 import numpy as np
 import xxhash
+from pieces import bits, f32, seal, support, varint
 
-from gcext import wire
+from gcext import Packet, wire
 
 HERE = Path(__file__).parent / "v1"
-
-
-def seal(body: bytes, version: int = 1) -> bytes:
-    message = b"\x89GCX" + bytes([version]) + body
-    return message + xxhash.xxh3_64_intdigest(message).to_bytes(8, "little")
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 128:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def bits(*fields: tuple[int, int]) -> bytes:
-    """Fields (value, width), lowest bit first, padded with zeros."""
-    at = value = 0
-    for number, width in fields:
-        value |= number << at
-        at += width
-    return value.to_bytes(-(-at // 8), "little")
-
-
-def f32(*values: float) -> bytes:
-    return np.array(values, "<f4").tobytes()
-
-
-def support(rng: np.random.Generator, numel: int, k: int) -> np.ndarray:
-    picked: set[int] = set()
-    while len(picked) < k:
-        picked.add(int(rng.integers(0, numel)))
-    return np.array(sorted(picked), np.int32 if numel < 2**31 else np.int64)
 
 
 def ternary(
@@ -194,8 +166,9 @@ def invalid() -> Iterator[tuple[str, bytes, str]]:
     yield "empty", b"", "truncated"
     yield "short-12", seal(b"")[:12], "truncated"
     yield "no-body", seal(b""), "truncated"
-    for method in (0, 6, 7, 255):
-        yield f"method-{method}", seal(ternary_bytes(method=bytes([method]))), "method"
+    for method in (0, 6, 7, 10, 255):  # 6 and 7 were reserved when these were made
+        code = "support" if method in (6, 7) else "method"
+        yield f"method-{method}", seal(ternary_bytes(method=bytes([method]))), code
     for dtype in (4, 15):
         yield f"dtype-{dtype}", seal(ternary_bytes(type=bytes([dtype << 4 | 2]))), "dtype"
     yield "dims-missing", seal(b"\x03\x02\x04"), "truncated"
@@ -331,14 +304,18 @@ def main() -> None:
     for kind in ("valid", "invalid"):
         (HERE / kind).mkdir(parents=True, exist_ok=True)
     index_path = HERE / "index.json"
-    index = (
-        json.loads(index_path.read_text()) if index_path.exists() else {"valid": [], "invalid": {}}
-    )
-    for name, body in valid():
+    index: dict[str, Any] = {"valid": [], "invalid": {}, "values": {}}
+    if index_path.exists():
+        index |= json.loads(index_path.read_text())
+    for name, body in itertools.chain(valid(), coded.valid()):
         if name not in index["valid"]:
-            (HERE / "valid" / f"{name}.gcx").write_bytes(wire.pack(body))
+            message = wire.pack(body)
+            (HERE / "valid" / f"{name}.gcx").write_bytes(message)
             index["valid"].append(name)
-    for name, message, code in invalid():
+            if body.code:
+                values = Packet.from_bytes(message).values().numpy().astype("<f4").tobytes()
+                index["values"][name] = xxhash.xxh3_64_hexdigest(values)
+    for name, message, code in itertools.chain(invalid(), coded.invalid()):
         if name not in index["invalid"]:
             (HERE / "invalid" / f"{name}.gcx").write_bytes(message)
             index["invalid"][name] = code

@@ -1,0 +1,46 @@
+// levels: norms times whole steps, most of them often 0; docs/wire-format.md has the fields.
+//
+//   value = float(double(norm) * level / steps)      norm: that of the element's bucket
+//
+// The places of the levels that are not 0 (or, where those are the fewer, of the others) make a
+// section, and so do their magnitudes: these are its gaps plus one, and its tiles adapt to how
+// large they are.
+//
+//   levels  0 2 0 -1 3      places 1 3 4      signs 0 1 0      numbers 1 2 5 (2-1, +1, +3)
+#pragma once
+
+#include <cstdint>
+
+#include "frame.h"
+
+namespace gcext::wire {
+
+constexpr int64_t kMaxSteps = INT16_MAX;
+
+// Takes the fields after the support off the cursor.
+void take_levels(Cursor* cursor, Body* body);
+
+// Opens the streams, keeping nothing.
+void check_levels(const Body& body, const Cursor& cursor);
+
+// Fills the places of the levels that are not 0, and these, each body.levels.places long.
+template <class Index>
+void read_levels(const Body& body, const Cursor& cursor, Index* at, int16_t* level);
+
+struct LevelArrays {
+  int64_t steps, bucket;
+  const float* norm;
+  int64_t norms;
+  const int16_t* level;  // one a place
+  int64_t levels;
+};
+
+template <class Index>
+void put_levels(Message* message, int64_t k, const LevelArrays& arrays, const Index* at,
+                int64_t places);
+
+// The values of the places, which must rise below the elements that the norms cover.
+template <class Index>
+void level_values(const LevelArrays& arrays, const Index* at, float* value);
+
+}  // namespace gcext::wire
