@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gcext._lib import memory_errors
+from gcext._seed import derive
 from gcext.aggregate import Aggregator, Mean
 from gcext.codec import Codec
 from gcext.codec import codec as make_codec
@@ -70,6 +71,9 @@ class ErrorFeedback:
     Across a network, ``compress(..., commit=False)`` holds the next residual back until the other
     end acknowledged (``commit``) or did not (``rollback``).
 
+    A stochastic codec needs ``seed``, any integer that no other sender has: every packet's own is
+    derived from it, the name and how many of that name were committed, which state_dict keeps.
+
     >>> import gcext, torch
     >>> comp = gcext.ErrorFeedback(gcext.codec("stc:p=0.25"))
     >>> comp.compress(torch.tensor([1.0, 3.0, 0.0, -2.0]), "weight").to_dense()
@@ -78,10 +82,17 @@ class ErrorFeedback:
     tensor([ 0.,  0.,  0., -2.])
     """
 
-    def __init__(self, codec: Codec | str, decay: float = 1.0, diagnose: bool = False) -> None:
+    def __init__(
+        self,
+        codec: Codec | str,
+        decay: float = 1.0,
+        diagnose: bool = False,
+        seed: int | None = None,
+    ) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"ErrorFeedback: decay must be in [0, 1], got {decay:g}. Correct it.")
         self.codec = make_codec(codec) if isinstance(codec, str) else codec
+        self._seeds = _Seeds("ErrorFeedback", self.codec, seed)
         self.decay = decay
         self.diagnose = diagnose
         self.diagnostics: dict[str, Diagnostics] = {}
@@ -127,7 +138,7 @@ class ErrorFeedback:
             with memory_errors("ErrorFeedback"):
                 out = torch.empty_like(memory)
         try:
-            packet = self.codec.advance(tensor, memory, out, self.decay)
+            packet = self.codec.advance(tensor, memory, out, self.decay, self._seeds.next(name))
         except BaseException:
             self._spare[place] = out
             raise
@@ -141,6 +152,7 @@ class ErrorFeedback:
     def commit(self, name: str) -> None:
         """Let the last packet of ``name`` count: swap the slots. KeyError where none is pending."""
         new = self._pending.pop(name)
+        self._seeds.used(name)
         old = self._residuals.get(name)
         self._residuals[name] = new
         if old is not None:
@@ -154,17 +166,19 @@ class ErrorFeedback:
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all residuals, pending ones included. Round-trips bit for bit."""
         return {
-            "version": 1,
+            "version": 2,
             "decay": self.decay,
+            "seeds": self._seeds.state_dict(),
             "residuals": {name: slot.clone() for name, slot in self._residuals.items()},
             "pending": {name: slot.clone() for name, slot in self._pending.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace all residuals; ValueError, and nothing changed, for a state that does not fit."""
-        if state.get("version") != 1 or set(state) != {"version", "decay", "residuals", "pending"}:
+        keys = {"version", "decay", "seeds", "residuals", "pending"}
+        if state.get("version") != 2 or set(state) != keys:
             raise ValueError(
-                f"ErrorFeedback: state must be of version 1, got keys {sorted(state)} and version "
+                f"ErrorFeedback: state must be of version 2, got keys {sorted(state)} and version "
                 f"{state.get('version')}. Load what state_dict returned."
             )
         if state["decay"] != self.decay:
@@ -189,9 +203,11 @@ class ErrorFeedback:
         def copy(slot: Tensor) -> Tensor:
             return slot.detach().clone(memory_format=torch.contiguous_format)
 
+        seeds = self._seeds.checked(state["seeds"])
         residuals = {name: copy(slot) for name, slot in state["residuals"].items()}
         pending = {name: copy(slot) for name, slot in state["pending"].items()}
         self._residuals, self._pending = residuals, pending
+        self._seeds.counts = seeds
         self._spare.clear()
         self.diagnostics.clear()
 
@@ -211,10 +227,11 @@ def _diagnose(tensor: Tensor, packet: Packet, residual: Tensor) -> Diagnostics:
 
 
 class Stateless:
-    """A sender that remembers nothing: what a packet lacks is lost."""
+    """A sender that remembers nothing: what a packet lacks is lost. seed: as of ErrorFeedback."""
 
-    def __init__(self, codec: Codec) -> None:
-        self.codec = codec
+    def __init__(self, codec: Codec | str, seed: int | None = None) -> None:
+        self.codec = make_codec(codec) if isinstance(codec, str) else codec
+        self._seeds = _Seeds("Stateless", self.codec, seed)
         self._pending: set[str] = set()
 
     @property
@@ -223,28 +240,84 @@ class Stateless:
         return tuple(self._pending)
 
     def compress(self, tensor: Tensor, name: str, commit: bool = True) -> Packet:
-        """Return the packet of ``tensor``."""
-        packet = self.codec.encode(tensor)
-        if not commit:
-            self._pending.add(name)
+        """Return the packet of ``tensor``; raises what encode does, and RuntimeError if pending."""
+        if name in self._pending:
+            raise RuntimeError(
+                f"Stateless: one packet of a name at a time, {name!r} is pending. "
+                "Call commit or rollback first."
+            )
+        packet = self.codec.encode(tensor, seed=self._seeds.next(name))
+        self._pending.add(name)
+        if commit:
+            self.commit(name)
         return packet
 
     def commit(self, name: str) -> None:
-        """Settle ``name``."""
+        """Let the last packet of ``name`` count. KeyError where none is pending."""
+        self._pending.remove(name)
+        self._seeds.used(name)
+
+    def rollback(self, name: str) -> None:
+        """Forget the last packet of ``name``. KeyError where none is pending."""
         self._pending.remove(name)
 
-    rollback = commit
-
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: there is nothing."""
-        return {}
+        """Return how many packets each name has had; nothing where the codec draws no numbers."""
+        return self._seeds.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Accept the empty state only: another method's memory must not vanish unseen."""
-        if state:
+        """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
+        self._seeds.counts = self._seeds.checked(state)
+        self._pending.clear()
+
+
+class _Seeds:
+    """The seeds of a sender's packets: derived from its own, a name, and a count of that name."""
+
+    def __init__(self, owner: str, codec: Codec, seed: int | None) -> None:
+        if codec.stochastic and seed is None:
             raise ValueError(
-                f"Stateless: state must be empty, got {sorted(state)}. Check the recipe."
+                f"{owner}: the stochastic codec {codec.spec} needs a base seed, got none. "
+                "Pass seed=, another one for every sender."
             )
+        self.owner = owner
+        self.seed = seed % 2**64 if seed is not None and codec.stochastic else None
+        self.counts: dict[str, int] = {}
+
+    def next(self, name: str) -> int | None:
+        """Return the seed of the next packet; the same one until ``used``."""
+        return None if self.seed is None else derive(self.seed, name, self.counts.get(name, 0))
+
+    def used(self, name: str) -> None:
+        """Never return this seed again."""
+        if self.seed is not None:
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what ``checked`` takes; empty where no seeds are drawn."""
+        return {} if self.seed is None else {"seed": self.seed, "counts": dict(self.counts)}
+
+    def checked(self, state: dict[str, Any]) -> dict[str, int]:
+        """Return the counts of a state; ValueError for one that does not fit."""
+        mine = self.state_dict()
+        if set(state) != set(mine):
+            raise ValueError(
+                f"{self.owner}: state must be {f'of keys {sorted(mine)}' if mine else 'empty'}, "
+                f"got {sorted(state)}. Check the recipe."
+            )
+        if state.get("seed") != self.seed:
+            raise ValueError(
+                f"{self.owner}: seed must be the state's {state['seed']}, got {self.seed}. "
+                "Construct with the same seed."
+            )
+        counts = state.get("counts", {})
+        for name, count in counts.items():
+            if not isinstance(name, str) or type(count) is not int or count < 0:
+                raise ValueError(
+                    f"{self.owner}: counts must be names and whole numbers, got {name!r}: "
+                    f"{count!r}. Check the file."
+                )
+        return dict(counts)
 
 
 @dataclass(frozen=True)
@@ -258,9 +331,10 @@ class Link:
     feedback: bool = False
     combine: Callable[[], Aggregator] = Mean
 
-    def sender(self) -> Sender:
-        """Return a new sending end, with an empty memory."""
-        return ErrorFeedback(self.codec) if self.feedback else Stateless(self.codec)
+    def sender(self, seed: int | None = None) -> Sender:
+        """Return a new sending end, with an empty memory; seed as of ErrorFeedback."""
+        kind = ErrorFeedback if self.feedback else Stateless
+        return kind(self.codec, seed=seed)
 
     def receiver(self) -> Aggregator:
         """Return a new receiving end, with an empty history."""

@@ -100,7 +100,7 @@ def encode(
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"polar: rate must be in [0, 1], got {rate:g}. Choose bits a symbol.")
-    if block not in _BLOCKS:
+    if block not in BLOCKS:
         raise ValueError(
             f"polar: block must be a power of two in [2^5, 2^20], got {block}. Round it."
         )
@@ -145,7 +145,7 @@ def decode(coded: Coded) -> Tensor:
     return symbols.view(coded.shape)
 
 
-_BLOCKS = frozenset(1 << level for level in range(5, 21))
+BLOCKS = frozenset(1 << level for level in range(5, 21))
 
 
 def _steps(kept: int, block: int, soft: bool, linear: bool) -> tuple[float, int]:

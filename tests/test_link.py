@@ -177,8 +177,8 @@ class TestState:
     @pytest.mark.parametrize(
         ("change", "match"),
         [
-            ({"version": 2}, "version 1"),
-            ({"extra": 0}, "version 1"),
+            ({"version": 1}, "version 2"),
+            ({"extra": 0}, "version 2"),
             ({"decay": 0.5}, "decay must be the state's"),
             ({"residuals": {"w": torch.ones(3).double()}}, "float32"),
             ({"pending": {"w": torch.ones(3)}}, "residual's shape"),

@@ -32,7 +32,8 @@ def fl(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="fedavg | stc | pstc | a recipe; repeat to compare.", show_default="pstc"
+            help="fedavg | stc | pstc | any recipe or codec; repeat to compare.",
+            show_default="pstc",
         ),
     ] = None,
     p: Annotated[float, typer.Option(help="Share of elements sent, for a bare method name.")] = 0.1,

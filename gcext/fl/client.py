@@ -51,14 +51,15 @@ class Clients:
 
     A client's own last model is the server's of that round, bit for bit, so clients of one version
     share a tensor; ``models`` maps a version (broadcasts applied, 0 is the initial model) to its
-    flat weights.  The residuals live in ``sender``, one a client.
+    flat weights.  The residuals live in ``sender``, one a client, and so do the counters that
+    derive a stochastic codec's seeds from ``seed`` and the client.
     """
 
-    def __init__(self, count: int, initial: Tensor, up: Link) -> None:
+    def __init__(self, count: int, initial: Tensor, up: Link, seed: int = 0) -> None:
         self.shape = tuple(initial.shape)
         self.version = [0] * count
         self.models = {0: initial}
-        self.sender = up.sender()
+        self.sender = up.sender(seed)
 
     def catch_up(self, client: int, download: Download) -> Tensor:
         """The client's model with all it missed applied; the very tensor if it missed nothing."""

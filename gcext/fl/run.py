@@ -22,7 +22,7 @@ from gcext.fl.client import Clients, local_sgd
 from gcext.fl.data import Data
 from gcext.fl.interrupt import uninterrupted
 from gcext.fl.models import FlatModel, initial
-from gcext.fl.seeds import Stream, generator
+from gcext.fl.seeds import Stream, generator, torch_seed
 from gcext.fl.server import Download, Server
 from gcext.fl.settings import Settings
 from gcext.fl.split import split
@@ -59,8 +59,9 @@ class Federation:
         start = initial(data.name, settings.seed)
         labels = data.train.labels, data.test.labels
         self.split = split(settings.split, *labels, settings.clients, settings.seed)
-        self.server = Server(start, recipe)
-        self.clients = Clients(settings.clients, start, recipe.up)
+        up, down = (torch_seed(settings.seed, way) for way in (Stream.UP, Stream.DOWN))
+        self.server = Server(start, recipe, down)
+        self.clients = Clients(settings.clients, start, recipe.up, up)
 
     @property
     def numel(self) -> int:

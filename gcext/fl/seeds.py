@@ -16,6 +16,8 @@ class Stream(enum.IntEnum):
     SPLIT = 1
     DRAW = 2  # key: round
     BATCH = 3  # key: round, client
+    UP = 4  # of the clients' codecs; their links derive from it by client and packet
+    DOWN = 5  # of the server's
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

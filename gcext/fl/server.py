@@ -48,12 +48,12 @@ class Server:
     version to the broadcast that led to it, as a packet, for as long as a client may want it.
     """
 
-    def __init__(self, initial: Tensor, recipe: Recipe) -> None:
+    def __init__(self, initial: Tensor, recipe: Recipe, seed: int = 0) -> None:
         self.weights = initial
         self.version = 0
         self.history: dict[int, Broadcast] = {}
         self.receiver = recipe.up.receiver()
-        self.sender = recipe.down.sender()
+        self.sender = recipe.down.sender(seed)
         self._downloads: dict[int, Download] = {}
         self._before: Any = None  # the receiver's snapshot, until the round is settled
 

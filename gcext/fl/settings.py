@@ -15,7 +15,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "cifar10": {"clients": 100, "participation": 0.2, "rounds": 500, "target": 0.5},
 }
 
-_PARAMETERS = {"stc": ("p",), "pstc": ("p", "alpha", "tau")}
+_PARAMETERS = {"pstc": ("p", "alpha", "tau")} | dict.fromkeys(("stc", "topk", "randomk"), ("p",))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,292 @@
+#include "quantize.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <tuple>
+
+#include "stable.h"
+
+namespace gcext {
+namespace {
+
+// 1. Walk the cells: sum, look for what is not finite, and tally what the scale or the norms need.
+// 2. Refuse, or settle the scale; levels: draw them, and count those that are not zero.
+// 3. Walk the cells again: sum once more, and write out what was not sent; levels: the pairs.
+//
+// A cell is a fixed range of elements within one bucket, and what is not an integer is added cell
+// by cell: no result knows how many threads there were.
+
+constexpr int64_t kGrain = 32768;  // elements that are worth a thread
+
+class Cells {
+ public:
+  Cells(int64_t n, int64_t bucket)
+      : n_(n), bucket_(bucket), per_bucket_((bucket + kCell - 1) / kCell) {}
+
+  int64_t buckets() const { return (n_ + bucket_ - 1) / bucket_; }
+  int64_t bucket_of(int64_t cell) const { return cell / per_bucket_; }
+  int64_t first_of(int64_t bucket) const { return bucket * per_bucket_; }
+  int64_t count() const {
+    const int64_t whole = n_ / bucket_, rest = n_ - whole * bucket_;
+    return whole * per_bucket_ + (rest + kCell - 1) / kCell;
+  }
+  int64_t begin(int64_t cell) const {
+    const int64_t bucket = bucket_of(cell);
+    return bucket * bucket_ + (cell - first_of(bucket)) * kCell;
+  }
+  int64_t size(int64_t cell) const {
+    const int64_t until = std::min(n_, (bucket_of(cell) + 1) * bucket_);
+    return std::min(kCell, until - begin(cell));
+  }
+
+ private:
+  int64_t n_, bucket_, per_bucket_;
+};
+
+// Runs body(part, cell, begin, size, acc) for every cell, each part its own range of them.
+template <class Body>
+void for_cells(const QuantizeTable& table, const Source& source, const Cells& cells, int64_t parts,
+               const Body& body) {
+  const int64_t count = cells.count();
+  parallel_parts(parts, [&](int64_t part) {
+    alignas(64) float acc[kCell];
+    for (int64_t cell = count * part / parts; cell < count * (part + 1) / parts; ++cell) {
+      const int64_t begin = cells.begin(cell), size = cells.size(cell);
+      const uint32_t top = table.accumulate(source, begin, size, acc);
+      body(part, cell, begin, size, acc, top);
+    }
+  });
+}
+
+// Says why the sum of the first of these n elements that is not finite is not.
+void refuse(const Source& source, int64_t n, int64_t* info) {
+  const auto first = [&](const auto& x) {
+    int64_t i = 0;
+    while (i < n && std::isfinite(x(i))) ++i;
+    return i;
+  };
+  info[kInfoStatus] = kSelectTensor;
+  info[kInfoWhere] = first([&](int64_t i) { return source.tensor[i]; });
+  if (info[kInfoWhere] < n) return;
+  info[kInfoStatus] = kSelectMemory;
+  info[kInfoWhere] = first([&](int64_t i) { return source.memory[i]; });
+  if (info[kInfoWhere] < n) return;
+  info[kInfoStatus] = kSelectOverflow;
+  info[kInfoWhere] =
+      first([&](int64_t i) { return source.tensor[i] + source.b * source.memory[i]; });
+}
+
+Source operands(const Tensor& tensor, const std::optional<Tensor>& memory,
+                const std::optional<Tensor>& out, double decay) {
+  check_dense(tensor, ScalarType::Float, "quantize: tensor");
+  GCEXT_CHECK(tensor.numel() < int64_t{1} << 39,
+              "quantize: tensor must have less than 2^39 elements, got ", tensor.numel(),
+              ". Encode in parts.");
+  for (const auto* each : {&memory, &out}) {
+    if (!each->has_value()) continue;
+    check_dense(**each, ScalarType::Float, "quantize: memory and out");
+    GCEXT_CHECK((*each)->numel() == tensor.numel(), "quantize: memory and out must have ",
+                tensor.numel(), " elements like tensor, got ", (*each)->numel(), ".");
+  }
+  GCEXT_CHECK(out.has_value() || !memory.has_value(),
+              "quantize: memory needs out. Pass where the new one goes.");
+  Source source{tensor.const_data_ptr<float>(), nullptr, nullptr, 1.0f, static_cast<float>(decay)};
+  if (out.has_value()) {
+    source.out = out->mutable_data_ptr<float>();
+    source.memory = memory.has_value() ? memory->const_data_ptr<float>() : source.out;
+  }
+  return source;
+}
+
+Tensor no_info(const Tensor& tensor) {
+  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
+  std::fill_n(info.mutable_data_ptr<int64_t>(), int64_t{kInfoSize}, int64_t{0});
+  return info;
+}
+
+std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor>& memory,
+                                const std::optional<Tensor>& out, double decay) {
+  const Source source = operands(tensor, memory, out, decay);
+  const int64_t n = tensor.numel();
+  Tensor bits = empty((n + 7) / 8, ScalarType::Byte, tensor), info = no_info(tensor);
+  if (n == 0) return {bits, info};
+  const KernelFpEnv env;
+  const QuantizeTable& table = GCEXT_TABLE(quantize_table);
+  const Cells cells(n, n);
+  const int64_t parts = std::min(parts_for(n, kGrain), cells.count());
+  int64_t* const field = info.mutable_data_ptr<int64_t>();
+  uint8_t* const packed = bits.mutable_data_ptr<uint8_t>();
+
+  struct Tally {
+    uint32_t top = 0;
+    uint64_t bins[kBins] = {};
+  };
+  std::vector<Tally> tallies(static_cast<size_t>(parts));
+  for_cells(
+      table, source, cells, parts,
+      [&](int64_t part, int64_t, int64_t begin, int64_t size, const float* acc, uint32_t top) {
+        Tally& tally = tallies[static_cast<size_t>(part)];
+        tally.top = std::max(tally.top, top);
+        if (tally.top < kInfKey) table.tally_signs(acc, size, top, packed + begin / 8, tally.bins);
+      });
+  uint64_t bins[kBins] = {};
+  for (const Tally& tally : tallies) {
+    if (tally.top >= kInfKey) {
+      refuse(source, n, field);
+      return {bits, info};
+    }
+    for (int bin = 0; bin < kBins; ++bin) bins[bin] += tally.bins[bin];
+  }
+  const uint32_t mean = exact_mean_bits(bins, static_cast<uint64_t>(n));
+  if (mean == 0) std::memset(packed, 0, static_cast<size_t>((n + 7) / 8));
+  float scale;
+  std::memcpy(&scale, &mean, sizeof scale);
+  if (source.out != nullptr) {
+    for_cells(table, source, cells, parts,
+              [&](int64_t, int64_t, int64_t begin, int64_t size, const float* acc, uint32_t) {
+                table.mend_signs(acc, size, scale, source.out + begin);
+              });
+  }
+  field[kInfoCount] = n;
+  field[kInfoMean] = mean;
+  return {bits, info};
+}
+
+struct Norm {
+  bool largest;
+  double clip;
+};
+
+// The norm of a bucket of n elements, from its squares' sum and its largest key.
+float norm_of(const Norm& norm, int64_t n, double squares, uint32_t top) {
+  constexpr double kMost = std::numeric_limits<float>::max();
+  if (!norm.largest) return static_cast<float>(std::min(std::sqrt(squares), kMost));
+  float largest;
+  std::memcpy(&largest, &top, sizeof largest);
+  if (norm.clip <= 0) return largest;
+  const double bound = norm.clip * std::sqrt(squares / static_cast<double>(n));
+  return std::min(largest, static_cast<float>(std::min(bound, kMost)));
+}
+
+template <class Index>
+int64_t emit(const int16_t* drawn, int64_t n, int64_t begin, Index* at, int16_t* level) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (drawn[i] == 0) continue;
+    at[count] = static_cast<Index>(begin + i);
+    level[count++] = drawn[i];
+  }
+  return count;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
+                                                  const std::optional<Tensor>& memory,
+                                                  const std::optional<Tensor>& out, double decay,
+                                                  int64_t steps, int64_t bucket, bool largest,
+                                                  double clip, int64_t seed) {
+  const Source source = operands(tensor, memory, out, decay);
+  const int64_t n = tensor.numel();
+  GCEXT_CHECK(steps >= 1 && steps < 1 << 15, "quantize: steps must be in [1, 2^15), got ", steps,
+              ". Use fewer bits.");
+  GCEXT_CHECK(bucket >= 0, "quantize: bucket must not be negative, got ", bucket,
+              ". 0 is one for all.");
+  const ScalarType index = n > INT32_MAX ? ScalarType::Long : ScalarType::Int;
+  const Cells cells(n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
+  Tensor norms = empty(cells.buckets(), ScalarType::Float, tensor), info = no_info(tensor);
+  const auto answer = [&](int64_t count) {
+    return std::tuple(norms, empty(count, index, tensor), empty(count, ScalarType::Short, tensor),
+                      info);
+  };
+  if (n == 0) return answer(0);
+  const KernelFpEnv env;
+  const QuantizeTable& table = GCEXT_TABLE(quantize_table);
+  int64_t* const field = info.mutable_data_ptr<int64_t>();
+  float* const norm = norms.mutable_data_ptr<float>();
+  const int64_t parts = std::min(parts_for(n, kGrain), cells.count());
+  const LevelRule rule{mixed(static_cast<uint64_t>(seed)), static_cast<int32_t>(steps)};
+  try {
+    struct Sum {
+      double squares;
+      uint32_t top;
+    };
+    std::vector<Sum> sums(static_cast<size_t>(cells.count()));
+    std::vector<int64_t> counts(static_cast<size_t>(parts + 1));
+    const std::unique_ptr<int16_t[]> drawn(new int16_t[static_cast<size_t>(n)]);
+    const bool squared = !largest || clip > 0;
+    for_cells(table, source, cells, parts,
+              [&](int64_t, int64_t cell, int64_t, int64_t size, const float* acc, uint32_t top) {
+                sums[static_cast<size_t>(cell)] = {squared ? table.squares(acc, size) : 0, top};
+              });
+    uint32_t highest = 0;
+    for (int64_t b = 0, cell = 0; b < cells.buckets(); ++b) {
+      double squares = 0;
+      uint32_t top = 0;
+      int64_t size = 0;
+      for (; cell < cells.count() && cells.bucket_of(cell) == b; ++cell) {
+        squares += sums[static_cast<size_t>(cell)].squares;
+        top = std::max(top, sums[static_cast<size_t>(cell)].top);
+        size += cells.size(cell);
+      }
+      highest = std::max(highest, top);
+      norm[b] = norm_of({largest, clip}, size, squares, top);
+    }
+    if (highest >= kInfKey) {
+      refuse(source, n, field);
+      return answer(0);
+    }
+    for_cells(
+        table, source, cells, parts,
+        [&](int64_t part, int64_t cell, int64_t begin, int64_t size, const float* acc, uint32_t) {
+          counts[static_cast<size_t>(part + 1)] += table.levels(
+              acc, size, norm[cells.bucket_of(cell)], rule, begin, drawn.get() + begin);
+        });
+    for (int64_t part = 0; part < parts; ++part)
+      counts[static_cast<size_t>(part + 1)] += counts[static_cast<size_t>(part)];
+    auto result = answer(counts.back());
+    auto& [_, at, level, __] = result;
+    int16_t* const kept = level.mutable_data_ptr<int16_t>();
+    const auto settle = [&](auto* places) {
+      for_cells(
+          table, source, cells, parts,
+          [&](int64_t part, int64_t cell, int64_t begin, int64_t size, const float* acc, uint32_t) {
+            int64_t& next = counts[static_cast<size_t>(part)];
+            const int16_t* const these = drawn.get() + begin;
+            next += emit(these, size, begin, places + next, kept + next);
+            if (source.out != nullptr)
+              table.mend_levels(acc, size, norm[cells.bucket_of(cell)], rule.steps, these,
+                                source.out + begin);
+          });
+    };
+    if (index == ScalarType::Long) {
+      settle(at.mutable_data_ptr<int64_t>());
+    } else {
+      settle(at.mutable_data_ptr<int32_t>());
+    }
+    field[kInfoCount] = level.numel();
+    return result;
+  } catch (const std::bad_alloc&) {
+    field[kInfoStatus] = kSelectNoMemory;
+    return answer(0);
+  }
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
+  m.def(
+      "sign(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay)"
+      " -> (Tensor bits, Tensor info)");
+  m.def(
+      "levels(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, int steps, int bucket, "
+      "bool largest, float clip, int seed) -> (Tensor norms, Tensor at, Tensor level, Tensor "
+      "info)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) {
+  m.impl("sign", TORCH_BOX(&sign));
+  m.impl("levels", TORCH_BOX(&levels));
+}
+
+}  // namespace gcext

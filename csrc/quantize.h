@@ -1,0 +1,89 @@
+// quantize: dense codes of a sum, fused with error feedback.
+//
+//   acc = tensor + decay*memory                        float32, two roundings, no contraction
+//
+// sign (Seide et al. 2014; Bernstein et al. 2018; Karimireddy et al. 2019)
+//
+//   scale = (sum of |acc_i|) / n                       exact sum, one rounding to float32
+//   sent_i = -scale if acc_i < 0 else scale            so a zero of either sign counts as positive
+//
+// levels (QSGD, Alistarh et al. 2017; largest: TernGrad, Wen et al. 2017, where steps = 1)
+//
+//   norm = |acc|_2 of each bucket, rounded once, at most the greatest float32
+//          largest: max |acc|, and with clip > 0 at most clip * sqrt(mean acc^2)
+//   r_i = min(|acc_i|, norm) * steps / norm            float64
+//   level_i = floor(r_i) + (u_i < r_i - floor(r_i))    u_i uniform in [0, 1), from (seed, i)
+//   sent_i = sign(acc_i) * norm * level_i / steps      float64, rounded once to float32
+//
+// The mean of sent_i over seeds is acc_i, unless clipped, to 2^-52 of a step and that one rounding.
+//
+// out_i = acc_i - sent_i, one rounding. out may be memory. Sums are computed twice rather than
+// kept: first to judge them, then to write out. So whatever is refused, nothing was written.
+//
+//   sign    bits uint8 [(n+7)/8]: element i is bit i & 7 of byte i >> 3, a one is negative
+//           info int64[4], see select.h: n | status | where | bits of scale
+//   levels  norms float32, one a bucket;  at int32 (int64 from 2^31 elements on), rising, and
+//           level int16: the elements whose level is not 0
+//           info: number of these | status | where | 0
+//
+// Limits: 2^39 elements; steps < 2^15. Math below is shared with the device.
+#pragma once
+
+#include <cstdint>
+
+#include "host_device.h"
+#include "isa.h"
+#include "mixed.h"
+#include "select.h"
+
+namespace gcext {
+
+constexpr int64_t kCell = 4096;  // elements that are summed at a time, in a fixed order
+constexpr int kLanes = 8;        // sums side by side within a cell
+
+struct LevelRule {
+  uint64_t key;  // mixed(seed)
+  int32_t steps;
+};
+
+// Uniform in [0, 1), a multiple of 2^-52.
+GCEXT_HD inline double uniform(uint64_t key, uint64_t index) {
+  return static_cast<double>(mixed(key ^ mixed(index)) >> 12) * 0x1p-52;
+}
+
+// The level of a magnitude, norm > 0.
+GCEXT_HD inline int32_t level_of(float magnitude, float norm, int32_t steps, double u) {
+  const double within = magnitude < norm ? magnitude : norm;
+  const double r = within * steps / norm;
+  const int32_t floor = static_cast<int32_t>(r);
+  return floor + (u < r - floor ? 1 : 0);
+}
+
+GCEXT_HD inline float sent_of(float norm, int32_t level, int32_t steps) {
+  return static_cast<float>(static_cast<double>(norm) * level / steps);
+}
+
+// Lanes added as a tree; lane j holds the squares of elements j, j + 8, j + 16, ... of a cell.
+GCEXT_HD inline double total_of(const double lane[kLanes]) {
+  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+// The bodies compiled per instruction set; n is at most kCell.
+struct QuantizeTable {
+  // acc of [begin, begin+n); returns the largest key.
+  uint32_t (*accumulate)(const Source& source, int64_t begin, int64_t n, float* acc);
+  // Packs the signs, and adds the magnitudes to the bins; top is the largest key.
+  void (*tally_signs)(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint64_t* bins);
+  void (*mend_signs)(const float* acc, int64_t n, float scale, float* out);
+  double (*squares)(const float* acc, int64_t n);
+  // The levels of elements that share a norm, the first being element `index`. Returns how many
+  // are not zero.
+  int64_t (*levels)(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
+                    int16_t* level);
+  void (*mend_levels)(const float* acc, int64_t n, float norm, int32_t steps, const int16_t* level,
+                      float* out);
+};
+
+GCEXT_DECLARE_TABLE(QuantizeTable, quantize_table)
+
+}  // namespace gcext

@@ -1,0 +1,145 @@
+// Bodies of quantize.h for one instruction set. Plain loops that the compiler turns into vectors;
+// only packing signs is beyond it.
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "quantize.h"
+
+namespace gcext {
+namespace GCEXT_ISA {
+namespace {
+
+constexpr int64_t kBatch = 64;  // draws made at a time, in loops of one kind each
+constexpr int kWindow = 28;     // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
+
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+uint32_t accumulate(const Source& s, int64_t begin, int64_t n, float* acc) {
+  const float* tensor = s.tensor + begin;
+  if (s.memory == nullptr) {
+    std::memcpy(acc, tensor, static_cast<size_t>(n) * sizeof(float));
+  } else if (s.b == 1.0f) {  // same bits, and no slow path on denormals
+    for (int64_t i = 0; i < n; ++i) acc[i] = tensor[i] + s.memory[begin + i];
+  } else {
+    for (int64_t i = 0; i < n; ++i) acc[i] = tensor[i] + s.b * s.memory[begin + i];
+  }
+  int32_t top = 0;  // keys are not negative as int32, which the baseline can compare
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t key = static_cast<int32_t>(bits_of(acc[i]) & 0x7fffffffu);
+    top = key > top ? key : top;
+  }
+  return static_cast<uint32_t>(top);
+}
+
+void pack_signs(const float* acc, int64_t n, uint8_t* bits) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= n; i += 16) {
+    const __mmask16 mask =
+        _mm512_cmp_ps_mask(_mm512_loadu_ps(acc + i), _mm512_setzero_ps(), _CMP_LT_OQ);
+    std::memcpy(bits + i / 8, &mask, sizeof mask);
+  }
+#elif defined(__AVX2__)
+  for (; i + 8 <= n; i += 8) {
+    bits[i / 8] = static_cast<uint8_t>(_mm256_movemask_ps(
+        _mm256_cmp_ps(_mm256_loadu_ps(acc + i), _mm256_setzero_ps(), _CMP_LT_OQ)));
+  }
+#endif
+  for (; i < n; i += 8) {
+    unsigned byte = 0;
+    for (int64_t j = 0; j < 8 && i + j < n; ++j) byte |= (acc[i + j] < 0 ? 1u : 0u) << j;
+    bits[i / 8] = static_cast<uint8_t>(byte);
+  }
+}
+
+// Mantissas within 2^28 of the largest are added in units of the lowest of these exponents; what
+// is smaller goes to its bin one by one.
+void tally_signs(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint64_t* bins) {
+  pack_signs(acc, n, bits);
+  const uint32_t high = top >> 23 != 0 ? top >> 23 : 1;
+  const uint32_t low = high > kWindow ? high - kWindow : 1;
+  uint64_t sum = 0;
+  uint32_t far = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t key = bits_of(acc[i]) & 0x7fffffffu;
+    const uint32_t exponent = key >> 23 != 0 ? key >> 23 : 1;
+    const uint32_t mantissa = mantissa_of(key);
+    const bool near = static_cast<int32_t>(exponent) >= static_cast<int32_t>(low);
+    sum += static_cast<uint64_t>(near ? mantissa : 0) << ((exponent - low) & 31);
+    far |= near ? 0 : mantissa;
+  }
+  bins[low] += sum & ((uint64_t{1} << (high - low)) - 1);
+  bins[high] += sum >> (high - low);
+  for (int64_t i = 0; i < n && far != 0; ++i) {
+    const uint32_t key = bits_of(acc[i]) & 0x7fffffffu;
+    if (key >> 23 < low) bins[bin_of(key)] += mantissa_of(key);
+  }
+}
+
+void mend_signs(const float* acc, int64_t n, float scale, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = acc[i] - (acc[i] < 0 ? -scale : scale);
+}
+
+double squares(const float* acc, int64_t n) {
+  double lane[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) {
+      const double x = acc[i + j];
+      lane[j] += x * x;
+    }
+  }
+  for (int j = 0; i + j < n; ++j) {
+    const double x = acc[i + j];
+    lane[j] += x * x;
+  }
+  return total_of(lane);
+}
+
+int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
+               int16_t* level) {
+  if (!(norm > 0)) {
+    std::memset(level, 0, static_cast<size_t>(n) * sizeof *level);
+    return 0;
+  }
+  int64_t zeros = 0;
+  for (int64_t at = 0; at < n; at += kBatch) {
+    const int64_t m = n - at < kBatch ? n - at : kBatch;
+    const float* x = acc + at;
+    const uint64_t first = static_cast<uint64_t>(index + at);
+    double u[kBatch];
+    int32_t drawn[kBatch];
+    for (int64_t i = 0; i < m; ++i) u[i] = uniform(rule.key, first + static_cast<uint64_t>(i));
+    for (int64_t i = 0; i < m; ++i) {
+      const float magnitude = x[i] < 0 ? -x[i] : x[i];
+      drawn[i] = level_of(magnitude, norm, rule.steps, u[i]);
+    }
+    for (int64_t i = 0; i < m; ++i) {
+      level[at + i] = static_cast<int16_t>(x[i] < 0 ? -drawn[i] : drawn[i]);
+      zeros += drawn[i] == 0;
+    }
+  }
+  return n - zeros;
+}
+
+void mend_levels(const float* acc, int64_t n, float norm, int32_t steps, const int16_t* level,
+                 float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = acc[i] - sent_of(norm, level[i], steps);
+}
+
+}  // namespace
+
+extern const QuantizeTable quantize_table;
+const QuantizeTable quantize_table = {accumulate, tally_signs, mend_signs,
+                                      squares,    levels,      mend_levels};
+
+}  // namespace GCEXT_ISA
+}  // namespace gcext

@@ -1,0 +1,206 @@
+"""What every codec shares: the interface, the checks of a tensor and its residual, the refusals."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gcext import _lib
+from gcext.packet import DTYPES, Packet
+
+__all__ = ["Codec", "Sum", "refuse"]
+
+
+class Sum(NamedTuple):
+    """What is to be coded: ``acc = tensor + decay*memory``, and where the rest of it goes.
+
+    source: the tensor as it was given, for its shape and dtype.
+    tensor: the same flat, contiguous, float32 and free of autograd.
+    memory, out: float32, contiguous, as many elements. Out without memory is both; without either
+        the sum is the tensor, and what the packet lacks is lost.
+    """
+
+    source: Tensor
+    tensor: Tensor
+    memory: Tensor | None = None
+    out: Tensor | None = None
+    decay: float = 1.0
+
+    def add(self, op: str) -> Tensor:
+        """Return the sum, finite, flat: out itself, after it was written; without out the tensor.
+
+        Raises what Codec.encode does.
+        """
+        if self.tensor.device.type == "cpu":
+            info = _lib.select(self.tensor, self.memory, self.out, 0, 1.0, self.decay, False)[2]
+            _, status, where, _ = info.tolist()
+            refuse(op, status, where, self.source)
+            return self.tensor if self.out is None else self.out.view(-1)
+        acc = self.tensor
+        if self.out is not None:
+            memory = self.out if self.memory is None else self.memory
+            acc = torch.add(acc, memory.view(-1), alpha=self.decay)
+        bad = torch.nonzero(~torch.isfinite(acc)).flatten()
+        if bad.numel():
+            refuse(op, _OVERFLOW, int(bad[0]), self.source)
+        return acc if self.out is None else self.out.view(-1).copy_(acc)
+
+
+class Codec(ABC):
+    """What becomes of a tensor on its way into a packet. Holds options, never state.
+
+    A new one says its ``spec`` and implements ``encode_sum``; docs/adding-a-method.md.
+    """
+
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """The name that makes this codec again: ``gcext.codec(c.spec) == c``."""
+
+    @property
+    def name(self) -> str:
+        """The spec without its options, for errors."""
+        return self.spec.partition(":")[0]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether ``encode`` draws random numbers, and so demands a seed."""
+        return False
+
+    @abstractmethod
+    def encode_sum(self, acc: Sum, seed: int) -> Packet:
+        """Return the packet of a sum; ``acc.out``, if any, becomes what it lacks of the sum.
+
+        Raises, through ``refuse``, where the sum is not finite.
+        """
+
+    def encode(
+        self, tensor: Tensor, residual: Tensor | None = None, seed: int | None = None
+    ) -> Packet:
+        """Return the packet of ``tensor + residual``, and leave in residual what it lacks.
+
+        Args:
+            tensor: any shape, strides and float dtype; converted to float32 first.
+            residual: float32, the tensor's shape and device; updated in place.
+            seed: any integer, of a stochastic codec, which demands one; the others ignore it. A
+                new one every time, or the errors of several packets add up.
+
+        Raises:
+            ValueError: the tensor is not finite (names the first index; the residual is left as
+                it was), the residual does not fit it, or a seed is lacking. A residual that is
+                itself not finite, or overflows, may be found after the fact: use ErrorFeedback
+                where that must not happen.
+            MemoryError: no memory for the work. The residual is as it was, or, where the lack
+                showed in the middle of the pass, holds the whole sum: nothing is lost.
+        """
+        seed = self._seed(seed)
+        with _lib.memory_errors(self.name):
+            flat = _flat(tensor, self.name)
+            if residual is None:
+                return self.encode_sum(Sum(tensor, flat), seed)
+            slot = _residual_slot(tensor, flat, residual, self.name)
+            try:
+                return self.encode_sum(Sum(tensor, flat, out=slot), seed)
+            finally:
+                _give_back(slot, residual)
+
+    def advance(
+        self,
+        tensor: Tensor,
+        memory: Tensor,
+        out: Tensor,
+        decay: float = 1.0,
+        seed: int | None = None,
+    ) -> Packet:
+        """Encode ``tensor + decay*memory`` and write what the packet lacks to ``out``.
+
+        ``memory`` is only read, so that whoever holds both can go back. Shapes, dtypes, seed and
+        errors as for encode; memory and out are float32 and contiguous. Whatever is raised, memory
+        is as it was, and out is anything.
+        """
+        seed = self._seed(seed)
+        with _lib.memory_errors(self.name):
+            flat = _flat(tensor, self.name)
+            return self.encode_sum(Sum(tensor, flat, memory, out, decay), seed)
+
+    def _seed(self, seed: int | None) -> int:
+        if seed is None and self.stochastic:
+            raise ValueError(
+                f"{self.name}: a stochastic codec needs a seed, got none. "
+                "Pass seed=, another one every time."
+            )
+        return seed or 0
+
+
+_OK, _TENSOR, _MEMORY, _OVERFLOW, _NO_MEMORY = range(5)  # SelectStatus of csrc/select.h
+
+
+def refuse(op: str, status: int, where: int, tensor: Tensor) -> None:
+    """Raise what an operator's status means; nothing where it is 0."""
+    if status == _NO_MEMORY:
+        raise MemoryError(f"{op}: no memory for {tensor.numel()} elements. Encode in parts.")
+    if status == _TENSOR:
+        got = float(tensor.detach().flatten()[where])
+        raise ValueError(
+            f"{op}: tensor must be finite in float32, got {got} at index {where}. "
+            "Skip the step or clip the gradient."
+        )
+    if status == _MEMORY:
+        raise ValueError(
+            f"{op}: residual must be finite, got another value at index {where}. Reset it."
+        )
+    if status == _OVERFLOW:
+        raise ValueError(
+            f"{op}: tensor plus residual must be finite in float32, "
+            f"got an overflow or a bad residual at index {where}. Scale the tensor down."
+        )
+
+
+def _flat(tensor: Tensor, op: str) -> Tensor:
+    """Return the tensor flat, contiguous, float32 and free of autograd."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"{op}: tensor must be a torch.Tensor, got {type(tensor).__name__}. "
+            "Convert it with torch.as_tensor."
+        )
+    if tensor.dtype not in DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+        raise ValueError(f"{op}: dtype must be one of {names}, got {tensor.dtype}. Convert it.")
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"{op}: tensor must be strided, got {tensor.layout}. Call .to_dense().")
+    _lib.require_device(tensor, op)
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.float64 and tensor.device.type == "cpu":
+        narrow: Tensor = _lib.narrow_float64(tensor)
+        return narrow
+    return tensor.to(torch.float32).view(-1)
+
+
+def _residual_slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> Tensor:
+    """Return what the operator may update in the residual's place: itself, or a contiguous copy."""
+    if not isinstance(residual, Tensor) or residual.dtype != torch.float32:
+        got = residual.dtype if isinstance(residual, Tensor) else type(residual).__name__
+        raise ValueError(f"{op}: residual must be a float32 tensor, got {got}. Convert it.")
+    if residual.shape != tensor.shape or residual.device != tensor.device:
+        raise ValueError(
+            f"{op}: residual must have the tensor's shape and device, {tuple(tensor.shape)} on "
+            f"{tensor.device}, got {tuple(residual.shape)} on {residual.device}. "
+            "Keep one residual per tensor."
+        )
+    slot = residual.detach().contiguous()
+    distance = abs(slot.data_ptr() - flat.data_ptr())
+    if flat.numel() and distance < flat.numel() * flat.element_size():
+        raise ValueError(f"{op}: residual must not share the tensor's memory. Pass a copy.")
+    return slot
+
+
+def _give_back(slot: Tensor, residual: Tensor) -> None:
+    """Finish an update in place: of a strided residual, whole, and seen by autograd."""
+    stored = residual.detach()
+    if slot.data_ptr() != stored.data_ptr():
+        stored.copy_(slot)
+    elif stored.numel():
+        _lib.touched(residual)
