@@ -86,8 +86,15 @@ class Levelled(Codec):
         """See Codec."""
         steps, n = 2**self.bits - 1, acc.tensor.numel()
         norms, at, level, info = ops.levels(
-            *(acc.tensor, acc.memory, acc.out, acc.decay),
-            *(steps, self.bucket, self.largest, self.clip, signed(seed)),
+            acc.tensor,
+            acc.memory,
+            acc.out,
+            acc.decay,
+            steps,
+            self.bucket,
+            self.largest,
+            self.clip,
+            signed(seed),
         )
         _, status, where, _ = info.tolist()
         refuse(self.name, status, where, acc.source)
