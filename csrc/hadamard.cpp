@@ -2,28 +2,19 @@
 
 #include <cstring>
 
-#include "mixed.h"
-#include "stable.h"
+#include "hadamard_check.h"
 
 namespace gcext {
 namespace {
 
 void signs_of(uint64_t key, int64_t chunk, int64_t words, int round, std::vector<uint64_t>* sign) {
-  for (int64_t i = 0; i < words; ++i) {
-    const uint64_t counter = 2 * static_cast<uint64_t>(chunk * words + i);
-    (*sign)[i] = mixed(key ^ mixed(counter + static_cast<uint64_t>(round)));
-  }
+  for (int64_t i = 0; i < words; ++i) (*sign)[i] = hadamard_signs(key, chunk * words + i, round);
 }
 
 Tensor hadamard(const Tensor& values, int64_t size, int64_t seed, bool inverse) {
   check_dense(values, ScalarType::Float, "hadamard: values");
-  int level = kMinHadamardLevel;
-  while (level < kMaxHadamardLevel && (int64_t{1} << level) < size) ++level;
-  GCEXT_CHECK(size == int64_t{1} << level,
-              "hadamard: size must be a power of two in [2^6, 2^24], got ", size, ". Round it.");
+  const int level = check_hadamard(values.numel(), size);
   const int64_t n = values.numel(), chunks = n / size;
-  GCEXT_CHECK(n % size == 0, "hadamard: values must be whole chunks of ", size, ", got ", n,
-              ". Pad with zeros.");
   Tensor out = empty(n, ScalarType::Float, values);
   const float* const from = values.const_data_ptr<float>();
   float* const to = out.mutable_data_ptr<float>();
@@ -40,12 +31,9 @@ Tensor hadamard(const Tensor& values, int64_t size, int64_t seed, bool inverse) 
       std::memcpy(x, from + chunk * size, static_cast<size_t>(size) * sizeof(float));
       signs_of(key, chunk, words, 0, &one);
       signs_of(key, chunk, words, 1, &two);
-      // Half of 1/M before each transform keeps what stands in between near the size of x.
-      const float scale = 1.0f / static_cast<float>(int64_t{1} << ((level + 1) / 2));
-      const float rest = 1.0f / static_cast<float>(int64_t{1} << (level / 2));
-      table.flip(x, size, inverse ? none.data() : one.data(), scale);
+      table.flip(x, size, inverse ? none.data() : one.data(), hadamard_factor(level, 0));
       table.transform(x, size);
-      table.flip(x, size, two.data(), rest);
+      table.flip(x, size, two.data(), hadamard_factor(level, 1));
       table.transform(x, size);
       if (inverse) table.flip(x, size, one.data(), 1.0f);
     }

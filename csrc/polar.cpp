@@ -29,8 +29,7 @@ class Work {
   std::vector<uint64_t> codeword_;
 };
 
-// Scales one group to LLRs. Factors of 2^+-64 keep the sum of huge or tiny values in range. False
-// where a value is not finite.
+// Scales one group to LLRs. False where a value is not finite.
 bool quantise_group(const PolarTable& table, const float* value, int64_t rows, int64_t count,
                     double weight, int8_t* llr) {
   const auto sum_of = [&](float factor) {
@@ -40,34 +39,23 @@ bool quantise_group(const PolarTable& table, const float* value, int64_t rows, i
     for (const float x : lane) sum += static_cast<double>(x);
     return sum;
   };
-  float factor = 1.0f;
-  double sum = sum_of(factor);
-  if (!(sum <= 1e30) || sum < 1e-24) {
-    factor = sum < 1 ? 0x1p64f : 0x1p-64f;
-    sum = sum_of(factor);
-  }
+  double sum = sum_of(1.0f);
+  const float factor = polar_factor(sum);
+  if (factor != 1.0f) sum = sum_of(factor);
   if (!std::isfinite(sum)) return false;
-  const double scale = sum > 0 ? weight * static_cast<double>(count) / sum : 0;
-  table.quantise(value, rows, factor, static_cast<float>(scale), llr);
+  table.quantise(value, rows, factor, polar_scale(sum, weight, count), llr);
   return true;
 }
 
 std::tuple<Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& frozen, int64_t free,
                                         int64_t numel, double weight, int64_t correction) {
-  const bool soft = source.scalar_type() == ScalarType::Float;
-  check_dense(source, soft ? ScalarType::Float : ScalarType::Byte, "polar: source");
-  GCEXT_CHECK(numel >= 0 && source.numel() == (soft ? numel : (numel + 7) / 8),
-              "polar: source must hold numel symbols, got ", source.numel(), " elements for ",
-              numel, ". Pass float32 values or packed bits.");
-  GCEXT_CHECK(weight > 0 && weight <= 127, "polar: weight must be in (0, 127], got ", weight, ".");
-  GCEXT_CHECK(correction >= 0 && correction <= 127, "polar: correction must be in [0, 127], got ",
-              correction, ".");
+  const bool soft = check_polar_source(source, numel);
+  check_polar_steps(weight, correction);
   const PolarCode code = read_polar_code(frozen);
-  GCEXT_CHECK(code.kept() == free, "polar: free must be the number of zeros in frozen, got ", free,
-              " for ", code.kept(), ".");
+  check_polar_free(free, code.kept());
   const PolarGroups groups(numel, code.block());
   const PolarTable& table = GCEXT_TABLE(polar_table);
-  Tensor message = empty((code.kept() * groups.blocks() + 7) / 8, ScalarType::Byte, source);
+  Tensor message = empty(groups.message_bytes(code.kept()), ScalarType::Byte, source);
   Tensor bad = empty(1, ScalarType::Long, source);
   *bad.mutable_data_ptr<int64_t>() = -1;
   const void* const from = source.const_data_ptr();
@@ -149,11 +137,11 @@ std::tuple<Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& froz
 
 Tensor polar_decode(const Tensor& message, const Tensor& frozen, int64_t numel) {
   check_dense(message, ScalarType::Byte, "polar: message");
-  const PolarCode code = read_polar_code(frozen);
   GCEXT_CHECK(numel >= 0, "polar: numel must not be negative, got ", numel, ".");
+  const PolarCode code = read_polar_code(frozen);
   const PolarGroups groups(numel, code.block());
   const int64_t block = code.block(), kept = code.kept();
-  GCEXT_CHECK(message.numel() == (kept * groups.blocks() + 7) / 8,
+  GCEXT_CHECK(message.numel() == groups.message_bytes(kept),
               "polar: message must have K bits a block, got ", message.numel(), " bytes for ",
               groups.blocks(), " blocks of ", kept, ".");
   const PolarTable& table = GCEXT_TABLE(polar_table);
@@ -211,10 +199,7 @@ Tensor polar_pack(const Tensor& symbols) {
 }
 
 Tensor polar_unpack(const Tensor& packed, int64_t numel) {
-  check_dense(packed, ScalarType::Byte, "polar: packed");
-  GCEXT_CHECK(numel >= 0 && packed.numel() == (numel + 7) / 8,
-              "polar: packed must have a bit a symbol, got ", packed.numel(), " bytes for ", numel,
-              ".");
+  check_polar_packed(packed, numel);
   const int64_t whole = numel / 8 * 8;
   Tensor symbols = empty(numel, ScalarType::Byte, packed);
   const uint8_t* const from = packed.const_data_ptr<uint8_t>();

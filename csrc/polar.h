@@ -34,13 +34,67 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
+#include "host_device.h"
 #include "isa.h"
 
 namespace gcext {
 
 constexpr int kPolarLanes = 64;
 constexpr int kMinPolarLevel = 5, kMaxPolarLevel = 20;
+
+// The groups of a source of n symbols.
+struct PolarGroups {
+  int64_t numel, block, count, lanes;  // lanes: of the last group
+  PolarGroups(int64_t n, int64_t block) : numel(n), block(block) {
+    const int64_t blocks = n / block + (n % block != 0);
+    count = blocks / kPolarLanes + (blocks % kPolarLanes != 0);
+    lanes = count == 0 ? 0 : blocks - (count - 1) * kPolarLanes;
+  }
+  GCEXT_HD int64_t blocks() const { return count == 0 ? 0 : (count - 1) * kPolarLanes + lanes; }
+  GCEXT_HD int64_t start(int64_t group) const { return group * kPolarLanes * block; }
+  GCEXT_HD int64_t symbols(int64_t group) const {
+    const int64_t rest = numel - start(group);
+    return rest < kPolarLanes * block ? rest : kPolarLanes * block;
+  }
+  // Whole: 64 lanes, and no symbol missing.
+  GCEXT_HD bool whole(int64_t group) const { return symbols(group) == kPolarLanes * block; }
+  GCEXT_HD int64_t lanes_of(int64_t group) const { return group + 1 < count ? kPolarLanes : lanes; }
+  GCEXT_HD int64_t message_bytes(int64_t kept) const { return (kept * blocks() + 7) / 8; }
+};
+
+// The rules f and g on one pair; g is clamp of b + a or b - a.
+GCEXT_HD inline int polar_first(int a, int b, int c) {
+  const int p = a < 0 ? -a : a, q = b < 0 ? -b : b;
+  const int m = p < q ? p : q, apart = p < q ? q - p : p - q;
+  const int near = c > apart ? c - apart : 0, far = c > p + q ? c - p - q : 0;
+  const int size = m - ((near - far + 2) >> 2);
+  return (a ^ b) < 0 ? -size : size;
+}
+
+GCEXT_HD inline int polar_clamp(int sum) { return sum > 127 ? 127 : sum < -127 ? -127 : sum; }
+
+// An LLR of a value that is scaled already, not a NaN. 1.5 * 2^23: the addition rounds to the
+// nearest integer, ties to even, into the low bits.
+GCEXT_HD inline int8_t polar_quantised(float x) {
+  x = x > 127.0f ? 127.0f : x;
+  x = x < -127.0f ? -127.0f : x;
+  const float shifted = x + 12582912.0f;
+  int32_t bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  return static_cast<int8_t>(bits);
+}
+
+// What brings a group's sum of magnitudes, which is huge, tiny or overflowed, into range: 2^+-64.
+GCEXT_HD inline float polar_factor(double sum) {
+  if (sum <= 1e30 && sum >= 1e-24) return 1.0f;
+  return sum < 1 ? 0x1p64f : 0x1p-64f;
+}
+
+GCEXT_HD inline float polar_scale(double sum, double weight, int64_t count) {
+  return sum > 0 ? static_cast<float>(weight * static_cast<double>(count) / sum) : 0.0f;
+}
 
 // The tree of the code without what needs no work, in the order of execution. `level`: the node has
 // 2^level rows; `at`: its first row.

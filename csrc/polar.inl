@@ -224,14 +224,7 @@ void quantise(const float* value, int64_t rows, float factor, float scale, int8_
   }
 #endif
   for (int64_t i = 0; i < rows * kPolarLanes; ++i) {
-    float x = (value[i] * factor) * scale;
-    x = x > 127.0f ? 127.0f : x;
-    x = x < -127.0f ? -127.0f : x;
-    // 1.5 * 2^23: the addition rounds to the nearest integer, ties to even, into the low bits.
-    const float shifted = x + 12582912.0f;
-    int32_t bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    llr[i] = static_cast<int8_t>(bits);
+    llr[i] = polar_quantised((value[i] * factor) * scale);
   }
 }
 

@@ -1,5 +1,5 @@
-// What every coder of this room needs: a frozen set read and planned, the groups of a source, rows
-// of fewer than 64 lanes. Not part of the contract; see polar.h.
+// What every coder of this room needs: checks, a frozen set read and planned, rows of fewer than 64
+// lanes. Not part of the contract; see polar.h.
 #pragma once
 
 #include <cstring>
@@ -40,23 +40,6 @@ inline void plan(const std::vector<uint32_t>& before, int level, uint32_t at,
   add(PolarStep::join);
 }
 
-inline PolarCode read_polar_code(const Tensor& frozen) {
-  check_dense(frozen, ScalarType::Byte, "polar: frozen");
-  const int64_t n = frozen.numel();
-  PolarCode code;
-  while (code.levels < kMaxPolarLevel && code.block() < n) ++code.levels;
-  GCEXT_CHECK(code.block() == n && code.levels >= kMinPolarLevel,
-              "polar: block must be a power of two in [2^5, 2^20], got ", n, ". Round it.");
-  const uint8_t* is_frozen = frozen.const_data_ptr<uint8_t>();
-  std::vector<uint32_t> before(static_cast<size_t>(n) + 1);
-  for (int64_t i = 0; i < n; ++i) {
-    before[i + 1] = before[i] + (is_frozen[i] == 0);
-    if (is_frozen[i] == 0) code.free.push_back(static_cast<uint32_t>(i));
-  }
-  plan(before, code.levels, 0, &code.op);
-  return code;
-}
-
 // Rows of `lanes` bits from bit 0 of `from` to one word each, and back. `bits` is how many there
 // are; those beyond read as 0. Written bytes: ceil(rows*lanes/8), whole.
 inline void spread_rows(const uint8_t* from, int64_t bits, int64_t rows, int64_t lanes,
@@ -81,22 +64,55 @@ inline void gather_rows(const uint64_t* word, int64_t rows, int64_t lanes, int64
   }
 }
 
-// The groups of a source of n symbols.
-struct PolarGroups {
-  int64_t numel, block, count, lanes;  // lanes: of the last group
-  PolarGroups(int64_t n, int64_t block) : numel(n), block(block) {
-    const int64_t blocks = n / block + (n % block != 0);
-    count = blocks / kPolarLanes + (blocks % kPolarLanes != 0);
-    lanes = count == 0 ? 0 : blocks - (count - 1) * kPolarLanes;
+// What every encoder demands; true where the source is of real values.
+inline bool check_polar_source(const Tensor& source, int64_t numel) {
+  const bool soft = source.scalar_type() == ScalarType::Float;
+  check_dense(source, soft ? ScalarType::Float : ScalarType::Byte, "polar: source");
+  GCEXT_CHECK(numel >= 0 && source.numel() == (soft ? numel : (numel + 7) / 8),
+              "polar: source must hold numel symbols, got ", source.numel(), " elements for ",
+              numel, ". Pass float32 values or packed bits.");
+  return soft;
+}
+
+inline void check_polar_steps(double weight, int64_t correction) {
+  GCEXT_CHECK(weight > 0 && weight <= 127, "polar: weight must be in (0, 127], got ", weight, ".");
+  GCEXT_CHECK(correction >= 0 && correction <= 127, "polar: correction must be in [0, 127], got ",
+              correction, ".");
+}
+
+inline void check_polar_free(int64_t free, int64_t zeros) {
+  GCEXT_CHECK(free == zeros, "polar: free must be the number of zeros in frozen, got ", free,
+              " for ", zeros, ".");
+}
+
+inline int check_polar_block(int64_t block) {
+  int levels = kMinPolarLevel;
+  while (levels < kMaxPolarLevel && int64_t{1} << levels < block) ++levels;
+  GCEXT_CHECK(block == int64_t{1} << levels,
+              "polar: block must be a power of two in [2^5, 2^20], got ", block, ". Round it.");
+  return levels;
+}
+
+inline void check_polar_packed(const Tensor& packed, int64_t numel) {
+  check_dense(packed, ScalarType::Byte, "polar: packed");
+  GCEXT_CHECK(numel >= 0 && packed.numel() == (numel + 7) / 8,
+              "polar: packed must have a bit a symbol, got ", packed.numel(), " bytes for ", numel,
+              ".");
+}
+
+inline PolarCode read_polar_code(const Tensor& frozen) {
+  check_dense(frozen, ScalarType::Byte, "polar: frozen");
+  const int64_t n = frozen.numel();
+  PolarCode code;
+  code.levels = check_polar_block(n);
+  const uint8_t* is_frozen = frozen.const_data_ptr<uint8_t>();
+  std::vector<uint32_t> before(static_cast<size_t>(n) + 1);
+  for (int64_t i = 0; i < n; ++i) {
+    before[i + 1] = before[i] + (is_frozen[i] == 0);
+    if (is_frozen[i] == 0) code.free.push_back(static_cast<uint32_t>(i));
   }
-  int64_t blocks() const { return count == 0 ? 0 : (count - 1) * kPolarLanes + lanes; }
-  int64_t start(int64_t group) const { return group * kPolarLanes * block; }
-  int64_t symbols(int64_t group) const {
-    return std::min(numel - start(group), kPolarLanes * block);
-  }
-  // Whole: 64 lanes, and no symbol missing.
-  bool whole(int64_t group) const { return symbols(group) == kPolarLanes * block; }
-  int64_t lanes_of(int64_t group) const { return group + 1 < count ? kPolarLanes : lanes; }
-};
+  plan(before, code.levels, 0, &code.op);
+  return code;
+}
 
 }  // namespace gcext

@@ -291,23 +291,18 @@ bool read_block(const void* source, bool soft, int64_t from, int64_t stride, int
 std::tuple<Tensor, Tensor> polar_search(const Tensor& source, const Tensor& frozen, int64_t free,
                                         int64_t numel, int64_t weight, int64_t list,
                                         std::optional<int64_t> seed) {
-  const bool soft = source.scalar_type() == ScalarType::Float;
-  check_dense(source, soft ? ScalarType::Float : ScalarType::Byte, "polar: source");
-  GCEXT_CHECK(numel >= 0 && source.numel() == (soft ? numel : (numel + 7) / 8),
-              "polar: source must hold numel symbols, got ", source.numel(), " elements for ",
-              numel, ". Pass float32 values or packed bits.");
+  const bool soft = check_polar_source(source, numel);
   GCEXT_CHECK(weight > 0 && weight <= kClamp, "polar: weight must be in [1, 32767], got ", weight,
               ".");
   GCEXT_CHECK(list >= 1 && list <= 32, "polar: list must be in [1, 32], got ", list, ".");
   GCEXT_CHECK(list == 1 || !seed.has_value(),
               "polar: a list is not randomised, got a seed. Drop it.");
   const PolarCode code = read_polar_code(frozen);
-  GCEXT_CHECK(code.kept() == free, "polar: free must be the number of zeros in frozen, got ", free,
-              " for ", code.kept(), ".");
+  check_polar_free(free, code.kept());
   const PolarGroups groups(numel, code.block());
   const PolarTable& table = GCEXT_TABLE(polar_table);
   const int64_t block = code.block(), kept = code.kept();
-  Tensor message = empty((kept * groups.blocks() + 7) / 8, ScalarType::Byte, source);
+  Tensor message = empty(groups.message_bytes(kept), ScalarType::Byte, source);
   Tensor bad = empty(1, ScalarType::Long, source);
   *bad.mutable_data_ptr<int64_t>() = -1;
   const void* const from = source.const_data_ptr();

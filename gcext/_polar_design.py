@@ -22,7 +22,15 @@ from torch import Tensor
 from gcext import _lib  # noqa: F401  (loads the operators)
 from gcext import _polar_cache as cache
 
-__all__ = ["computed_set", "crossover", "frozen_set", "order", "sign_weight", "tenth"]
+__all__ = [
+    "computed_set",
+    "crossover",
+    "frozen_set",
+    "frozen_set_on",
+    "order",
+    "sign_weight",
+    "tenth",
+]
 
 TABLES = Path(__file__).with_name("polar_tables.json")
 VERSION = 1
@@ -90,6 +98,12 @@ def computed_set(block: int, kept: int, soft: bool = False) -> Tensor:
     frozen = torch.ones(block, dtype=torch.uint8)
     frozen[order(block, kept, soft)[:kept].long()] = 0
     return frozen
+
+
+@functools.lru_cache(maxsize=64)
+def frozen_set_on(device: torch.device, block: int, kept: int, soft: bool) -> Tensor:
+    """Return frozen_set on a device, moved there once."""
+    return frozen_set(block, kept, soft).to(device)
 
 
 @functools.lru_cache(maxsize=64)

@@ -32,7 +32,7 @@ class Rotated:
     """What ``encode_rotated`` returns.
 
     coded: the message of the rotated values.
-    scale: float32, s of each chunk.
+    scale: float32 on the CPU, s of each chunk.
     seed: of the rotation. shape: of the tensor.
     """
 
@@ -59,7 +59,7 @@ class Rotated:
             scale = float(self.scale[index])
             c = scale - 2 * scale * signs[start : start + size].to(torch.float32)
             parts.append(ops.hadamard(c, size, seed_of(self.seed, index), True))
-        dense = torch.cat(parts) if parts else torch.empty(0)
+        dense = torch.cat(parts) if parts else torch.empty(0, device=signs.device)
         return dense[:numel].view(self.shape)
 
 
