@@ -2,8 +2,8 @@
 
 #include <tuple>
 
+#include "select_args.h"
 #include "select_search.h"
-#include "stable.h"
 
 namespace gcext {
 namespace {
@@ -53,16 +53,22 @@ void refuse(int64_t* info, SelectStatus status, int64_t where) {
   info[kInfoWhere] = where;
 }
 
-// in_place: source.out is also the memory, so tensor must be known to be finite before it is
-// touched.
+// Whether tensor may be added in place: nothing may be written where it is not finite.
+bool accepts(const float* tensor, int64_t n, int64_t* info) {
+  const SelectTable& table = GCEXT_TABLE(select_table);
+  const KernelFpEnv env;
+  std::vector<Part> parts = cut(n);
+  if (all_finite(table, parts, tensor)) return true;
+  refuse(info, kSelectTensor, first_not_finite(table, tensor, n));
+  return false;
+}
+
+// in_place: source.out is also the memory; tensor has been accepted.
 void select_cpu(const Source& source, int64_t n, int64_t k, bool in_place, bool ternary,
                 const Result& to) {
   const SelectTable& table = GCEXT_TABLE(select_table);
   const KernelFpEnv env;
   std::vector<Part> parts = cut(n);
-  if (in_place && !all_finite(table, parts, source.tensor)) {
-    return refuse(to.info, kSelectTensor, first_not_finite(table, source.tensor, n));
-  }
   const Bracket bracket = k > 0 ? guess(table, source, n, k) : Bracket{INT32_MAX, INT32_MAX};
   const int64_t limit = 4 * k + n / 8 + kUnsampled;
   for (Part& part : parts) {  // all of them before anything is stored
@@ -147,50 +153,72 @@ void select_cpu(const Source& source, int64_t n, int64_t k, bool in_place, bool 
   to.info[kInfoMean] = mean;
 }
 
-std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const std::optional<Tensor>& memory,
-                                          const std::optional<Tensor>& out, int64_t k, double a,
-                                          double b, bool ternary) {
-  check_dense(tensor, ScalarType::Float, "select: tensor");
-  const int64_t n = tensor.numel();
-  GCEXT_CHECK(k >= 0 && k <= n, "select: k must be in [0, numel], got ", k, " of ", n, ".");
-  Source source{tensor.const_data_ptr<float>(), nullptr, nullptr, static_cast<float>(a),
-                static_cast<float>(b)};
-  for (const auto* each : {&memory, &out}) {
-    if (!each->has_value()) continue;
-    check_dense(**each, ScalarType::Float, "select: memory and out");
-    GCEXT_CHECK((*each)->numel() == n, "select: memory and out must have ", n,
-                " elements like tensor, got ", (*each)->numel(), ".");
+using Pairs = std::tuple<Tensor, Tensor, Tensor>;
+
+// Index and value of room for `size`, or nothing where torch's allocator has no memory: across the
+// stable ABI its error has no type.
+std::optional<std::tuple<Tensor, Tensor>> room(int64_t size, bool wide, const Tensor& like) {
+  try {
+    return std::tuple(empty(size, wide ? ScalarType::Long : ScalarType::Int, like),
+                      empty(size, ScalarType::Float, like));
+  } catch (const std::exception&) {
+    return std::nullopt;
   }
-  GCEXT_CHECK(out.has_value() || !memory.has_value(),
-              "select: memory needs out. Pass where the new one goes.");
-  const bool in_place = out.has_value() && !memory.has_value();
-  if (out.has_value()) {
-    source.out = out->mutable_data_ptr<float>();
-    source.memory = in_place ? source.out : memory->const_data_ptr<float>();
+}
+
+void select_or_refuse(const SelectArgs& args, int64_t k, bool ternary, const Result& to) {
+  if (args.n == 0) return;
+  try {
+    select_cpu(args.source, args.n, k, args.in_place, ternary, to);
+  } catch (const std::bad_alloc&) {
+    refuse(to.info, kSelectNoMemory, -1);
   }
-  const bool wide = n > INT32_MAX;
-  const auto room = [&](int64_t size) {
-    return std::tuple(empty(size, wide ? ScalarType::Long : ScalarType::Int, tensor),
-                      empty(size, ScalarType::Float, tensor));
-  };
+}
+
+Pairs select(const Tensor& tensor, const std::optional<Tensor>& memory,
+             const std::optional<Tensor>& out, int64_t k, double a, double b, bool ternary) {
+  const SelectArgs args = select_args(tensor, memory, out, k, a, b);
   Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
   int64_t* field = info.mutable_data_ptr<int64_t>();
   std::fill(field, field + kInfoSize, 0);
-  std::optional<std::tuple<Tensor, Tensor>> pairs;
-  try {
-    pairs = room(k);
-  } catch (const std::exception&) {  // torch's allocator; across the stable ABI it has no type
+  auto pairs = room(k, args.wide, tensor);
+  if (!pairs) {
     refuse(field, kSelectNoMemory, -1);
-    return std::tuple_cat(room(0), std::tuple(info));
+    return std::tuple_cat(*room(0, args.wide, tensor), std::tuple(info));
   }
   auto& [index, value] = *pairs;
-  if (n > 0) {
-    try {
-      select_cpu(source, n, k, in_place, ternary,
-                 {index.mutable_data_ptr(), wide, value.mutable_data_ptr<float>(), field});
-    } catch (const std::bad_alloc&) {
-      refuse(field, kSelectNoMemory, -1);
-    }
+  const Result to{index.mutable_data_ptr(), args.wide, value.mutable_data_ptr<float>(), field};
+  if (!args.in_place || accepts(args.source.tensor, args.n, field))
+    select_or_refuse(args, k, ternary, to);
+  return {index, value, info};
+}
+
+Pairs select_many(const std::vector<Tensor>& tensor, const std::vector<Tensor>& memory,
+                  const std::vector<Tensor>& out, const std::vector<int64_t>& k, double a, double b,
+                  bool ternary) {
+  const std::vector<SelectArgs> args = select_args(tensor, memory, out, k, a, b);
+  const int64_t m = static_cast<int64_t>(args.size());
+  Tensor info =
+      torch::stable::empty({m, kInfoSize}, ScalarType::Long, std::nullopt, tensor[0].device());
+  int64_t* field = info.mutable_data_ptr<int64_t>();
+  std::fill(field, field + m * kInfoSize, 0);
+  bool fits = true;
+  for (int64_t i = 0; i < m; ++i) {
+    const SelectArgs& each = args[i];
+    if (each.in_place) fits = accepts(each.source.tensor, each.n, field + i * kInfoSize) && fits;
+  }
+  auto pairs = fits ? room(total(k), false, tensor[0]) : std::nullopt;
+  if (!pairs) {
+    if (fits) refuse(field, kSelectNoMemory, -1);
+    return std::tuple_cat(*room(0, false, tensor[0]), std::tuple(info));
+  }
+  auto& [index, value] = *pairs;
+  int64_t at = 0;
+  for (int64_t i = 0; i < m; ++i) {
+    select_or_refuse(args[i], k[i], ternary,
+                     {index.mutable_data_ptr<int32_t>() + at, false,
+                      value.mutable_data_ptr<float>() + at, field + i * kInfoSize});
+    at += k[i];
   }
   return {index, value, info};
 }
@@ -219,10 +247,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
       "select(Tensor tensor, Tensor? memory, Tensor(a!)? out, int k, float a, float b, bool "
       "ternary)"
       " -> (Tensor index, Tensor value, Tensor info)");
+  m.def(
+      "select_many(Tensor[] tensor, Tensor[] memory, Tensor(a!)[] out, int[] k, float a, float b, "
+      "bool ternary)"
+      " -> (Tensor index, Tensor value, Tensor info)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) {
   m.impl("select", TORCH_BOX(&select));
+  m.impl("select_many", TORCH_BOX(&select_many));
   m.impl("narrow_float64", TORCH_BOX(&narrow_float64));
 }
 

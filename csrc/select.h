@@ -14,6 +14,10 @@
 //   beyond value   float32, likewise out     memory', the shape of tensor; not written where info
 //   says tensor is not finite info    int64[4]: k' | status | where | bits of mu
 //
+// select_many is a select of every tensor of a list, and gives index and value one after another,
+// each with room for its k, and an info for each, int64[m, 4]. In place, where one tensor is not
+// finite, the CPU does nothing for any; CUDA, which reports later, refuses that one alone.
+//
 // A magnitude's *key* is its bit pattern without the sign: keys order as magnitudes do, 0 is zero,
 // and from kInfKey on the value is not finite. The math below is shared with cuda/select.cuh, so
 // that both floors give the same bytes.

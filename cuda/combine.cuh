@@ -9,8 +9,8 @@
 // 3. Round to float32, once.
 #pragma once
 
-#include "common.cuh"
 #include "combine_launch.h"
+#include "common.cuh"
 
 namespace gcext {
 

@@ -38,6 +38,45 @@ __device__ inline void atomic_min(uint64_t* to, uint64_t x) {
 // The lanes of a warp below this one.
 __device__ inline unsigned lanes_below() { return (1u << (threadIdx.x % kWarp)) - 1; }
 
+// Counts a digit in each lane's bin, -1 for none: the lanes of a warp that share one add it
+// together, as magnitudes crowd into few. Every lane takes part; counts is shared memory.
+__device__ inline void add_to_bin(uint32_t* counts, int digit) {
+  const unsigned same = __match_any_sync(kWholeWarp, digit);
+  if (digit >= 0 && (same & lanes_below()) == 0)
+    atomicAdd(&counts[digit], static_cast<uint32_t>(__popc(same)));
+}
+
+// Four consecutive elements, in one access where all that is asked for is there and on a multiple
+// of 16 bytes (`aligned`); else those before `end`, and zeros. i is a multiple of four from an
+// aligned pointer on.
+struct Quad {
+  float x[4];
+};
+
+__device__ inline bool is_aligned(const void* p) {
+  return reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0;
+}
+
+__device__ inline Quad load_quad(const float* p, int64_t i, int64_t end, bool aligned) {
+  if (aligned && i + 4 <= end) {
+    const float4 v = __ldcs(reinterpret_cast<const float4*>(p + i));  // read once
+    return {{v.x, v.y, v.z, v.w}};
+  }
+  Quad quad;
+  for (int c = 0; c < 4; ++c) quad.x[c] = i + c < end ? p[i + c] : 0.0f;
+  return quad;
+}
+
+__device__ inline void store_quad(float* p, int64_t i, int64_t end, bool aligned, const Quad& q) {
+  if (aligned && i + 4 <= end) {
+    *reinterpret_cast<float4*>(p + i) = float4{q.x[0], q.x[1], q.x[2], q.x[3]};
+    return;
+  }
+  for (int c = 0; c < 4; ++c) {
+    if (i + c < end) p[i + c] = q.x[c];
+  }
+}
+
 // The sum of x over the block's threads below this one, and over all of them in *total. Every
 // thread must call it; warp_sums is shared memory, one entry a warp, free again on return.
 __device__ inline uint64_t block_exclusive_sum(uint64_t x, uint64_t* warp_sums, uint64_t* total) {

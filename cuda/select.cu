@@ -1,40 +1,99 @@
 // select on CUDA: the sequence of launches. Steps as numbered in select.cuh.
-#include "select.cuh"
+#include <vector>
+
+#include "select_stream.cuh"
+#include "select_tiny.cuh"
 
 namespace gcext {
 namespace {
 
-// A block is worth starting for this many elements.
-constexpr int64_t kElementsPerBlock = 8 * kSelectThreads;
+static_assert(kTile == 4 * kWideThreads, "the check looks at a tile a step");
+static_assert(sizeof(TaskChunk) + 128 <= 4096 && sizeof(ItemChunk) <= 4096, "kernel arguments");
+
+bool is_tiny(const SelectItem& item, const SelectSchedule& how) {
+  return item.n <= how.tiny || item.n == 0;
+}
+
+// Where things are in scratch: the works, the first block of each and their number, the pools.
+int64_t round_up(int64_t bytes) { return ceil_div(bytes, 16) * 16; }
+
+int64_t head_bytes(int64_t works) {
+  return round_up(works * static_cast<int64_t>(sizeof(SelectWork))) + round_up((works + 1) * 8);
+}
+
+int64_t pool_bytes(const SelectPlan& plan) {
+  const int64_t a_block = sizeof(BlockCounts) + kSlabs * sizeof(uint32_t);
+  return round_up((plan.slabs << plan.slab_shift) * static_cast<int64_t>(sizeof(Candidate)) +
+                  plan.blocks * a_block);
+}
+
+cudaError_t launch_tiny(const std::vector<SelectItem>& items, cudaStream_t stream) {
+  const int64_t count = static_cast<int64_t>(items.size());
+  for (int64_t at = 0; at < count; at += kItemChunk) {
+    const int64_t here = count - at < kItemChunk ? count - at : kItemChunk;
+    ItemChunk chunk = {};
+    for (int64_t i = 0; i < here; ++i) chunk.item[i] = items[at + i];
+    GCEXT_LAUNCH(select_tiny_kernel, here, kWideThreads, stream, chunk);
+  }
+  return cudaSuccess;
+}
 
 }  // namespace
 
-int64_t select_scratch_bytes() { return sizeof(SelectState) + kSelectBlocks * sizeof(BlockCounts); }
-
-cudaError_t launch_select(const SelectLaunch& args, cudaStream_t stream) {
-  const Source& source = args.source;
-  const int64_t n = args.n;
-  SelectState* state = static_cast<SelectState*>(args.scratch);
-  BlockCounts* counts = reinterpret_cast<BlockCounts*>(state + 1);
-  const int64_t wanted = ceil_div(n, kElementsPerBlock);
-  const int64_t blocks = wanted < args.max_blocks ? wanted : args.max_blocks;
-
-  GCEXT_LAUNCH(select_clear_kernel, 1, kSelectThreads, stream, state, args.info, args.k);
-  if (args.k == 0) return cudaSuccess;
-  if (args.in_place) {
-    GCEXT_LAUNCH(select_check_kernel, blocks, kSelectThreads, stream, source.tensor, n, state);
+int64_t select_scratch_bytes(const SelectItem* items, int64_t count, const SelectSchedule& how) {
+  int64_t works = 0, pools = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (is_tiny(items[i], how)) continue;
+    ++works;
+    pools += pool_bytes(plan_of(items[i].n, items[i].k, how.max_blocks));
   }
-  GCEXT_LAUNCH(select_accumulate_kernel, blocks, kSelectThreads, stream, source, n, args.in_place,
-               state);
-  GCEXT_LAUNCH(select_judge_kernel, 1, 1, stream, source.out != nullptr, state, args.info);
+  return works == 0 ? 0 : head_bytes(works) + pools;
+}
+
+cudaError_t launch_select(const SelectItem* items, int64_t count, void* scratch,
+                          const SelectSchedule& how, cudaStream_t stream) {
+  std::vector<SelectItem> tiny;
+  std::vector<SelectTask> tasks;
+  for (int64_t i = 0; i < count; ++i) {
+    if (is_tiny(items[i], how)) {
+      tiny.push_back(items[i]);
+    } else {
+      tasks.push_back({items[i], 0, 0});
+    }
+  }
+  if (const cudaError_t error = launch_tiny(tiny, stream); error != cudaSuccess) return error;
+  const int64_t works = static_cast<int64_t>(tasks.size());
+  if (works == 0) return cudaSuccess;
+
+  char* const base = static_cast<char*>(scratch);
+  SelectGrid grid = {static_cast<SelectWork*>(scratch), nullptr, works};
+  grid.first =
+      reinterpret_cast<int64_t*>(base + round_up(works * static_cast<int64_t>(sizeof(SelectWork))));
+  int64_t blocks = 0, offset = head_bytes(works);
+  bool in_place = false;
+  for (SelectTask& task : tasks) {
+    const SelectPlan plan = plan_of(task.item.n, task.item.k, how.max_blocks);
+    task.first_block = blocks;
+    task.offset = offset;
+    blocks += plan.blocks;
+    offset += pool_bytes(plan);
+    in_place = in_place || task.item.in_place;
+  }
+  for (int64_t at = 0; at < works; at += kTaskChunk) {
+    const int64_t here = works - at < kTaskChunk ? works - at : kTaskChunk;
+    TaskChunk chunk = {};
+    for (int64_t i = 0; i < here; ++i) chunk.task[i] = tasks[at + i];
+    GCEXT_LAUNCH(select_open_kernel, here, kWideThreads, stream, chunk, at, grid, base, how);
+  }
+  if (in_place) {
+    GCEXT_LAUNCH(select_check_kernel, works + blocks, kWideThreads, stream, grid);
+  }
+  GCEXT_LAUNCH(select_stream_kernel, blocks, kSelectThreads, stream, grid);
   for (int round = 0; round < kRounds; ++round) {
-    GCEXT_LAUNCH(select_histogram_kernel, blocks, kSelectThreads, stream, source, n, round, state);
-    GCEXT_LAUNCH(select_digit_kernel, 1, kSelectThreads, stream, round, state);
+    GCEXT_LAUNCH(select_round_kernel, blocks, kSelectThreads, stream, grid, round);
   }
-  GCEXT_LAUNCH(select_tally_kernel, blocks, kSelectThreads, stream, source, n, state, counts);
-  GCEXT_LAUNCH(select_offsets_kernel, 1, kSelectThreads, stream, blocks, state, counts, args.info);
-  const SelectOutput to{args.index, args.wide, args.ternary, args.value};
-  GCEXT_LAUNCH(select_emit_kernel, blocks, kSelectThreads, stream, source, n, state, counts, to);
+  GCEXT_LAUNCH(select_tally_kernel, blocks, kSelectThreads, stream, grid);
+  GCEXT_LAUNCH(select_emit_kernel, blocks, kSelectThreads, stream, grid);
   return cudaSuccess;
 }
 

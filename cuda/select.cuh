@@ -1,25 +1,36 @@
-// select on CUDA: the kernels. csrc/select.h has the contract, select.cu the sequence.
+// select on CUDA: the algorithm, and what its kernels share. csrc/select.h has the contract.
 //
-//   elements  |--tile--|--tile--|--tile--|--tile--|--tile--|-    a thread: one element of a tile
+//   elements  |--tile--|--tile--|--tile--|--tile--|--tile--|-    a tile: 4,096 elements
 //             <-------- block 0 ---------><-------- block 1 ---  a block: a contiguous range
+//   pool      [slab 0][slab 1][slab 2][slab 3] ...               a slab: candidates of one block
 //
-// 1. Accumulate: acc = a*tensor + b*memory to out; the first index where tensor, memory or acc is
-//    not finite. In the in-place form a pass over tensor comes before, as nothing may be written
-//    where tensor is not finite.
-// 2. Judge: status and where. From here on every kernel does nothing if the status is set.
-// 3. Three rounds of a radix select find the k-th key, 11, 11 and 9 bits: a histogram of the keys
-//    that share the digits found so far, then one block walks it from the top. What is left of the
-//    rank is the number of ties due.
-// 4. Tally: keys greater than and equal to the k-th per block, and the exact sum of the greater
-//    ones by exponent.
-// 5. Offsets: a scan over the blocks; the count, and the mean correctly rounded.
+// 1. Open (select_stream.cuh): clear the state; guess from a sample a bound that the k-th key does
+//    not fall below. The in-place form also looks at tensor, as nothing may be written where it is
+//    not finite.
+// 2. Stream, the only pass over all the data: acc = a*tensor + b*memory to out, and the candidates,
+//    keys from the bound on, in order of index, to slabs that a block takes from the pool as it
+//    needs them. A bracket that is too low, or too many candidates for the pool, shows in the
+//    counts: then every later step looks at all elements of the stored acc instead of at the
+//    candidates. So the answer is exact whatever the sample was, and the host never has to know.
+// 3. Judge: status and where. From here on nothing is done if the status is set, but for restoring.
+// 4. Three rounds of a radix select (select_finish.cuh) find the k-th key, 11, 11 and 9 bits: a
+//    histogram of the keys that share the digits found so far, walked from the top. What is left of
+//    the rank is the number of ties due.
+// 5. Tally: keys greater than and equal to the k-th per block, the exact sum of the greater ones by
+//    exponent; a scan over the blocks; the count, and the mean correctly rounded.
 // 6. Emit in order of index: an element with g greater and e equal ones before it goes to place g +
 //    min(e, ties due), so ties go to the lowest indices. out is mended in the same breath.
+//
+// Where a step ends with something that needs all blocks, the block that comes last does it. A tiny
+// item is one block's work from end to end (select_tiny.cuh), with all elements for candidates.
 //
 // Everything that blocks add up is an integer, so no order of execution is seen in the result.
 //
 // Where k exceeds the number of non-zeros, the k-th key is 0: all non-zeros are greater, and no tie
-// is due.
+// is due. Among candidates, of which 0 is none, the search finds no digit but zeros: the same key.
+//
+// Traffic, in words an element: 3 for the stream (4 in place: tensor twice), and for the few
+// candidates 2 written, 4*2 read, and what is sent.
 #pragma once
 
 #include "common.cuh"
@@ -28,270 +39,211 @@
 namespace gcext {
 
 constexpr int kSelectThreads = 256;
+constexpr int kWideThreads = 1024;  // where one block has an item to itself
+constexpr int kWarps = kSelectThreads / kWarp;
+constexpr int kQuads = 4;  // of four elements, that a thread has in flight
+constexpr int kTile = kSelectThreads * kQuads * 4;
+constexpr int kSlabs = 16;  // that a block may need
 constexpr int kRounds = 3;
 constexpr int kDigits = 1 << 11;
+constexpr int kAhead = 4;  // loads in flight in the later passes
 constexpr uint64_t kNowhere = UINT64_MAX;
+constexpr uint32_t kNoBound = UINT32_MAX;  // above every key, NaN's too: no candidates
 
 GCEXT_HD inline int digit_shift(int round) { return round == 0 ? 20 : round == 1 ? 9 : 0; }
 GCEXT_HD inline int digit_bits(int round) { return round == 2 ? 9 : 11; }
 
-// On the device, between the kernels of one call.
-struct SelectState {
-  uint64_t counts[kRounds][kDigits];  // keys by digit, of those that share the digits before
-  uint64_t bins[kBins];               // sums of mantissas above the k-th key, as in select.h
+struct Candidate {
+  uint32_t place;  // in its block's range
+  uint32_t bits;   // of acc
+};
+
+// From the stream, candidates; from the tally, keys in the block's range, then in those before it.
+struct BlockCounts {
+  uint64_t greater, equal, candidates;
+};
+
+struct SelectPlan {
+  int64_t blocks, step;  // a block's range, whole tiles
+  int64_t slabs;         // in the pool
+  int slab_shift;        // a slab is 1 << slab_shift candidates
+};
+
+// Candidates are collected unless they would be more than a quarter of all. The pool has room for
+// 2k + n/16 of them and a slab a block, and never takes more than 7/8 of n words.
+GCEXT_HD inline SelectPlan plan_of(int64_t n, int64_t k, int64_t max_blocks) {
+  SelectPlan plan = {};
+  plan.step = ceil_div(ceil_div(n, kTile), max_blocks) * kTile;
+  plan.blocks = ceil_div(n, plan.step);
+  while ((int64_t{kSlabs} << plan.slab_shift) < plan.step) ++plan.slab_shift;
+  if (k == 0 || k > n / 4) return plan;
+  const int64_t slab = int64_t{1} << plan.slab_shift;
+  const int64_t wanted = plan.blocks + ceil_div(2 * k + n / 16, slab), most = n / 16 * 7 / slab;
+  plan.slabs = wanted < most ? wanted : most;
+  return plan;
+}
+
+// Tickets: the last block to draw one finishes the step.
+enum Phase { kPhaseStream, kPhaseRound, kPhaseTally = kPhaseRound + kRounds, kPhases };
+
+// One item on the device, from open to emit.
+struct SelectWork {
+  SelectItem item;
+  SelectPlan plan;
+  Candidate* pool;
+  uint32_t* slab_of;  // kSlabs a block
+  BlockCounts* counts;
+
+  uint64_t digits[kDigits];  // keys by digit, of those that share the digits before
+  uint64_t bins[kBins];      // sums of mantissas above the k-th key, as in select.h
   // The first index that is not finite, or kNowhere.
   uint64_t first_tensor, first_memory, first_sum;
+  uint64_t collected;  // candidates
   // Of the k-th key, among those that share its digits found so far; after the last, the ties due.
   uint64_t rank;
-  uint32_t key;      // the digits of the k-th key found so far, zeros below
-  uint32_t mean;     // bits
-  uint32_t refused;  // the status is not kSelectOk
+  uint32_t key;    // the digits of the k-th key found so far, zeros below
+  uint32_t mean;   // bits
+  uint32_t bound;  // candidates' least key
+  uint32_t slabs_taken;
+  uint32_t overflow;  // of the pool
+  uint32_t all;       // every element is looked at: the candidates are useless
+  uint32_t refused;   // the status is not kSelectOk
+  uint32_t arrived[kPhases];
 };
 
-// Of one block's range in step 4; of all the ranges before it from step 5 on.
-struct BlockCounts {
-  uint64_t greater, equal;
+// All items of a launch sequence: block b of the grid works for the item with first[j] <= b.
+struct SelectGrid {
+  SelectWork* works;
+  int64_t* first;  // count + 1
+  int64_t count;
 };
 
-struct BlockRange {
-  int64_t begin, end;
+struct Duty {
+  SelectWork* work;
+  int64_t block;  // of the item's
 };
 
-// The same in every kernel of a call, as they have the same grid. Whole tiles, so that rows of
-// threads stay aligned.
-__device__ inline BlockRange block_range(int64_t n) {
-  const int64_t step = ceil_div(ceil_div(n, gridDim.x), kSelectThreads) * kSelectThreads;
-  const int64_t begin = step * blockIdx.x, end = begin + step;
-  return {begin < n ? begin : n, end < n ? end : n};
+__device__ inline Duty duty_of(const SelectGrid& grid, int64_t block) {
+  int64_t low = 0, high = grid.count;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (grid.first[middle] <= block ? low : high) = middle;
+  }
+  return {grid.works + low, block - grid.first[low]};
 }
 
 __device__ inline uint32_t float_bits(float x) { return static_cast<uint32_t>(__float_as_int(x)); }
 __device__ inline float bits_float(uint32_t bits) { return __int_as_float(static_cast<int>(bits)); }
 __device__ inline uint32_t key_of(float x) { return float_bits(x) & 0x7fffffffu; }
 
-// acc after step 1: stored, or recomputed where it is not.
+// acc after step 2: stored, or recomputed where it is not.
 __device__ inline float stored_acc(const Source& source, int64_t i) {
   return source.out != nullptr ? source.out[i] : source.a * source.tensor[i];
 }
 
-// One block: the state of a new call.
-__global__ void __launch_bounds__(kSelectThreads)
-    select_clear_kernel(SelectState* state, int64_t* info, int64_t k) {
-  for (int i = threadIdx.x; i < kRounds * kDigits; i += kSelectThreads)
-    state->counts[i / kDigits][i % kDigits] = 0;
-  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) state->bins[i] = 0;
-  if (threadIdx.x < kInfoSize) info[threadIdx.x] = 0;
-  if (threadIdx.x != 0) return;
-  state->first_tensor = state->first_memory = state->first_sum = kNowhere;
-  state->rank = static_cast<uint64_t>(k);
-  state->key = state->mean = state->refused = 0;
-}
-
-// Step 1, in-place form: looks at tensor before anything is written.
-__global__ void __launch_bounds__(kSelectThreads)
-    select_check_kernel(const float* tensor, int64_t n, SelectState* state) {
-  const BlockRange range = block_range(n);
-  for (int64_t i = range.begin + threadIdx.x; i < range.end; i += kSelectThreads) {
-    if (key_of(tensor[i]) < kInfKey) continue;
-    atomic_min(&state->first_tensor, static_cast<uint64_t>(i));
-    return;  // a thread's indices rise
-  }
-}
-
-// Step 1.
-__global__ void __launch_bounds__(kSelectThreads)
-    select_accumulate_kernel(Source source, int64_t n, bool in_place, SelectState* state) {
-  if (in_place && state->first_tensor != kNowhere) return;
-  const BlockRange range = block_range(n);
-  uint64_t first_tensor = kNowhere, first_memory = kNowhere, first_sum = kNowhere;
-  for (int64_t i = range.begin + threadIdx.x; i < range.end; i += kSelectThreads) {
-    const float t = source.tensor[i];
-    float acc = source.a * t;
-    float m = 0;
-    if (source.memory != nullptr) {
-      m = source.memory[i];
-      acc += source.b * m;
-    }
-    if (source.out != nullptr) source.out[i] = acc;
-    if (key_of(acc) < kInfKey) continue;  // then t and m are finite, too
-    const uint64_t at = static_cast<uint64_t>(i);
-    if (at < first_sum) first_sum = at;
-    if (in_place) continue;  // memory is gone: all that can be said is where the sum is not finite
-    if (key_of(t) >= kInfKey && at < first_tensor) first_tensor = at;
-    if (key_of(m) >= kInfKey && at < first_memory) first_memory = at;
-  }
-  if (first_sum != kNowhere) atomic_min(&state->first_sum, first_sum);
-  if (first_tensor != kNowhere) atomic_min(&state->first_tensor, first_tensor);
-  if (first_memory != kNowhere) atomic_min(&state->first_memory, first_memory);
-}
-
-// Step 2, one thread.
-__global__ void select_judge_kernel(bool stored, SelectState* state, int64_t* info) {
-  SelectStatus status = kSelectOk;
-  uint64_t where = 0;
-  if (state->first_tensor != kNowhere) {
-    status = kSelectTensor;
-    where = state->first_tensor;
-  } else if (state->first_memory != kNowhere) {
-    status = kSelectMemory;
-    where = state->first_memory;
-  } else if (state->first_sum != kNowhere) {
-    status = kSelectOverflow;
-    where = stored ? state->first_sum : kNowhere;  // -1, as on the CPU: no out to point into
-  }
-  state->refused = status != kSelectOk;
-  info[kInfoStatus] = status;
-  info[kInfoWhere] = static_cast<int64_t>(where);
-}
-
-// Step 3: counts digits. A block's range is far below 2^32 elements, so its own counts fit 32 bits.
-__global__ void __launch_bounds__(kSelectThreads)
-    select_histogram_kernel(Source source, int64_t n, int round, SelectState* state) {
-  __shared__ uint32_t counts[kDigits];
-  if (state->refused) return;
-  for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) counts[i] = 0;
-  __syncthreads();
-  const int shift = digit_shift(round), bits = digit_bits(round);
-  const uint32_t found = state->key >> (shift + bits);
-  const BlockRange range = block_range(n);
-  for (int64_t i = range.begin + threadIdx.x; i < range.end; i += kSelectThreads) {
-    const uint32_t key = key_of(stored_acc(source, i));
-    if (key >> (shift + bits) == found) atomicAdd(&counts[(key >> shift) & ((1u << bits) - 1)], 1u);
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) {
-    if (counts[i] != 0) atomic_add(&state->counts[round][i], counts[i]);
-  }
-}
-
-// Step 3, one block: the digit whose keys, counted from the top, reach the rank. Each thread owns a
-// run of digits.
-__global__ void __launch_bounds__(kSelectThreads)
-    select_digit_kernel(int round, SelectState* state) {
-  __shared__ uint64_t warp_sums[kSelectThreads / kWarp];
-  constexpr int kOwn = kDigits / kSelectThreads;
-  if (state->refused) return;
-  const uint64_t* counts = state->counts[round];
-  const uint64_t rank = state->rank;
-  const int top = kDigits - 1 - static_cast<int>(threadIdx.x) * kOwn;
-  uint64_t own = 0, total;
-  for (int i = 0; i < kOwn; ++i) own += counts[top - i];
-  uint64_t passed = block_exclusive_sum(own, warp_sums, &total);
-  if (rank <= passed || rank > passed + own) return;
-  int digit = top;  // one thread gets here
-  for (; rank > passed + counts[digit]; --digit) passed += counts[digit];
-  state->key |= static_cast<uint32_t>(digit) << digit_shift(round);
-  state->rank = rank - passed;
-}
-
-// Step 4.
-__global__ void __launch_bounds__(kSelectThreads)
-    select_tally_kernel(Source source, int64_t n, SelectState* state, BlockCounts* blocks) {
-  __shared__ uint64_t bins[kBins];
-  __shared__ uint32_t greater, equal;
-  if (state->refused) return;
-  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) bins[i] = 0;
-  if (threadIdx.x == 0) greater = equal = 0;
-  __syncthreads();
-  const uint32_t kth = state->key;
-  const BlockRange range = block_range(n);
-  uint32_t own_greater = 0, own_equal = 0;
-  for (int64_t i = range.begin + threadIdx.x; i < range.end; i += kSelectThreads) {
-    const uint32_t key = key_of(stored_acc(source, i));
-    own_equal += key == kth;
-    if (key <= kth) continue;
-    ++own_greater;
-    atomic_add(&bins[bin_of(key)], mantissa_of(key));
-  }
-  if (own_greater != 0) atomicAdd(&greater, own_greater);
-  if (own_equal != 0) atomicAdd(&equal, own_equal);
-  __syncthreads();
-  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) {
-    if (bins[i] != 0) atomic_add(&state->bins[i], bins[i]);
-  }
-  if (threadIdx.x == 0) blocks[blockIdx.x] = {greater, equal};
-}
-
-// Step 5, one block: blocks[i] becomes the sum of those before it.
-__global__ void __launch_bounds__(kSelectThreads)
-    select_offsets_kernel(int64_t count, SelectState* state, BlockCounts* blocks, int64_t* info) {
-  __shared__ uint64_t warp_sums[kSelectThreads / kWarp];
-  if (state->refused) return;
-  uint64_t greater = 0, equal = 0;  // of the blocks in earlier turns of the loop
-  for (int64_t at = 0; at < count; at += kSelectThreads) {
-    const int64_t i = at + threadIdx.x;
-    const BlockCounts own = i < count ? blocks[i] : BlockCounts{0, 0};
-    uint64_t greater_here, equal_here;
-    const uint64_t greater_before = block_exclusive_sum(own.greater, warp_sums, &greater_here);
-    const uint64_t equal_before = block_exclusive_sum(own.equal, warp_sums, &equal_here);
-    if (i < count) blocks[i] = {greater + greater_before, equal + equal_before};
-    greater += greater_here;
-    equal += equal_here;
-  }
-  if (threadIdx.x != 0) return;
-  const uint32_t kth = state->key;
-  if (kth == 0) state->rank = 0;  // zeros never travel
-  const uint64_t chosen = greater + state->rank;
-  state->bins[bin_of(kth)] += state->rank * mantissa_of(kth);
-  state->mean = chosen != 0 ? exact_mean_bits(state->bins, chosen) : 0;
-  info[kInfoCount] = static_cast<int64_t>(chosen);
-  info[kInfoMean] = state->mean;
-}
-
-// Where the chosen pairs go.
-struct SelectOutput {
-  void* index;
-  bool wide;
-  bool ternary;
-  float* value;
+struct Element {
+  int64_t i;
+  float acc;
+  bool inside;  // else acc is 0
 };
 
-// Step 6.
-__global__ void __launch_bounds__(kSelectThreads)
-    select_emit_kernel(Source source, int64_t n, const SelectState* state,
-                       const BlockCounts* blocks, SelectOutput to) {
-  // Greater ones in the low half, equal ones in the high: neither exceeds a tile.
-  __shared__ uint32_t warp_counts[kSelectThreads / kWarp];
-  if (state->refused) return;
-  const uint32_t kth = state->key, mean = state->mean;
-  const uint64_t due = state->rank;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const BlockRange range = block_range(n);
-  uint64_t greater_before = blocks[blockIdx.x].greater, equal_before = blocks[blockIdx.x].equal;
-  for (int64_t at = range.begin; at < range.end; at += kSelectThreads) {
-    const int64_t i = at + threadIdx.x;
-    const float acc = i < range.end ? stored_acc(source, i) : 0.0f;
-    const uint32_t key = key_of(acc);
-    const bool greater = key > kth;
-    const bool equal = key == kth;  // beyond the range: only where no tie is due
-    const unsigned greaters = __ballot_sync(kWholeWarp, greater);
-    const unsigned equals = __ballot_sync(kWholeWarp, equal);
-    if (lane == 0) {
-      warp_counts[warp] = static_cast<uint32_t>(__popc(greaters) | __popc(equals) << 16);
-    }
-    __syncthreads();
-    uint32_t before = 0, tile = 0;
-    for (int w = 0; w < kSelectThreads / kWarp; ++w) {
-      if (w < warp) before += warp_counts[w];
-      tile += warp_counts[w];
-    }
-    __syncthreads();
-    const uint64_t e = equal_before + (before >> 16) + __popc(equals & lanes_below());
-    if (greater || (equal && e < due)) {
-      const uint64_t g = greater_before + (before & 0xffffu) + __popc(greaters & lanes_below());
-      const uint64_t place = g + (e < due ? e : due);
-      const float sent = to.ternary ? bits_float(mean | (float_bits(acc) & 0x80000000u)) : acc;
-      if (to.wide) {
-        static_cast<int64_t*>(to.index)[place] = i;
-      } else {
-        static_cast<int32_t*>(to.index)[place] = static_cast<int32_t>(i);
-      }
-      to.value[place] = sent;
-      if (source.out != nullptr) source.out[i] = acc - sent;
-    }
-    greater_before += tile & 0xffffu;
-    equal_before += tile >> 16;
+// What a block looks at after the stream, in order of index: elements of a range, or candidates.
+struct Share {
+  Source source;
+  int64_t begin;          // of the range
+  int64_t size;           // elements, or candidates
+  const Candidate* pool;  // nullptr: elements
+  const uint32_t* slab_of;
+  int slab_shift;
+
+  __device__ Element at(int64_t e) const {
+    if (e >= size) return {0, 0.0f, false};
+    if (pool == nullptr) return {begin + e, stored_acc(source, begin + e), true};
+    const int64_t slab = slab_of[e >> slab_shift];
+    const Candidate c = pool[(slab << slab_shift) + (e & ((int64_t{1} << slab_shift) - 1))];
+    return {begin + c.place, bits_float(c.bits), true};
   }
+};
+
+__device__ inline Share share_of(const SelectWork& work, int64_t block) {
+  Share share = {work.item.source, block * work.plan.step, work.plan.step, nullptr, nullptr, 0};
+  if (work.item.n - share.begin < share.size) share.size = work.item.n - share.begin;
+  if (work.all) return share;
+  share.size = static_cast<int64_t>(work.counts[block].candidates);
+  share.pool = work.pool;
+  share.slab_of = work.slab_of + block * kSlabs;
+  share.slab_shift = work.plan.slab_shift;
+  return share;
+}
+
+// body(element) for the whole share in order, a row of threads at a time; every thread takes part
+// in every row, so that body may hold warp operations and barriers.
+template <class Body>
+__device__ inline void for_elements(const Share& share, const Body& body) {
+  const int64_t row = blockDim.x;
+  for (int64_t at = 0; at < share.size; at += kAhead * row) {
+    Element element[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) element[j] = share.at(at + j * row + threadIdx.x);
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (at + j * row < share.size) body(element[j]);
+    }
+  }
+}
+
+// Step 3. Whatever tensor has wrong comes before what memory has, and that before the sum.
+struct Verdict {
+  SelectStatus status;
+  uint64_t where;
+};
+
+__device__ inline Verdict verdict_of(uint64_t first_tensor, uint64_t first_memory,
+                                     uint64_t first_sum, bool stored) {
+  if (first_tensor != kNowhere) return {kSelectTensor, first_tensor};
+  if (first_memory != kNowhere) return {kSelectMemory, first_memory};
+  if (first_sum == kNowhere) return {kSelectOk, 0};
+  return {kSelectOverflow,
+          stored ? first_sum : kNowhere};  // -1, as on the CPU: no out to look into
+}
+
+__device__ inline void report(const Verdict& verdict, int64_t* info) {
+  info[kInfoCount] = info[kInfoMean] = 0;
+  info[kInfoStatus] = verdict.status;
+  info[kInfoWhere] = static_cast<int64_t>(verdict.where);
+}
+
+// Where the rank-th of the counted things is, counted from the top; `rank` becomes its rank within
+// that count. The size is a multiple of the block's. Both results are in shared memory.
+struct Found {
+  uint32_t digit;
+  uint64_t rank;
+};
+
+template <class Count>
+__device__ inline void find_from_top(const Count* counts, int size, uint64_t rank,
+                                     uint64_t* warp_sums, Found* found) {
+  const int own = size / static_cast<int>(blockDim.x);
+  const int top = size - 1 - static_cast<int>(threadIdx.x) * own;
+  uint64_t sum = 0, total;
+  for (int i = 0; i < own; ++i) sum += counts[top - i];
+  uint64_t passed = block_exclusive_sum(sum, warp_sums, &total);
+  if (rank > passed && rank <= passed + sum) {  // one thread, or none
+    int digit = top;
+    for (; rank > passed + counts[digit]; --digit) passed += counts[digit];
+    *found = {static_cast<uint32_t>(digit), rank - passed};
+  }
+}
+
+// True in every thread of the block that comes last here; it sees what the others wrote before.
+// `flag` is shared memory.
+__device__ inline bool arrives_last(uint32_t* arrived, int64_t blocks, uint32_t* flag) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) *flag = atomicAdd(arrived, 1u) == blocks - 1;
+  __syncthreads();
+  __threadfence();
+  return *flag != 0;
 }
 
 }  // namespace gcext

@@ -1,30 +1,42 @@
-// The launcher of select.
+// The launcher of select: one tensor or a whole model's, in the same few launches.
 #pragma once
 
 #include "launch.h"
 
 namespace gcext {
 
-// The select of csrc/select.h. In its in-place form source.memory is source.out, and nothing is
-// written where tensor is not finite; a plain top-k has neither.
-struct SelectLaunch {
+// One select of csrc/select.h. In its in-place form source.memory is source.out, and nothing is
+// written where tensor is not finite; a plain top-k has neither. Otherwise, where the status is not
+// kSelectOk, out becomes a copy of memory: whoever swaps the two has lost nothing.
+struct SelectItem {
   Source source;
-  int64_t n, k;   // 0 < k <= n, or both 0
+  int64_t n, k;   // 0 <= k <= n; k = 0 asks for the sum alone
+  void* index;    // room for k, int64 if `wide`, else int32
+  float* value;   // room for k
+  int64_t* info;  // kInfoSize
   bool in_place;  // out is also the memory
   bool ternary;
-  void* index;  // k entries, int64 if `wide`, else int32
   bool wide;
-  float* value;  // k entries
-  int64_t* info;
-  void* scratch;       // select_scratch_bytes(), 8-byte aligned, uninitialised
-  int64_t max_blocks;  // at most kSelectBlocks; the result does not depend on it
 };
 
-// A few blocks for each multiprocessor of the largest GPU; each owns a contiguous range of
-// elements.
-constexpr int64_t kSelectBlocks = 1024;
+// How the work is cut. Results do not depend on it: tests vary it, everybody else takes it as it
+// is.
+struct SelectSchedule {
+  // Of one item. Two waves of the largest GPU; each block owns a contiguous range of elements.
+  int64_t max_blocks = 2048;
+  // Up to here an item is one block's work: at 32 elements a thread the passes of one block cost as
+  // much as the launches that they save.
+  int64_t tiny = int64_t{1} << 15;
+  bool distrust = false;  // as if every sampled bound had failed
+};
 
-int64_t select_scratch_bytes();
-cudaError_t launch_select(const SelectLaunch& args, cudaStream_t stream);
+// Bytes, to be 16-byte aligned and uninitialised: at most n words for an item above `tiny` and
+// 22 KiB beyond, none for the others.
+int64_t select_scratch_bytes(const SelectItem* items, int64_t count, const SelectSchedule& how);
+
+// `items` is host memory and may go once the call is back. One launch for every 44 tiny items; one
+// for every 40 of the others and six more for all of them, seven if some are in place.
+cudaError_t launch_select(const SelectItem* items, int64_t count, void* scratch,
+                          const SelectSchedule& how, cudaStream_t stream);
 
 }  // namespace gcext

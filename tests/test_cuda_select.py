@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 import torch
 from emu.backends import BACKENDS, same_bits
-from emu.select import make
+from emu.select import Emu, Schedule, make
 from torch import Tensor
 
 import gcext._lib  # noqa: F401  loads the CPU operator
 
 SIZES = [0, 1, 31, 32, 33, 1000, 4097, 20011]
 FORMS = ["plain", "memory", "in place"]
+PIPELINE = Schedule(tiny=0)
+SCHEDULES = [
+    Schedule(),  # up to 32,768 elements one block's work
+    PIPELINE,
+    Schedule(tiny=0, max_blocks=3, reverse=True),
+    Schedule(tiny=0, distrust=True),
+    Schedule(tiny=0, max_blocks=1, distrust=True, reverse=True),
+]
 
 
 def normal(n: int) -> Tensor:
@@ -55,7 +64,7 @@ KINDS = [normal, ties, all_equal, mostly_zero, denormals, layers, any_bits, last
 def compare(
     backend: str, form: str, tensor: Tensor, memory: Tensor,
     k: int, a: float, b: float, ternary: bool,
-    max_blocks: int = 1024, reverse: bool = False, wide: bool = False,
+    how: Schedule = PIPELINE, wide: bool = False,
 ) -> Tensor:  # fmt: skip
     """Run both floors on the same input, hold them to the same bytes, and return info."""
     outs: list[Tensor | None] = [None, None]
@@ -66,7 +75,7 @@ def compare(
     given = memory if form == "memory" else None
     kept = tensor.clone(), memory.clone()
     index, value, info = torch.ops.gcext.select(tensor, given, outs[0], k, a, b, ternary)
-    runner = make(backend, max_blocks, reverse)
+    runner = make(backend, how)
     got_index, got_value, got_info = runner.select(tensor, given, outs[1], k, a, b, ternary, wide)
     assert same_bits(tensor, kept[0])
     assert same_bits(memory, kept[1])
@@ -75,12 +84,33 @@ def compare(
     assert got_index[:count].tolist() == index[:count].tolist()
     assert same_bits(got_value[:count], value[:count])
     if outs[0] is not None and outs[1] is not None:
-        if int(info[1]) == 0:
-            assert same_bits(outs[1], outs[0])
-        else:  # the bits of a NaN are the processor's own
-            assert torch.equal(outs[1].isnan(), outs[0].isnan())
-            assert same_bits(outs[1].nan_to_num(), outs[0].nan_to_num())
+        check_out(form, int(info[1]), outs[1], outs[0], memory)
     return info
+
+
+def check_out(form: str, status: int, got: Tensor, want: Tensor, memory: Tensor) -> None:
+    if status == 0:
+        assert same_bits(got, want)
+    elif form == "memory":  # restored: whoever swaps the two has lost nothing
+        assert same_bits(got, memory)
+    else:  # the bits of a NaN are the processor's own
+        assert torch.equal(got.isnan(), want.isnan())
+        assert same_bits(got.nan_to_num(), want.nan_to_num())
+
+
+def offset(x: Tensor, by: int) -> Tensor:
+    """Return a copy that starts ``by`` elements after a multiple of 16 bytes."""
+    return torch.cat([torch.zeros(by), x])[by:]
+
+
+def draw_case(draw: random.Random, n: int) -> tuple[Tensor, Tensor, int, float, float]:
+    torch.manual_seed(draw.randrange(2**31))
+    tensor, memory = draw.choice(KINDS)(n), draw.choice(KINDS)(n)[torch.randperm(n)]
+    share = draw.choice([0.0, 0.001, 0.01, 0.1, 0.3, draw.random(), 1.0])
+    a, b = draw.choice([(1.0, 1.0), (1.0, 0.9), (0.1, 0.9), (-1.5, 1.0)])
+    if draw.random() < 0.2:
+        tensor = offset(tensor, draw.randrange(1, 4))
+    return tensor, memory, max(min(n, 1), int(share * n)), a, b
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -95,17 +125,28 @@ def test_same_bytes(backend: str, form: str, kind: object, ternary: bool) -> Non
         share = draw.choice([0.0, 0.01, 0.1, draw.random(), 1.0])
         k = max(min(n, 1), int(share * n))
         a, b = draw.choice([(1.0, 1.0), (0.1, 0.9), (-1.5, 1.0)])
-        compare(
-            backend, form, tensor, memory, k, a, b, ternary,
-            max_blocks=draw.choice([1, 3, 1024]), reverse=draw.random() < 0.5,
-        )  # fmt: skip
+        for how in SCHEDULES if backend == "emu" else [PIPELINE]:
+            compare(backend, form, tensor, memory, k, a, b, ternary, how)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", range(50))
+def test_random_cases(backend: str, seed: int) -> None:
+    """50 times 40: sizes around a warp, a tile and several blocks, schedules, offsets, ties."""
+    draw = random.Random(seed)
+    for _ in range(40):
+        n = draw.choice([draw.randint(1, 300), draw.randint(4000, 4200), draw.randint(1, 40000)])
+        tensor, memory, k, a, b = draw_case(draw, n)
+        how = draw.choice(SCHEDULES)._replace(reverse=draw.random() < 0.5)
+        form, ternary = draw.choice(FORMS), draw.random() < 0.5
+        compare(backend, form, tensor, memory, k, a, b, ternary, how)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("form", FORMS)
 def test_refuses_as_the_cpu_does(backend: str, form: str) -> None:
     statuses = set()
-    for n in (33, 5000):
+    for n, how in itertools.product((33, 5000, 9000), SCHEDULES[:3]):
         for bad in (float("nan"), float("inf"), -float("inf")):
             for where in (0, n // 2, n - 1):
                 for who in ("tensor", "memory", "both"):
@@ -114,24 +155,34 @@ def test_refuses_as_the_cpu_does(backend: str, form: str) -> None:
                         tensor[where:] = bad
                     if who != "tensor":
                         memory[where // 2] = bad
-                    info = compare(backend, form, tensor, memory, n // 3, 1.0, 1.0, True, 2)
+                    info = compare(backend, form, tensor, memory, n // 3, 1.0, 1.0, True, how)
                     statuses.add(int(info[1]))
         tensor, memory = torch.randn(n), torch.randn(n)
         tensor[n // 3] = memory[n // 3] = 3e38
         scale = 2.0 if form == "plain" else 1.0
-        statuses.add(int(compare(backend, form, tensor, memory, 1, scale, 1.0, True)[1]))
+        info = compare(backend, form, tensor, memory, 1, scale, 1.0, True, how)
+        statuses.add(int(info[1]))
     # A memory that is gone when the sum is looked at cannot be told from an overflow.
     assert statuses == {"plain": {0, 1, 3}, "memory": {1, 2, 3}, "in place": {1, 3}}[form]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_keeps_denormals_where_the_caller_flushes_them(backend: str) -> None:
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("n", [0, 1, 5000])
+def test_the_sum_alone(backend: str, form: str, n: int) -> None:
+    for how in SCHEDULES[:2]:
+        compare(backend, form, torch.randn(n), torch.randn(n), 0, 1.0, 0.5, False, how)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("how", SCHEDULES[:2])
+def test_keeps_denormals_where_the_caller_flushes_them(backend: str, how: Schedule) -> None:
     tensor = denormals(3000)
     memory = denormals(3000)
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor flushes nothing")
     try:
-        info = compare(backend, "memory", tensor, memory, 500, 1.0, 1.0, True)
+        info = compare(backend, "memory", tensor, memory, 500, 1.0, 1.0, True, how)
     finally:
         torch.set_flush_denormal(False)
     assert int(info[0]) == 500
@@ -141,20 +192,85 @@ def test_keeps_denormals_where_the_caller_flushes_them(backend: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_schedule_is_not_seen(form: str) -> None:
     tensor, memory = ties(30000), ties(30000)
-    for max_blocks in (1, 2, 7, 15):
-        for reverse in (False, True):
-            compare("emu", form, tensor, memory, 9999, 1.0, 1.0, True, max_blocks, reverse)
+    for blocks, reverse, tiny in itertools.product((1, 2, 7, 15), (False, True), (0, 2**15)):
+        how = Schedule(blocks, tiny, reverse=reverse)
+        compare("emu", form, tensor, memory, 9999, 1.0, 1.0, True, how)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_more_blocks_than_the_scan_has_threads(reverse: bool) -> None:
-    tensor, memory = ties(600_000), layers(600_000)
-    compare("emu", "memory", tensor, memory, 200_000, 1.0, 1.0, True, 1024, reverse)
-    compare("emu", "plain", tensor, memory, 290_000, 1.0, 1.0, True, 1024, reverse)
+    n = 300 * 4096 + 7
+    how = PIPELINE._replace(reverse=reverse)
+    compare("emu", "memory", ties(n), layers(n), n // 3, 1.0, 1.0, True, how)
+    compare("emu", "plain", ties(n), layers(n), n // 50, 1.0, 1.0, True, how)
 
 
 def test_wide_indices() -> None:
-    compare("emu", "memory", torch.randn(5000), torch.randn(5000), 500, 1.0, 1.0, True, wide=True)
+    for how in SCHEDULES[:2]:
+        memory = torch.randn(5000)
+        compare("emu", "memory", torch.randn(5000), memory, 500, 1.0, 1.0, True, how, wide=True)
+
+
+def candidates(tensor: Tensor, k: int, how: Schedule = PIPELINE) -> tuple[int, bool]:
+    """Return how many were collected, and whether all elements were looked at instead."""
+    run = Emu(how)
+    out = torch.zeros_like(tensor)
+    run.select(tensor, torch.zeros_like(tensor), out, k)
+    return run.collected()
+
+
+@pytest.mark.parametrize("p", [0.001, 0.01, 0.1])
+@pytest.mark.parametrize("kind", [normal, layers, any_bits], ids=lambda kind: kind.__name__)
+def test_the_sample_spares_the_later_passes(kind: object, p: float) -> None:
+    n = 600_011
+    collected, all_looked_at = candidates(kind(n), int(p * n))
+    assert not all_looked_at
+    assert p * n <= collected <= (2.0 if kind is normal else 3.0) * p * n + 0.002 * n
+
+
+def test_a_concentrated_support_stays_with_its_candidates() -> None:
+    """One layer in twenty holds all that travels: its blocks take the slabs of the others."""
+    n, k = 600_000, 3000
+    tensor = torch.randn(n) * 1e-6
+    tensor[300_000:330_000] = 1 + torch.rand(30_000)
+    collected, all_looked_at = candidates(tensor, k)
+    assert k <= collected <= 30_000
+    assert not all_looked_at
+    compare("emu", "memory", tensor, torch.zeros(n), k, 1.0, 1.0, True)
+
+
+def test_a_useless_sample_falls_back() -> None:
+    n = 300_000
+    equal = all_equal(n)
+    assert candidates(equal, 3000)[1]  # all are candidates, more than the pool has room for
+    compare("emu", "memory", equal, torch.zeros(n), 3000, 1.0, 1.0, True)
+    assert candidates(normal(n), 3000, PIPELINE._replace(distrust=True))[1]
+    assert candidates(normal(n), n // 2)[1]  # not worth collecting
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("form", FORMS)
+def test_many_are_each_as_alone(backend: str, form: str) -> None:
+    draw = random.Random(form)
+    for how in SCHEDULES:
+        sizes = [draw.choice([0, 1, 33, 1000, 9000, 40_000]) for _ in range(100)]
+        cases = [draw_case(draw, n) for n in sizes]
+        tensors, memories, ks = ([case[i] for case in cases] for i in range(3))
+        tensors[70] = torch.full((500,), float("nan"))
+        memories[70], ks[70] = torch.randn(500), 5
+        given = memories if form == "memory" else [None] * 100
+        outs = [[None] * 100, [None] * 100]
+        if form != "plain":
+            outs = [[memory.clone() for memory in memories] for _ in range(2)]
+        got = make(backend, how).select_many(tensors, given, outs[0], ks, 1.0, 0.9)
+        for i, (index, value, info) in enumerate(got):
+            want = torch.ops.gcext.select(tensors[i], given[i], outs[1][i], ks[i], 1.0, 0.9, True)
+            assert info.tolist() == want[2].tolist()
+            count = int(info[0])
+            assert index[:count].tolist() == want[0][:count].tolist()
+            assert same_bits(value[:count], want[1][:count])
+            if form != "plain":
+                check_out(form, int(info[1]), outs[0][i], outs[1][i], memories[i])
 
 
 @pytest.mark.cuda

@@ -17,7 +17,8 @@ FLAGS = [
     "-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror",
     "-Wno-unknown-pragmas", "-ffp-contract=off", "-fvisibility=hidden",
     "-fno-strict-aliasing",  # as nvcc treats device code: 64-bit atomics cast their pointers
-    "-fsanitize=bounds,signed-integer-overflow,shift", "-fsanitize-undefined-trap-on-error",
+    "-fsanitize=alignment,bounds,signed-integer-overflow,shift",
+    "-fsanitize-undefined-trap-on-error",
     "-DGCEXT_CUEMU", f"-I{HERE}",
 ]  # fmt: skip
 

@@ -12,13 +12,14 @@
 // as a difference between two runs.
 //
 // What it cannot show: races between two barriers that no order above reveals, the memory model of
-// a GPU, alignment, speed. __shared__ is for plain functions only: GCC cannot place a template's
+// a GPU, speed. __shared__ is for plain functions only: GCC cannot place a template's
 // statics in a named section. No dynamic shared memory, no cooperative groups, no streams (a launch
 // runs at once).
 #pragma once
 
 #include <sys/mman.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -361,6 +362,14 @@ T atomicCAS(T* to, T expected, T x) {
   if (old == expected) *to = x;
   return old;
 }
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+template <class T>
+T __ldcs(const T* from) {
+  return *from;
+}
+
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 

@@ -3,23 +3,46 @@
 
 #include "emu.h"
 
-EXPORT int64_t emu_select_scratch_bytes() { return gcext::select_scratch_bytes(); }
+namespace {
 
-EXPORT void emu_select(const float* tensor, const float* memory, float* out, int64_t n, int64_t k,
-                       float a, float b, int ternary, int wide, int64_t max_blocks, void* index,
-                       float* value, int64_t* info, void* scratch) {
+// What tests/emu/select.py passes: one array for each field of the items.
+struct Items {
+  const float* const* tensor;
+  const float* const* memory;
+  float* const* out;
+  const int64_t* n;
+  const int64_t* k;
+  void* const* index;
+  float* const* value;
+  int64_t* const* info;
+};
+
+}  // namespace
+
+EXPORT int64_t emu_select(const Items* given, int64_t count, float a, float b, int ternary,
+                          int wide, const int64_t* how, void* scratch) {
   const gcext::KernelFpEnv env;
-  gcext::SelectLaunch args = {};
-  args.in_place = out != nullptr && memory == nullptr;
-  args.source = {tensor, args.in_place ? out : memory, out, a, b};
-  args.n = n;
-  args.k = k;
-  args.ternary = ternary != 0;
-  args.index = index;
-  args.wide = wide != 0;
-  args.value = value;
-  args.info = info;
-  args.scratch = scratch;
-  args.max_blocks = max_blocks;
-  gcext::launch_select(args, nullptr);
+  std::vector<gcext::SelectItem> items(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const bool in_place = given->out[i] != nullptr && given->memory[i] == nullptr;
+    items[i] = {
+        {given->tensor[i], in_place ? given->out[i] : given->memory[i], given->out[i], a, b},
+        given->n[i],
+        given->k[i],
+        given->index[i],
+        given->value[i],
+        given->info[i],
+        in_place,
+        ternary != 0,
+        wide != 0};
+  }
+  const gcext::SelectSchedule schedule = {how[0], how[1], how[2] != 0};
+  if (scratch == nullptr) return gcext::select_scratch_bytes(items.data(), count, schedule);
+  return gcext::launch_select(items.data(), count, scratch, schedule, nullptr);
 }
+
+// Of the first item that was no tiny one.
+EXPORT int64_t emu_select_collected(const gcext::SelectWork* work) {
+  return static_cast<int64_t>(work->collected);
+}
+EXPORT int emu_select_all(const gcext::SelectWork* work) { return work->all != 0; }

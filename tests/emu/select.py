@@ -1,12 +1,25 @@
-"""select on either backend; ``out`` is changed in place."""
+"""select on either backend, of one tensor or of many; ``out`` is changed in place."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from emu.backends import GUARD, POISON, Emulated, pointer
 from torch import Tensor
+
+Selected = tuple[Tensor, Tensor, Tensor]
+
+
+class Schedule(NamedTuple):
+    """SelectSchedule of cuda/select_launch.h, and the emulator's order; no result depends on it."""
+
+    max_blocks: int = 2048
+    tiny: int = 1 << 15
+    distrust: bool = False
+    reverse: bool = False
 
 
 class Emu(Emulated):
@@ -14,33 +27,73 @@ class Emu(Emulated):
 
     stem = "select"
 
+    def __init__(self, how: Schedule) -> None:
+        super().__init__(reverse=how.reverse)
+        self.how = (ctypes.c_int64 * 3)(*how[:3])
+
     def select(
         self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, k: int,
         a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        self.lib.emu_select_scratch_bytes.restype = ctypes.c_int64
-        index = torch.full((k + GUARD,), POISON, dtype=torch.int64 if wide else torch.int32)
-        value = torch.full((k + GUARD,), float(POISON))
-        info = torch.full((4,), POISON, dtype=torch.int64)
-        scratch = torch.full((self.lib.emu_select_scratch_bytes(),), 0xA5, dtype=torch.uint8)
-        self.lib.emu_select(
-            pointer(tensor), pointer(memory), pointer(out), ctypes.c_int64(tensor.numel()),
-            ctypes.c_int64(k), ctypes.c_float(a), ctypes.c_float(b), int(ternary), int(wide),
-            self.max_blocks, pointer(index), pointer(value), pointer(info), pointer(scratch),
+    ) -> Selected:  # fmt: skip
+        return self.select_many([tensor], [memory], [out], [k], a, b, ternary, wide)[0]
+
+    def select_many(
+        self, tensor: Sequence[Tensor], memory: Sequence[Tensor | None],
+        out: Sequence[Tensor | None], k: Sequence[int],
+        a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
+    ) -> list[Selected]:  # fmt: skip
+        m = len(tensor)
+        dtype = torch.int64 if wide else torch.int32
+        index = [torch.full((each + GUARD,), POISON, dtype=dtype) for each in k]
+        value = [torch.full((each + GUARD,), float(POISON)) for each in k]
+        info = [torch.full((4 + GUARD,), POISON, dtype=torch.int64) for _ in k]
+
+        def pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+            return (ctypes.c_void_p * m)(*[pointer(t) for t in tensors])
+
+        def numbers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+            return (ctypes.c_int64 * m)(*values)
+
+        fields = [
+            pointers(tensor), pointers(memory), pointers(out), numbers([t.numel() for t in tensor]),
+            numbers(k), pointers(index), pointers(value), pointers(info),
+        ]  # fmt: skip
+        items = (ctypes.c_void_p * len(fields))(*[ctypes.addressof(field) for field in fields])
+        run = self.lib.emu_select
+        run.restype = ctypes.c_int64
+        rest = (
+            ctypes.c_int64(m), ctypes.c_float(a), ctypes.c_float(b), int(ternary), int(wide),
+            self.how,
         )  # fmt: skip
-        untouched = int(info[0])
-        assert (index[untouched:] == POISON).all()
-        assert (value[untouched:] == POISON).all()
-        return index[:k], value[:k], info
+        size = run(items, *rest, None)
+        scratch = torch.full((size + GUARD,), 0xA5, dtype=torch.uint8)
+        assert run(items, *rest, pointer(scratch)) == 0
+        assert (scratch[size:] == 0xA5).all()
+        self.scratch = scratch
+        for pairs, values, numbers_ in zip(index, value, info, strict=True):
+            untouched = int(numbers_[0])
+            assert (pairs[untouched:] == POISON).all()
+            assert (values[untouched:] == POISON).all()
+            assert (numbers_[4:] == POISON).all()
+        return [
+            (pairs[:each], values[:each], numbers_[:4])
+            for pairs, values, numbers_, each in zip(index, value, info, k, strict=True)
+        ]
+
+    def collected(self) -> tuple[int, bool]:
+        """Return the candidates of the last call, and whether all elements were looked at."""
+        self.lib.emu_select_collected.restype = ctypes.c_int64
+        count = self.lib.emu_select_collected(pointer(self.scratch))
+        return count, bool(self.lib.emu_select_all(pointer(self.scratch)))
 
 
 class Cuda:
-    """The operator on the first GPU. Its schedule is its own."""
+    """The operators on the first GPU. Their schedule is their own."""
 
     def select(
         self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, k: int,
         a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    ) -> Selected:  # fmt: skip
         del wide  # follows from the size
         there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
         index, value, info = torch.ops.gcext.select(*there, k, a, b, ternary)
@@ -48,7 +101,23 @@ class Cuda:
             out.copy_(there[2])
         return index.cpu(), value.cpu(), info.cpu()
 
+    def select_many(
+        self, tensor: Sequence[Tensor], memory: Sequence[Tensor | None],
+        out: Sequence[Tensor | None], k: Sequence[int],
+        a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
+    ) -> list[Selected]:  # fmt: skip
+        del wide
+        there = [[t.cuda() for t in each if t is not None] for each in (tensor, memory, out)]
+        index, value, info = torch.ops.gcext.select_many(*there, list(k), a, b, ternary)
+        for old, new in zip(out, there[2], strict=False):
+            if old is not None:
+                old.copy_(new)
+        sizes = list(k)
+        return list(
+            zip(index.cpu().split(sizes), value.cpu().split(sizes), info.cpu(), strict=True)
+        )
 
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
+
+def make(backend: str, how: Schedule = Schedule()) -> Emu | Cuda:  # noqa: B008
     """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+    return Cuda() if backend == "cuda" else Emu(how)

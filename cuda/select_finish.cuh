@@ -1,0 +1,213 @@
+// select on CUDA, steps 4 to 6 of select.cuh: the search, the tally, the emission. A block looks at
+// its share: the candidates of its range, or, where those are useless, the range itself.
+#pragma once
+
+#include "select.cuh"
+
+namespace gcext {
+
+// Step 4: counts the share's keys that have the digits found so far. counts is shared memory,
+// zeroed.
+__device__ inline void count_digits(const Share& share, int round, uint32_t found,
+                                    uint32_t* counts) {
+  const int shift = digit_shift(round), bits = digit_bits(round);
+  for_elements(share, [&](const Element& element) {
+    const uint32_t key = key_of(element.acc);
+    const bool counted = element.inside && static_cast<uint64_t>(key) >> (shift + bits) ==
+                                               static_cast<uint64_t>(found) >> (shift + bits);
+    add_to_bin(counts, counted ? static_cast<int>(key >> shift & ((1u << bits) - 1)) : -1);
+  });
+}
+
+// Step 4: the digit whose keys, counted from the top, reach the rank; none where there are fewer.
+template <class Count>
+__device__ inline void append_digit(const Count* counts, int round, uint32_t* key, uint64_t* rank,
+                                    uint64_t* warp_sums, Found* found) {
+  if (threadIdx.x == 0) *found = {0, *rank};
+  __syncthreads();
+  find_from_top(counts, kDigits, *rank, warp_sums, found);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    *key |= found->digit << digit_shift(round);
+    *rank = found->rank;
+  }
+}
+
+// Step 5. Chosen magnitudes crowd into the k-th key's binade and the next: a thread adds those in
+// registers. All but share and kth are shared memory, zeroed.
+__device__ inline void tally_share(const Share& share, uint32_t kth, uint64_t* bins,
+                                   uint32_t* greater, uint32_t* equal) {
+  const int first = bin_of(kth);
+  uint64_t sum[2] = {0, 0};
+  uint32_t own_greater = 0, own_equal = 0;
+  for_elements(share, [&](const Element& element) {
+    const uint32_t key = key_of(element.acc);
+    own_equal += element.inside && key == kth;
+    if (key <= kth) return;
+    ++own_greater;
+    const int bin = bin_of(key);
+    if (bin == first) {
+      sum[0] += mantissa_of(key);
+    } else if (bin == first + 1) {
+      sum[1] += mantissa_of(key);
+    } else {
+      atomic_add(&bins[bin], mantissa_of(key));
+    }
+  });
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    for (int i = 0; i < 2; ++i) sum[i] += __shfl_xor_sync(kWholeWarp, sum[i], step);
+  }
+  if (threadIdx.x % kWarp == 0) {
+    for (int i = 0; i < 2; ++i) {
+      if (sum[i] != 0) atomic_add(&bins[first + i], sum[i]);
+    }
+  }
+  if (own_greater != 0) atomicAdd(greater, own_greater);
+  if (own_equal != 0) atomicAdd(equal, own_equal);
+}
+
+// Step 5, one thread: ties due become final, the mean is returned, count and mean go to info.
+__device__ inline uint32_t settle_mean(uint32_t kth, uint64_t greater, uint64_t* due,
+                                       uint64_t* bins, int64_t* info) {
+  if (kth == 0) *due = 0;  // zeros never travel
+  const uint64_t chosen = greater + *due;
+  bins[bin_of(kth)] += *due * mantissa_of(kth);
+  const uint32_t mean = chosen != 0 ? exact_mean_bits(bins, chosen) : 0;
+  info[kInfoCount] = static_cast<int64_t>(chosen);
+  info[kInfoMean] = mean;
+  return mean;
+}
+
+// What a share's emission needs to know of the whole.
+struct Emission {
+  uint32_t kth, mean;
+  uint64_t due;             // ties
+  uint64_t greater, equal;  // in the shares before
+};
+
+// Step 6. warp_counts is shared memory, an entry a warp: greater ones in the low half, equal ones
+// in the high, as neither exceeds a row.
+__device__ inline void emit_share(const SelectItem& item, const Share& share, Emission whole,
+                                  uint32_t* warp_counts) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  for_elements(share, [&](const Element& element) {
+    const uint32_t key = key_of(element.acc);
+    const bool greater = key > whole.kth;
+    const bool equal = element.inside && key == whole.kth;
+    const unsigned greaters = __ballot_sync(kWholeWarp, greater);
+    const unsigned equals = __ballot_sync(kWholeWarp, equal);
+    if (lane == 0)
+      warp_counts[warp] = static_cast<uint32_t>(__popc(greaters) | __popc(equals) << 16);
+    __syncthreads();
+    uint32_t before = 0, row = 0;
+    for (int w = 0; w < warps; ++w) {
+      if (w < warp) before += warp_counts[w];
+      row += warp_counts[w];
+    }
+    __syncthreads();
+    const uint64_t e = whole.equal + (before >> 16) + __popc(equals & lanes_below());
+    if (greater || (equal && e < whole.due)) {
+      const uint64_t g = whole.greater + (before & 0xffffu) + __popc(greaters & lanes_below());
+      const uint64_t place = g + (e < whole.due ? e : whole.due);
+      const float sent = item.ternary
+                             ? bits_float(whole.mean | (float_bits(element.acc) & 0x80000000u))
+                             : element.acc;
+      if (item.wide) {
+        static_cast<int64_t*>(item.index)[place] = element.i;
+      } else {
+        static_cast<int32_t*>(item.index)[place] = static_cast<int32_t>(element.i);
+      }
+      item.value[place] = sent;
+      if (item.source.out != nullptr) item.source.out[element.i] = element.acc - sent;
+    }
+    whole.greater += row & 0xffffu;
+    whole.equal += row >> 16;
+  });
+}
+
+// What is refused leaves out as a copy of memory. [begin, end) is the block's.
+__device__ inline void restore(const SelectItem& item, int64_t begin, int64_t end) {
+  const Source& source = item.source;
+  if (item.in_place || source.out == nullptr || source.memory == nullptr) return;
+  for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) source.out[i] = source.memory[i];
+}
+
+// Step 4, one round.
+__global__ void __launch_bounds__(kSelectThreads) select_round_kernel(SelectGrid grid, int round) {
+  __shared__ uint32_t counts[kDigits];
+  __shared__ uint64_t warp_sums[kWarps];
+  __shared__ Found found;
+  __shared__ uint32_t flag;
+  const Duty duty = duty_of(grid, blockIdx.x);
+  SelectWork& work = *duty.work;
+  if (work.refused || work.item.k == 0) return;
+  for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) counts[i] = 0;
+  __syncthreads();
+  count_digits(share_of(work, duty.block), round, work.key, counts);
+  __syncthreads();
+  for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) {
+    if (counts[i] != 0) atomic_add(&work.digits[i], counts[i]);
+  }
+  if (!arrives_last(&work.arrived[kPhaseRound + round], work.plan.blocks, &flag)) return;
+  append_digit(work.digits, round, &work.key, &work.rank, warp_sums, &found);
+  for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) work.digits[i] = 0;
+}
+
+// Step 5. The last block makes each block's counts those of the blocks before it.
+__global__ void __launch_bounds__(kSelectThreads) select_tally_kernel(SelectGrid grid) {
+  __shared__ uint64_t bins[kBins];
+  __shared__ uint64_t warp_sums[kWarps];
+  __shared__ uint32_t greater, equal, flag;
+  const Duty duty = duty_of(grid, blockIdx.x);
+  SelectWork& work = *duty.work;
+  if (work.refused || work.item.k == 0) return;
+  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) bins[i] = 0;
+  if (threadIdx.x == 0) greater = equal = 0;
+  __syncthreads();
+  tally_share(share_of(work, duty.block), work.key, bins, &greater, &equal);
+  __syncthreads();
+  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) {
+    if (bins[i] != 0) atomic_add(&work.bins[i], bins[i]);
+  }
+  if (threadIdx.x == 0) {
+    work.counts[duty.block].greater = greater;
+    work.counts[duty.block].equal = equal;
+  }
+  if (!arrives_last(&work.arrived[kPhaseTally], work.plan.blocks, &flag)) return;
+  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) bins[i] = work.bins[i];
+  uint64_t all_greater = 0, all_equal = 0;  // of the blocks in earlier turns of the loop
+  for (int64_t at = 0; at < work.plan.blocks; at += kSelectThreads) {
+    const int64_t i = at + threadIdx.x;
+    const bool inside = i < work.plan.blocks;
+    uint64_t greaters, equals;
+    const uint64_t greaters_before =
+        block_exclusive_sum(inside ? work.counts[i].greater : 0, warp_sums, &greaters);
+    const uint64_t equals_before =
+        block_exclusive_sum(inside ? work.counts[i].equal : 0, warp_sums, &equals);
+    if (inside) {
+      work.counts[i].greater = all_greater + greaters_before;
+      work.counts[i].equal = all_equal + equals_before;
+    }
+    all_greater += greaters;
+    all_equal += equals;
+  }
+  if (threadIdx.x == 0)
+    work.mean = settle_mean(work.key, all_greater, &work.rank, bins, work.item.info);
+}
+
+// Step 6.
+__global__ void __launch_bounds__(kSelectThreads) select_emit_kernel(SelectGrid grid) {
+  __shared__ uint32_t warp_counts[kWarps];
+  const Duty duty = duty_of(grid, blockIdx.x);
+  const SelectWork& work = *duty.work;
+  const int64_t begin = duty.block * work.plan.step, rest = work.item.n - begin;
+  if (work.refused)
+    return restore(work.item, begin, begin + (rest < work.plan.step ? rest : work.plan.step));
+  if (work.item.k == 0) return;
+  const BlockCounts before = work.counts[duty.block];
+  emit_share(work.item, share_of(work, duty.block),
+             {work.key, work.mean, work.rank, before.greater, before.equal}, warp_counts);
+}
+
+}  // namespace gcext
