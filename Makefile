@@ -1,5 +1,6 @@
 # make demo   environment, build, and projected STC against STC and FedAvg on handwritten digits
 # make test   every test; make lint, make bench, make format as they say
+# make gpu-test, make gpu-bench   on a machine with nvcc and a GPU: docs/cuda.md
 VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc cuda -type f)
 CPP := $(shell find csrc cuda tests/emu -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench gpu-test gpu-bench clean
 demo: $(VENV)/installed
 	@mkdir -p demo
 	$(BIN)/python -m gcext fl --data digits --method fedavg --method stc --method pstc \
@@ -30,6 +31,18 @@ format: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench stc --n 10M --p 0.001,0.01,0.1
+
+# Every test, where no CUDA is a failure and no reason to skip; then those of the kernels that a GPU's tools can judge.
+SANITIZED := "cuda and (test_same_bytes or many_are_each or refuses)"
+gpu-test: $(VENV)/installed
+	GCEXT_DEMAND_CUDA=1 $(BIN)/python -m pytest --junitxml=build/gpu-test.xml
+	for tool in memcheck racecheck synccheck initcheck; do GCEXT_DEMAND_CUDA=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 --target-processes all --kernel-regex kns=gcext \
+	  $(BIN)/python -m pytest tests/test_cuda_select.py -k $(SANITIZED) || exit 1; done
+
+gpu-bench: $(VENV)/installed
+	$(BIN)/python -m bench gpu --json gpu.json
+	@echo "Chip, driver, versions and figures are in gpu.json."
 
 # torch first: the build looks for its headers there, and an unpinned torch may be another build.
 $(VENV)/installed: $(SOURCES)

@@ -20,7 +20,7 @@ from typing import Annotated
 
 import torch
 
-from bench import polar, report
+from bench import gpu, polar, report
 from bench.rows import ENTRIES, HELP, ROWS
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -132,6 +132,7 @@ for _entry in ENTRIES:
     app.command(_entry, help=HELP[_entry])(_command(_entry))
 
 app.command("polar")(polar.command)
+app.command("gpu")(gpu.command)
 
 
 if __name__ == "__main__":
