@@ -1,10 +1,10 @@
-// gram: the bodies, compiled once per instruction set. See gram.h for the formulas.
+// gram: the bodies, compiled once per instruction set. See gram.h for the formulas and the steps.
 #include <cstdint>
 #include <cstring>
 
 #include "gram.h"
 
-#if defined(__AVX512BW__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -12,80 +12,183 @@ namespace gcext {
 namespace GCEXT_ISA {
 namespace {
 
-uint64_t sign_of(float value) {
+uint32_t sign_of(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
   return bits >> 31;
 }
 
-// Straight into memory: words held in registers until they are full mispredict their end, and took
-// up to three times as long between 1 and 10 % of entries.
+// Step 1. Without a branch: which entry makes many of them is as good as random.
 template <class Int>
-int64_t mark_at(const Int* index, const float* value, int64_t at, int64_t k, int64_t begin,
-                Planes* planes) {
-  for (; at < k; ++at) {
-    const int64_t place = index[at] - begin;
-    if (place >= kGramTile) break;
-    planes->there[place >> 6] |= uint64_t{1} << (place & 63);
-    planes->minus[place >> 6] |= sign_of(value[at]) << (place & 63);
+void tally_at(const Int* index, Span span, int64_t begin, uint16_t many, Tally* tally) {
+  uint16_t columns = tally->columns;
+  for (int64_t i = span.from; i < span.until; ++i) {
+    const int64_t element = index[i] - begin;
+    const uint16_t number = static_cast<uint16_t>(tally->number[element] + 1);
+    const bool now = number == many;
+    columns = static_cast<uint16_t>(columns + now);
+    tally->number[element] = number;
+    tally->column[element] = now ? columns : tally->column[element];
   }
-  return at;
+  tally->columns = columns;
 }
 
-int64_t mark(const PacketView& p, int64_t at, int64_t begin, Planes* planes) {
-  return p.wide ? mark_at(p.index64(), p.value, at, p.k, begin, planes)
-                : mark_at(p.index32(), p.value, at, p.k, begin, planes);
+void tally(const PacketView& p, Span span, int64_t begin, uint16_t many, Tally* to) {
+  if (p.wide) {
+    tally_at(p.index64(), span, begin, many, to);
+  } else {
+    tally_at(p.index32(), span, begin, many, to);
+  }
 }
 
-// Where look_up, 1.1 ns an entry, takes as long as agree: 85, 150 and 500 ns a tile on one core of
-// a Xeon with AVX-512.
+// Step 2. Entries become bytes first: planes made bit by bit wait for the word's last store.
+constexpr uint8_t kThere = 0x80, kMinus = 0x40;
+
+template <class Int>
+void set_bytes(const Int* index, const float* value, Span span, int64_t begin,
+               const uint16_t* column, uint8_t* bytes) {
+  for (int64_t i = span.from; i < span.until; ++i)
+    bytes[column[index[i] - begin]] = static_cast<uint8_t>(kThere | kMinus * sign_of(value[i]));
+}
+
+// The top bits of 64 bytes, and those below them.
 #if defined(__AVX512BW__)
-constexpr int64_t kFew = 64;
-#elif defined(__POPCNT__) || defined(__aarch64__)
-constexpr int64_t kFew = 128;
+void gather_bits(const uint8_t* bytes, uint64_t* top, uint64_t* second) {
+  const __m512i x = _mm512_loadu_si512(bytes);
+  *top = _mm512_movepi8_mask(x);
+  *second = _mm512_movepi8_mask(_mm512_add_epi8(x, x));
+}
+#elif defined(__AVX2__)
+void gather_bits(const uint8_t* bytes, uint64_t* top, uint64_t* second) {
+  uint64_t bits[4];
+  for (int64_t i = 0; i < 2; ++i) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + 32 * i));
+    bits[i] = static_cast<uint32_t>(_mm256_movemask_epi8(x));
+    bits[2 + i] = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_add_epi8(x, x)));
+  }
+  *top = bits[0] | bits[1] << 32;
+  *second = bits[2] | bits[3] << 32;
+}
 #else
-constexpr int64_t kFew = 448;
+uint64_t gather_eight(uint64_t x) {  // the product moves the bit of byte i to place 56 + i
+  return ((x >> 7 & 0x0101010101010101u) * 0x0102040810204080u) >> 56;
+}
+void gather_bits(const uint8_t* bytes, uint64_t* top, uint64_t* second) {
+  *top = *second = 0;
+  for (int64_t i = 0; i < 8; ++i) {
+    uint64_t x = 0;
+    for (int64_t j = 0; j < 8; ++j) x |= uint64_t{bytes[8 * i + j]} << (8 * j);
+    *top |= gather_eight(x) << (8 * i);
+    *second |= gather_eight(x << 1) << (8 * i);
+  }
+}
 #endif
 
-#if defined(__AVX512BW__)
-
-// Bits of every byte, by two table look-ups of four bits each.
-__m512i bits_of_bytes(__m512i x) {
-  const __m512i table =
-      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
-  const __m512i low = _mm512_set1_epi8(15);
-  return _mm512_add_epi8(
-      _mm512_shuffle_epi8(table, _mm512_and_si512(x, low)),
-      _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(x, 4), low)));
+void mark(const PacketView& p, Span span, int64_t begin, const uint16_t* column, int64_t word,
+          int64_t words, uint8_t* scratch, Planes* planes) {
+  if (p.wide) {
+    set_bytes(p.index64(), p.value, span, begin, column, scratch + kNoColumn);
+  } else {
+    set_bytes(p.index32(), p.value, span, begin, column, scratch + kNoColumn);
+  }
+  uint8_t* bytes = scratch + kNoColumn + 1;
+  for (int64_t w = 0; w < words; ++w)
+    gather_bits(bytes + 64 * w, &planes->there[word + w], &planes->minus[word + w]);
+  memset(bytes, 0, static_cast<size_t>(64 * words));
 }
 
-int64_t agree(const Planes& a, const Planes& b) {
-  constexpr int64_t kWords = 8;       // of a register
-  constexpr int64_t kRegisters = 16;  // a byte counts up to 16*8 bits before it is added up
-  static_assert(kGramWords % (kWords * kRegisters) == 0, "whole groups of registers");
-  const __m512i zero = _mm512_setzero_si512();
-  __m512i both = zero, apart = zero;
-  for (int64_t group = 0; group < kGramWords; group += kWords * kRegisters) {
-    __m512i both_bytes = zero, apart_bytes = zero;
-    for (int64_t r = 0; r < kRegisters; ++r) {
-      const int64_t w = group + kWords * r;
-      const __m512i common =
-          _mm512_and_si512(_mm512_loadu_si512(a.there + w), _mm512_loadu_si512(b.there + w));
-      const __m512i signs =
-          _mm512_xor_si512(_mm512_loadu_si512(a.minus + w), _mm512_loadu_si512(b.minus + w));
-      both_bytes = _mm512_add_epi8(both_bytes, bits_of_bytes(common));
-      apart_bytes = _mm512_add_epi8(apart_bytes, bits_of_bytes(_mm512_and_si512(common, signs)));
+#if defined(__AVX512BW__)
+// Step 3. Called only where the processor has the instruction.
+constexpr double kWordNs = 0.16;
+
+__attribute__((target("avx512vpopcntdq"))) void agree(const Planes* const* rows,
+                                                      const Planes* const* columns, int64_t words,
+                                                      int64_t* count) {
+  static_assert(kRows == 2 && kColumns == 4, "eight sums of eight lanes fill a register");
+  __m512i both[kRows][kColumns], apart[kRows][kColumns];
+  for (int64_t r = 0; r < kRows; ++r)
+    for (int64_t c = 0; c < kColumns; ++c) both[r][c] = apart[r][c] = _mm512_setzero_si512();
+  for (int64_t w = 0; w < words; w += kWordStep) {
+    __m512i there[kRows], minus[kRows];
+    for (int64_t r = 0; r < kRows; ++r) {
+      there[r] = _mm512_loadu_si512(rows[r]->there + w);
+      minus[r] = _mm512_loadu_si512(rows[r]->minus + w);
     }
-    both = _mm512_add_epi64(both, _mm512_sad_epu8(both_bytes, zero));
-    apart = _mm512_add_epi64(apart, _mm512_sad_epu8(apart_bytes, zero));
+    for (int64_t c = 0; c < kColumns; ++c) {
+      const __m512i there_c = _mm512_loadu_si512(columns[c]->there + w);
+      const __m512i minus_c = _mm512_loadu_si512(columns[c]->minus + w);
+      for (int64_t r = 0; r < kRows; ++r) {
+        const __m512i common = _mm512_and_si512(there[r], there_c);
+        const __m512i differ =  // common & (minus_r ^ minus_c)
+            _mm512_ternarylogic_epi64(common, minus[r], minus_c, 0x60);
+        both[r][c] = _mm512_add_epi64(both[r][c], _mm512_popcnt_epi64(common));
+        apart[r][c] = _mm512_add_epi64(apart[r][c], _mm512_popcnt_epi64(differ));
+      }
+    }
   }
-  return _mm512_reduce_add_epi64(_mm512_sub_epi64(both, _mm512_slli_epi64(apart, 1)));
+  // Eight registers to eight sums: pairs of lanes, then of quarters, side by side.
+  __m512i quarters[4];
+  for (int64_t i = 0; i < 4; ++i) {
+    __m512i x[2];
+    for (int64_t j = 0; j < 2; ++j) {
+      const int64_t at = 2 * i + j;
+      x[j] = _mm512_sub_epi64(both[at / kColumns][at % kColumns],
+                              _mm512_slli_epi64(apart[at / kColumns][at % kColumns], 1));
+    }
+    quarters[i] =
+        _mm512_add_epi64(_mm512_unpacklo_epi64(x[0], x[1]), _mm512_unpackhi_epi64(x[0], x[1]));
+  }
+  const auto halve = [](__m512i a, __m512i b) {
+    return _mm512_add_epi64(_mm512_shuffle_i64x2(a, b, 0x88), _mm512_shuffle_i64x2(a, b, 0xdd));
+  };
+  _mm512_storeu_si512(count,
+                      halve(halve(quarters[0], quarters[1]), halve(quarters[2], quarters[3])));
+}
+
+#elif defined(__AVX2__)
+constexpr double kWordNs = 0.7;
+
+// Bits of every byte, by two table look-ups of four bits each.
+__m256i bits_of_bytes(__m256i x) {
+  const __m256i table =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+  const __m256i low = _mm256_set1_epi8(15);
+  return _mm256_add_epi8(
+      _mm256_shuffle_epi8(table, _mm256_and_si256(x, low)),
+      _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), low)));
+}
+
+__m256i load(const uint64_t* words) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+}
+
+int64_t agree_pair(const Planes& a, const Planes& b, int64_t words) {
+  constexpr int64_t kGroup = 4 * 16;  // words: a byte counts up to 16*8 bits before it is added up
+  const __m256i zero = _mm256_setzero_si256();
+  __m256i both = zero, apart = zero;
+  for (int64_t group = 0; group < words; group += kGroup) {
+    const int64_t end = group + kGroup < words ? group + kGroup : words;
+    __m256i both_bytes = zero, apart_bytes = zero;
+    for (int64_t w = group; w < end; w += 4) {
+      const __m256i common = _mm256_and_si256(load(a.there + w), load(b.there + w));
+      const __m256i signs = _mm256_xor_si256(load(a.minus + w), load(b.minus + w));
+      both_bytes = _mm256_add_epi8(both_bytes, bits_of_bytes(common));
+      apart_bytes = _mm256_add_epi8(apart_bytes, bits_of_bytes(_mm256_and_si256(common, signs)));
+    }
+    both = _mm256_add_epi64(both, _mm256_sad_epu8(both_bytes, zero));
+    apart = _mm256_add_epi64(apart, _mm256_sad_epu8(apart_bytes, zero));
+  }
+  const __m256i lanes = _mm256_sub_epi64(both, _mm256_slli_epi64(apart, 1));
+  int64_t sum[4];
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(sum), lanes);
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 #else
+constexpr double kWordNs = 2.5;
 
 int64_t popcount(uint64_t x) {
-#if defined(__POPCNT__) || defined(__aarch64__)
+#if defined(__aarch64__)
   return __builtin_popcountll(x);
 #else  // in halves, quarters, bytes: it vectorises, a call of libgcc does not
   x -= x >> 1 & 0x5555555555555555u;
@@ -98,49 +201,65 @@ int64_t popcount(uint64_t x) {
 #endif
 }
 
-int64_t agree(const Planes& a, const Planes& b) {
+int64_t agree_pair(const Planes& a, const Planes& b, int64_t words) {
   int64_t both = 0, apart = 0;
-  for (int64_t w = 0; w < kGramWords; ++w) {
+  for (int64_t w = 0; w < words; ++w) {
     const uint64_t common = a.there[w] & b.there[w];
     both += popcount(common);
     apart += popcount(common & (a.minus[w] ^ b.minus[w]));
   }
   return both - 2 * apart;
 }
-
 #endif
 
+#if !defined(__AVX512BW__)
+void agree(const Planes* const* rows, const Planes* const* columns, int64_t words, int64_t* count) {
+  for (int64_t r = 0; r < kRows; ++r)
+    for (int64_t c = 0; c < kColumns; ++c)
+      count[kColumns * r + c] = agree_pair(*rows[r], *columns[c], words);
+}
+#endif
+
+// Step 5.
 template <class Int>
-int64_t look_up_at(const Int* index, const float* value, int64_t from, int64_t until, int64_t begin,
-                   const Planes& planes) {
-  int64_t count = 0;
-  for (int64_t i = from; i < until; ++i) {
-    const int64_t place = index[i] - begin;
-    const uint64_t there = planes.there[place >> 6] >> (place & 63) & 1;
-    const uint64_t minus = planes.minus[place >> 6] >> (place & 63) & 1;
-    const uint64_t apart = there & (minus ^ sign_of(value[i]));
-    count += static_cast<int64_t>(there - 2 * apart);
+void meet_at(const Int* index, const float* value, uint32_t place, Span span, int64_t begin,
+             const Lists& lists, int64_t* row) {
+  const uint32_t* first = lists.first;
+  uint32_t* next = lists.next;
+  Met* met = lists.met;
+  for (int64_t i = span.from; i < span.until; ++i) {
+    const int64_t element = index[i] - begin;
+    const uint32_t self = place << 1 | sign_of(value[i]), end = next[element];
+    for (uint32_t at = first[element]; at < end; ++at) {
+      const uint32_t other = met[at];
+      row[other >> 1] += 1 - 2 * static_cast<int64_t>((other ^ self) & 1);
+    }
+    met[end] = static_cast<Met>(self);
+    next[element] = end + (end > 0);
   }
-  return count;
 }
 
-int64_t look_up(const PacketView& p, int64_t from, int64_t until, int64_t begin,
-                const Planes& planes) {
-  return p.wide ? look_up_at(p.index64(), p.value, from, until, begin, planes)
-                : look_up_at(p.index32(), p.value, from, until, begin, planes);
+void meet(const PacketView& p, int64_t place, Span span, int64_t begin, const Lists& lists,
+          int64_t* row) {
+  const uint32_t self = static_cast<uint32_t>(place);
+  if (p.wide) {
+    meet_at(p.index64(), p.value, self, span, begin, lists, row);
+  } else {
+    meet_at(p.index32(), p.value, self, span, begin, lists, row);
+  }
 }
 
 template <class Int>
-void spread_at(const Int* index, const float* value, int64_t from, int64_t until, int64_t begin,
-               bool clear, float* x) {
-  for (int64_t i = from; i < until; ++i) x[index[i] - begin] = clear ? 0.0f : value[i];
+void spread_at(const Int* index, const float* value, Span span, int64_t begin, bool clear,
+               float* x) {
+  for (int64_t i = span.from; i < span.until; ++i) x[index[i] - begin] = clear ? 0.0f : value[i];
 }
 
-void spread(const PacketView& p, int64_t from, int64_t until, int64_t begin, bool clear, float* x) {
+void spread(const PacketView& p, Span span, int64_t begin, bool clear, float* x) {
   if (p.wide) {
-    spread_at(p.index64(), p.value, from, until, begin, clear, x);
+    spread_at(p.index64(), p.value, span, begin, clear, x);
   } else {
-    spread_at(p.index32(), p.value, from, until, begin, clear, x);
+    spread_at(p.index32(), p.value, span, begin, clear, x);
   }
 }
 
@@ -149,36 +268,52 @@ double add_lanes(const double* lane) {
 }
 
 template <class Int>
-double dot_entries_at(const Int* index, const float* value, int64_t from, int64_t until,
-                      int64_t begin, const float* x) {
+double dot_entries_at(const Int* index, const float* value, Span span, int64_t begin,
+                      const float* x) {
   double lane[8] = {};
-  for (int64_t i = from; i < until; ++i) {
+  for (int64_t i = span.from; i < span.until; ++i) {
     const int64_t place = index[i] - begin;
     lane[place & 7] += static_cast<double>(x[place]) * static_cast<double>(value[i]);
   }
   return add_lanes(lane);
 }
 
-double dot_entries(const PacketView& p, int64_t from, int64_t until, int64_t begin,
-                   const float* x) {
-  return p.wide ? dot_entries_at(p.index64(), p.value, from, until, begin, x)
-                : dot_entries_at(p.index32(), p.value, from, until, begin, x);
+double dot_entries(const PacketView& p, Span span, int64_t begin, const float* x) {
+  return p.wide ? dot_entries_at(p.index64(), p.value, span, begin, x)
+                : dot_entries_at(p.index32(), p.value, span, begin, x);
 }
 
-double dot_dense(const float* x, const float* y, int64_t n) {
-  double lane[8] = {};
+typedef float Floats __attribute__((vector_size(32), aligned(4)));
+typedef double Lanes __attribute__((vector_size(64)));
+
+void dot_dense(const float* const* rows, const float* const* columns, int64_t n, double* dot) {
+  Lanes lanes[kRows][kColumns] = {};
   int64_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    for (int64_t j = 0; j < 8; ++j)
-      lane[j] += static_cast<double>(x[i + j]) * static_cast<double>(y[i + j]);
-  for (; i < n; ++i) lane[i & 7] += static_cast<double>(x[i]) * static_cast<double>(y[i]);
-  return add_lanes(lane);
+  for (; i + 8 <= n; i += 8) {
+    Lanes x[kRows];
+    for (int64_t r = 0; r < kRows; ++r)
+      x[r] = __builtin_convertvector(*reinterpret_cast<const Floats*>(rows[r] + i), Lanes);
+    for (int64_t c = 0; c < kColumns; ++c) {
+      const Lanes y =
+          __builtin_convertvector(*reinterpret_cast<const Floats*>(columns[c] + i), Lanes);
+      for (int64_t r = 0; r < kRows; ++r) lanes[r][c] += x[r] * y;
+    }
+  }
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t c = 0; c < kColumns; ++c) {
+      double lane[8];
+      memcpy(lane, &lanes[r][c], sizeof lane);
+      for (int64_t j = i; j < n; ++j)
+        lane[j & 7] += static_cast<double>(rows[r][j]) * static_cast<double>(columns[c][j]);
+      dot[kColumns * r + c] = add_lanes(lane);
+    }
+  }
 }
 
 }  // namespace
 
 extern const GramTable gram_table;
-const GramTable gram_table = {kFew, mark, agree, look_up, spread, dot_entries, dot_dense};
+const GramTable gram_table = {kWordNs, tally, mark, agree, meet, spread, dot_entries, dot_dense};
 
 }  // namespace GCEXT_ISA
 }  // namespace gcext

@@ -33,14 +33,17 @@ std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& 
   GCEXT_CHECK(numel >= 0, op, ": numel must not be negative, got ", numel, ".");
   GCEXT_CHECK(index.size() == value.size(), op, ": needs an index for every value, got ",
               index.size(), " and ", value.size(), ".");
-  const int64_t m = static_cast<int64_t>(value.size());
   std::vector<PacketView> packets;
   packets.reserve(value.size());
-  int64_t entries = 0;
-  for (int64_t i = 0; i < m; ++i) {
+  for (size_t i = 0; i < value.size(); ++i)
     packets.push_back(view_packet(op, index[i], value[i], numel));
-    entries += packets[i].dense ? 0 : packets[i].k;
-  }
+  return packets;
+}
+
+void check_rising(const char* op, const std::vector<PacketView>& packets, int64_t numel) {
+  const int64_t m = static_cast<int64_t>(packets.size());
+  int64_t entries = 0;
+  for (const PacketView& packet : packets) entries += packet.dense ? 0 : packet.k;
   const int64_t parts = std::min(parts_for(entries, kSerial), std::max<int64_t>(m, 1));
   std::atomic<int64_t> wrong{m};
   parallel_parts(parts, [&](int64_t part) {
@@ -53,7 +56,6 @@ std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& 
   });
   GCEXT_CHECK(wrong == m, op, ": the indices of a packet must rise strictly within [0, ", numel,
               "), packet ", wrong.load(), " does not. Sort them and sum what repeats.");
-  return packets;
 }
 
 int64_t first_entry(const PacketView& packet, int64_t element) {
@@ -61,6 +63,60 @@ int64_t first_entry(const PacketView& packet, int64_t element) {
     return std::lower_bound(index, index + packet.k, element) - index;
   };
   return packet.wide ? search(packet.index64()) : search(packet.index32());
+}
+
+Walk::Walk(const std::vector<PacketView>& packets, int64_t first, int64_t last, int64_t numel,
+           Verdict* verdict)
+    : packets_(packets), last_(last), numel_(numel), verdict_(verdict), span_(packets.size()) {
+  for (size_t i = 0; i < packets.size(); ++i) {
+    if (packets[i].dense) continue;
+    // Whatever the indices say, the one found is not below `first`.
+    span_[i].until = first_entry(packets[i], first);
+    if (first == 0 && span_[i].until > 0) verdict_->sound_ = false;
+  }
+}
+
+Walk::~Walk() {
+  for (size_t i = 0; i < packets_.size(); ++i) {
+    const PacketView& packet = packets_[i];
+    if (packet.dense) continue;
+    const int64_t end = last_ == numel_ ? packet.k : first_entry(packet, last_);
+    if (span_[i].until != end) verdict_->sound_ = false;
+  }
+}
+
+namespace {
+
+// As many streams as packets are more than the processor follows by itself: the values of this
+// tile, and what may be the indices of the next one.
+void prefetch(const PacketView& packet, const Span& span) {
+  constexpr int64_t kMost = 256, kLine = 16;  // entries; float32 of a line
+  const int64_t size = std::min(span.size(), kMost), width = packet.wide ? 8 : 4;
+  const char* index = static_cast<const char*>(packet.index) + span.until * width;
+  for (int64_t i = 0; i < size; i += kLine) {
+    __builtin_prefetch(packet.value + span.from + i);
+    __builtin_prefetch(index + i * width);
+  }
+}
+
+}  // namespace
+
+const Span& Walk::enter(int64_t i, int64_t end) {
+  const PacketView& packet = packets_[i];
+  Span& span = span_[i];
+  if (packet.dense) return span;
+  span.from = span.until;
+  bool rises = true;
+  span.until = table_.pass(packet, span.from, end, &rises);
+  if (!rises) {
+    verdict_->sound_ = false;
+    span = {packet.k, packet.k};
+  }
+  if (span.until < packet.k)
+    next_ = std::min<int64_t>(
+        next_, packet.wide ? packet.index64()[span.until] : packet.index32()[span.until]);
+  prefetch(packet, span);
+  return span;
 }
 
 }  // namespace gcext

@@ -2,8 +2,11 @@
 // was given.
 #pragma once
 
+#include <limits>
+
 #include "combine.h"
 #include "stable.h"
+#include "walk.h"
 
 namespace gcext {
 
@@ -23,12 +26,60 @@ inline PacketView view_packet(const char* op, const Tensor& index, const Tensor&
   return {index.const_data_ptr(), value.const_data_ptr<float>(), values, wide, entries != values};
 }
 
-// The same of every packet, and raises unless indices rise strictly in [0, numel): after that no
-// kernel can write out of bounds, and no two of its threads to one element.
+// The same of every packet; what the indices say is left to a Walk, or to check_rising.
 std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& index,
                                      const std::vector<Tensor>& value, int64_t numel);
 
+// Raises unless indices rise strictly in [0, numel): after that no kernel can write out of bounds,
+// and no two of its threads to one element.
+void check_rising(const char* op, const std::vector<PacketView>& packets, int64_t numel);
+
 // The first entry of the packet whose index is not below `element`.
 int64_t first_entry(const PacketView& packet, int64_t element);
+
+// Goes through the elements [first, last) of all packets, a tile at a time, and finds out whether
+// the indices rise strictly in [0, numel). A packet in which they do not has no entries from there
+// on: no kernel is led out of its tile. When all parts of [0, numel) were walked, check() raises.
+class Walk {
+ public:
+  class Verdict {
+   public:
+    // Raises where a walk met a packet that is not sound.
+    void check(const char* op, const std::vector<PacketView>& packets, int64_t numel) const {
+      if (!sound_) check_rising(op, packets, numel);
+    }
+
+   private:
+    friend class Walk;
+    std::atomic<bool> sound_{true};
+  };
+
+  Walk(const std::vector<PacketView>& packets, int64_t first, int64_t last, int64_t numel,
+       Verdict* verdict);
+  ~Walk();  // looks whether the next part starts where this one ends
+  Walk(const Walk&) = delete;
+  Walk& operator=(const Walk&) = delete;
+
+  // The packet's entries up to the element `end`, where its tile ends. None of a dense one.
+  const Span& enter(int64_t packet, int64_t end);
+  const Span& operator[](int64_t packet) const { return span_[packet]; }
+  // The first element behind the tile that has an entry, or the greatest number; when all packets
+  // have entered it.
+  int64_t next() {
+    const int64_t next = next_;
+    next_ = kNever;
+    return next;
+  }
+
+ private:
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+  const WalkTable& table_ = GCEXT_TABLE(walk_table);
+  int64_t next_ = kNever;
+  const std::vector<PacketView>& packets_;
+  const int64_t last_, numel_;
+  Verdict* verdict_;
+  std::vector<Span> span_;
+};
 
 }  // namespace gcext

@@ -1,0 +1,156 @@
+// gram, steps 1 to 4: the counts of all pairs of ternary packets.
+#pragma once
+
+#include <cstring>
+
+#include "gram.h"
+#include "packet.h"
+
+namespace gcext {
+
+// Pairs j < i in rows: (1,0) (2,0) (2,1) (3,0) .. Row i is indexed by j.
+inline int64_t pair_row(int64_t i) { return i * (i - 1) / 2; }
+
+inline const GramTable& count_table() {
+#ifdef GCEXT_HAVE_AVX512
+  // Without VPOPCNTDQ, AVX-512 has nothing that AVX2 lacks for counting bits.
+  if (isa() == Isa::avx512 && !__builtin_cpu_supports("avx512vpopcntdq")) return avx2::gram_table;
+#endif
+  return GCEXT_TABLE(gram_table);
+}
+
+// What one thread counts.
+class PairCounts {
+ public:
+  PairCounts(const std::vector<PacketView>& packets, int64_t numel)
+      : packets_(packets),
+        m_(static_cast<int64_t>(packets.size())),
+        numel_(numel),
+        many_(what_is_many()),
+        count_(static_cast<size_t>(pair_row(m_))),
+        planes_(packets.size()),
+        used_(packets.size()),
+        tally_(1),
+        scratch_(kMarkBytes),
+        first_(many_ > 2 ? kCountTile : 0),
+        next_(first_.size()) {}
+
+  // Adds tiles [first, last).
+  void run(int64_t first, int64_t last, Walk::Verdict* verdict) {
+    Walk walk(packets_, first * kCountTile, last == tiles(numel_) ? numel_ : last * kCountTile,
+              numel_, verdict);
+    for (int64_t at = first; at < last;) {
+      const int64_t begin = at * kCountTile;
+      count_tile(walk, begin, begin + std::min(kCountTile, numel_ - begin));
+      at = std::max(at + 1,
+                    walk.next() / kCountTile);  // huge tensors may have tiles without an entry
+    }
+  }
+
+  static int64_t tiles(int64_t numel) { return numel / kCountTile + (numel % kCountTile != 0); }
+
+  // The counts of all that was run, as rows; there is nothing left.
+  std::vector<int64_t> release() {
+    flush();
+    return std::move(count_);
+  }
+
+ private:
+  // The fewest entries with which an element is cheaper as a column than as a list.
+  uint16_t what_is_many() const {
+    constexpr double kEntryNs = 8, kMeetingNs = 2;  // of a list, on one core
+    const double column = static_cast<double>(m_ * m_) / 128 * table_.word_ns;
+    double entries = 2;
+    while (entries * (kEntryNs + entries / 2 * kMeetingNs) < column) ++entries;
+    if (m_ > kMostPackets) entries = 2;
+    return static_cast<uint16_t>(entries);
+  }
+
+  void count_tile(Walk& walk, int64_t begin, int64_t end) {
+    Tally& tally = tally_[0];
+    std::memset(&tally, 0, sizeof tally);
+    for (int64_t i = 0; i < m_; ++i)
+      table_.tally(packets_[i], walk.enter(i, end), begin, many_, &tally);
+    if (many_ > 2 && make_lists()) {
+      const Lists lists = {first_.data(), next_.data(), met_.data()};
+      for (int64_t i = 0; i < m_; ++i)
+        if (walk[i].size() > 0)
+          table_.meet(packets_[i], i, walk[i], begin, lists, count_.data() + pair_row(i));
+    }
+    const int64_t words = (tally.columns + 63) / 64;
+    if (words == 0) return;
+    if (words_ + words > kCountWords) flush();
+    for (int64_t i = 0; i < m_; ++i) {
+      table_.mark(packets_[i], walk[i], begin, tally.column, words_, words, scratch_.data(),
+                  &planes_[i]);
+      used_[i] |= walk[i].size() > 0;
+    }
+    words_ += words;
+  }
+
+  // Step 4; whether there is any.
+  bool make_lists() {
+    const Tally& tally = tally_[0];
+    uint32_t sum = 1;  // behind the place of those without a list
+    for (int64_t e = 0; e < kCountTile; ++e) {
+      const bool listed = tally.number[e] > 1 && tally.number[e] < many_;
+      first_[e] = next_[e] = listed ? sum : 0;
+      sum += listed ? tally.number[e] : 0;
+    }
+    if (met_.size() < sum) met_.resize(sum);
+    return sum > 1;
+  }
+
+  // Step 3.
+  void flush() {
+    while (words_ % kWordStep != 0) {
+      for (Planes& planes : planes_) planes.there[words_] = planes.minus[words_] = 0;
+      ++words_;
+    }
+    std::vector<int64_t> here;
+    for (int64_t i = 0; i < m_; ++i)
+      if (used_[i]) here.push_back(i);
+    // Columns in groups that stay in the first-level cache while all rows pass by.
+    const int64_t count = static_cast<int64_t>(here.size());
+    for (int64_t group = 0; group < count; group += kGroup) {
+      for (int64_t row = group; row < count; row += kRows) {
+        const int64_t last = std::min({group + kGroup, row + kRows, count});
+        for (int64_t column = group; column < last; column += kColumns) agree(here, row, column);
+      }
+    }
+    std::fill(used_.begin(), used_.end(), 0);
+    words_ = 0;
+  }
+
+  void agree(const std::vector<int64_t>& here, int64_t row, int64_t column) {
+    const int64_t most = static_cast<int64_t>(here.size()) - 1;
+    const Planes *rows[kRows], *columns[kColumns];
+    for (int64_t r = 0; r < kRows; ++r) rows[r] = &planes_[here[std::min(row + r, most)]];
+    for (int64_t c = 0; c < kColumns; ++c) columns[c] = &planes_[here[std::min(column + c, most)]];
+    int64_t count[kRows * kColumns];
+    table_.agree(rows, columns, words_, count);
+    for (int64_t r = 0; r < kRows && row + r <= most; ++r) {
+      int64_t* to = count_.data() + pair_row(here[row + r]);
+      const int64_t below = std::min(kColumns, row + r - column);
+      for (int64_t c = 0; c < below; ++c) to[here[column + c]] += count[kColumns * r + c];
+    }
+  }
+
+  static constexpr int64_t kGroup = 16;  // 32 KiB of planes
+  static_assert(kGroup % kColumns == 0 && kGroup % kRows == 0, "groups are made of blocks");
+
+  const GramTable& table_ = count_table();
+  const std::vector<PacketView>& packets_;
+  const int64_t m_, numel_;
+  const uint16_t many_;
+  std::vector<int64_t> count_;
+  std::vector<Planes> planes_;
+  std::vector<char> used_;  // packets with an entry in the planes
+  int64_t words_ = 0;       // of the planes in use
+  std::vector<Tally> tally_;
+  std::vector<uint8_t> scratch_;
+  std::vector<uint32_t> first_, next_;
+  std::vector<Met> met_;
+};
+
+}  // namespace gcext
