@@ -22,7 +22,9 @@ POISON = -7
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """Return where the tensor's elements are, as ctypes passes it."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    at = ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    at.owner = tensor  # type: ignore[attr-defined]  # a temporary must outlive the call
+    return at
 
 
 class Emulated:
