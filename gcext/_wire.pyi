@@ -34,6 +34,21 @@ def unpack(
     digest: Callable[[memoryview], int],
     expect: tuple[bool, Sequence[Sequence[int]]] | None = None,
 ) -> tuple[Any, ...]: ...
+
+# A ternary packet's streams were made, or are to be opened, on a device: the message around k > 0
+# elements, and (dtype, shape, k, scale, first byte, bytes of remainders) of a message whose
+# checksum and structure are right; None where it is no lone ternary packet with elements.
+def pack_streams(
+    dtype: int,
+    shape: Sequence[int],
+    k: int,
+    scale: float,
+    streams: memoryview,
+    digest: Callable[[memoryview], int],
+) -> bytes: ...
+def locate(
+    message: bytes | bytearray | memoryview, digest: Callable[[memoryview], int]
+) -> tuple[int, tuple[int, ...], int, float, int, int] | None: ...
 def merge(
     dtype: int, shape: Sequence[int], bodies: Sequence[tuple[Any, ...]]
 ) -> tuple[Any, ...]: ...

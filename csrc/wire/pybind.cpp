@@ -22,45 +22,6 @@ uint64_t digest_of(const py::function& digest, const uint8_t* first, int64_t byt
   return digest(py::memoryview::from_memory(first, bytes)).cast<uint64_t>();
 }
 
-py::bytes pack(const py::tuple& body, const py::function& digest) {
-  const KernelFpEnv env;
-  Message message;
-  const int method = body[0].cast<int>();
-  if (method == kGroup) {
-    const auto members = body[1].cast<py::sequence>();
-    if (members.size() == 0)
-      throw PackError("pack: a group must have at least one member, got none.");
-    message.byte(kGroup);
-    message.varint(members.size());
-    for (const py::handle member : members)
-      put_body(&message, py::reinterpret_borrow<py::tuple>(member));
-  } else {
-    put_body(&message, body);
-  }
-  const int64_t hashed = kHeadBytes + message.bytes();
-  auto packet =
-      py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, hashed + kChecksumBytes));
-  if (!packet) throw py::error_already_set();
-  auto* out = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(packet.ptr()));
-  {
-    const py::gil_scoped_release release;
-    std::memcpy(out, kMagic, 4);
-    out[4] = kVersion;
-    message.write(out + kHeadBytes);
-  }
-  const uint64_t sum = digest_of(digest, out, hashed);
-  std::memcpy(out + hashed, &sum, 8);
-  if (method == kMerged) {  // the rules are many: the reader is their one judge
-    try {
-      check_message(open_frame(out, hashed + kChecksumBytes), nullptr);
-    } catch (const DecodeError& error) {
-      throw PackError(std::string("pack: a merged body must be canonical. Use merge. ") +
-                      error.what());
-    }
-  }
-  return packet;
-}
-
 // Any contiguous buffer, held while it is read.
 class Bytes {
  public:
@@ -78,25 +39,104 @@ class Bytes {
   Py_buffer view_;
 };
 
+// Head, pieces and checksum as one message.
+py::bytes seal(const Message& message, const py::function& digest) {
+  const int64_t hashed = kHeadBytes + message.bytes();
+  auto packet =
+      py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, hashed + kChecksumBytes));
+  if (!packet) throw py::error_already_set();
+  auto* out = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(packet.ptr()));
+  {
+    const py::gil_scoped_release release;
+    std::memcpy(out, kMagic, 4);
+    out[4] = kVersion;
+    message.write(out + kHeadBytes);
+  }
+  const uint64_t sum = digest_of(digest, out, hashed);
+  std::memcpy(out + hashed, &sum, 8);
+  return packet;
+}
+
+py::bytes pack(const py::tuple& body, const py::function& digest) {
+  const KernelFpEnv env;
+  Message message;
+  const int method = body[0].cast<int>();
+  if (method == kGroup) {
+    const auto members = body[1].cast<py::sequence>();
+    if (members.size() == 0)
+      throw PackError("pack: a group must have at least one member, got none.");
+    message.byte(kGroup);
+    message.varint(members.size());
+    for (const py::handle member : members)
+      put_body(&message, py::reinterpret_borrow<py::tuple>(member));
+  } else {
+    put_body(&message, body);
+  }
+  py::bytes packet = seal(message, digest);
+  if (method == kMerged) {  // the rules are many: the reader is their one judge
+    try {
+      check_message(open_frame(reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(packet.ptr())),
+                               PyBytes_GET_SIZE(packet.ptr())),
+                    nullptr);
+    } catch (const DecodeError& error) {
+      throw PackError(std::string("pack: a merged body must be canonical. Use merge. ") +
+                      error.what());
+    }
+  }
+  return packet;
+}
+
+// A ternary packet of k > 0 elements whose streams, from the tile table to the signs, a device has
+// made.
+py::bytes pack_streams(int dtype, const std::vector<int64_t>& shape, int64_t k, float scale,
+                       const py::buffer& streams, const py::function& digest) {
+  const KernelFpEnv env;
+  const Bytes view(streams);
+  Message message;
+  put_head(&message, kTernary, dtype, shape);
+  uint32_t word;
+  std::memcpy(&word, &scale, 4);
+  message.varint(static_cast<uint64_t>(k));
+  message.word(word);
+  message.borrow(view.data(), view.size());
+  return seal(message, digest);
+}
+
+// The body's cursor, once frame and checksum are right.
+Cursor open_checked(const Bytes& view, const py::function& digest) {
+  const uint8_t* message = view.data();
+  const int64_t hashed = view.size() - kChecksumBytes;
+  const Cursor cursor = open_frame(message, view.size());
+  uint64_t sum;
+  std::memcpy(&sum, message + hashed, 8);
+  if (digest_of(digest, message, hashed) != sum)
+    cursor.fail("checksum", "checksum", message + hashed,
+                "does not match the bytes. Fetch the message again.");
+  return cursor;
+}
+
+// Where a ternary packet's streams are in its message, for a device to open: checksum and structure
+// are right, the tiles' contents unknown. None for any other message, right or wrong.
+py::object locate(const py::buffer& buffer, const py::function& digest) {
+  const KernelFpEnv env;
+  const Bytes view(buffer);
+  Cursor cursor = open_checked(view, digest);
+  const Body body = take_body(&cursor, false);
+  if (body.method != kTernary || body.k == 0 || cursor.left() > 0) return py::none();
+  return py::make_tuple(int{body.dtype}, shape_of(body), body.k, body.scale,
+                        cursor.offset_of(body.index.table), body.index.remainder_bytes);
+}
+
 py::tuple unpack(const py::buffer& buffer, const py::function& digest, const py::object& expect) {
   const KernelFpEnv env;  // a scale may be denormal, on its way to a double too
   const Bytes view(buffer);
-  const uint8_t* message = view.data();
-  const int64_t bytes = view.size();
-
   Expectation expectation;
   if (!expect.is_none()) {
     const auto pair = expect.cast<py::tuple>();
     expectation.group = pair[0].cast<bool>();
     expectation.shapes = pair[1].cast<std::vector<std::vector<int64_t>>>();
   }
-  Cursor cursor = open_frame(message, bytes);
-  const int64_t hashed = bytes - kChecksumBytes;
-  uint64_t sum;
-  std::memcpy(&sum, message + hashed, 8);
-  if (digest_of(digest, message, hashed) != sum)
-    cursor.fail("checksum", "checksum", message + hashed,
-                "does not match the bytes. Fetch the message again.");
+  Cursor cursor = open_checked(view, digest);
   {
     const py::gil_scoped_release release;
     check_message(cursor, expect.is_none() ? nullptr : &expectation);
@@ -255,6 +295,9 @@ PYBIND11_MODULE(_wire, m) {
   m.def("isa", [] { return gcext::isa_name(gcext::isa()); });
   m.def("pack", pack, py::arg("body"), py::arg("digest"));
   m.def("unpack", unpack, py::arg("message"), py::arg("digest"), py::arg("expect") = py::none());
+  m.def("pack_streams", pack_streams, py::arg("dtype"), py::arg("shape"), py::arg("k"),
+        py::arg("scale"), py::arg("streams"), py::arg("digest"));
+  m.def("locate", locate, py::arg("message"), py::arg("digest"));
   m.def("merge", merge_parts, py::arg("dtype"), py::arg("shape"), py::arg("bodies"));
   m.def("unmerge", unmerge_parts, py::arg("body"));
   m.def("bits_pack", bits_pack, py::arg("value"), py::arg("b"));

@@ -218,9 +218,14 @@ void put_body(Message* message, const py::tuple& body) {
   });
 }
 
-py::tuple read_body(const Body& body, const Cursor& cursor) {
+py::tuple shape_of(const Body& body) {
   py::tuple shape(body.ndim);
   for (int i = 0; i < body.ndim; ++i) shape[static_cast<size_t>(i)] = py::int_(body.dims[i]);
+  return shape;
+}
+
+py::tuple read_body(const Body& body, const Cursor& cursor) {
+  const py::tuple shape = shape_of(body);
   if (body.method == kDense)
     return py::make_tuple(int{body.method}, int{body.dtype}, shape,
                           array_of<float>(body.values, body.k));
