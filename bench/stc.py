@@ -38,8 +38,7 @@ def stc_ef(setting: Setting, compiled: bool) -> Case:
     """
     problem = Problem(setting)
     feedback = gcext.ErrorFeedback(gcext.codec(f"stc:p={setting.p!r}"))
-    start = {"version": 1, "decay": 1.0, "residuals": {"g": problem.start}, "pending": {}}
-    feedback.load_state_dict(start)
+    feedback.load_state_dict({**feedback.state_dict(), "residuals": {"g": problem.start}})
 
     def reset() -> None:
         if feedback.pending:
