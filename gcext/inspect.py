@@ -186,7 +186,7 @@ def _coded(walk: _Walk, method: str, numel: int) -> None:
 def _levels(walk: _Walk, k: int) -> None:
     steps = walk.varint("steps", "{} steps from 0 to the norm")
     bucket = walk.varint("bucket", "{} elements share a norm, 0: all")
-    norms = -(-k // bucket) if bucket else 1
+    norms = -(-k // bucket) if bucket else min(k, 1)
     walk.take(4 * norms, "norms", _float if norms == 1 else _values(norms))
     count = walk.varint("places", "{} levels are not 0")
     walk.section(min(count, max(k - count, 0)), "places.", "places")

@@ -116,7 +116,7 @@ class Levels(Code):
 
     steps: s, from 1 to 2^15 - 1.
     bucket: elements that share a norm, in the order sent; 0 where one norm serves all.
-    norms: float32, at least 0; one a bucket, and one where bucket is 0.
+    norms: float32, at least 0; one a bucket, or one in all; none of no element.
     at: the elements whose level is not 0, rising: int32, int64 where numel >= 2^31.
     level: int16, as long as ``at``, from -s to s and never 0.
 

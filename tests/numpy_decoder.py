@@ -206,7 +206,7 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
         require(1 <= steps <= 32767, "steps")
         bucket = reader.varint()
         require(bucket == 0 or bucket < k, "bucket")
-        norms = scales(reader, -(-k // bucket) if bucket else 1)
+        norms = scales(reader, -(-k // bucket) if bucket else min(k, 1))
         count = reader.varint()
         require(count <= k, "k")
         places = Section(reader, min(count, k - count))

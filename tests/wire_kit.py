@@ -168,7 +168,7 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
     elif method == "levels":
         steps = draw(st.one_of(st.integers(1, 4), st.integers(1, 32767)))
         bucket = draw(st.integers(k // 20 + 1, k - 1)) if k > 3 and draw(st.booleans()) else 0
-        norms = floats(scales, -(-k // bucket) if bucket else 1)
+        norms = floats(scales, -(-k // bucket) if bucket else min(k, 1))
         sent = (rng.random(k) < draw(st.sampled_from([0, 0.1, 0.9, 1]))) & (
             norms[np.arange(k) // bucket if bucket else np.zeros(k, int)] > 0
         )

@@ -11,7 +11,7 @@ namespace gcext::wire {
 namespace {
 
 int64_t norm_count(int64_t k, int64_t bucket) {
-  return bucket == 0 ? 1 : k / bucket + (k % bucket != 0);
+  return bucket == 0 ? std::min<int64_t>(k, 1) : k / bucket + (k % bucket != 0);
 }
 
 // Which norm covers each of rising places.

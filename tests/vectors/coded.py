@@ -30,7 +30,7 @@ def levels(
     at = np.flatnonzero(rng.random(k) < share).astype(np.int64 if wide else np.int32)
     size = np.minimum(rng.geometric(0.3, len(at)), steps)
     level = (size * rng.choice([-1, 1], len(at))).astype(np.int16)
-    norms = rng.random(-(-k // bucket) if bucket else 1).astype(np.float32)
+    norms = rng.random(-(-k // bucket) if bucket else min(k, 1)).astype(np.float32)
     return body("levels", shape, index, steps, bucket, norms, at, level)
 
 
