@@ -48,15 +48,17 @@ class PlaceReader {
   int64_t next(Index* at) {
     if (!zeros_) return reader_.next(at);
     int64_t n = 0;
-    for (; n < kTile && place_ < k_; ++place_) {
+    while (n < kTile && place_ < k_) {
       if (used_ == held_) {
         used_ = 0;
         held_ = reader_.next(zero_);
       }
-      if (used_ < held_ && static_cast<int64_t>(zero_[used_]) == place_)
-        ++used_;
-      else
-        at[n++] = static_cast<Index>(place_);
+      const int64_t zero = used_ < held_ ? static_cast<int64_t>(zero_[used_]) : k_;
+      const int64_t end = std::min(zero, place_ + kTile - n);
+      while (place_ < end) at[n++] = static_cast<Index>(place_++);
+      if (place_ < zero) break;
+      used_ += used_ < held_;
+      ++place_;
     }
     return n;
   }
@@ -68,32 +70,58 @@ class PlaceReader {
   Index zero_[kTile];
 };
 
+bool any_zero(const uint8_t* norm, int64_t n) {
+  bool zero = false;
+  for (int64_t i = 0; i < n; ++i) zero |= load_word(norm + 4 * i) == 0;
+  return zero;
+}
+
+// Fails at the first of the levels of tile `t` that is wrong.
+template <class Index>
+void check_each(const LevelFields& fields, const Cursor& cursor, int64_t t, const Index* at,
+                const int64_t* magnitude, int64_t n, NormAt* norm_at) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (magnitude[i] > fields.steps)
+      cursor.fail("level", "levels.tiles", fields.numbers.table + kTileBytes * t,
+                  "must be at most " + std::to_string(fields.steps) + ", got " +
+                      std::to_string(magnitude[i]) + ".");
+    const uint8_t* norm = fields.norm + 4 * (*norm_at)(static_cast<int64_t>(at[i]));
+    if (load_word(norm) == 0)
+      cursor.fail("level", "norms", norm, "must be positive where a level is not 0.");
+  }
+}
+
 // Calls visit(at, level, n) for each tile of the levels, checked: a tile of magnitudes, then one
-// level after the other.
+// level after the other. Without `placed`, `at` is only right where a norm is 0.
 template <class Index, class Visit>
-void walk_levels(const Body& body, const Cursor& cursor, const Visit& visit) {
+void walk_levels(const Body& body, const Cursor& cursor, bool placed, const Visit& visit) {
   const LevelFields& fields = body.levels;
   // The sign bits are there, a byte for 8 places, so the product does not overflow.
   SectionReader numbers(fields.numbers, fields.places * fields.steps, cursor);
   PlaceReader<Index> places(body, cursor);
   NormAt norm_at(fields.bucket, fields.norms);
+  const bool zero_norms = any_zero(fields.norm, fields.norms);
   Index at[kTile];
-  int64_t number[kTile], previous = -1;
+  int64_t number[kTile], magnitude[kTile], last = -1;
   int16_t level[kTile];
-  for (int64_t first = 0; const int64_t n = places.next(at); first += n) {
-    if (fields.steps > 1) numbers.next(number);
+  std::fill(magnitude, magnitude + kTile, 1);
+  for (int64_t t = 0; t * kTile < fields.places; ++t) {
+    const int64_t n = std::min(kTile, fields.places - t * kTile);
+    if (placed || zero_norms) places.next(at);
+    int64_t room = 0;  // negative where a magnitude is above the steps
+    if (fields.steps > 1) {
+      numbers.next(number);
+      magnitude[0] = number[0] - last;
+      for (int64_t i = 1; i < n; ++i) magnitude[i] = number[i] - number[i - 1];
+      for (int64_t i = 0; i < n; ++i) room |= fields.steps - magnitude[i];
+      last = number[n - 1];
+    }
+    if (room < 0 || zero_norms)
+      check_each(fields, cursor, t, at, magnitude, n, &norm_at);
+    const uint8_t* signs = body.signs + t * (kTile / 8);
     for (int64_t i = 0; i < n; ++i) {
-      const int64_t magnitude = fields.steps > 1 ? number[i] - previous : 1;
-      previous += magnitude;
-      if (magnitude > fields.steps)
-        cursor.fail("level", "levels.tiles", fields.numbers.table + kTileBytes * (first / kTile),
-                    "must be at most " + std::to_string(fields.steps) + ", got " +
-                        std::to_string(magnitude) + ".");
-      const uint8_t* norm = fields.norm + 4 * norm_at(static_cast<int64_t>(at[i]));
-      if (load_word(norm) == 0)
-        cursor.fail("level", "norms", norm, "must be positive where a level is not 0.");
-      const bool negative = (body.signs[(first + i) >> 3] >> ((first + i) & 7) & 1) != 0;
-      level[i] = static_cast<int16_t>(negative ? -magnitude : magnitude);
+      const int16_t minus = static_cast<int16_t>(-(signs[i >> 3] >> (i & 7) & 1));
+      level[i] = static_cast<int16_t>((magnitude[i] ^ minus) - minus);
     }
     visit(at, level, n);
   }
@@ -141,14 +169,14 @@ void check_levels(const Body& body, const Cursor& cursor) {
     Index tile[kTile];
     while (reader.next(tile) > 0) {
     }
-    walk_levels<Index>(body, cursor, [](const Index*, const int16_t*, int64_t) {});
+    walk_levels<Index>(body, cursor, false, [](const Index*, const int16_t*, int64_t) {});
   };
   body.narrow() ? check(int32_t{}) : check(int64_t{});
 }
 
 template <class Index>
 void read_levels(const Body& body, const Cursor& cursor, Index* at, int16_t* level) {
-  walk_levels<Index>(body, cursor, [&](const Index* tile_at, const int16_t* tile, int64_t n) {
+  walk_levels<Index>(body, cursor, true, [&](const Index* tile_at, const int16_t* tile, int64_t n) {
     at = std::copy(tile_at, tile_at + n, at);
     level = std::copy(tile, tile + n, level);
   });
@@ -170,22 +198,43 @@ void level_values(const LevelArrays& arrays, const Index* at, float* value) {
 
 namespace {
 
+// A tile of numbers on their way into a section.
+template <class Index>
+class Tile {
+ public:
+  explicit Tile(SectionWriter* writer) : writer_(writer) {}
+  void push(Index number) {
+    number_[n_++] = number;
+    if (n_ == kTile) flush();
+  }
+  void flush() {
+    if (n_ > 0) writer_->append(number_, n_);
+    n_ = 0;
+  }
+
+ private:
+  SectionWriter* writer_;
+  int64_t n_ = 0;
+  Index number_[kTile];
+};
+
 // The section of places, of those that rise strictly within [0, k).
 template <class Index>
 PackedSection pack_places(const Index* at, int64_t places, int64_t k) {
   if (!names_zeros(places, k)) return pack_section(at, places, k);
-  std::vector<Index> zeros;
-  zeros.reserve(static_cast<size_t>(k - places));
+  SectionWriter writer;
+  Tile<Index> zeros(&writer);
   int64_t place = 0;
   for (int64_t i = 0; i < places; ++i, ++place) {
     const int64_t next = static_cast<int64_t>(at[i]);
     if (next < place || next >= k)
       throw PackError("pack: places must rise strictly below " + std::to_string(k) + ", got " +
                       std::to_string(next) + ".");
-    for (; place < next; ++place) zeros.push_back(static_cast<Index>(place));
+    for (; place < next; ++place) zeros.push(static_cast<Index>(place));
   }
-  for (; place < k; ++place) zeros.push_back(static_cast<Index>(place));
-  return pack_section(zeros.data(), k - places, k);
+  for (; place < k; ++place) zeros.push(static_cast<Index>(place));
+  zeros.flush();
+  return writer.finish(k);
 }
 
 }  // namespace
@@ -203,20 +252,29 @@ void put_levels(Message* message, int64_t k, const LevelArrays& arrays, const In
   check_count("levels", "levels, one a place,", arrays.levels, places);
   check_floats("levels", "the norms", arrays.norm, arrays.norms, kInfinity - 1);
   PackedSection section = pack_places(at, places, k);  // from here on, `at` is known to rise
-  NormAt norm_at(bucket, arrays.norms);
-  std::vector<int64_t> number(steps > 1 ? static_cast<size_t>(places) : 0);
+  const auto* norm = reinterpret_cast<const uint8_t*>(arrays.norm);
+  if (any_zero(norm, arrays.norms)) {
+    NormAt norm_at(bucket, arrays.norms);
+    for (int64_t i = 0; i < places; ++i)
+      if (load_word(norm + 4 * norm_at(static_cast<int64_t>(at[i]))) == 0)
+        throw PackError("pack: a norm must be positive where a level is not 0, got 0.");
+  }
+  SectionWriter magnitudes;
+  Tile<int64_t> numbers(&magnitudes);
   std::vector<uint8_t> signs(static_cast<size_t>(plane_bytes(places, 1)));
   int64_t sum = -1;
-  for (int64_t i = 0; i < places; ++i) {
-    const int level = arrays.level[i], magnitude = level < 0 ? -level : level;
-    if (magnitude < 1 || magnitude > steps)
-      throw PackError("pack: levels must be in [-" + std::to_string(steps) + ", " +
-                      std::to_string(steps) + "] and not 0, got " + std::to_string(level) + ".");
-    if (bits_of(arrays.norm[norm_at(static_cast<int64_t>(at[i]))]) == 0)
-      throw PackError("pack: a norm must be positive where a level is not 0, got 0.");
-    sum += magnitude;
-    if (steps > 1) number[static_cast<size_t>(i)] = sum;
-    signs[static_cast<size_t>(i >> 3)] |= static_cast<uint8_t>((level < 0) << (i & 7));
+  for (int64_t i = 0; i < places; i += 8) {
+    unsigned eight = 0;
+    for (int64_t j = i; j < std::min(places, i + 8); ++j) {
+      const int level = arrays.level[j], magnitude = level < 0 ? -level : level;
+      if (magnitude < 1 || magnitude > steps)
+        throw PackError("pack: levels must be in [-" + std::to_string(steps) + ", " +
+                        std::to_string(steps) + "] and not 0, got " + std::to_string(level) + ".");
+      sum += magnitude;
+      if (steps > 1) numbers.push(sum);
+      eight |= static_cast<unsigned>(level < 0) << (j - i);
+    }
+    signs[static_cast<size_t>(i >> 3)] = static_cast<uint8_t>(eight);
   }
   message->varint(static_cast<uint64_t>(steps));
   message->varint(static_cast<uint64_t>(bucket));
@@ -224,7 +282,8 @@ void put_levels(Message* message, int64_t k, const LevelArrays& arrays, const In
   message->varint(static_cast<uint64_t>(places));
   message->own(std::move(section));
   message->own(std::move(signs));
-  if (steps > 1) message->own(pack_section(number.data(), places, places * steps));
+  numbers.flush();
+  if (steps > 1) message->own(magnitudes.finish(places * steps));
 }
 
 template void read_levels(const Body&, const Cursor&, int32_t*, int16_t*);

@@ -22,39 +22,6 @@ void load_bits(const uint8_t* stream, int64_t from, int64_t bits, uint64_t* word
   if ((bits & 63) != 0) words[count - 1] &= (uint64_t{1} << (bits & 63)) - 1;
 }
 
-// Appends bits to a stream: the words of one tile after those of the last.
-class BitWriter {
- public:
-  explicit BitWriter(std::vector<uint8_t>* out) : out_(out) {}
-
-  // `bits` bits of `words`; the bits after them in the last word must be zero.
-  void append(const uint64_t* words, int64_t bits) {
-    for (; bits > 0; bits -= 64, ++words) {
-      const int count = static_cast<int>(std::min<int64_t>(bits, 64));
-      window_ |= *words << fill_;
-      if (fill_ + count < 64) {
-        fill_ += count;
-        continue;
-      }
-      flush(8);
-      window_ = fill_ == 0 ? 0 : *words >> (64 - fill_);
-      fill_ += count - 64;
-    }
-  }
-
-  void finish() { flush((fill_ + 7) / 8); }
-
- private:
-  void flush(int bytes) {
-    const auto* first = reinterpret_cast<const uint8_t*>(&window_);
-    out_->insert(out_->end(), first, first + bytes);
-  }
-
-  std::vector<uint8_t>* out_;
-  uint64_t window_ = 0;
-  int fill_ = 0;
-};
-
 }  // namespace
 
 RiceTile Section::tile(int64_t t) const {
@@ -127,39 +94,45 @@ int64_t SectionReader::next(Index* index) {
 }
 
 template <class Index>
-PackedSection pack_section(const Index* index, int64_t k, int64_t limit) {
-  PackedSection packed;
-  packed.table.reserve(static_cast<size_t>(kTileBytes * tile_count(k)));
-  BitWriter writer(&packed.unary);
-  int64_t previous = -1;
+void SectionWriter::append(const Index* tile_of_numbers, int64_t n) {
   Gaps gaps;
   uint64_t unary[kUnaryWords];
-  for (int64_t i = 0; i < k; i += kTile) {
-    const int64_t n = std::min(kTile, k - i);
-    if (!rice_gaps(index + i, n, previous, &gaps))
-      throw PackError(
-          "pack: index must rise strictly from 0, got a fall or a repetition among places " +
-          std::to_string(i) + " to " + std::to_string(i + n - 1) +
-          ". Sort it and drop repeated entries.");
-    previous = static_cast<int64_t>(index[i + n - 1]);
-    const RiceTile tile = rice_choose(gaps);
-    const size_t used = packed.remainders.size();
-    packed.remainders.resize(used + static_cast<size_t>(plane_bytes(n, tile.b)));
-    rice_write(gaps, tile, packed.remainders.data() + used, unary);
-    writer.append(unary, n + tile.zeros);
-    packed.table.push_back(tile.b);
-    packed.table.push_back(static_cast<uint8_t>(tile.zeros));
-    packed.table.push_back(static_cast<uint8_t>(tile.zeros >> 8));
-  }
-  if (previous >= limit)
+  if (!rice_gaps(tile_of_numbers, n, previous_, &gaps))
+    throw PackError(
+        "pack: index must rise strictly from 0, got a fall or a repetition among places " +
+        std::to_string(count_) + " to " + std::to_string(count_ + n - 1) +
+        ". Sort it and drop repeated entries.");
+  previous_ = static_cast<int64_t>(tile_of_numbers[n - 1]);
+  count_ += n;
+  const RiceTile tile = rice_choose(gaps);
+  const size_t used = packed_.remainders.size();
+  packed_.remainders.resize(used + static_cast<size_t>(plane_bytes(n, tile.b)));
+  rice_write(gaps, tile, packed_.remainders.data() + used, unary);
+  unary_.append(unary, n + tile.zeros, &packed_.unary);
+  packed_.table.push_back(tile.b);
+  packed_.table.push_back(static_cast<uint8_t>(tile.zeros));
+  packed_.table.push_back(static_cast<uint8_t>(tile.zeros >> 8));
+}
+
+PackedSection SectionWriter::finish(int64_t limit) {
+  if (previous_ >= limit)
     throw PackError("pack: index must be below the number of elements " + std::to_string(limit) +
-                    ", got " + std::to_string(previous) + ". Check the shape.");
-  writer.finish();
-  return packed;
+                    ", got " + std::to_string(previous_) + ". Check the shape.");
+  unary_.finish(&packed_.unary);
+  return std::move(packed_);
+}
+
+template <class Index>
+PackedSection pack_section(const Index* index, int64_t k, int64_t limit) {
+  SectionWriter writer;
+  for (int64_t i = 0; i < k; i += kTile) writer.append(index + i, std::min(kTile, k - i));
+  return writer.finish(limit);
 }
 
 template int64_t SectionReader::next(int32_t*);
 template int64_t SectionReader::next(int64_t*);
+template void SectionWriter::append(const int32_t*, int64_t);
+template void SectionWriter::append(const int64_t*, int64_t);
 template PackedSection pack_section(const int32_t*, int64_t, int64_t);
 template PackedSection pack_section(const int64_t*, int64_t, int64_t);
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../rice.h"
+#include "bit_writer.h"
 #include "cursor.h"
 
 namespace gcext::wire {
@@ -66,6 +67,20 @@ struct PackedSection {
   std::vector<uint8_t> table;
   std::vector<uint8_t> remainders;
   std::vector<uint8_t> unary;
+};
+
+// A section made a tile at a time: kTile numbers each, the last one fewer. Throws PackError where
+// the numbers do not rise strictly within [0, limit).
+class SectionWriter {
+ public:
+  template <class Index>
+  void append(const Index* tile_of_numbers, int64_t n);
+  PackedSection finish(int64_t limit);
+
+ private:
+  PackedSection packed_;
+  BitWriter unary_;
+  int64_t previous_ = -1, count_ = 0;
 };
 
 // Throws PackError where the numbers do not rise strictly within [0, limit).
