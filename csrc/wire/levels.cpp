@@ -116,8 +116,7 @@ void walk_levels(const Body& body, const Cursor& cursor, bool placed, const Visi
       for (int64_t i = 0; i < n; ++i) room |= fields.steps - magnitude[i];
       last = number[n - 1];
     }
-    if (room < 0 || zero_norms)
-      check_each(fields, cursor, t, at, magnitude, n, &norm_at);
+    if (room < 0 || zero_norms) check_each(fields, cursor, t, at, magnitude, n, &norm_at);
     const uint8_t* signs = body.signs + t * (kTile / 8);
     for (int64_t i = 0; i < n; ++i) {
       const int16_t minus = static_cast<int16_t>(-(signs[i >> 3] >> (i & 7) & 1));
