@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gcext import _lib
 from gcext.packet import DTYPES, Packet
+from gcext.values import Code, Random
 
 __all__ = ["Codec", "Sum", "refuse"]
 
@@ -47,6 +48,19 @@ class Sum(NamedTuple):
         if bad.numel():
             refuse(op, _OVERFLOW, int(bad[0]), self.source)
         return acc if self.out is None else self.out.view(-1).copy_(acc)
+
+    def packet(
+        self, method: str, support: Tensor | Random | None, coded: Tensor | Code, scale: float = 0.0
+    ) -> Packet:
+        """Return a packet of the source's shape and dtype; arguments as of gcext.Packet."""
+        shape, dtype = tuple(self.source.shape), self.source.dtype
+        return Packet(method, shape, dtype, support, coded, scale)
+
+    def less(self, packet: Packet) -> Packet:
+        """Return the packet, after taking what it decodes to from the sum that ``add`` left."""
+        if self.out is not None:
+            packet.add_to_(self.out, -1.0)
+        return packet
 
 
 class Codec(ABC):

@@ -87,10 +87,7 @@ class PolarSigns(Codec):
             coded = self._rotated(value, derive(seed, "rotation"), biased=acc.out is not None)
         else:
             coded = self._plain(value)
-        packet = Packet("polar", tuple(acc.source.shape), acc.source.dtype, support, coded)
-        if acc.out is not None:
-            packet.add_to_(acc.out, -1.0)
-        return packet
+        return acc.less(acc.packet("polar", support, coded))
 
     def _plain(self, value: Tensor) -> Polar:
         made = coder.encode(value, self.rate, self.block, soft=True)

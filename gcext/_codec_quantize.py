@@ -33,8 +33,7 @@ class Sign(Codec):
         bits, info = ops.sign(acc.tensor, acc.memory, acc.out, acc.decay)
         _, status, where, mean = info.tolist()
         refuse("sign", status, where, acc.source)
-        coded = Signs(float_of(mean), bits)
-        return Packet("sign", tuple(acc.source.shape), acc.source.dtype, None, coded)
+        return acc.packet("sign", None, Signs(float_of(mean), bits))
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,10 @@ class Levelled(Codec):
     2-norm of ``bucket`` consecutive elements. TernGrad (Wen et al. 2017) with ``largest``: one step
     of the largest magnitude, which ``clip`` > 0 bounds at so many standard deviations from zero
     (2.5 in the paper; then the mean is that of the clipped tensor). bucket 0: one for all.
+
+    The variance is at most ``min(d/s^2, sqrt(d)/s)`` times the squared norm, d being the bucket and
+    s the steps. Where it exceeds the squared norm this is no contraction: with error feedback the
+    residual grows without bound, so choose a small bucket or more bits there.
     """
 
     bits: int
@@ -99,7 +102,7 @@ class Levelled(Codec):
         _, status, where, _ = info.tolist()
         refuse(self.name, status, where, acc.source)
         coded = Levels(steps, self.bucket if self.bucket < n else 0, norms, at, level)
-        return Packet("levels", tuple(acc.source.shape), acc.source.dtype, None, coded)
+        return acc.packet("levels", None, coded)
 
 
 def sign(spec: Spec) -> Codec:

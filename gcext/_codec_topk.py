@@ -59,14 +59,9 @@ class TopK(Codec):
     def encode_sum(self, acc: Sum, seed: int) -> Packet:
         """See Codec."""
         index, value, mean = _select(acc, self.p, self.ternary, self.name)
-        return Packet(
-            "ternary" if self.ternary else "sparse",
-            tuple(acc.source.shape),
-            acc.source.dtype,
-            index,
-            value,
-            mean if self.ternary else 0.0,
-        )
+        if self.ternary:
+            return acc.packet("ternary", index, value, mean)
+        return acc.packet("sparse", index, value)
 
 
 def _select(acc: Sum, p: float, ternary: bool, op: str) -> tuple[Tensor, Tensor, float]:
@@ -115,10 +110,7 @@ class RandomK(Codec):
     def encode_sum(self, acc: Sum, seed: int) -> Packet:
         """See Codec."""
         support, value = random_support(acc, self.p, "randomk", seed)
-        packet = Packet("random", tuple(acc.source.shape), acc.source.dtype, support, value)
-        if acc.out is not None:
-            packet.add_to_(acc.out, -1.0)
-        return packet
+        return acc.less(acc.packet("random", support, value))
 
 
 def random_support(acc: Sum, p: float, op: str, seed: int) -> tuple[Random, Tensor]:
@@ -162,7 +154,7 @@ class Dense(Codec):
         value = acc.add("dense").clone()
         if acc.out is not None:
             acc.out.zero_()
-        return Packet("dense", tuple(acc.source.shape), acc.source.dtype, None, value)
+        return acc.packet("dense", None, value)
 
 
 def float_of(bits: int) -> float:

@@ -262,13 +262,15 @@ class Stateless:
         self._pending.remove(name)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many packets each name has had; nothing where the codec draws no numbers."""
-        return self._seeds.state_dict()
+        """Return the counts of packets and what is pending; nothing where no numbers are drawn."""
+        seeds = self._seeds.state_dict()
+        return {"seeds": seeds, "pending": sorted(self._pending)} if seeds else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
-        self._seeds.counts = self._seeds.checked(state)
-        self._pending.clear()
+        _check_keys("Stateless", state, self.state_dict())
+        self._seeds.counts = self._seeds.checked(state.get("seeds", {}))
+        self._pending = set(state.get("pending", ()))
 
 
 class _Seeds:
@@ -299,12 +301,7 @@ class _Seeds:
 
     def checked(self, state: dict[str, Any]) -> dict[str, int]:
         """Return the counts of a state; ValueError for one that does not fit."""
-        mine = self.state_dict()
-        if set(state) != set(mine):
-            raise ValueError(
-                f"{self.owner}: state must be {f'of keys {sorted(mine)}' if mine else 'empty'}, "
-                f"got {sorted(state)}. Check the recipe."
-            )
+        _check_keys(self.owner, state, self.state_dict())
         if state.get("seed") != self.seed:
             raise ValueError(
                 f"{self.owner}: seed must be the state's {state['seed']}, got {self.seed}. "
@@ -318,6 +315,14 @@ class _Seeds:
                     f"{count!r}. Check the file."
                 )
         return dict(counts)
+
+
+def _check_keys(owner: str, state: dict[str, Any], mine: dict[str, Any]) -> None:
+    if set(state) != set(mine):
+        must = f"of keys {', '.join(sorted(mine))}" if mine else "empty"
+        raise ValueError(
+            f"{owner}: state must be {must}, got {sorted(state)}. Check the recipe's codec."
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,13 @@ from gcext.fl.data import load
 from gcext.fl.run import Interrupted, run
 from gcext.fl.settings import Settings
 
-METHODS = ("fedavg", "stc:p=0.1", "pstc:p=0.1,alpha=0.1,tau=2")
+METHODS = (
+    "fedavg",
+    "stc:p=0.1",
+    "pstc:p=0.1,alpha=0.1,tau=2",
+    "qsgd:bits=1,bucket=64,feedback=true,down=randomk:p=0.5",  # seeds at both ends
+    "polar:rate=0.5,block=256,down=sign:feedback=true",
+)
 DATA = load("digits")
 
 

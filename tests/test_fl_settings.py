@@ -16,6 +16,7 @@ def test_bare_names_are_completed():
     given = {"p": 0.05, "alpha": 0.2, "tau": 3}
     assert complete("stc", **given) == "stc:p=0.05"
     assert complete("pstc", **given) == "pstc:p=0.05,alpha=0.2,tau=3"
+    assert complete("randomk", **given) == "randomk:p=0.05"
     assert complete("fedavg", **given) == "fedavg"
     assert complete("pstc:p=0.5", **given) == "pstc:p=0.5"
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import gcext
 from gcext.codec import TopK
-from gcext.link import Stateless
+from gcext.link import Sender, Stateless
 
 
 def feedback(p: float = 0.1, **options: object) -> gcext.ErrorFeedback:
@@ -238,6 +239,12 @@ def test_links_make_the_ends_of_a_recipe() -> None:
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
+        ("sign:feedback=yes", "feedback must be one of true, false"),
+        ("stc:p=0.1,feedback=true", "unknown option feedback"),
+        ("sign:down=", "down: must be one of"),
+        ("sign:down=stc:p=2", "p must be in"),
+        ("sign:down=sign:down=sign", "unknown option down"),
+        ("qsgd:bits=2,bits=3", "each once"),
         ("pstc:tau=1.5", "whole number"),
         ("pstc:tau=inf", "whole number"),
         ("pstc:alpha=2", "alpha"),
@@ -248,6 +255,96 @@ def test_links_make_the_ends_of_a_recipe() -> None:
 def test_recipes_that_are_none(spec: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         gcext.recipe(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "up", "down"),
+    [
+        ("sign", ("sign", False), ("dense", False)),
+        ("qsgd:bits=2,feedback=true", ("qsgd:bits=2,bucket=512", True), ("dense", False)),
+        ("stc:p=0.1,down=dense", ("stc:p=0.1", True), ("dense", False)),
+        ("sign:down=topk:p=0.5", ("sign", False), ("topk:p=0.5", False)),
+        (
+            "sign:feedback=true,down=qsgd:bits=2,bucket=64,feedback=true",
+            ("sign", True),
+            ("qsgd:bits=2,bucket=64", True),
+        ),
+    ],
+)
+def test_every_codec_is_a_recipe(spec: str, up: tuple[str, bool], down: tuple[str, bool]) -> None:
+    made = gcext.recipe(spec)
+    assert (made.up.codec.spec, made.up.feedback) == up
+    assert (made.down.codec.spec, made.down.feedback) == down
+    assert set(gcext.recipes()) >= set(gcext.codecs())
+    for name in gcext.recipes():
+        gcext.recipe(name)
+
+
+@pytest.mark.parametrize("kind", [gcext.ErrorFeedback, Stateless])
+class TestSeeds:
+    spec = "qsgd:bits=1,bucket=64"
+    tensor = torch.randn(500, generator=torch.Generator().manual_seed(0))
+
+    def send(self, sender: Sender, name: str, **how: bool) -> bytes:
+        return sender.compress(self.tensor, name, **how).to_bytes()
+
+    def test_must_be_given(self, kind: type[Stateless]) -> None:
+        with pytest.raises(ValueError, match=r"qsgd:bits=1.* needs a base seed.* Pass seed="):
+            kind(self.spec)
+        with pytest.raises(ValueError, match="needs a base seed"):
+            gcext.recipe(self.spec).up.sender()
+        kind("sign").compress(self.tensor, "w")
+
+    def test_never_repeat(self, kind: type[Stateless]) -> None:
+        """Without feedback the tensor is the same each time, so that equal seeds would show."""
+        sender, other = Stateless(self.spec, seed=1), Stateless(self.spec, seed=2)
+        names = [self.send(each, name) for each in (sender, other) for name in "aabab"]
+        assert len(set(names)) == 10
+        again = Stateless(gcext.codec(self.spec), seed=1)
+        assert [self.send(again, name) for name in "aabab"] == names[:5]
+        assert [self.send(again, name) for name in "ab"] == [self.send(sender, n) for n in "ab"]
+
+    def test_are_settled_with_the_packet(self, kind: type[Stateless]) -> None:
+        sender, sure = kind(self.spec, seed=1), kind(self.spec, seed=1)
+        lost = self.send(sender, "w", commit=False)
+        with pytest.raises(RuntimeError, match="'w' is pending"):
+            sender.compress(self.tensor, "w")
+        sender.rollback("w")
+        assert self.send(sender, "w", commit=False) == lost == self.send(sure, "w")
+        sender.commit("w")
+        assert self.send(sender, "w") == self.send(sure, "w")
+
+    def test_go_on_from_a_state(self, kind: type[Stateless], tmp_path: Path) -> None:
+        sender = kind(self.spec, seed=-1)
+        for name in "aab":
+            self.send(sender, name)
+        self.send(sender, "b", commit=False)
+        torch.save(sender.state_dict(), tmp_path / "state.pt")
+        again = kind(self.spec, seed=2**64 - 1)
+        again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert again.pending == ("b",)
+        for each in (sender, again):
+            each.commit("b")
+        for name in "abc":
+            assert self.send(again, name) == self.send(sender, name)
+
+    def test_of_another_sender_are_refused(self, kind: type[Stateless]) -> None:
+        sender = kind(self.spec, seed=1)
+        self.send(sender, "w")
+        state = sender.state_dict()
+        wrong: list[tuple[dict[str, object], str]] = [
+            ({"seed": 2}, "seed must be the state's 2, got 1"),
+            ({"counts": {"w": -1}}, "counts must be names and whole numbers"),
+            ({"counts": {"w": 0.5}}, "counts must be names and whole numbers"),
+            ({"more": 1}, "state must be of keys"),
+        ]
+        for change, match in wrong:
+            with pytest.raises(ValueError, match=match):
+                sender.load_state_dict(state | {"seeds": state["seeds"] | change})
+        with pytest.raises(ValueError, match="state must be"):
+            sender.load_state_dict(kind("sign").state_dict())
+        assert sender.state_dict().keys() == state.keys()
+        assert self.send(sender, "w") != self.send(kind(self.spec, seed=1), "w")
 
 
 OUT_OF_MEMORY = """

@@ -1,0 +1,275 @@
+"""Dense codes fused with error feedback, against their definitions in csrc/quantize.h."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import oracle
+import pytest
+import torch
+from isa_kit import at_every_isa
+from test_select import KINDS, same_bits
+from torch import Tensor
+
+from gcext._quantize_ops import levels, sign
+
+F32 = npt.NDArray[np.float32]
+FORMS = ("none", "place", "slots")
+NORMS = [(False, 0.0), (True, 0.0), (True, 2.5), (True, 0.7)]
+GREATEST = float(np.finfo(np.float32).max)
+
+
+def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return x ^ x >> np.uint64(31)
+
+
+def squares(x: F32) -> float:
+    """The sum of the squares in the order of the contract: cells of 4096, lanes of 8, a tree."""
+    total = 0.0
+    for start in range(0, len(x), 4096):
+        square = x[start : start + 4096].astype(np.float64) ** 2
+        lane = [np.cumsum(np.append(0.0, square[j::8]))[-1] for j in range(8)]
+        a = (lane[0] + lane[4]) + (lane[2] + lane[6])
+        total += a + ((lane[1] + lane[5]) + (lane[3] + lane[7]))
+    return total
+
+
+class Answer(NamedTuple):
+    norms: F32
+    level: npt.NDArray[np.int64]
+    sent: F32
+
+
+def judge(acc: F32, steps: int, bucket: int, largest: bool, clip: float, seed: int) -> Answer:
+    """What levels must give, every element's level included."""
+    n = len(acc)
+    bucket = bucket or max(n, 1)
+    norms = []
+    for start in range(0, n, bucket):
+        part = acc[start : start + bucket]
+        norm = float(np.abs(part).max()) if largest else min(math.sqrt(squares(part)), GREATEST)
+        if largest and clip:
+            norm = min(norm, np.float32(min(clip * math.sqrt(squares(part) / len(part)), GREATEST)))
+        norms.append(np.float32(norm))
+    norm = np.repeat(np.array(norms, np.float32), bucket)[:n].astype(np.float64)
+    key = mixed(np.array([seed % 2**64], np.uint64))
+    u = (mixed(key ^ mixed(np.arange(n, dtype=np.uint64))) >> np.uint64(12)) * 2.0**-52
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = np.where(norm > 0, np.minimum(np.abs(acc.astype(np.float64)), norm) * steps / norm, 0)
+    level = np.floor(r) + (u < r - np.floor(r))
+    level = np.where(acc < 0, -level, level).astype(np.int64)
+    return Answer(np.array(norms, np.float32), level, (norm * level / steps).astype(np.float32))
+
+
+def draw(case: int) -> tuple[F32, F32]:
+    rng = np.random.default_rng(case)
+    kind = KINDS[case % len(KINDS)]
+    n = int(10 ** rng.uniform(0, 4.3)) if case % 10 else int(rng.integers(70_000, 200_000))
+    scale = float(rng.choice([0.0, 1.0, 1.0]))
+    return kind(rng, n).astype(np.float32), (kind(rng, n) * scale).astype(np.float32)
+
+
+def slots(form: str, held: F32) -> tuple[Tensor | None, Tensor | None]:
+    memory = torch.from_numpy(held.copy())
+    if form == "none":
+        return None, None
+    return (None, memory) if form == "place" else (memory, torch.empty_like(memory))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("decay", [1.0, 0.7])
+def test_signs_are_the_oracle_s(form: str, decay: float) -> None:
+    for case in range(120):
+        tensor, held = draw(case)
+        memory, out = slots(form, held)
+        acc = tensor if form == "none" else tensor + np.float32(decay) * held
+        bits, info = sign(torch.from_numpy(tensor), memory, out, decay)
+        scale = oracle.exact_mean(np.abs(acc))
+        n, status, _, mean = info.tolist()
+        assert (n, status, mean) == (len(acc), 0, int(scale.view(np.uint32))), case
+        negative = (acc < 0) & (scale > 0)
+        assert bits.numpy().tobytes() == np.packbits(negative, bitorder="little").tobytes(), case
+        if out is not None:
+            assert same_bits(out.numpy(), acc - np.where(acc < 0, -scale, scale)), case
+        if memory is not None:
+            assert same_bits(memory.numpy(), held), case
+
+
+@pytest.mark.parametrize(("largest", "clip"), NORMS)
+@pytest.mark.parametrize("form", FORMS)
+def test_levels_are_the_oracle_s(form: str, largest: bool, clip: float) -> None:
+    for case in range(40):
+        tensor, held = draw(case)
+        rng = np.random.default_rng(case)
+        steps = int(rng.choice([1, 1, 3, 15, 255, 32767]))
+        bucket = int(rng.choice([0, 1, 64, 100, 512, 4096, 5000, 10**6]))
+        seed = int(rng.integers(-(2**63), 2**63))
+        memory, out = slots(form, held)
+        acc = tensor if form == "none" else tensor + held
+        want = judge(acc, steps, bucket, largest, clip, seed)
+        norms, at, level, info = levels(
+            torch.from_numpy(tensor), memory, out, 1.0, steps, bucket, largest, clip, seed
+        )
+        assert same_bits(norms.numpy(), want.norms), case
+        assert np.array_equal(at.numpy(), np.flatnonzero(want.level)), case
+        assert np.array_equal(level.numpy(), want.level[want.level != 0]), case
+        assert info.tolist() == [len(at), 0, 0, 0]
+        if out is not None:
+            assert same_bits(out.numpy(), acc - want.sent), case
+        if memory is not None:
+            assert same_bits(memory.numpy(), held), case
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("largest", [False, True])
+def test_the_mean_over_seeds_is_the_tensor(steps: int, largest: bool) -> None:
+    """Deviations in units of what independent draws of these probabilities would show."""
+    n, seeds = 1000, 3000
+    tensor = torch.randn(n, generator=torch.Generator().manual_seed(1))
+    x = tensor.double()
+    total = torch.zeros(n, dtype=torch.float64)
+    for seed in range(seeds):
+        norms, at, level, _ = levels(tensor, None, None, 1.0, steps, 100, largest, 0.0, seed)
+        total[at.long()] += norms.double()[at.long() // 100] * level / steps
+    step = norms.double().repeat_interleave(100) / steps
+    fraction = x.abs() / step % 1
+    sure = fraction == 0  # the largest of its bucket
+    assert torch.allclose(total[sure] / seeds, x[sure], rtol=1e-12)
+    spread = step * (fraction * (1 - fraction) / seeds).sqrt()
+    z = ((total / seeds - x) / spread)[~sure]
+    assert z.abs().max() < 5
+    assert abs(z.square().mean() - 1) < 5 * (2 / n) ** 0.5
+    assert abs(z.mean()) < 5 * n**-0.5
+
+
+def test_seeds_and_places_draw_independently() -> None:
+    half = torch.full((20_000,), 0.5)
+    half[::10_000] = 1.0  # the norms, so that every other element is 0 or 1 at even odds
+
+    def draws(seed: int) -> Tensor:
+        _, at, _, _ = levels(half, None, None, 1.0, 1, 10_000, True, 0.0, seed)
+        one = torch.full((20_000,), -1.0)
+        one[at.long()] = 1.0
+        return one
+
+    a, b, c = draws(0), draws(1), draws(2**62)
+    for x, y in ((a, b), (a, c), (b, c), (a[1:], a[:-1]), (a[64:], a[:-64])):
+        assert abs(float((x * y).mean())) < 5 * len(x) ** -0.5
+
+
+def test_a_norm_beyond_float32_is_the_greatest() -> None:
+    tensor = torch.tensor([GREATEST, -GREATEST])
+    norms, _, level, info = levels(tensor, None, None, 1.0, 3, 0, False, 0.0, 0)
+    assert norms.tolist() == [GREATEST] and level.tolist() == [3, -3]
+    assert info.tolist()[1] == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("code", ["sign", "levels"])
+@pytest.mark.parametrize("n", [10, 100_000])
+def test_what_is_refused_writes_nothing(code: str, form: str, n: int) -> None:
+    def run(tensor: Tensor, memory: Tensor | None, out: Tensor | None) -> list[int]:
+        if code == "sign":
+            return sign(tensor, memory, out, 1.0)[-1].tolist()
+        return levels(tensor, memory, out, 1.0, 1, 64, False, 0.0, 0)[-1].tolist()
+
+    for value, place, status in (
+        (math.nan, "tensor", 1),
+        (-math.inf, "tensor", 1),
+        (math.nan, "memory", 2),
+        (GREATEST, "both", 3),
+    ):
+        if form == "none" and place != "tensor":
+            continue
+        tensor, held = torch.randn(n), torch.randn(n)
+        where = n - 3
+        if place in ("tensor", "both"):
+            tensor[where:] = value
+        if place in ("memory", "both"):
+            held[where:] = value
+        memory, out = slots(form, held.numpy())
+        before = None if out is None else out.clone()
+        info = run(tensor, memory, out)
+        assert info[1:3] == [status, where]
+        if out is not None and before is not None:
+            assert same_bits(out.numpy(), before.numpy())
+
+
+CORPUS = """
+import hashlib, torch
+import numpy as np
+import test_quantize as t
+for threads in (1, 2, 7):
+    torch.set_num_threads(threads)
+    one = hashlib.sha256()
+    for case in range(80):
+        tensor, held = (torch.from_numpy(x) for x in t.draw(case))
+        for decay in (1.0, 0.3):
+            out = torch.empty_like(held)
+            for each in (*t.sign(tensor, held, out, decay), out):
+                one.update(each.numpy().tobytes())
+            largest, clip = t.NORMS[case % 4]
+            bucket = (0, 100, 5000)[case % 3]
+            for each in (*t.levels(tensor, held, out, decay, 3, bucket, largest, clip, case), out):
+                one.update(each.numpy().tobytes())
+    print(one.hexdigest())
+"""
+
+
+def test_same_bytes_for_every_isa_and_thread_count() -> None:
+    digests = {digest for printed in at_every_isa(CORPUS).values() for digest in printed}
+    assert len(digests) == 1, digests
+
+
+def test_flushing_denormals_changes_nothing() -> None:
+    tiny = torch.from_numpy(np.random.default_rng(0).integers(-40, 40, 50_000) * 2.0**-149).float()
+
+    def run() -> list[bytes]:
+        out = torch.empty_like(tiny)
+        given = (*sign(tiny, tiny, out, 1.0), out.clone())
+        given += (*levels(tiny, tiny, out, 0.5, 3, 64, False, 0.0, 1), out)
+        return [each.numpy().tobytes() for each in given]
+
+    kept = run()
+    assert torch.set_flush_denormal(True)
+    try:
+        flushed = run()
+    finally:
+        torch.set_flush_denormal(False)
+    assert kept == flushed
+
+
+def test_ops_pass_opcheck() -> None:
+    tensor, memory, out = torch.randn(1000), torch.randn(1000), torch.empty(1000)
+    for given in ((tensor, None, None), (tensor, memory, out), (tensor, None, out.zero_())):
+        torch.library.opcheck(torch.ops.gcext.sign.default, (*given, 1.0))
+        torch.library.opcheck(torch.ops.gcext.levels.default, (*given, 1.0, 3, 64, False, 0.0, 7))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"tensor": torch.ones(10).double()}, "wrong dtype"),
+        ({"tensor": torch.ones(20)[::2]}, "contiguous"),
+        ({"out": torch.ones(9)}, "10 elements"),
+        ({"memory": torch.ones(10), "out": None}, "memory needs out"),
+        ({"steps": 0}, "steps must be in"),
+        ({"steps": 2**15}, "steps must be in"),
+        ({"bucket": -1}, "bucket must not be negative"),
+    ],
+)
+def test_raw_ops_refuse_what_does_not_fit(change: dict[str, object], match: str) -> None:
+    args: dict[str, object] = {"tensor": torch.ones(10), "memory": None, "out": torch.ones(10)}
+    args |= {"decay": 1.0, "steps": 3, "bucket": 64} | change
+    with pytest.raises(RuntimeError, match=match):
+        torch.ops.gcext.levels.default(*args.values(), False, 0.0, 0)
+    if not {"steps", "bucket"} & set(change):
+        with pytest.raises(RuntimeError, match=match):
+            torch.ops.gcext.sign.default(*list(args.values())[:4])
