@@ -40,7 +40,6 @@ void combine_tiles(const std::vector<PacketView>& packets, const std::vector<dou
     }
     if (touched) {
       table.round(sum.data(), n, out + begin);
-      std::memset(sum.data(), 0, static_cast<size_t>(n) * sizeof(double));
     } else {
       std::memset(out + begin, 0, static_cast<size_t>(n) * sizeof(float));
     }

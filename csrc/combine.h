@@ -49,7 +49,8 @@ struct CombineTable {
   // out[index - begin] = fl32(0 + weight*value): the tile of a lone packet, without the scratch
   int64_t (*place)(const PacketView& packet, int64_t at, int64_t begin, int64_t end, double weight,
                    float* out);
-  void (*round)(const double* sum, int64_t n, float* out);
+  // out = sum rounded; sum = 0
+  void (*round)(double* sum, int64_t n, float* out);
   // Entries [from, until) of the packet into the whole dense tensor.
   void (*add_in_place)(const PacketView& packet, int64_t from, int64_t until, float alpha,
                        float* dense);

@@ -40,8 +40,11 @@ int64_t place(const PacketView& p, int64_t at, int64_t begin, int64_t end, doubl
                 : place_at(p.index32(), p.value, at, p.k, begin, end, weight, out);
 }
 
-void round(const double* sum, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(sum[i]);
+void round(double* sum, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] = static_cast<float>(sum[i]);
+    sum[i] = 0;
+  }
 }
 
 template <class Int>

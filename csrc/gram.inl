@@ -24,7 +24,8 @@ void tally_at(const Int* index, Span span, int64_t begin, uint16_t many, Tally* 
   uint16_t columns = tally->columns;
   for (int64_t i = span.from; i < span.until; ++i) {
     const int64_t element = index[i] - begin;
-    const uint16_t number = static_cast<uint16_t>(tally->number[element] + 1);
+    const uint16_t before = tally->number[element];
+    const uint16_t number = static_cast<uint16_t>(before + (before < UINT16_MAX));
     const bool now = number == many;
     columns = static_cast<uint16_t>(columns + now);
     tally->number[element] = number;

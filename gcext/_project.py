@@ -4,66 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-__all__ = ["project"]
+from gcext import _server_ops
+
+__all__ = ["Order", "project"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
+Order: TypeAlias = Literal["paper", "fedfv"]
 
 
-def project(dots: Array, m: int, alpha: float, spans: Sequence[range]) -> Array:
+def project(
+    dots: Array, m: int, alpha: float, spans: Sequence[range], order: Order = "paper"
+) -> Array:
     """Return the coefficients of the projected mean: Algorithms 2 and 3 on a Gram matrix.
+
+    What FedFV's authors run (``order="fedfv"``) differs from what they print in two places:
+
+    * ``floor(alpha*m + 1 - alpha)`` updates are kept where alpha > 0, not ``floor(alpha*m)``: often
+      one more.
+    * Rounds t - tau + 1 to t are met, not t - tau to t - 1: this round's own updates come last, as
+      they were sent. In rounds before tau none are met, nor are this round's.
+
+    The rest is the same: updates are met by loss, equal losses in the order they came; those met
+    are the originals; conflicts are strict; against a past round an update counts only where it is
+    in conflict itself, and then their sum must be.
 
     Args:
         dots: float64 (M, M), all dot products of this round's m updates, sorted by loss, smallest
             first, and of the remembered ones behind them.
         m: how many are this round's.
         alpha: share of the m, the last ones, that keep their update.
-        spans: for each remembered round, oldest first, its places in ``dots``.
+        spans: for each remembered round, oldest first, its places in ``dots``. For "fedfv" this
+            round is one of them, ``range(m)``, the last.
 
     Returns:
         float64 (M,): the update is the sum of the M updates times these.
-
-    Only element-wise operations and exactly rounded sums: no library's order of addition, and so no
-    machine, decides a branch.
     """
-    # Internal. Row k of `change` is c_k in coefficients, row k of `along` its products with every
-    # update. The rows do not see each other, so all of them meet update i at once.
-    size = len(dots)
-    change, along = np.eye(m, size), dots[:m].copy()
-    free = np.arange(m) < m - math.floor(alpha * m)
-    for i in range(m):
-        if dots[i, i] > 0:
-            conflict = free & (along[:, i] < 0)
-            conflict[i] = False
-            step = np.where(conflict, along[:, i] / dots[i, i], 0.0)
-            change[:, i] -= step
-            along -= step[:, None] * dots[i]
-    mean = np.array([math.fsum(column) for column in change.T]) / m
-    along_mean = _along(mean, dots)
-
-    # External. h is a sum of updates, so its coefficients are ones.
-    for span in spans:
-        conflict = np.array([j for j in span if along_mean[j] < 0], dtype=np.int64)
-        g_h = math.fsum(along_mean[conflict])
-        h_h = math.fsum(dots[np.ix_(conflict, conflict)].flat)
-        if g_h < 0 and h_h > 0:
-            mean[conflict] -= g_h / h_h
-            along_mean = _along(mean, dots)
-
-    # Length. What is left of terms that cancel is rounding, not a direction: it counts as zero.
-    square = math.fsum(mean * along_mean)
-    noise = np.abs(mean) * _along(np.abs(mean), np.abs(dots))
-    if square <= 2.0**-48 * math.fsum(noise):
-        return np.zeros(size)
-    plain = math.fsum(dots[:m, :m].flat) / m**2
-    return np.asarray(mean * math.sqrt(max(plain, 0.0) / square))
+    coefficients = _server_ops.project(
+        torch.from_numpy(np.ascontiguousarray(dots)),
+        m,
+        kept(m, alpha, order),
+        [span.start for span in spans],
+        [span.stop for span in spans],
+    )
+    return np.asarray(coefficients.numpy())
 
 
-def _along(coefficients: Array, dots: Array) -> Array:
-    """A combination's products with every update: coefficients @ dots, its sums exactly rounded."""
-    terms = coefficients * dots  # dots is symmetric
-    return np.array([math.fsum(row) for row in terms])
+def kept(m: int, alpha: float, order: Order = "paper") -> int:
+    """Return how many of m updates, those of largest loss, are not projected."""
+    if order == "fedfv":
+        return m - math.ceil((m - 1) * (1 - alpha)) if alpha > 0 else 0
+    return math.floor(alpha * m)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gcext import _lib  # noqa: F401  (loads the operators)
 
-__all__ = ["combine", "combine_add_", "gram"]
+__all__ = ["combine", "combine_add_", "gram", "project"]
 
 
 def combine(
@@ -36,6 +36,15 @@ def gram(
     return out
 
 
+def project(dots: Tensor, m: int, kept: int, first: Sequence[int], last: Sequence[int]) -> Tensor:
+    """Return the projection's coefficients, float64 of shape (M,); csrc/project.h.
+
+    dots: float64 (M, M) on the CPU; the spans of remembered updates are [first, last).
+    """
+    out: Tensor = torch.ops.gcext.project.default(dots, m, kept, list(first), list(last))
+    return out
+
+
 @torch.library.register_fake("gcext::combine")  # type: ignore[untyped-decorator]
 def _combine_fake(
     index: list[Tensor], value: list[Tensor], weights: list[float], numel: int
@@ -51,3 +60,8 @@ def _combine_add_fake(dense: Tensor, index: Tensor, value: Tensor, alpha: float)
 @torch.library.register_fake("gcext::gram")  # type: ignore[untyped-decorator]
 def _gram_fake(index: list[Tensor], value: list[Tensor], scale: list[float], numel: int) -> Tensor:
     return value[0].new_empty((len(value), len(value)), dtype=torch.float64)
+
+
+@torch.library.register_fake("gcext::project")  # type: ignore[untyped-decorator]
+def _project_fake(dots: Tensor, m: int, kept: int, first: list[int], last: list[int]) -> Tensor:
+    return dots.new_empty((dots.shape[0],))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from isa_kit import at_every_isa
 
 import gcext
 from gcext import _server_ops as ops
@@ -82,6 +83,42 @@ def test_clustered_ternary():
     signs = np.sign(np.stack([v.dense for v in vectors])).astype(np.int64)
     mu = vectors[0].scale
     assert np.array_equal(gram(vectors, numel), (mu * mu) * (signs @ signs.T))
+
+
+@pytest.mark.parametrize("m", [40, 200])
+def test_elements_of_every_popularity(m):
+    """Met by none to all of the packets: as lists, as columns, and planes filled more than once."""
+    rng = np.random.default_rng(m)
+    numel = 30_000
+    popular = np.concatenate([np.linspace(0, 1, numel // 2) ** 4, np.zeros(numel - numel // 2)])
+    popular[-12_000:-200] = 0.9
+    vectors = []
+    for i in range(m):
+        index = np.flatnonzero(rng.random(numel) < popular).astype((np.int32, np.int64)[i % 2])
+        value = np.where(rng.random(len(index)) < 0.4, -1.0, 1.0).astype(np.float32)
+        vectors.append(Vector(torch.from_numpy(index), value, 1.0, numel))
+    signs = np.stack([v.dense for v in vectors]).astype(np.float64)
+    assert np.array_equal(gram(vectors, numel), signs @ signs.T)  # integers, exact in float64
+
+
+def test_same_bits_everywhere():
+    script = """
+import hashlib, torch, gcext
+g = torch.Generator().manual_seed(0)
+n = 100_003
+names = ["stc:p=0.2", "stc:p=0.01", "topk:p=0.05", "dense", "stc:p=0.1"]
+common = torch.randn(n, generator=g)
+packets = [
+    gcext.codec(names[i % 5]).encode(torch.randn(n, generator=g) + common) for i in range(60)
+]
+few = packets[0::5] + packets[4::5]
+for threads in range(1, 9):
+    torch.set_num_threads(threads)
+    for some in (packets, few):
+        print(hashlib.sha256(gcext.gram(some).numpy().tobytes()).hexdigest())
+"""
+    printed = at_every_isa(script)
+    assert len({word for words in printed.values() for word in words}) == 2, printed
 
 
 def test_orthogonal_is_exactly_zero():
