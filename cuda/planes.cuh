@@ -8,13 +8,15 @@
 
 namespace gcext {
 
-// Words [0, words) of memory as a stream of bits; beyond it there are zeros, so that whatever a
-// hostile message says of its lengths, nothing outside is read.
+// Words [0, words) of memory as a stream of bits; elsewhere there are zeros, so that whatever
+// a hostile message says of its lengths, nothing outside is read.
 struct BitStream {
   const uint32_t* word;
   int64_t words;
 
-  __device__ uint64_t at(int64_t i) const { return i < words ? word[i] : 0; }
+  __device__ uint64_t at(int64_t i) const {
+    return static_cast<uint64_t>(i) < static_cast<uint64_t>(words) ? word[i] : 0;
+  }
 
   // `count` <= 63 bits from bit `from` on.
   __device__ uint64_t read(int64_t from, int count) const {

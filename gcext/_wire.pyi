@@ -35,20 +35,18 @@ def unpack(
     expect: tuple[bool, Sequence[Sequence[int]]] | None = None,
 ) -> tuple[Any, ...]: ...
 
-# A ternary packet's streams were made, or are to be opened, on a device: the message around k > 0
-# elements, and (dtype, shape, k, scale, first byte, bytes of remainders) of a message whose
-# checksum and structure are right; None where it is no lone ternary packet with elements.
+# A ternary packet's streams are made, or opened, on a device; gcext.wire.pack_streams and locate.
 def pack_streams(
     dtype: int,
     shape: Sequence[int],
     k: int,
     scale: float,
-    streams: memoryview,
+    streams: npt.NDArray[np.uint8],
     digest: Callable[[memoryview], int],
 ) -> bytes: ...
 def locate(
     message: bytes | bytearray | memoryview, digest: Callable[[memoryview], int]
-) -> tuple[int, tuple[int, ...], int, float, int, int] | None: ...
+) -> tuple[int, tuple[int, ...], int, int, float, int, int, int] | None: ...
 def merge(
     dtype: int, shape: Sequence[int], bodies: Sequence[tuple[Any, ...]]
 ) -> tuple[Any, ...]: ...

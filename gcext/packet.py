@@ -16,7 +16,7 @@ from gcext.values import CODES, Code, Random
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["DTYPES", "Packet"]
+__all__ = ["BY_NAME", "DTYPES", "Packet"]
 
 DTYPES: dict[torch.dtype, str] = {
     torch.float32: "float32",
@@ -24,7 +24,7 @@ DTYPES: dict[torch.dtype, str] = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
-_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
+BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
 
 class Packet:
@@ -204,8 +204,11 @@ class Packet:
 
     def to_bytes(self) -> bytes:
         """Return the message, docs/wire-format.md: one content, one byte string."""
+        from gcext import _device
+
         if self._bytes is None:
-            self._bytes = wire.pack(_body(self))
+            there = _device.packs(self)
+            self._bytes = _device.pack(self) if there else wire.pack(_body(self))
         return self._bytes
 
     @classmethod
@@ -227,6 +230,12 @@ class Packet:
         Raises DecodeError on anything wrong; its code, field and offset say what and where.
         """
         shape = expect.shape if isinstance(expect, Packet) else expect
+        if torch.device(device).type == "cuda":
+            from gcext import _device
+
+            there = _device.unpack(buf, device, shape)
+            if there is not None:
+                return there
         packet = _packet(wire.unpack(buf, shape))  # type: ignore[arg-type]
         return packet if torch.device(device).type == "cpu" else packet.to(device)
 
@@ -300,5 +309,5 @@ def _packet(body: wire.Body) -> Packet:
     code = CODES.get(body.method)
     coded = _tensor(body.value) if code is None else code(*map(_tensor, body.code))
     return Packet(
-        body.method, body.shape, _BY_NAME[body.dtype], support, coded, body.scale, parts=body.merged
+        body.method, body.shape, BY_NAME[body.dtype], support, coded, body.scale, parts=body.merged
     )

@@ -88,6 +88,40 @@ def pack(body: Body) -> bytes:
     return _wire.pack(_to_tuple(body), xxh3_64_intdigest)
 
 
+def pack_streams(
+    shape: Shape, dtype: str, k: int, scale: float, streams: npt.NDArray[np.uint8]
+) -> bytes:
+    """Return the message of a ternary packet whose streams a device has made.
+
+    streams: from the tile table to the signs, cuda/rice_launch.h. Raises ValueError for a scale
+    that is not positive and finite.
+    """
+    return _wire.pack_streams(DTYPES[dtype], tuple(shape), k, scale, streams, xxh3_64_intdigest)
+
+
+class Located(NamedTuple):
+    """A ternary packet whose streams lie in its message from byte ``begin`` on, unopened."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    numel: int
+    k: int
+    scale: float
+    scale_bits: int
+    begin: int
+    remainder_bytes: int
+
+
+def locate(message: Buffer) -> Located | None:
+    """Return where the streams of a ternary message are, for a device to open.
+
+    Its checksum and structure are right then, the contents of its tiles unknown. None for a message
+    that holds anything but one ternary packet with elements. Raises what unpack does.
+    """
+    found = _wire.locate(_buffer(message), xxh3_64_intdigest)
+    return None if found is None else Located(DTYPE_NAMES[found[0]], *found[1:])
+
+
 def unpack(message: Buffer, expect_shape: Shape | Sequence[Shape] | None = None) -> Body:
     """Return what a message says. Nothing in proportion to k is allocated before all is checked.
 
@@ -100,15 +134,8 @@ def unpack(message: Buffer, expect_shape: Shape | Sequence[Shape] | None = None)
     >>> body.method, body.shape
     ('dense', (2,))
     """
-    try:
-        memoryview(message).release()
-    except TypeError:
-        raise TypeError(
-            "unpack: message must be bytes or another contiguous buffer, "
-            f"got {type(message).__name__}. Pass bytes; of a tensor, its .numpy()."
-        ) from None
     expect = None if expect_shape is None else _expectation(expect_shape)
-    return _from_tuple(_wire.unpack(message, xxh3_64_intdigest, expect))
+    return _from_tuple(_wire.unpack(_buffer(message), xxh3_64_intdigest, expect))
 
 
 def merge(bodies: Sequence[Body]) -> Body:
@@ -144,6 +171,17 @@ def unmerge(body: Body) -> tuple[Body, ...]:
         Body("ternary", body.shape, body.dtype, index, value, scale)
         for index, value, scale in _wire.unmerge(_to_tuple(body))
     )
+
+
+def _buffer(message: Buffer) -> Buffer:
+    try:
+        memoryview(message).release()
+    except TypeError:
+        raise TypeError(
+            "unpack: message must be bytes or another contiguous buffer, "
+            f"got {type(message).__name__}. Pass bytes; of a tensor, its .numpy()."
+        ) from None
+    return message
 
 
 def _expectation(expect_shape: Any) -> tuple[bool, list[list[int]]]:

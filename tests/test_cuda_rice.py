@@ -66,7 +66,7 @@ def compare(
         return
     located = _wire.locate(message, xxh3_64_intdigest)
     assert located is not None
-    begin, remainder_bytes = located[4:]
+    begin, remainder_bytes = located[6:]
     assert packed.streams == message[begin:-8]
     wide = index.dtype == np.int64
     got_index, got_value, wrong = run.unpack(
@@ -149,7 +149,7 @@ def test_hostile_streams_are_judged_as_on_the_cpu(backend: str, seed: int) -> No
         good = message_of(index, limit, np.zeros(index.size, bool))
         located = _wire.locate(good, xxh3_64_intdigest)
         assert located is not None
-        begin = located[4]
+        begin = located[6]
         bad = bytearray(good[:-8])
         for _ in range(draw.choice([1, 1, 2, 5])):
             bad[draw.randrange(begin, len(bad))] ^= 1 << draw.randrange(8)
@@ -164,7 +164,7 @@ def test_hostile_streams_are_judged_as_on_the_cpu(backend: str, seed: int) -> No
             body = wire.unpack(message)
         except DecodeError:
             body = None
-        k, _, begin, remainder_bytes = located[2:]
+        k, _, _, begin, remainder_bytes = located[3:]
         got_index, got_value, wrong = make(backend, draw.choice([1, 2, 1024])).unpack(
             message, begin, remainder_bytes, k, limit, SCALE_BITS, index.dtype == np.int64
         )

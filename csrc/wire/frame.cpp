@@ -232,16 +232,20 @@ void put_sparse(Message* message, int64_t numel, const Index* index, const float
   if (k > 0) message->borrow(value, 4 * k);
 }
 
-template <class Index>
-void put_ternary(Message* message, int64_t numel, const Index* index, const float* value, int64_t k,
-                 float scale) {
+void put_ternary_head(Message* message, int64_t k, float scale) {
   const uint32_t word = bits_of(scale);
   if (k == 0 ? word != 0 : word == 0 || word >= kInfinity)
     throw PackError("pack: scale must be positive and finite (0 where nothing is sent), got " +
                     std::to_string(scale) + ". Use the mean magnitude of the values.");
   message->varint(static_cast<uint64_t>(k));
+  if (k > 0) message->word(word);
+}
+
+template <class Index>
+void put_ternary(Message* message, int64_t numel, const Index* index, const float* value, int64_t k,
+                 float scale) {
+  put_ternary_head(message, k, scale);
   if (k == 0) return;
-  message->word(word);
   message->own(pack_section(index, k, numel));
   std::vector<uint8_t> signs(static_cast<size_t>(plane_bytes(k, 1)));
   bits().pack_signs(value, k, signs.data());

@@ -125,6 +125,8 @@ int64_t put_head(Message* message, Method method, int dtype, const std::vector<i
 void put_dense(Message* message, int64_t numel, const float* value, int64_t values);
 template <class Index>
 void put_sparse(Message* message, int64_t numel, const Index* index, const float* value, int64_t k);
+// k and, where there are elements, the scale; their streams follow.
+void put_ternary_head(Message* message, int64_t k, float scale);
 template <class Index>
 void put_ternary(Message* message, int64_t numel, const Index* index, const float* value, int64_t k,
                  float scale);

@@ -86,18 +86,14 @@ py::bytes pack(const py::tuple& body, const py::function& digest) {
   return packet;
 }
 
-// A ternary packet of k > 0 elements whose streams, from the tile table to the signs, a device has
-// made.
+// A ternary packet whose streams, from the tile table to the signs, a device has made.
 py::bytes pack_streams(int dtype, const std::vector<int64_t>& shape, int64_t k, float scale,
                        const py::buffer& streams, const py::function& digest) {
   const KernelFpEnv env;
   const Bytes view(streams);
   Message message;
   put_head(&message, kTernary, dtype, shape);
-  uint32_t word;
-  std::memcpy(&word, &scale, 4);
-  message.varint(static_cast<uint64_t>(k));
-  message.word(word);
+  put_ternary_head(&message, k, scale);
   message.borrow(view.data(), view.size());
   return seal(message, digest);
 }
@@ -118,12 +114,14 @@ Cursor open_checked(const Bytes& view, const py::function& digest) {
 // Where a ternary packet's streams are in its message, for a device to open: checksum and structure
 // are right, the tiles' contents unknown. None for any other message, right or wrong.
 py::object locate(const py::buffer& buffer, const py::function& digest) {
-  const KernelFpEnv env;
+  const KernelFpEnv env;  // a scale may be denormal, on its way to a double too
   const Bytes view(buffer);
   Cursor cursor = open_checked(view, digest);
   const Body body = take_body(&cursor, false);
   if (body.method != kTernary || body.k == 0 || cursor.left() > 0) return py::none();
-  return py::make_tuple(int{body.dtype}, shape_of(body), body.k, body.scale,
+  uint32_t scale_bits;
+  std::memcpy(&scale_bits, &body.scale, 4);
+  return py::make_tuple(int{body.dtype}, shape_of(body), body.numel, body.k, body.scale, scale_bits,
                         cursor.offset_of(body.index.table), body.index.remainder_bytes);
 }
 

@@ -13,7 +13,6 @@ void put_body(Message* message, const py::tuple& body);
 // The tuple of a body that is no group, checked before.
 py::tuple read_body(const Body& body, const Cursor& cursor);
 
-// The shape of a body that is no group.
 py::tuple shape_of(const Body& body);
 
 // The members of a merged body of k elements.
