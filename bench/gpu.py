@@ -19,7 +19,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor
 
 import gcext
 from bench.variants import topk, topk_inplace

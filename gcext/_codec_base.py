@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -35,19 +36,10 @@ class Sum(NamedTuple):
 
         Raises what Codec.encode does.
         """
-        if self.tensor.device.type == "cpu":
-            info = _lib.select(self.tensor, self.memory, self.out, 0, 1.0, self.decay, False)[2]
-            _, status, where, _ = info.tolist()
-            refuse(op, status, where, self.source)
-            return self.tensor if self.out is None else self.out.view(-1)
-        acc = self.tensor
-        if self.out is not None:
-            memory = self.out if self.memory is None else self.memory
-            acc = torch.add(acc, memory.view(-1), alpha=self.decay)
-        bad = torch.nonzero(~torch.isfinite(acc)).flatten()
-        if bad.numel():
-            refuse(op, _OVERFLOW, int(bad[0]), self.source)
-        return acc if self.out is None else self.out.view(-1).copy_(acc)
+        info = _lib.select(self.tensor, self.memory, self.out, 0, 1.0, self.decay, False)[2]
+        _, status, where, _ = info.tolist()
+        refuse(op, status, where, self.source)
+        return self.tensor if self.out is None else self.out.view(-1)
 
     def packet(
         self, method: str, support: Tensor | Random | None, coded: Tensor | Code, scale: float = 0.0
@@ -91,10 +83,31 @@ class Codec(ABC):
         Raises, through ``refuse``, where the sum is not finite.
         """
 
+    def encode_sums(self, sums: Sequence[Sum], seeds: Sequence[int]) -> list[Packet]:
+        """Return the packet of each sum, as ``encode_sum`` would; a codec may do it faster.
+
+        Where one of the tensors is not finite no sum is touched.
+        """
+        for i, each in enumerate(sums):
+            Sum(each.source, each.tensor).add(f"{self.name}[{i}]")
+        return [self.encode_sum(each, seed) for each, seed in zip(sums, seeds, strict=True)]
+
+    @overload
     def encode(
         self, tensor: Tensor, residual: Tensor | None = None, seed: int | None = None
-    ) -> Packet:
+    ) -> Packet: ...
+    @overload
+    def encode(
+        self,
+        tensor: Sequence[Tensor],
+        residual: Sequence[Tensor] | None = None,
+        seed: Sequence[int] | None = None,
+    ) -> list[Packet]: ...
+    def encode(self, tensor: Any, residual: Any = None, seed: Any = None) -> Packet | list[Packet]:
         """Return the packet of ``tensor + residual``, and leave in residual what it lacks.
+
+        A list of tensors gives the list of packets that single calls would give, on CUDA in a
+        handful of launches; residual and seed are lists then, too.
 
         Args:
             tensor: any shape, strides and float dtype; converted to float32 first.
@@ -109,7 +122,13 @@ class Codec(ABC):
                 where that must not happen.
             MemoryError: no memory for the work. The residual is as it was, or, where the lack
                 showed in the middle of the pass, holds the whole sum: nothing is lost.
+
+        On CUDA nothing waits for the device, so what is not finite is raised when the packet is
+        first looked at; docs/cuda.md. Of a list, on the CPU no residual is changed where one of
+        the tensors is not finite; on CUDA each packet tells of its own tensor alone.
         """
+        if isinstance(tensor, list | tuple):
+            return self._encode_list(tensor, residual, seed)
         seed = self._seed(seed)
         with _lib.memory_errors(self.name):
             flat = _flat(tensor, self.name)
@@ -120,6 +139,32 @@ class Codec(ABC):
                 return self.encode_sum(Sum(tensor, flat, out=slot), seed)
             finally:
                 _give_back(slot, residual)
+
+    def _encode_list(
+        self,
+        tensors: Sequence[Tensor],
+        residuals: Sequence[Tensor] | None,
+        seeds: Sequence[int] | None,
+    ) -> list[Packet]:
+        for what, given in (("residual", residuals), ("seed", seeds)):
+            if given is not None and len(given) != len(tensors):
+                raise ValueError(
+                    f"{self.name}: {what} must be a list as long as the tensors', "
+                    f"got {len(given)} for {len(tensors)}. Pass one each."
+                )
+        drawn = [self._seed(seeds[i] if seeds is not None else None) for i in range(len(tensors))]
+        names = [f"{self.name}[{i}]" for i in range(len(tensors))]
+        with _lib.memory_errors(self.name):
+            flats = [_flat(tensor, name) for tensor, name in zip(tensors, names, strict=True)]
+            if residuals is None:
+                return self.encode_sums(list(map(Sum, tensors, flats)), drawn)
+            slots = list(map(_residual_slot, tensors, flats, residuals, names))
+            sums = [Sum(*each[:2], out=each[2]) for each in zip(tensors, flats, slots, strict=True)]
+            try:
+                return self.encode_sums(sums, drawn)
+            finally:
+                for slot, residual in zip(slots, residuals, strict=True):
+                    _give_back(slot, residual)
 
     def advance(
         self,
@@ -133,7 +178,8 @@ class Codec(ABC):
 
         ``memory`` is only read, so that whoever holds both can go back. Shapes, dtypes, seed and
         errors as for encode; memory and out are float32 and contiguous. Whatever is raised, memory
-        is as it was, and out is anything.
+        is as it was, and out is anything; where it is raised later, on CUDA, out is a copy of
+        memory.
         """
         seed = self._seed(seed)
         with _lib.memory_errors(self.name):
@@ -152,12 +198,13 @@ class Codec(ABC):
 _OK, _TENSOR, _MEMORY, _OVERFLOW, _NO_MEMORY = range(5)  # SelectStatus of csrc/select.h
 
 
-def refuse(op: str, status: int, where: int, tensor: Tensor) -> None:
-    """Raise what an operator's status means; nothing where it is 0."""
+def refuse(op: str, status: int, where: int, tensor: Tensor | None = None) -> None:
+    """Raise what an operator's status means; nothing where it is 0. Later the tensor is gone."""
     if status == _NO_MEMORY:
+        assert tensor is not None  # only the CPU's
         raise MemoryError(f"{op}: no memory for {tensor.numel()} elements. Encode in parts.")
     if status == _TENSOR:
-        got = float(tensor.detach().flatten()[where])
+        got = "NaN or Inf" if tensor is None else float(tensor.detach().flatten()[where])
         raise ValueError(
             f"{op}: tensor must be finite in float32, got {got} at index {where}. "
             "Skip the step or clip the gradient."

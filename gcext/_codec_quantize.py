@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from gcext import _quantize_ops as ops
 from gcext._codec_base import Codec, Sum, refuse
-from gcext._codec_topk import float_of
 from gcext._seed import signed
+from gcext._selected import float_of
 from gcext._spec import Spec, write
 from gcext.packet import Packet
 from gcext.values import Levels, Signs

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from gcext import _lib, _server_ops
 from gcext._codec_base import Codec, Sum, refuse
 from gcext._seed import derive
+from gcext._selected import Selected, float_of, narrow
 from gcext._spec import Spec, write
 from gcext.packet import Packet
 from gcext.values import Random
@@ -58,26 +61,68 @@ class TopK(Codec):
 
     def encode_sum(self, acc: Sum, seed: int) -> Packet:
         """See Codec."""
-        index, value, mean = _select(acc, self.p, self.ternary, self.name)
-        if self.ternary:
-            return acc.packet("ternary", index, value, mean)
-        return acc.packet("sparse", index, value)
+        k = count(self.p, acc.tensor.numel())
+        selected = _lib.select(
+            acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, self.ternary
+        )  # fmt: skip
+        return self._packet(acc.source, selected, self.name)
+
+    def encode_sums(self, sums: Sequence[Sum], seeds: Sequence[int]) -> list[Packet]:
+        """See Codec."""
+        first = sums[0] if sums else None
+        if any(each.tensor.numel() >= 2**31 or not _alike(each, first) for each in sums):
+            return super().encode_sums(sums, seeds)
+        if first is None:
+            return []
+        ks = [count(self.p, each.tensor.numel()) for each in sums]
+        memory = [each.memory for each in sums if each.memory is not None]
+        out = [each.out for each in sums if each.out is not None]
+        tensors = [each.tensor for each in sums]
+        index, value, info = _lib.select_many(
+            tensors, memory, out, ks, 1.0, first.decay, self.ternary
+        )
+        names = [f"{self.name}[{i}]" for i in range(len(sums))]
+        if info.device.type == "cpu":  # before the pairs are taken apart: they may not be there
+            for each, name, (_, status, where, _) in zip(sums, names, info.tolist(), strict=True):
+                refuse(name, status, where, each.source)
+        rows = zip(index.split(ks), value.split(ks), info, strict=True)
+        return [
+            self._packet(each.source, row, name)
+            for each, row, name in zip(sums, rows, names, strict=True)
+        ]
+
+    def _packet(self, source: Tensor, selected: tuple[Tensor, Tensor, Tensor], op: str) -> Packet:
+        """Return the packet of what select gave: on CUDA without looking at it."""
+        method = "ternary" if self.ternary else "sparse"
+        if source.device.type == "cuda":
+            late = partial(refuse, op)
+            return Selected(method, tuple(source.shape), source.dtype, *selected, late)
+        index, value, info = selected
+        found, status, where, mean = info.tolist()
+        refuse(op, status, where, source)
+        index, value = narrow(found, index, value)
+        scale = float_of(mean) if self.ternary else 0.0
+        return Packet(method, tuple(source.shape), source.dtype, index, value, scale)
 
 
-def _select(acc: Sum, p: float, ternary: bool, op: str) -> tuple[Tensor, Tensor, float]:
-    """Return indices and values of the largest of a sum, and their mean magnitude."""
-    k = count(p, acc.tensor.numel())
-    index, value, info = _lib.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, ternary)
-    found, status, where, mean = info.tolist()
-    refuse(op, status, where, acc.source)
-    if found < k:
-        index, value = index[:found].clone(), value[:found].clone()
-    return index, value, float_of(mean)
+def _alike(one: Sum, other: Sum | None) -> bool:
+    """Whether both can be selected in one call."""
+    assert other is not None
+    return (
+        one.tensor.device == other.tensor.device
+        and one.decay == other.decay
+        and (one.memory is None) == (other.memory is None)
+        and (one.out is None) == (other.out is None)
+    )
 
 
 def top_support(acc: Sum, p: float, op: str) -> tuple[Tensor, Tensor]:
     """Return indices and values of the largest of a sum; all of the sum is left in ``acc.out``."""
-    index, value, _ = _select(acc, p, False, op)
+    k = count(p, acc.tensor.numel())
+    index, value, info = _lib.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, False)
+    found, status, where, _ = info.tolist()
+    refuse(op, status, where, acc.source)
+    index, value = narrow(found, index, value)
     if acc.out is not None:  # the operator took out what it chose
         _server_ops.combine_add_(acc.out.view(-1), index, value, 1.0)
     return index, value
@@ -155,12 +200,6 @@ class Dense(Codec):
         if acc.out is not None:
             acc.out.zero_()
         return acc.packet("dense", None, value)
-
-
-def float_of(bits: int) -> float:
-    """Return the non-negative float32 of these bits, also where denormals are being flushed."""
-    exponent, mantissa = bits >> 23, bits & 0x7FFFFF
-    return math.ldexp(mantissa | (0x800000 if exponent else 0), max(exponent, 1) - 150)
 
 
 def topk(spec: Spec) -> Codec:

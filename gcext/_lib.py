@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["build_info", "memory_errors", "narrow_float64", "select", "touched"]
+__all__ = ["build_info", "memory_errors", "narrow_float64", "select", "select_many", "touched"]
 
 _HERE = Path(__file__).resolve().parent
 
@@ -99,12 +99,30 @@ def _select_fake(
     )
 
 
+@torch.library.register_fake("gcext::select_many")  # type: ignore[untyped-decorator]
+def _select_many_fake(
+    tensor: list[Tensor],
+    memory: list[Tensor],
+    out: list[Tensor],
+    k: list[int],
+    a: float,
+    b: float,
+    ternary: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        tensor[0].new_empty((sum(k),), dtype=torch.int32),
+        tensor[0].new_empty((sum(k),)),
+        tensor[0].new_empty((len(tensor), 4), dtype=torch.int64),
+    )
+
+
 @torch.library.register_fake("gcext::narrow_float64")  # type: ignore[untyped-decorator]
 def _narrow_float64_fake(tensor: Tensor) -> Tensor:
     return tensor.new_empty((tensor.numel(),), dtype=torch.float32)
 
 
 select = torch.ops.gcext.select.default
+select_many = torch.ops.gcext.select_many.default
 narrow_float64 = torch.ops.gcext.narrow_float64.default
 
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 from torch import Tensor
 
@@ -77,11 +78,21 @@ def codec(spec: str) -> Codec:
     return made
 
 
-def stc(tensor: Tensor, p: float = 0.01, residual: Tensor | None = None) -> Packet:
+@overload
+def stc(tensor: Tensor, p: float = 0.01, residual: Tensor | None = None) -> Packet: ...
+@overload
+def stc(
+    tensor: Sequence[Tensor], p: float = 0.01, residual: Sequence[Tensor] | None = None
+) -> list[Packet]: ...
+def stc(tensor: Any, p: float = 0.01, residual: Any = None) -> Packet | list[Packet]:
     """Sparse ternary compression: the share p of largest magnitude, sent as plus or minus its mean.
 
     Exactly ``min(max(floor(p*n), 1), non-zeros)`` elements travel, ties to the lower index, and the
     mean is the exact sum rounded once (Sattler et al. 2019, arXiv:1903.02891).
+
+    A list of tensors, with a list of residuals, gives the list of packets that single calls would
+    give, on CUDA in a handful of launches; ``Packet.group`` makes one packet of them. On CUDA
+    nothing waits for the device: what is not finite is raised when the packet is first looked at.
 
     Args:
         tensor: any shape, strides and float dtype; converted to float32 first.
@@ -104,4 +115,5 @@ def stc(tensor: Tensor, p: float = 0.01, residual: Tensor | None = None) -> Pack
     >>> residual
     tensor([ 1.,  1.,  1., -1.])
     """
-    return TopK(p, ternary=True).encode(tensor, residual)
+    made: Packet | list[Packet] = TopK(p, ternary=True).encode(tensor, residual)
+    return made

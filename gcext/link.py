@@ -98,7 +98,7 @@ class ErrorFeedback:
         self.diagnostics: dict[str, Diagnostics] = {}
         self._residuals: dict[str, Tensor] = {}
         self._pending: dict[str, Tensor] = {}
-        self._spare: dict[tuple[torch.Size, torch.device], Tensor] = {}
+        self._spare: dict[tuple[object, ...], Tensor] = {}
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -114,7 +114,9 @@ class ErrorFeedback:
 
         Raises:
             ValueError: NaN or Inf in the tensor or in the sum (names the first index), or a shape
-                or device other than the residual's. The residual stays as it was.
+                or device other than the residual's. The residual stays as it was. On CUDA what is
+                not finite is raised when the packet is first looked at; the residual is as it was,
+                and the next call goes on from there.
             MemoryError: likewise.
             RuntimeError: ``name`` is pending.
         """
@@ -132,7 +134,7 @@ class ErrorFeedback:
                 f"ErrorFeedback: {name!r} must stay {tuple(memory.shape)} on {memory.device}, "
                 f"got {tuple(tensor.shape)} on {tensor.device}. Use another name."
             )
-        place = (memory.shape, memory.device)
+        place = _place(memory)
         out = self._spare.pop(place, None)
         if out is None:
             with memory_errors("ErrorFeedback"):
@@ -156,12 +158,12 @@ class ErrorFeedback:
         old = self._residuals.get(name)
         self._residuals[name] = new
         if old is not None:
-            self._spare[(old.shape, old.device)] = old
+            self._spare[_place(old)] = old
 
     def rollback(self, name: str) -> None:
         """Forget the last packet of ``name``. KeyError where none is pending."""
         out = self._pending.pop(name)
-        self._spare[(out.shape, out.device)] = out
+        self._spare[_place(out)] = out
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all residuals, pending ones included. Round-trips bit for bit."""
@@ -210,6 +212,12 @@ class ErrorFeedback:
         self._seeds.counts = seeds
         self._spare.clear()
         self.diagnostics.clear()
+
+
+def _place(slot: Tensor) -> tuple[object, ...]:
+    """Return what a spare slot may serve: a shape, and on CUDA the stream that last used it."""
+    stream = torch.cuda.current_stream(slot.device).cuda_stream if slot.is_cuda else 0
+    return slot.shape, slot.device, stream
 
 
 def _diagnose(tensor: Tensor, packet: Packet, residual: Tensor) -> Diagnostics:
