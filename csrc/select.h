@@ -64,6 +64,7 @@ GCEXT_HD inline uint32_t exact_mean_bits(const uint64_t bins[kBins], uint64_t co
   constexpr int kWords = 6;  // 64-bit bins shifted by up to 253 bits, and room for carries
   uint64_t word[kWords] = {0, 0, 0, 0, 0, 0};
   for (int bin = 0; bin < kBins; ++bin) {
+    if (bins[bin] == 0) continue;
     const int shift = bin == 0 ? 0 : bin - 1;
     const unsigned __int128 part = static_cast<unsigned __int128>(bins[bin]) << (shift % 64);
     uint64_t low = static_cast<uint64_t>(part), high = static_cast<uint64_t>(part >> 64);

@@ -1,0 +1,158 @@
+"""What only a GPU can show: streams, graphs, memory, and the public calls from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from emu.backends import same_bits
+
+import gcext
+
+pytestmark = pytest.mark.cuda
+
+SIZES = [1, 31, 32, 33, 10**3, 32_768, 32_769, 10**5, 10**7]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+LARGE = [pytest.param(n, marks=pytest.mark.large) for n in (10**8, 2**31 + 5)]
+
+
+@pytest.fixture
+def no_sync() -> Iterator[None]:
+    """Torch raises where one of its own calls would wait for the device."""
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def fresh(n: int) -> torch.Tensor:
+    return torch.randn(n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [*SIZES, *LARGE])
+def test_same_bytes_as_the_cpu(n: int, dtype: torch.dtype) -> None:
+    tensor, residual = fresh(n).to(dtype), fresh(n)
+    there = residual.cuda()
+    want = gcext.stc(tensor, 0.01, residual=residual)
+    got = gcext.stc(tensor.cuda(), 0.01, residual=there)
+    assert got.to_bytes() == want.to_bytes()
+    assert same_bits(there.cpu(), residual)
+
+
+def test_a_model_in_one_call() -> None:
+    tensors = [fresh(n) for n in [*SIZES, 0, 5000, 70_000] * 8]
+    residuals = [fresh(t.numel()) for t in tensors]
+    there = [r.cuda() for r in residuals]
+    want = gcext.stc(tensors, 0.01, residual=residuals)
+    got = gcext.stc([t.cuda() for t in tensors], 0.01, residual=there)
+    assert [packet.to_bytes() for packet in got] == [packet.to_bytes() for packet in want]
+    assert all(same_bits(x.cpu(), y) for x, y in zip(there, residuals, strict=True))
+
+
+@pytest.mark.parametrize("n", [1000, 10**6])
+def test_nothing_waits_for_a_delayed_stream(no_sync: None, n: int) -> None:
+    tensor, mirror = fresh(n), torch.zeros(n)
+    there, residual = tensor.cuda(), torch.zeros(n, device="cuda")
+    feedback = gcext.ErrorFeedback("stc:p=0.01")
+    gcext.stc(there, 0.01)  # loads the kernels
+    torch.cuda.synchronize()
+    side, done = torch.cuda.Stream(), torch.cuda.Event()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(2 * 10**9)  # about a second
+        there.mul_(2)  # unless the call is on the stream, it sees the old ones
+        packets = [gcext.stc(there, 0.01, residual=residual), feedback.compress(there, "w")]
+        packets += gcext.stc([there, there], 0.01)
+        done.record()
+        assert not done.query()
+    torch.cuda.set_sync_debug_mode("default")
+    want = gcext.stc(tensor * 2, 0.01, residual=mirror).to_bytes()
+    assert [packet.to_bytes() for packet in packets] == [want] * 4  # on the default stream
+    assert same_bits(residual.cpu(), mirror)
+
+
+def test_memory_is_held_for_the_stream_that_looked() -> None:
+    n, side = 10**6, torch.cuda.Stream()
+    tensor = fresh(n)
+    there = tensor.cuda()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        packet = gcext.stc(there, 0.1)
+    values = packet.value  # on the default stream from here on
+    torch.cuda._sleep(10**9)
+    kept = values.clone()
+    del packet, values
+    with torch.cuda.stream(side):
+        for _ in range(20):  # would be given the packet's memory
+            torch.full((n // 10,), 7.0, device="cuda")
+    torch.cuda.synchronize()
+    assert same_bits(kept.cpu(), gcext.stc(tensor, 0.1).value)
+
+
+def test_every_device_has_its_own() -> None:
+    tensor = fresh(10**5)
+    want = gcext.stc(tensor).to_bytes()
+    for device in range(torch.cuda.device_count()):  # the current one stays the first
+        packet = gcext.stc(tensor.to(f"cuda:{device}"))
+        assert packet.device.index == device
+        assert packet.to_bytes() == want
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.parametrize("n", [1000, 10**6])
+def test_a_thousand_replays(n: int) -> None:
+    tensor, residual = torch.randn(n, device="cuda"), torch.zeros(n, device="cuda")
+    mirror = torch.zeros(n)
+    gcext.stc(tensor, 0.01, residual=residual)  # loads the kernels
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        packet = gcext.stc(tensor, 0.01, residual=residual)
+    residual.zero_()
+    for _ in range(1000):
+        data = fresh(n)
+        tensor.copy_(data)
+        graph.replay()
+        assert packet.to_bytes() == gcext.stc(data, 0.01, residual=mirror).to_bytes()
+    assert same_bits(residual.cpu(), mirror)
+
+
+@pytest.mark.parametrize("n", [1000, 10**6])
+def test_a_late_error_leaves_the_feedback_as_it_was(no_sync: None, n: int) -> None:
+    feedback = gcext.ErrorFeedback("stc:p=0.01")
+    good, bad = torch.randn(n, device="cuda"), torch.randn(n, device="cuda")
+    bad[n // 2] = float("nan")
+    feedback.compress(good, "w")
+    before = feedback.residual("w")
+    packet = feedback.compress(bad, "w")
+    after = feedback.residual("w")
+    torch.cuda.set_sync_debug_mode("default")
+    with pytest.raises(ValueError, match=f"finite.*at index {n // 2}"):
+        packet.to_bytes()
+    assert same_bits(before.cpu(), after.cpu())
+
+
+@pytest.mark.parametrize("n", [1000, 10**6])
+def test_in_place_a_bad_tensor_leaves_the_residual(n: int) -> None:
+    residual, bad = torch.randn(n, device="cuda"), torch.randn(n, device="cuda")
+    bad[n - 1] = float("inf")
+    before = residual.clone()
+    packet = gcext.stc(bad, 0.01, residual=residual)
+    with pytest.raises(ValueError, match=f"tensor must be finite.*at index {n - 1}"):
+        packet.to_bytes()
+    assert same_bits(before.cpu(), residual.cpu())
+
+
+def test_memory_neither_grows_nor_peaks() -> None:
+    n, p = 10**6, 0.01
+    tensor, residual = torch.randn(n, device="cuda"), torch.zeros(n, device="cuda")
+    gcext.stc(tensor, p, residual=residual)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    for _ in range(10_000):
+        packet = gcext.stc(tensor, p, residual=residual)
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    assert peak <= 4 * n + 2 * 8 * packet.k + 2048  # two packets' outputs are alive at once
+    del packet
+    assert torch.cuda.memory_allocated() == before
