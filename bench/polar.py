@@ -1,8 +1,7 @@
 """``python -m bench polar``: what polar coding reaches, and how fast.
 
 Distortion against the bound and the published table, throughput on one core beside a copy of the
-signs and py-polar-codes (where installed), squared cosine and variance at equal bytes beside sparse
-ternary compression and subsampled signs.
+signs and py-polar-codes (where installed); and what polar_real.py does on real values.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 import gcext
+from bench import polar_real
+from bench.polar_real import RATES, Row
 from gcext import _polar_design as design
 from gcext import _polar_ops as ops
 from gcext import polar
 
-Row = dict[str, Any]
-
-RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
-# Mean distortion as published for randomised rounding, by N and rate.
+# Mean distortion as published, by N and rate. In full each figure is a whole number of wrong
+# symbols in three blocks: so many were averaged.
+PUBLISHED_BLOCKS = 3
 PUBLISHED = {
     256: (0.3737, 0.2409, 0.1445, 0.0794, 0.0260),
     512: (0.3665, 0.2161, 0.1315, 0.0729, 0.0221),
@@ -77,9 +76,12 @@ def distortion(blocks: int, lengths: list[int], seed: int = 0) -> list[Row]:
                         "distortion": float(each.mean()),
                         "standard_error": float(each.std()) / math.sqrt(blocks),
                         "bound": bound(rate),
-                        "published": PUBLISHED[block][i] if block in PUBLISHED else None,
                     }
                 )
+                if name == "randomised" and block in PUBLISHED:
+                    rows[-1]["published"] = PUBLISHED[block][i]
+                    off = PUBLISHED[block][i] - float(each.mean())
+                    rows[-1]["published_z"] = off / (float(each.std()) / PUBLISHED_BLOCKS**0.5)
     return rows
 
 
@@ -114,6 +116,7 @@ def _throughput(block: int, rate: float, rounds: int, symbols: int) -> Row:
     numel = 64 * block * max(1, symbols // (64 * block))
     signs = torch.randint(0, 256, (numel // 8,), dtype=torch.uint8)
     values, to = torch.randn(numel), torch.empty_like(signs)
+    values_to = torch.empty_like(values)
     coded = polar.encode(signs, rate, block, packed=True)
     times = _seconds(
         {
@@ -125,6 +128,7 @@ def _throughput(block: int, rate: float, rounds: int, symbols: int) -> Row:
             ),
             "decode": lambda: polar.decode(coded),
             "memcpy": lambda: to.copy_(signs),
+            "copy_values": lambda: values_to.copy_(values),
         },
         rounds,
     )
@@ -134,6 +138,8 @@ def _throughput(block: int, rate: float, rounds: int, symbols: int) -> Row:
         row[f"{name}_gsymbols"] = numel / statistics.median(each) / 1e9
         row[f"{name}_best_gsymbols"] = numel / min(each) / 1e9
     row["of_memcpy"] = row["encode_gsymbols"] / row["memcpy_gsymbols"]
+    row["decode_of_memcpy"] = row["decode_gsymbols"] / row["memcpy_gsymbols"]
+    row["soft_of_copy"] = row["encode_soft_gsymbols"] / row["copy_values_gsymbols"]
     rival = _rival(block, rate)
     if rival is not None:
         row["py_polar_codes_gsymbols"] = rival / 1e9
@@ -167,110 +173,29 @@ def _rival(block: int, rate: float, blocks: int = 4) -> float | None:
     return blocks * block / (time.perf_counter() - start)
 
 
-def _squared_cosine(x: Tensor, y: Tensor) -> float:
-    x, y = x.double(), y.double()
-    norms = float(x.square().sum() * y.square().sum())
-    return float(x @ y) ** 2 / norms if norms else 0.0
-
-
-def cosine(block: int = 8192, blocks: int = 128, seed: int = 0) -> list[Row]:
-    """Return cos^2 of the decoded and the original vector, at equal true bytes."""
-    generator = torch.Generator().manual_seed(seed)
-    n = block * blocks
-    gaussian = torch.randn(n, generator=generator)
-    uniform = torch.rand(n, generator=generator) - 0.5
-    laplace = -uniform.sign() * torch.log1p(-2 * uniform.abs())
-    rows = []
-    for source, x in (("gaussian", gaussian), ("laplace", laplace)):
-        for rate in RATES:
-            coded = polar.encode(x, rate, block, soft=True)
-            plain = polar.encode(x < 0, rate, block)
-            kept = round(rate * n)
-            rotated = polar.encode_rotated(x, rate, block, seed=seed)
-            share, packet = _stc_of_size(x, coded.nbytes)
-            rows.append(
-                {
-                    "name": "polar-cosine",
-                    "source": source,
-                    "block": block,
-                    "rate": rate,
-                    "bytes": coded.nbytes,
-                    "weighted": _squared_cosine(x, 1.0 - 2.0 * polar.decode(coded)),
-                    "plain": _squared_cosine(x, 1.0 - 2.0 * polar.decode(plain)),
-                    "rotated": _squared_cosine(x, rotated.to_dense()),
-                    "signs": _squared_cosine(x, torch.cat([x[:kept].sign(), 0 * x[kept:]])),
-                    "stc": _squared_cosine(x, packet.to_dense()),
-                    "stc_p": share,
-                    "stc_bytes": packet.nbytes,
-                }
-            )
-    return rows
-
-
-def _stc_of_size(x: Tensor, nbytes: int) -> tuple[float, gcext.Packet]:
-    """Return the largest share whose packet is no longer than nbytes, and the packet."""
-    low, high = 0.0, 1.0
-    best = gcext.stc(x, p=1e-6)
-    for _ in range(14):
-        p = (low + high) / 2
-        packet = gcext.stc(x, p=p)
-        if packet.nbytes <= nbytes:
-            low, best = p, packet
-        else:
-            high = p
-    return low, best
-
-
-def variance(n: int = 1 << 16, draws: int = 16, block: int = 1024, seed: int = 0) -> list[Row]:
-    """Return E|estimate - x|^2 / |x|^2 of the rotated coder and of subsampled rotated signs."""
-    x = torch.randn(n, generator=torch.Generator().manual_seed(seed))
-    norm = float(x.double().square().sum())
-    rows = []
-    for rate in (0.5, 0.25, 0.1):
-        error, mean = 0.0, torch.zeros(n, dtype=torch.float64)
-        for draw in range(draws):
-            estimate = polar.encode_rotated(x, rate, block, seed=draw).to_dense().double()
-            error += float((estimate - x).square().sum()) / norm / draws
-            mean += estimate / draws
-        signs = math.pi / 2 / rate - 1  # of R*n random rotated coordinates, scaled to be unbiased
-        rows.append(
-            {
-                "name": "polar-variance",
-                "block": block,
-                "rate": rate,
-                "n": n,
-                "polar": error,
-                "subsampled_signs": signs,
-                "ratio": error / signs,
-                "of_the_mean_times_draws": float((mean - x).square().sum()) / norm * draws,
-                "draws": draws,
-            }
-        )
-    return rows
-
-
 def plot(rows: list[Row], path: Path) -> None:
-    """Draw the distortions against the bound R = 1 - h2(D)."""
+    """Draw the distortions against the bound R = 1 - h2(D), and how far above it they are."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 5))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5))
     rates = [i / 200 for i in range(1, 200)]
-    axes.plot([bound(r) for r in rates], rates, "k-", label="bound 1 - h2(D)")
+    left.plot([bound(r) for r in rates], rates, "k-", label="bound R = 1 - h2(D)")
+    right.axhline(0, color="k")
     curves = [row for row in rows if row["name"] == "polar-distortion"]
     for coder, block in sorted({(row["coder"], row["block"]) for row in curves}):
+        if coder == "min-sum" or (coder != "default" and block != 1024):
+            continue
         points = [row for row in curves if (row["coder"], row["block"]) == (coder, block)]
-        axes.plot(
-            [row["distortion"] for row in points],
-            [row["rate"] for row in points],
-            ".--",
-            label=f"{coder}, N = {block}",
-        )
-    axes.set(xlabel="mean Hamming distortion D", ylabel="rate R (bits a symbol)")
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+        d, r = [row["distortion"] for row in points], [row["rate"] for row in points]
+        left.plot(d, r, ".--", linewidth=0.8, label=f"{coder}, N = {block}")
+        right.plot(r, [x / bound(y) - 1 for x, y in zip(d, r, strict=True)], ".-", linewidth=0.8)
+    left.set(xlabel="mean Hamming distortion D", ylabel="rate R (bits a symbol)")
+    right.set(xlabel="rate R (bits a symbol)", ylabel="D / D(R) - 1", ylim=(-0.02, 0.75))
+    left.legend(fontsize="small")
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 
 
@@ -278,7 +203,8 @@ def _print(screen: Console, rows: list[Row]) -> None:
     for name in dict.fromkeys(row["name"] for row in rows):
         these = [row for row in rows if row["name"] == name]
         table = Table(title=name, title_justify="left")
-        keys = [key for key in these[0] if key != "name" and "_best_" not in key]
+        keys = [key for row in these for key in row if key != "name" and "_best_" not in key]
+        keys = list(dict.fromkeys(keys))
         for key in keys:
             table.add_column(key, justify="right")
         for row in these:
@@ -287,20 +213,40 @@ def _print(screen: Console, rows: list[Row]) -> None:
         screen.print(table)
 
 
+PARTS = ("distortion", "throughput", "cosine", "bias", "variance")
+
+
 def command(
+    part: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}.")] = None,
     blocks: Annotated[
         int, typer.Option(help="Blocks of each distortion: a multiple of 64.")
     ] = 2048,
     block: Annotated[list[int] | None, typer.Option(help="N; repeatable. 256 to 8192.")] = None,
+    data: Annotated[str, typer.Option(help="Whose updates: digits, mnist, ..")] = "digits",
+    data_dir: Annotated[Path | None, typer.Option(help="Where its files are.")] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Where rows go.")] = None,
     plot_: Annotated[Path | None, typer.Option("--plot", help="Where the plot goes.")] = None,
 ) -> None:
-    """Measure distortion, throughput, squared cosine and variance of polar coding."""
+    """Measure distortion, throughput, squared cosine, bias and variance of polar coding."""
     if blocks < 64 or blocks % 64:
         raise typer.BadParameter(f"bench: blocks must be a multiple of 64, got {blocks}.")
-    rows = distortion(blocks, block or [256, 512, 1024, 2048, 8192])
-    rows += throughput([256, 1024, 8192]) + cosine() + variance()
-    _print(Console(width=200), rows)
+    parts = part or list(PARTS)
+    if unknown := sorted(set(parts) - set(PARTS)):
+        raise typer.BadParameter(f"bench: part must be of {', '.join(PARTS)}, got {unknown[0]}.")
+    needs_real = not {"cosine", "bias", "variance"}.isdisjoint(parts)
+    real = polar_real.updates(data, data_dir) if needs_real else []
+    measures: dict[str, Callable[[], list[Row]]] = {
+        "distortion": lambda: distortion(blocks, block or [256, 512, 1024, 2048, 8192]),
+        "throughput": lambda: throughput([256, 1024, 8192]),
+        "cosine": lambda: polar_real.cosine(real),
+        "bias": lambda: polar_real.bias(real),
+        "variance": lambda: polar_real.variance(real),
+    }
+    rows = [row for name in PARTS if name in parts for row in measures[name]()]
+    screen = Console(width=200)
+    _print(screen, rows)
+    if needs_real and not real:
+        screen.print(f"{data}: no such data here, so no real updates. Give --data and --data-dir.")
     if json_ is not None:
         json_.write_text(json.dumps(rows, indent=1) + "\n")
     if plot_ is not None:
