@@ -11,6 +11,7 @@ those of two or three non-zeros; that is not proved. One round is biased there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from gcext import _polar_ops as ops
 from gcext._lib import require_device
 from gcext.packet import DTYPES
+from gcext.values import Polar
 
 if TYPE_CHECKING:
     from gcext.polar import Coded
@@ -48,19 +50,9 @@ class Rotated:
 
     def to_dense(self) -> Tensor:
         """Return the estimate, float32 in the tensor's shape."""
-        from gcext import polar
-
-        signs = polar.decode(self.coded)
-        numel = 1
-        for extent in self.shape:
-            numel *= extent
-        parts = []
-        for index, (start, size) in enumerate(chunks_of(numel, self.coded.block)):
-            scale = float(self.scale[index])
-            c = scale - 2 * scale * signs[start : start + size].to(torch.float32)
-            parts.append(ops.hadamard(c, size, seed_of(self.seed, index), True))
-        dense = torch.cat(parts) if parts else torch.empty(0, device=signs.device)
-        return dense[:numel].view(self.shape)
+        made = self.coded
+        code = Polar(made.message, made.block, made.kept, made.soft, self.scale, self.seed)
+        return code.decode(math.prod(self.shape)).view(self.shape)
 
 
 def chunks_of(numel: int, block: int) -> list[tuple[int, int]]:

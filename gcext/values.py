@@ -101,11 +101,7 @@ class Signs(Code):
 
     def decode(self, sent: int) -> Tensor:
         """See Code."""
-        if self.bits.device.type == "cpu":
-            return torch.from_numpy(_wire.signs_unpack(self.bits.numpy(), sent, self.scale))
-        shift = torch.arange(8, dtype=torch.uint8, device=self.bits.device)
-        negative = (self.bits.unsqueeze(1) >> shift & 1).flatten()[:sent].bool()
-        return torch.where(negative, -self.scale, self.scale).to(torch.float32)
+        return signed(self.bits, sent, self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +157,9 @@ class Levels(Code):
         if self.device.type == "cpu":
             arrays = (x.numpy() for x in (self.norms, self.at, self.level))
             return torch.from_numpy(_wire.level_values(self.steps, self.bucket, *arrays))
+        return self._decode_by_torch()
+
+    def _decode_by_torch(self) -> Tensor:
         norm = self.norms[self.at.long() // self.bucket] if self.bucket else self.norms
         return (norm.double() * self.level / self.steps).float()
 
@@ -196,23 +195,40 @@ class Polar(Code):
     def decode(self, sent: int) -> Tensor:
         """See Code."""
         from gcext import _polar_ops as ops
-        from gcext._polar_design import frozen_set
+        from gcext._polar_design import frozen_set_on
         from gcext._polar_rotated import chunks_of, seed_of
 
         chunks = chunks_of(sent, self.block) if self.seed is not None else [(0, sent)]
         symbols = sum(size for _, size in chunks)
-        frozen = frozen_set(self.block, self.kept, self.soft)
-        bits = ops.decode(self.message.cpu(), frozen, symbols)
-        run = chunks[0][1] if len(chunks) > 1 else symbols + -symbols % 8
-        value = torch.from_numpy(
-            _wire.signs_unpack(bits.numpy(), symbols, self.scale.cpu().numpy(), run)
-        )
-        if self.seed is not None:
-            for chunk, (start, size) in enumerate(chunks):
-                y = value[start : start + size]
-                y.copy_(ops.hadamard(y, size, seed_of(self.seed, chunk), True))
-            value = value[:sent].clone()
-        return value.to(self.device)
+        frozen = frozen_set_on(self.device, self.block, self.kept, self.soft)
+        bits = ops.decode(self.message, frozen, symbols)
+        value = signed(bits, symbols, self.scale, run=chunks[0][1] if chunks else 0)
+        if self.seed is None:
+            return value
+        for chunk, (start, size) in enumerate(chunks):
+            y = value[start : start + size]
+            y.copy_(ops.hadamard(y, size, seed_of(self.seed, chunk), True))
+        return value[:sent].clone()
 
 
 CODES: dict[str, type[Code]] = {code.method: code for code in (Signs, Levels, Polar)}
+
+
+def signed(bits: Tensor, n: int, scale: float | Tensor, run: int = 0) -> Tensor:
+    """Return n float32 of sign bits: the scale, negative where the bit is set.
+
+    Of several scales each serves ``run`` values, a multiple of 8.
+    """
+    if bits.device.type == "cpu":
+        scales = scale.cpu().numpy() if isinstance(scale, Tensor) else scale
+        return torch.from_numpy(_wire.signs_unpack(bits.numpy(), n, scales, run))
+    return _signed_by_torch(bits, n, scale, run)
+
+
+def _signed_by_torch(bits: Tensor, n: int, scale: float | Tensor, run: int) -> Tensor:
+    shift = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    negative = (bits.unsqueeze(1) >> shift & 1).flatten()[:n].bool()
+    if isinstance(scale, Tensor):
+        scale = scale.to(bits.device)
+        scale = scale.repeat_interleave(run)[:n] if len(scale) > 1 else scale
+    return torch.where(negative, -scale, scale).to(torch.float32)

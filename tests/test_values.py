@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import gcext
-from gcext import Packet
+from gcext import Packet, values
 from gcext.values import Code, Levels, Polar, Random, Signs
 
 N = 300
@@ -125,6 +125,34 @@ class TestPacket:
             assert again.device == packet.device
         group = Packet.group([packet, packet])
         assert [torch.equal(x, packet.to_dense()) for x in group.to_dense()] == [True, True]
+
+
+def test_torch_decodes_as_the_cpu_kernels_do() -> None:
+    """What a GPU runs, on the CPU."""
+    bits = torch.randint(0, 256, (40,), dtype=torch.uint8)
+    for n, scale, run in ((313, 0.75, 0), (320, torch.tensor([2.5]), 0), (320, torch.rand(3), 128)):
+        plane = bits.clone()
+        plane[-1] &= 0xFF >> -n % 8
+        assert torch.equal(
+            values._signed_by_torch(plane, n, scale, run), values.signed(plane, n, scale, run)
+        )
+    for sent in (0, 1, 300):
+        code = levels(sent)
+        assert isinstance(code, Levels)
+        assert torch.equal(code._decode_by_torch(), code.decode(sent))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("support", "code"), ALL)
+def test_decodes_to_the_same_bits_on_a_gpu(support: str, code: str) -> None:
+    packet = make(support, code)
+    there = packet.to("cuda")
+    assert there.device.type == "cuda"
+    assert torch.equal(there.to_dense().cpu(), packet.to_dense())
+    assert torch.equal(there.indices().cpu(), packet.indices())
+    assert there.to_bytes() == packet.to_bytes()
+    again = Packet.from_bytes(packet.to_bytes(), device="cuda", expect=(20, 15))
+    assert torch.equal(gcext.combine([again, there], [1.0, 2.0]).cpu(), 3 * packet.to_dense())
 
 
 def test_rotated_is_what_the_polar_coder_decodes() -> None:

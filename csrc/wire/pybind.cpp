@@ -225,16 +225,16 @@ py::array_t<uint32_t> bits_unpack(const py::bytes& plane, int64_t n, int b) {
   return out;
 }
 
-// scale: a float, or a float32 array with one for every `run` values.
+// scale: a float, or a float32 array: one in all, or one for every `run` values.
 py::array_t<float> signs_unpack(const py::object& plane, int64_t n, const py::object& scale,
                                 int64_t run) {
   const KernelFpEnv env;  // a scale may be denormal
   const auto in = checked<uint8_t>(plane, "bits");
-  const bool one = py::isinstance<py::float_>(scale);
-  const std::vector<float> scales =
-      one ? std::vector<float>{scale.cast<float>()} : vector_of<float>(scale, "scale");
-  if (one) run = n;
-  if (n < 0 || in.size() != plane_bytes(n, 1) || run < 0 || (!one && run % 8 != 0) ||
+  const std::vector<float> scales = py::isinstance<py::array>(scale)
+                                        ? vector_of<float>(scale, "scale")
+                                        : std::vector<float>{scale.cast<float>()};
+  if (scales.size() == 1) run = n;
+  if (n < 0 || in.size() != plane_bytes(n, 1) || run < 0 || (scales.size() > 1 && run % 8 != 0) ||
       (n > 0 && (run == 0 || (n - 1) / run >= static_cast<int64_t>(scales.size()))))
     throw PackError("signs_unpack: bits must be one for each of " + std::to_string(n) +
                     " values, and a scale for each run.");
