@@ -194,14 +194,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
               ". 0 is one for all.");
   const ScalarType index = n > INT32_MAX ? ScalarType::Long : ScalarType::Int;
   const Cells cells(n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
-  Tensor norms = empty(std::max<int64_t>(cells.buckets(), 1), ScalarType::Float, tensor),
-         info = no_info(tensor);
+  Tensor norms = empty(cells.buckets(), ScalarType::Float, tensor), info = no_info(tensor);
   const auto answer = [&](int64_t count) {
     return std::tuple(norms, empty(count, index, tensor), empty(count, ScalarType::Short, tensor),
                       info);
   };
   float* const norm = norms.mutable_data_ptr<float>();
-  *norm = 0;
   if (n == 0) return answer(0);
   const KernelFpEnv env;
   const QuantizeTable& table = GCEXT_TABLE(quantize_table);

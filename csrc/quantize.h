@@ -22,7 +22,7 @@
 //
 //   sign    bits uint8 [(n+7)/8]: element i is bit i & 7 of byte i >> 3, a one is negative
 //           info int64[4], see select.h: n | status | where | bits of scale
-//   levels  norms float32, one a bucket, and one (0) of no elements;  at int32 (int64 from 2^31
+//   levels  norms float32, one a bucket;  at int32 (int64 from 2^31
 //   elements on), rising, and
 //           level int16: the elements whose level is not 0
 //           info: number of these | status | where | 0

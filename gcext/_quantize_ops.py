@@ -67,7 +67,7 @@ def _levels_fake(
     wide = n > 2**31 - 1
     count = torch.library.get_ctx().new_dynamic_size()
     return (
-        tensor.new_empty((-(-n // bucket) if bucket and n else 1,)),
+        tensor.new_empty((-(-n // bucket) if bucket else min(n, 1),)),
         tensor.new_empty((count,), dtype=torch.int64 if wide else torch.int32),
         tensor.new_empty((count,), dtype=torch.int16),
         tensor.new_empty((4,), dtype=torch.int64),
