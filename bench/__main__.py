@@ -20,7 +20,7 @@ from typing import Annotated
 
 import torch
 
-from bench import gpu, polar, report
+from bench import gpu, polar, projection, report
 from bench.rows import ENTRIES, HELP, ROWS
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -133,6 +133,7 @@ for _entry in ENTRIES:
 
 app.command("polar")(polar.command)
 app.command("gpu")(gpu.command)
+app.command("server")(projection.command)
 
 
 if __name__ == "__main__":

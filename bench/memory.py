@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,11 @@ def _measure(row: str, setting: Setting, name: str, threads: int) -> int | None:
         variant.run()
         variant.reset()
     del small
+    return growth(variant.run)
+
+
+def growth(run: Callable[[], object]) -> int | None:
+    """Return how far the resident set rises while ``run`` runs, None where it cannot be told."""
     gc.collect()
     _return_free_pages()
     try:
@@ -59,7 +65,7 @@ def _measure(row: str, setting: Setting, name: str, threads: int) -> int | None:
     except OSError:
         return None
     before = _status_bytes("VmRSS")
-    result = variant.run()
+    result = run()
     peak = _status_bytes("VmHWM")
     del result
     return max(peak - before, 0)

@@ -31,9 +31,12 @@ class PairCounts {
         planes_(packets.size()),
         used_(packets.size()),
         tally_(1),
+        every_(kCountTile),
         scratch_(kMarkBytes),
         first_(many_ > 2 ? kCountTile : 0),
-        next_(first_.size()) {}
+        next_(first_.size()) {
+    for (int64_t e = 0; e < kCountTile; ++e) every_[e] = static_cast<uint16_t>(e + 1);
+  }
 
   // Adds tiles [first, last).
   void run(int64_t first, int64_t last, Walk::Verdict* verdict) {
@@ -56,49 +59,68 @@ class PairCounts {
   }
 
  private:
+  // About, on one core: an entry on a list, a meeting, an entry on none.
+  static constexpr double kEntryNs = 8, kMeetingNs = 2, kUnlistedNs = 2;
+
+  double column_ns() const { return static_cast<double>(m_ * m_) / 128 * table_.word_ns; }
+
   // The fewest entries with which an element is cheaper as a column than as a list.
   uint16_t what_is_many() const {
-    constexpr double kEntryNs = 8, kMeetingNs = 2;  // of a list, on one core
-    const double column = static_cast<double>(m_ * m_) / 128 * table_.word_ns;
     double entries = 2;
-    while (entries * (kEntryNs + entries / 2 * kMeetingNs) < column) ++entries;
+    while (entries * (kEntryNs + entries / 2 * kMeetingNs) < column_ns()) ++entries;
     if (m_ > kMostPackets) entries = 2;
     return static_cast<uint16_t>(entries);
   }
 
   void count_tile(Walk& walk, int64_t begin, int64_t end) {
+    int64_t entries = 0;
+    for (int64_t i = 0; i < m_; ++i) entries += walk.enter(i, end).size();
+    // Many at most elements: those with few are not worth looking for.
+    if (entries >= many_ * (end - begin))
+      return add_columns(walk, begin, every_.data(), end - begin);
     Tally& tally = tally_[0];
     std::memset(&tally, 0, sizeof tally);
-    for (int64_t i = 0; i < m_; ++i)
-      table_.tally(packets_[i], walk.enter(i, end), begin, many_, &tally);
-    if (many_ > 2 && make_lists()) {
+    for (int64_t i = 0; i < m_; ++i) table_.tally(packets_[i], walk[i], begin, many_, &tally);
+    if (many_ > 2 && make_lists(entries)) {
       const Lists lists = {first_.data(), next_.data(), met_.data()};
       for (int64_t i = 0; i < m_; ++i)
         if (walk[i].size() > 0)
           table_.meet(packets_[i], i, walk[i], begin, lists, count_.data() + pair_row(i));
     }
-    const int64_t words = (tally.columns + 63) / 64;
+    add_columns(walk, begin, tally.column, tally.columns);
+  }
+
+  // Step 2.
+  void add_columns(const Walk& walk, int64_t begin, const uint16_t* column, int64_t columns) {
+    const int64_t words = (columns + 63) / 64;
     if (words == 0) return;
     if (words_ + words > kCountWords) flush();
     for (int64_t i = 0; i < m_; ++i) {
-      table_.mark(packets_[i], walk[i], begin, tally.column, words_, words, scratch_.data(),
-                  &planes_[i]);
+      table_.mark(packets_[i], walk[i], begin, column, words_, words, scratch_.data(), &planes_[i]);
       used_[i] |= walk[i].size() > 0;
     }
     words_ += words;
   }
 
-  // Step 4; whether there is any.
-  bool make_lists() {
-    const Tally& tally = tally_[0];
+  // Step 4; whether there is any. Lists cost each entry of the tile something, even those that are
+  // on none: where only few elements would have one, they get columns after all.
+  bool make_lists(int64_t entries) {
+    Tally& tally = tally_[0];
     uint32_t sum = 1;  // behind the place of those without a list
+    int64_t listed = 0;
     for (int64_t e = 0; e < kCountTile; ++e) {
-      const bool listed = tally.number[e] > 1 && tally.number[e] < many_;
-      first_[e] = next_[e] = listed ? sum : 0;
-      sum += listed ? tally.number[e] : 0;
+      const bool list = tally.number[e] > 1 && tally.number[e] < many_;
+      first_[e] = next_[e] = list ? sum : 0;
+      sum += list ? tally.number[e] : 0;
+      listed += list;
+    }
+    if (static_cast<double>(listed) * column_ns() < static_cast<double>(entries) * kUnlistedNs) {
+      for (int64_t e = 0; e < kCountTile; ++e)
+        if (first_[e] > 0) tally.column[e] = ++tally.columns;
+      return false;
     }
     if (met_.size() < sum) met_.resize(sum);
-    return sum > 1;
+    return true;
   }
 
   // Step 3.
@@ -148,6 +170,7 @@ class PairCounts {
   std::vector<char> used_;  // packets with an entry in the planes
   int64_t words_ = 0;       // of the planes in use
   std::vector<Tally> tally_;
+  std::vector<uint16_t> every_;  // a column for every element
   std::vector<uint8_t> scratch_;
   std::vector<uint32_t> first_, next_;
   std::vector<Met> met_;
