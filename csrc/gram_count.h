@@ -74,32 +74,42 @@ class PairCounts {
 
   void count_tile(Walk& walk, int64_t begin, int64_t end) {
     int64_t entries = 0;
-    for (int64_t i = 0; i < m_; ++i) entries += walk.enter(i, end).size();
-    // Many at most elements: those with few are not worth looking for.
-    if (entries >= many_ * (end - begin))
-      return add_columns(walk, begin, every_.data(), end - begin);
-    Tally& tally = tally_[0];
-    std::memset(&tally, 0, sizeof tally);
-    for (int64_t i = 0; i < m_; ++i) table_.tally(packets_[i], walk[i], begin, many_, &tally);
-    if (many_ > 2 && make_lists(entries)) {
-      const Lists lists = {first_.data(), next_.data(), met_.data()};
-      for (int64_t i = 0; i < m_; ++i)
-        if (walk[i].size() > 0)
+    if (crowded_) {
+      const int64_t words = take_words(end - begin);
+      for (int64_t i = 0; i < m_; ++i) {
+        entries += walk.enter(i, end).size();
+        mark(walk, i, begin, every_.data(), words);
+      }
+    } else {
+      Tally& tally = tally_[0];
+      std::memset(&tally, 0, sizeof tally);
+      for (int64_t i = 0; i < m_; ++i) {
+        entries += walk.enter(i, end).size();
+        table_.tally(packets_[i], walk[i], begin, many_, &tally);
+      }
+      if (many_ > 2 && make_lists(entries)) {
+        const Lists lists = {first_.data(), next_.data(), met_.data()};
+        for (int64_t i = 0; i < m_; ++i)
           table_.meet(packets_[i], i, walk[i], begin, lists, count_.data() + pair_row(i));
+      }
+      if (const int64_t words = take_words(tally.columns); words > 0)
+        for (int64_t i = 0; i < m_; ++i) mark(walk, i, begin, tally.column, words);
     }
-    add_columns(walk, begin, tally.column, tally.columns);
+    crowded_ = entries >= many_ * (end - begin);
   }
 
   // Step 2.
-  void add_columns(const Walk& walk, int64_t begin, const uint16_t* column, int64_t columns) {
+  int64_t take_words(int64_t columns) {
     const int64_t words = (columns + 63) / 64;
-    if (words == 0) return;
     if (words_ + words > kCountWords) flush();
-    for (int64_t i = 0; i < m_; ++i) {
-      table_.mark(packets_[i], walk[i], begin, column, words_, words, scratch_.data(), &planes_[i]);
-      used_[i] |= walk[i].size() > 0;
-    }
     words_ += words;
+    return words;
+  }
+
+  void mark(const Walk& walk, int64_t i, int64_t begin, const uint16_t* column, int64_t words) {
+    table_.mark(packets_[i], walk[i], begin, column, words_ - words, words, scratch_.data(),
+                &planes_[i]);
+    used_[i] |= walk[i].size() > 0;
   }
 
   // Step 4; whether there is any. Lists cost each entry of the tile something, even those that are
@@ -130,32 +140,31 @@ class PairCounts {
       ++words_;
     }
     std::vector<int64_t> here;
-    for (int64_t i = 0; i < m_; ++i)
-      if (used_[i]) here.push_back(i);
-    // Columns in groups that stay in the first-level cache while all rows pass by.
+    std::vector<const Planes*> planes;
+    for (int64_t i = 0; i < m_; ++i) {
+      if (!used_[i]) continue;
+      here.push_back(i);
+      planes.push_back(&planes_[i]);
+    }
     const int64_t count = static_cast<int64_t>(here.size());
+    while (!planes.empty() && planes.size() % kColumns != 0) planes.push_back(planes.back());
+    // Columns in groups that stay in the first-level cache while all rows pass by.
     for (int64_t group = 0; group < count; group += kGroup) {
       for (int64_t row = group; row < count; row += kRows) {
         const int64_t last = std::min({group + kGroup, row + kRows, count});
-        for (int64_t column = group; column < last; column += kColumns) agree(here, row, column);
+        for (int64_t column = group; column < last; column += kColumns) {
+          int64_t sum[kRows * kColumns];
+          table_.agree(&planes[row], &planes[column], words_, sum);
+          for (int64_t r = 0; r < kRows && row + r < count; ++r) {
+            int64_t* to = count_.data() + pair_row(here[row + r]);
+            const int64_t below = std::min(kColumns, row + r - column);
+            for (int64_t c = 0; c < below; ++c) to[here[column + c]] += sum[kColumns * r + c];
+          }
+        }
       }
     }
     std::fill(used_.begin(), used_.end(), 0);
     words_ = 0;
-  }
-
-  void agree(const std::vector<int64_t>& here, int64_t row, int64_t column) {
-    const int64_t most = static_cast<int64_t>(here.size()) - 1;
-    const Planes *rows[kRows], *columns[kColumns];
-    for (int64_t r = 0; r < kRows; ++r) rows[r] = &planes_[here[std::min(row + r, most)]];
-    for (int64_t c = 0; c < kColumns; ++c) columns[c] = &planes_[here[std::min(column + c, most)]];
-    int64_t count[kRows * kColumns];
-    table_.agree(rows, columns, words_, count);
-    for (int64_t r = 0; r < kRows && row + r <= most; ++r) {
-      int64_t* to = count_.data() + pair_row(here[row + r]);
-      const int64_t below = std::min(kColumns, row + r - column);
-      for (int64_t c = 0; c < below; ++c) to[here[column + c]] += count[kColumns * r + c];
-    }
   }
 
   static constexpr int64_t kGroup = 16;  // 32 KiB of planes
@@ -169,6 +178,7 @@ class PairCounts {
   std::vector<Planes> planes_;
   std::vector<char> used_;  // packets with an entry in the planes
   int64_t words_ = 0;       // of the planes in use
+  bool crowded_ = false;    // the last tile: elements with few entries are not worth looking for
   std::vector<Tally> tally_;
   std::vector<uint16_t> every_;  // a column for every element
   std::vector<uint8_t> scratch_;
