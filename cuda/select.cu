@@ -14,11 +14,11 @@ bool is_tiny(const SelectItem& item, const SelectSchedule& how) {
   return item.n <= how.tiny || item.n == 0;
 }
 
-// Where things are in scratch: the works, the first block of each and their number, the pools.
+// Where things are in scratch: the works, the first block of each, the pools.
 int64_t round_up(int64_t bytes) { return ceil_div(bytes, 16) * 16; }
 
 int64_t head_bytes(int64_t works) {
-  return round_up(works * static_cast<int64_t>(sizeof(SelectWork))) + round_up((works + 1) * 8);
+  return round_up(works * static_cast<int64_t>(sizeof(SelectWork))) + round_up(works * 8);
 }
 
 int64_t pool_bytes(const SelectPlan& plan) {

@@ -114,7 +114,7 @@ struct SelectWork {
 // All items of a launch sequence: block b of the grid works for the item with first[j] <= b.
 struct SelectGrid {
   SelectWork* works;
-  int64_t* first;  // count + 1
+  int64_t* first;
   int64_t count;
 };
 

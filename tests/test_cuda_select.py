@@ -248,6 +248,14 @@ def test_a_useless_sample_falls_back() -> None:
     assert candidates(normal(n), n // 2)[1]  # not worth collecting
 
 
+@pytest.mark.parametrize("p", [0.0, 0.001, 0.01, 0.1, 0.25, 0.26, 1.0])
+def test_scratch_is_at_most_as_large_as_the_tensor(p: float) -> None:
+    run = Emu(PIPELINE)
+    for n in (32_769, 10**6, 10**8, 2**31 + 5):
+        assert 0 < run.scratch_bytes(n, max(int(p * n), 1)) <= 4 * n + 22 * 1024
+    assert run.scratch_bytes(32_768, max(int(p * 32_768), 1)) == 0
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("form", FORMS)
 def test_many_are_each_as_alone(backend: str, form: str) -> None:

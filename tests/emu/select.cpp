@@ -41,6 +41,13 @@ EXPORT int64_t emu_select(const Items* given, int64_t count, float a, float b, i
   return gcext::launch_select(items.data(), count, scratch, schedule, nullptr);
 }
 
+EXPORT int64_t emu_select_scratch_bytes(int64_t n, int64_t k) {
+  gcext::SelectItem item = {};
+  item.n = n;
+  item.k = k;
+  return gcext::select_scratch_bytes(&item, 1, {});
+}
+
 // Of the first item that was no tiny one.
 EXPORT int64_t emu_select_collected(const gcext::SelectWork* work) {
   return static_cast<int64_t>(work->collected);

@@ -80,6 +80,11 @@ class Emu(Emulated):
             for pairs, values, numbers_, each in zip(index, value, info, k, strict=True)
         ]
 
+    def scratch_bytes(self, n: int, k: int) -> int:
+        """Return how much scratch a call takes, with the schedule that everybody takes."""
+        self.lib.emu_select_scratch_bytes.restype = ctypes.c_int64
+        return int(self.lib.emu_select_scratch_bytes(ctypes.c_int64(n), ctypes.c_int64(k)))
+
     def collected(self) -> tuple[int, bool]:
         """Return the candidates of the last call, and whether all elements were looked at."""
         self.lib.emu_select_collected.restype = ctypes.c_int64
