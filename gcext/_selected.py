@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gcext.packet import Packet
+from gcext import _device, wire
+from gcext.packet import DTYPES, Packet
 
 __all__ = ["Selected", "float_of", "narrow"]
 
@@ -60,28 +62,40 @@ class Selected(Packet):
         return dict(zip(("support", "coded", "scale"), contents, strict=True))[name]
 
     def to_bytes(self) -> bytes:
-        """See Packet.to_bytes."""
+        """See Packet.to_bytes. Of a ternary packet only the finished streams are copied, once."""
         if self._captured:
             self._bytes = None
+        if self._bytes is None and _device.packs(self):
+            with self._selecting():
+                numbers, streams = _device.streams(*self._room, self._info, self.numel)
+            count, scale = self._accept(numbers)
+            dtype = DTYPES[self.dtype]
+            self._bytes = wire.pack_streams(self.shape, dtype, count, scale, streams)
         return super().to_bytes()
 
     def _look(self) -> tuple[Tensor, Tensor, float]:
         """Wait for the device, and return what it found; raises what it found wrong."""
-        if self._stream is None or self._captured:  # a replay is on the stream of who looks
+        with self._selecting():
             numbers = self._info.tolist()
-        else:
-            with torch.cuda.stream(self._stream):
-                numbers = self._info.tolist()
-            now = torch.cuda.current_stream(self.device)
-            if now != self._stream:
-                for tensor in self._room:
-                    tensor.record_stream(now)
-        count, status, where, mean = numbers
-        self._refuse(status, where)
-        scale = float_of(mean) if self.method == "ternary" else 0.0
+        count, scale = self._accept(numbers)
         if self._captured:
             return self._room[0][:count].clone(), self._room[1][:count].clone(), scale
+        if self._stream is not None and self._stream != torch.cuda.current_stream(self.device):
+            for tensor in self._room:
+                tensor.record_stream(torch.cuda.current_stream(self.device))
         return *narrow(count, *self._room), scale
+
+    def _selecting(self) -> AbstractContextManager[object]:
+        """Be on the stream that selects; of a graph, that of whoever replays and looks."""
+        if self._stream is None or self._captured:
+            return nullcontext()
+        return torch.cuda.stream(self._stream)
+
+    def _accept(self, numbers: list[int]) -> tuple[int, float]:
+        """Return count and scale of select's info; raises what its status means."""
+        count, status, where, mean = numbers
+        self._refuse(status, where)
+        return count, float_of(mean) if self.method == "ternary" else 0.0
 
 
 def narrow(count: int, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

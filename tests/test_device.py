@@ -7,12 +7,14 @@ import random
 import pytest
 import torch
 from emu.backends import GUARD
+from emu.late import Late
 from emu.rice import HEAD, Emu
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
 import gcext
 from gcext import DecodeError, Packet, _device, wire
+from gcext._selected import Selected
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +54,23 @@ def cases() -> list[Packet]:
 def test_same_message() -> None:
     for packet in cases():
         assert _device.pack(packet) == packet.to_bytes()
+
+
+@pytest.mark.parametrize("tensor", [torch.randn(5000), torch.zeros(70), torch.eye(40)])
+def test_a_packet_nobody_looked_at(tensor: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its message is one copy: nothing of the device is looked at before."""
+    select = Late(0.1, ternary=True)
+    want = gcext.stc(tensor, 0.1).to_bytes()
+    monkeypatch.setattr(_device, "packs", lambda packet: True)
+    packet = select.encode(tensor)
+    with monkeypatch.context() as still:
+        still.setattr(Selected, "_look", None)
+        assert packet.to_bytes() == want
+    assert packet.to_dense().equal(Packet.from_bytes(want).to_dense())
+    bad = select.encode(torch.full_like(tensor, torch.inf))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="stc: tensor must be finite"):
+            bad.to_bytes()
 
 
 def test_opens_what_the_host_opens() -> None:

@@ -7,25 +7,13 @@ from functools import partial
 import pytest
 import torch
 from emu.backends import same_bits
-from emu.select import Emu, Schedule
+from emu.late import Late
 from torch import Tensor
 
 import gcext
 from gcext import _lib
-from gcext._codec_base import Sum, refuse
-from gcext._codec_topk import TopK, count
+from gcext._codec_base import refuse
 from gcext._selected import Selected
-
-
-class Late(TopK):
-    """STC whose kernels run under the emulator, and whose packets are looked at late."""
-
-    def encode_sum(self, acc: Sum, seed: int) -> gcext.Packet:
-        k = count(self.p, acc.tensor.numel())
-        run = Emu(Schedule(tiny=0))
-        index, value, info = run.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay)
-        shape, dtype = tuple(acc.source.shape), acc.source.dtype
-        return Selected("ternary", shape, dtype, index, value, info, partial(refuse, self.name))
 
 
 def late(tensor: Tensor, p: float = 0.1) -> Selected:
