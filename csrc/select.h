@@ -5,14 +5,15 @@
 //   chosen = the k indices of largest |acc|; equal magnitudes: the lower index first; zeros never
 //   k'     = |chosen| = min(k, number of non-zeros)
 //   mu     = (sum of |acc_i| over chosen) / k'        exact sum, one rounding to float32
-//   value_i = +-mu (ternary) or acc_i (fp32),   memory'_i = acc_i - value_i on chosen, acc_i
-//   elsewhere
+//   value_i   = +-mu (ternary) or acc_i (fp32)
+//   memory'_i = acc_i - value_i on chosen, acc_i elsewhere
 //
 // k = 0 asks for the sum alone. What the op writes:
 //
-//   index   int32 (int64 from 2^31 elements on), room for k, the first k' rising      uninitialised
-//   beyond value   float32, likewise out     memory', the shape of tensor; not written where info
-//   says tensor is not finite info    int64[4]: k' | status | where | bits of mu
+//   index    int32, from 2^31 elements on int64; room for k, the first k' rising, the rest anything
+//   value    float32, likewise
+//   out      memory', the shape of tensor; in place not written where tensor is not finite
+//   info     int64[4]: k' | status | where | bits of mu
 //
 // select_many is a select of every tensor of a list, and gives index and value one after another,
 // each with room for its k, and an info for each, int64[m, 4]. In place, where one tensor is not
