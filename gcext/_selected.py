@@ -61,6 +61,11 @@ class Selected(Packet):
             self.support, self.coded, self.scale = contents
         return dict(zip(("support", "coded", "scale"), contents, strict=True))[name]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle what was found, as an ordinary packet."""
+        contents = (self.support, self.coded, self.scale)
+        return Packet, (self.method, self.shape, self.dtype, *contents)
+
     def to_bytes(self) -> bytes:
         """See Packet.to_bytes. Of a ternary packet only the finished streams are copied, once."""
         if self._captured:

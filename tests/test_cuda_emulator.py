@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from emu.build import library
+from emu.build import HERE, ROOT, library
 
 THREADS = range(64)
 
@@ -63,3 +64,13 @@ def test_aborts(what: int, message: str) -> None:
     )
     assert done.returncode < 0
     assert message in done.stderr
+
+
+def test_every_stem_is_emulated() -> None:
+    """Without a GPU every kernel that nvcc compiles runs in these tests, and has no torch in it."""
+    for source in ROOT.glob("cuda/*.cu"):
+        emulated = HERE / f"{source.stem}.cpp"
+        assert f'#include "../../cuda/{source.name}"' in emulated.read_text()
+        assert (ROOT / "tests" / f"test_cuda_{source.stem}.py").exists()
+    for source in ROOT.glob("cuda/*.cu*"):
+        assert "torch" not in "".join(re.findall("#include.*", source.read_text()))

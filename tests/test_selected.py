@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from functools import partial
 
 import pytest
@@ -33,6 +35,9 @@ def test_says_what_an_ordinary_packet_says(share: float) -> None:
     assert late(tensor).to("cpu").nbytes == want.nbytes
     assert late(tensor).device == tensor.device
     assert gcext.Packet.group([late(tensor)]).to_bytes() == gcext.Packet.group([want]).to_bytes()
+    for copied in (copy.deepcopy(late(tensor)), pickle.loads(pickle.dumps(late(tensor)))):
+        assert type(copied) is gcext.Packet
+        assert copied.to_bytes() == want.to_bytes()
     with pytest.raises(AttributeError, match="no attribute 'suport'"):
         late(tensor).suport  # noqa: B018
 
