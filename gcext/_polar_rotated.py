@@ -6,7 +6,8 @@
 
 With a uniformly random rotation the estimate is unbiased whatever the coder (Vargaftik et al. 2022,
 EDEN, arXiv:2108.08842). Two rounds of Hadamard are measured to be as good, on dense vectors and on
-those of two or three non-zeros; that is not proved. One round is biased there.
+those of two or three non-zeros; that is not proved. One round is biased there. docs/polar.md has
+the figures.
 """
 
 from __future__ import annotations
