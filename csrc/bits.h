@@ -18,7 +18,7 @@ namespace gcext {
 
 // Sizes are in elements. The pack functions write ceil(n*b / 8) bytes and none beyond. The unpack
 // functions may read, and ignore, up to kBitsSlack bytes after the plane: the caller makes them
-// readable (in a packet the checksum is always there).
+// readable (in a packet the checksum is always there). unpack_signs reads the plane alone.
 constexpr int kBitsSlack = 8;
 
 struct BitsTable {

@@ -132,7 +132,7 @@ class Levels(Code):
 
     @classmethod
     def of(cls, level: Tensor, steps: int, bucket: int, norms: Tensor) -> Levels:
-        """Return the contents where ``level``, one integer an element, is mostly zero or not.
+        """Return the contents that say ``level``, one integer an element.
 
         A bucket that all elements fit into is the same as none.
         """

@@ -95,3 +95,16 @@ def test_denormals_are_kept_in_flush_mode() -> None:
     assert back.scale == least
     assert wire.unpack(merged).value.view(np.uint32).tolist() == [2]
     assert [wire.pack(part) for part in parts] == [message, message]
+
+
+def test_a_merged_body_is_judged_in_a_group_too() -> None:
+    body = wire.Body(
+        "ternary", (4,), index=np.array([2], np.int32), value=np.ones(1, np.float32), scale=1.0
+    )
+    good = wire.merge([body, body])
+    assert good.merged is not None
+    scales = np.array([1, 0], np.float32)  # of a part that has a member
+    bad = replace(good, merged=good.merged._replace(scales=scales))
+    for broken in (bad, wire.Body("group", members=(body, bad))):
+        with pytest.raises(ValueError, match=r"must be canonical\. Use merge"):
+            wire.pack(broken)

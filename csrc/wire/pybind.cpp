@@ -61,19 +61,23 @@ py::bytes pack(const py::tuple& body, const py::function& digest) {
   const KernelFpEnv env;
   Message message;
   const int method = body[0].cast<int>();
+  bool merged = method == kMerged;
   if (method == kGroup) {
     const auto members = body[1].cast<py::sequence>();
     if (members.size() == 0)
       throw PackError("pack: a group must have at least one member, got none.");
     message.byte(kGroup);
     message.varint(members.size());
-    for (const py::handle member : members)
-      put_body(&message, py::reinterpret_borrow<py::tuple>(member));
+    for (const py::handle handle : members) {
+      const auto member = py::reinterpret_borrow<py::tuple>(handle);
+      put_body(&message, member);
+      merged = merged || member[0].cast<int>() == kMerged;
+    }
   } else {
     put_body(&message, body);
   }
   py::bytes packet = seal(message, digest);
-  if (method == kMerged) {  // the rules are many: the reader is their one judge
+  if (merged) {  // the rules are many: the reader is their one judge
     try {
       check_message(open_frame(reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(packet.ptr())),
                                PyBytes_GET_SIZE(packet.ptr())),
