@@ -18,7 +18,8 @@ namespace {
 // A cell is a fixed range of elements within one bucket, and what is not an integer is added cell
 // by cell: no result knows how many threads there were.
 
-constexpr int64_t kGrain = 32768;  // elements that are worth a thread
+constexpr int64_t kGrain = 32768;     // elements that are worth a thread
+constexpr int64_t kCached = 1 << 20;  // elements of an output that may stay in the cache
 
 class Cells {
  public:
@@ -58,6 +59,16 @@ void for_cells(const QuantizeTable& table, const Source& source, const Cells& ce
       body(part, cell, begin, size, acc, top);
     }
   });
+}
+
+// Writes a cell of the new memory out, of n elements in all.
+void store(const QuantizeTable& table, const Source& source, int64_t n, const float* acc,
+           int64_t begin, int64_t size) {
+  if (source.out != source.memory && n > kCached) {
+    table.bypass(acc, size, source.out + begin);
+  } else {
+    std::memcpy(source.out + begin, acc, static_cast<size_t>(size) * sizeof(float));
+  }
 }
 
 // Says why the sum of the first of these n elements that is not finite is not.
@@ -145,8 +156,9 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
   std::memcpy(&scale, &mean, sizeof scale);
   if (source.out != nullptr) {
     for_cells(table, source, cells, parts,
-              [&](int64_t, int64_t, int64_t begin, int64_t size, const float* acc, uint32_t) {
-                table.mend_signs(acc, size, scale, source.out + begin);
+              [&](int64_t, int64_t, int64_t begin, int64_t size, float* acc, uint32_t) {
+                table.mend_signs(acc, size, scale);
+                store(table, source, n, acc, begin, size);
               });
   }
   field[kInfoCount] = n;
@@ -170,14 +182,22 @@ float norm_of(const Norm& norm, int64_t n, double squares, uint32_t top) {
   return std::min(largest, static_cast<float>(std::min(bound, kMost)));
 }
 
+// The pairs of a cell; where levels are mostly zero, four of them are passed over at a time.
 template <class Index>
 int64_t emit(const int16_t* drawn, int64_t n, int64_t begin, Index* at, int16_t* level) {
-  int64_t count = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (drawn[i] == 0) continue;
-    at[count] = static_cast<Index>(begin + i);
-    level[count++] = drawn[i];
+  int64_t count = 0, i = 0;
+  const auto one = [&](int64_t j) {
+    if (drawn[j] == 0) return;
+    at[count] = static_cast<Index>(begin + j);
+    level[count++] = drawn[j];
+  };
+  for (; i + 4 <= n; i += 4) {
+    uint64_t four;
+    std::memcpy(&four, drawn + i, sizeof four);
+    if (four == 0) continue;
+    for (int64_t j = i; j < i + 4; ++j) one(j);
   }
+  for (; i < n; ++i) one(i);
   return count;
 }
 
@@ -248,16 +268,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
     auto& [_, at, level, __] = result;
     int16_t* const kept = level.mutable_data_ptr<int16_t>();
     const auto settle = [&](auto* places) {
-      for_cells(
-          table, source, cells, parts,
-          [&](int64_t part, int64_t cell, int64_t begin, int64_t size, const float* acc, uint32_t) {
-            int64_t& next = counts[static_cast<size_t>(part)];
-            const int16_t* const these = drawn.get() + begin;
-            next += emit(these, size, begin, places + next, kept + next);
-            if (source.out != nullptr)
-              table.mend_levels(acc, size, norm[cells.bucket_of(cell)], rule.steps, these,
-                                source.out + begin);
-          });
+      for_cells(table, source, cells, parts,
+                [&](int64_t part, int64_t cell, int64_t begin, int64_t size, float* acc, uint32_t) {
+                  int64_t& next = counts[static_cast<size_t>(part)];
+                  const int16_t* const these = drawn.get() + begin;
+                  next += emit(these, size, begin, places + next, kept + next);
+                  if (source.out == nullptr) return;
+                  table.mend_levels(acc, size, norm[cells.bucket_of(cell)], rule.steps, these);
+                  store(table, source, n, acc, begin, size);
+                });
     };
     if (index == ScalarType::Long) {
       settle(at.mutable_data_ptr<int64_t>());

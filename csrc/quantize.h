@@ -11,8 +11,9 @@
 //
 //   norm = |acc|_2 of each bucket, rounded once, at most the greatest float32
 //          largest: max |acc|, and with clip > 0 at most clip * sqrt(mean acc^2)
-//   r_i = min(|acc_i|, norm) * steps / norm            float64
-//   level_i = floor(r_i) + (u_i < r_i - floor(r_i))    u_i uniform in [0, 1), from (seed, i)
+//   r_i = min(|acc_i|, norm) * (steps / norm)          float64, two roundings
+//   level_i = floor(r_i) + (u_i < r_i - floor(r_i))    u_i uniform in [0, 1), from (seed, i);
+//                                                      at most steps
 //   sent_i = sign(acc_i) * norm * level_i / steps      float64, rounded once to float32
 //
 // The mean of sent_i over seeds is acc_i, unless clipped, to 2^-52 of a step and that one rounding.
@@ -52,12 +53,12 @@ GCEXT_HD inline double uniform(uint64_t key, uint64_t index) {
   return static_cast<double>(mixed(key ^ mixed(index)) >> 12) * 0x1p-52;
 }
 
-// The level of a magnitude, norm > 0.
-GCEXT_HD inline int32_t level_of(float magnitude, float norm, int32_t steps, double u) {
-  const double within = magnitude < norm ? magnitude : norm;
-  const double r = within * steps / norm;
+// The level of |x| <= norm, norm > 0; per_norm = steps / norm. Without a branch.
+GCEXT_HD inline int32_t level_of(double magnitude, int32_t steps, double per_norm, double u) {
+  const double r = magnitude * per_norm;
   const int32_t floor = static_cast<int32_t>(r);
-  return floor + (u < r - floor ? 1 : 0);
+  const int32_t level = floor + static_cast<int32_t>(u < r - floor);
+  return level < steps ? level : steps;
 }
 
 GCEXT_HD inline float sent_of(float norm, int32_t level, int32_t steps) {
@@ -75,14 +76,16 @@ struct QuantizeTable {
   uint32_t (*accumulate)(const Source& source, int64_t begin, int64_t n, float* acc);
   // Packs the signs, and adds the magnitudes to the bins; top is the largest key.
   void (*tally_signs)(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint64_t* bins);
-  void (*mend_signs)(const float* acc, int64_t n, float scale, float* out);
+  // acc becomes acc - sent.
+  void (*mend_signs)(float* acc, int64_t n, float scale);
   double (*squares)(const float* acc, int64_t n);
   // The levels of elements that share a norm, the first being element `index`. Returns how many
   // are not zero.
   int64_t (*levels)(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
                     int16_t* level);
-  void (*mend_levels)(const float* acc, int64_t n, float norm, int32_t steps, const int16_t* level,
-                      float* out);
+  void (*mend_levels)(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level);
+  // Copies, past the cache where the processor and the alignment of `to` allow it.
+  void (*bypass)(const float* from, int64_t n, float* to);
 };
 
 GCEXT_DECLARE_TABLE(QuantizeTable, quantize_table)

@@ -22,6 +22,12 @@ inline uint32_t bits_of(float x) {
   return bits;
 }
 
+inline float float_of(int32_t key) {
+  float x;
+  std::memcpy(&x, &key, sizeof x);
+  return x;
+}
+
 uint32_t accumulate(const Source& s, int64_t begin, int64_t n, float* acc) {
   const float* tensor = s.tensor + begin;
   if (s.memory == nullptr) {
@@ -84,8 +90,8 @@ void tally_signs(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint6
   }
 }
 
-void mend_signs(const float* acc, int64_t n, float scale, float* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = acc[i] - (acc[i] < 0 ? -scale : scale);
+void mend_signs(float* acc, int64_t n, float scale) {
+  for (int64_t i = 0; i < n; ++i) acc[i] -= acc[i] < 0 ? -scale : scale;
 }
 
 double squares(const float* acc, int64_t n) {
@@ -110,18 +116,22 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
     std::memset(level, 0, static_cast<size_t>(n) * sizeof *level);
     return 0;
   }
+  const double per_norm = static_cast<double>(rule.steps) / norm;
+  const int32_t most = static_cast<int32_t>(bits_of(norm));
   int64_t zeros = 0;
   for (int64_t at = 0; at < n; at += kBatch) {
     const int64_t m = n - at < kBatch ? n - at : kBatch;
     const float* x = acc + at;
     const uint64_t first = static_cast<uint64_t>(index + at);
     double u[kBatch];
+    float within[kBatch];
     int32_t drawn[kBatch];
     for (int64_t i = 0; i < m; ++i) u[i] = uniform(rule.key, first + static_cast<uint64_t>(i));
     for (int64_t i = 0; i < m; ++i) {
-      const float magnitude = x[i] < 0 ? -x[i] : x[i];
-      drawn[i] = level_of(magnitude, norm, rule.steps, u[i]);
+      const int32_t key = static_cast<int32_t>(bits_of(x[i]) & 0x7fffffffu);
+      within[i] = float_of(key < most ? key : most);  // keys order as magnitudes do
     }
+    for (int64_t i = 0; i < m; ++i) drawn[i] = level_of(within[i], rule.steps, per_norm, u[i]);
     for (int64_t i = 0; i < m; ++i) {
       level[at + i] = static_cast<int16_t>(x[i] < 0 ? -drawn[i] : drawn[i]);
       zeros += drawn[i] == 0;
@@ -130,16 +140,36 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
   return n - zeros;
 }
 
-void mend_levels(const float* acc, int64_t n, float norm, int32_t steps, const int16_t* level,
-                 float* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = acc[i] - sent_of(norm, level[i], steps);
+// One step needs no division: norm * 1 / 1 is the norm.
+void mend_levels(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level) {
+  if (steps > 1) {
+    for (int64_t i = 0; i < n; ++i) acc[i] -= sent_of(norm, level[i], steps);
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) acc[i] -= level[i] == 0 ? 0.0f : level[i] < 0 ? -norm : norm;
+}
+
+void bypass(const float* from, int64_t n, float* to) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  if (reinterpret_cast<uintptr_t>(to) % 64 == 0) {
+    for (; i + 16 <= n; i += 16) _mm512_stream_ps(to + i, _mm512_loadu_ps(from + i));
+    _mm_sfence();
+  }
+#elif defined(__AVX2__)
+  if (reinterpret_cast<uintptr_t>(to) % 32 == 0) {
+    for (; i + 8 <= n; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
+    _mm_sfence();
+  }
+#endif
+  std::memcpy(to + i, from + i, static_cast<size_t>(n - i) * sizeof(float));
 }
 
 }  // namespace
 
 extern const QuantizeTable quantize_table;
-const QuantizeTable quantize_table = {accumulate, tally_signs, mend_signs,
-                                      squares,    levels,      mend_levels};
+const QuantizeTable quantize_table = {accumulate, tally_signs, mend_signs, squares,
+                                      levels,     mend_levels, bypass};
 
 }  // namespace GCEXT_ISA
 }  // namespace gcext

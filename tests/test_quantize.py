@@ -62,8 +62,8 @@ def judge(acc: F32, steps: int, bucket: int, largest: bool, clip: float, seed: i
     key = mixed(np.array([seed % 2**64], np.uint64))
     u = (mixed(key ^ mixed(np.arange(n, dtype=np.uint64))) >> np.uint64(12)) * 2.0**-52
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.where(norm > 0, np.minimum(np.abs(acc.astype(np.float64)), norm) * steps / norm, 0)
-    level = np.floor(r) + (u < r - np.floor(r))
+        r = np.where(norm > 0, np.minimum(np.abs(acc.astype(np.float64)), norm) * (steps / norm), 0)
+    level = np.minimum(np.floor(r) + (u < r - np.floor(r)), steps)
     level = np.where(acc < 0, -level, level).astype(np.int64)
     return Answer(np.array(norms, np.float32), level, (norm * level / steps).astype(np.float32))
 
