@@ -61,7 +61,7 @@ def fl(
         int | None, typer.Option(min=1, help="Clients trained at once.", show_default="all cores")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write every figure.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw accuracy by rounds and by bytes.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy by rounds and bytes.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Directory for checkpoints, one file a run.")
     ] = None,
