@@ -9,8 +9,7 @@
 // 3. Round to float32, once.
 #pragma once
 
-#include "combine_launch.h"
-#include "common.cuh"
+#include "packet.cuh"
 
 namespace gcext {
 
@@ -21,25 +20,6 @@ constexpr int kPacketChunk = 64;  // 2.5 KiB: kernel arguments may take 4 KiB
 struct PacketChunk {
   WeightedPacket packet[kPacketChunk];
 };
-
-__device__ inline int64_t index_at(const PacketView& p, int64_t entry) {
-  return p.wide ? static_cast<const int64_t*>(p.index)[entry]
-                : static_cast<const int32_t*>(p.index)[entry];
-}
-
-// The first entry whose index is not below `bound`.
-__device__ inline int64_t first_entry_from(const PacketView& p, int64_t bound) {
-  int64_t low = 0, high = p.k;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (index_at(p, middle) < bound) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
 
 // Step 1, one block.
 __global__ void __launch_bounds__(kPacketChunk)

@@ -12,6 +12,10 @@ struct WeightedPacket {
   double weight;
 };
 
+// Packets from the host, which may go once the call is back, to device memory.
+cudaError_t launch_take(const WeightedPacket* packets, int64_t m, WeightedPacket* to,
+                        cudaStream_t stream);
+
 // out = the weighted sum of m packets, as csrc/combine.h defines it. `packets` is host memory and
 // may go once the call is back; `scratch` is device memory for m of them, 8-byte aligned.
 struct CombineLaunch {

@@ -1,0 +1,77 @@
+// gram on CUDA: the sequence of launches. Steps as numbered in gram.cuh.
+#include "gram.cuh"
+
+namespace gcext {
+namespace {
+
+// Sums that step 4 leaves for step 5, for every block of a launch: 16 MiB in all.
+constexpr int64_t kSumsPerBlock = 2048;
+
+// The tiles that steps 4 and 5 take at a time.
+int64_t tiles_at_once(int64_t m, int64_t max_blocks) {
+  const int64_t fit = kSumsPerBlock * max_blocks / (m * m);
+  return fit > 0 ? fit : 1;
+}
+
+int64_t blocks_for_threads(int64_t threads, int64_t max_blocks) {
+  const int64_t blocks = ceil_div(threads, kGramThreads);
+  return blocks < max_blocks ? blocks : max_blocks;
+}
+
+// Where things are in the scratch, all of them 8-byte aligned.
+struct Scratch {
+  WeightedPacket* packets;
+  uint64_t* count;
+  PairSum* sums;
+  int64_t* cursors;
+  double* tile_sum;
+  char* end;
+
+  Scratch(void* at, int64_t m)
+      : packets(static_cast<WeightedPacket*>(at)),
+        count(reinterpret_cast<uint64_t*>(packets + m)),
+        sums(reinterpret_cast<PairSum*>(count + m * m)),
+        cursors(reinterpret_cast<int64_t*>(sums + m * m)),
+        tile_sum(reinterpret_cast<double*>(cursors + kGramBlocks * m)),
+        end(reinterpret_cast<char*>(tile_sum + tiles_at_once(m, kGramBlocks) * m * m)) {}
+};
+
+}  // namespace
+
+int64_t gram_scratch_bytes(int64_t m) {
+  if (m == 0) return 0;
+  return Scratch(nullptr, m).end - static_cast<char*>(nullptr);
+}
+
+cudaError_t launch_gram(const GramLaunch& args, cudaStream_t stream) {
+  const int64_t m = args.m;
+  if (m == 0) return cudaSuccess;
+  const Scratch scratch(args.scratch, m);
+  if (const cudaError_t error = launch_take(args.packets, m, scratch.packets, stream);
+      error != cudaSuccess)
+    return error;
+  int64_t ternary = 0;
+  for (int64_t i = 0; i < m; ++i) ternary += is_ternary(args.packets[i]);
+  const int64_t pair_blocks = blocks_for_threads(m * m, args.max_blocks);
+  GCEXT_LAUNCH(gram_clear_kernel, pair_blocks, kGramThreads, stream, m, scratch.count,
+               scratch.sums);
+  if (const int64_t tiles = ceil_div(args.numel, kMeetTile); tiles > 0 && ternary > 1) {
+    GCEXT_LAUNCH(gram_meet_kernel, tiles < args.max_blocks ? tiles : args.max_blocks, kGramThreads,
+                 stream, scratch.packets, m, args.numel, scratch.cursors, scratch.count);
+  }
+  const int64_t tiles = ceil_div(args.numel, kGramTile),
+                at_once = tiles_at_once(m, args.max_blocks);
+  for (int64_t first = 0; ternary < m && first < tiles; first += at_once) {
+    const int64_t some = tiles - first < at_once ? tiles - first : at_once;
+    GCEXT_LAUNCH(gram_sum_kernel, blocks_for_threads(some * m * m * kLanes, 16 * args.max_blocks),
+                 kGramThreads, stream, scratch.packets, m, args.numel, first, some,
+                 scratch.tile_sum);
+    GCEXT_LAUNCH(gram_add_kernel, pair_blocks, kGramThreads, stream, scratch.packets, m, first,
+                 some, ceil_div(tiles, kGramChunks), scratch.tile_sum, scratch.sums);
+  }
+  GCEXT_LAUNCH(gram_finish_kernel, pair_blocks, kGramThreads, stream, scratch.packets, m,
+               scratch.count, scratch.sums, args.out);
+  return cudaSuccess;
+}
+
+}  // namespace gcext

@@ -1,0 +1,56 @@
+"""gram on either backend."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from emu.backends import GUARD, POISON, Emulated, pointer
+from torch import Tensor
+
+
+class Emu(Emulated):
+    """gram under the emulator."""
+
+    stem = "gram"
+
+    def gram(
+        self, index: Sequence[Tensor], value: Sequence[Tensor], scale: Sequence[float], numel: int
+    ) -> Tensor:
+        m = len(value)
+        out = torch.full((m * m + GUARD,), float(POISON), dtype=torch.float64)
+        self.lib.emu_gram_scratch_bytes.restype = ctypes.c_int64
+        size = self.lib.emu_gram_scratch_bytes(ctypes.c_int64(m))
+        scratch = torch.full((size,), 0xA5, dtype=torch.uint8)
+        dense = [i.numel() != v.numel() for i, v in zip(index, value, strict=True)]
+        self.lib.emu_gram(
+            ctypes.c_int64(m),
+            (ctypes.c_void_p * m)(*[pointer(i) for i in index]),
+            (ctypes.c_void_p * m)(*[pointer(v) for v in value]),
+            (ctypes.c_int64 * m)(*[v.numel() for v in value]),
+            (ctypes.c_int * m)(*[i.dtype == torch.int64 for i in index]),
+            (ctypes.c_int * m)(*dense),
+            (ctypes.c_double * m)(*scale),
+            ctypes.c_int64(numel),
+            self.max_blocks,
+            pointer(out),
+            pointer(scratch),
+        )
+        assert (out[m * m :] == POISON).all()
+        return out[: m * m].view(m, m)
+
+
+class Cuda:
+    """The operator on the first GPU. Its schedule is its own."""
+
+    def gram(
+        self, index: Sequence[Tensor], value: Sequence[Tensor], scale: Sequence[float], numel: int
+    ) -> Tensor:
+        there = [[t.cuda() for t in each] for each in (index, value)]
+        return torch.ops.gcext.gram(*there, list(scale), numel).cpu()
+
+
+def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
+    """Return the backend of that name; the schedule asked for is the emulator's alone."""
+    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
