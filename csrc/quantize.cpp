@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <tuple>
 
@@ -164,22 +163,6 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
   field[kInfoCount] = n;
   field[kInfoMean] = mean;
   return {bits, info};
-}
-
-struct Norm {
-  bool largest;
-  double clip;
-};
-
-// The norm of a bucket of n elements, from its squares' sum and its largest key.
-float norm_of(const Norm& norm, int64_t n, double squares, uint32_t top) {
-  constexpr double kMost = std::numeric_limits<float>::max();
-  if (!norm.largest) return static_cast<float>(std::min(std::sqrt(squares), kMost));
-  float largest;
-  std::memcpy(&largest, &top, sizeof largest);
-  if (norm.clip <= 0) return largest;
-  const double bound = norm.clip * std::sqrt(squares / static_cast<double>(n));
-  return std::min(largest, static_cast<float>(std::min(bound, kMost)));
 }
 
 // The pairs of a cell; where levels are mostly zero, four of them are passed over at a time.

@@ -31,6 +31,9 @@
 // Limits: 2^39 elements; steps < 2^15. Math below is shared with the device.
 #pragma once
 
+#include <math.h>
+#include <string.h>
+
 #include <cstdint>
 
 #include "host_device.h"
@@ -68,6 +71,23 @@ GCEXT_HD inline float sent_of(float norm, int32_t level, int32_t steps) {
 // Lanes added as a tree; lane j holds the squares of elements j, j + 8, j + 16, ... of a cell.
 GCEXT_HD inline double total_of(const double lane[kLanes]) {
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+struct Norm {
+  bool largest;
+  double clip;
+};
+
+// The norm of a bucket of n elements, from its squares' sum and its largest key.
+GCEXT_HD inline float norm_of(const Norm& norm, int64_t n, double squares, uint32_t top) {
+  constexpr double kMost = 0x1.fffffep127;
+  const double root = sqrt(norm.largest ? squares / static_cast<double>(n) : squares);
+  const double bound = norm.largest ? norm.clip * root : root;
+  const float cut = static_cast<float>(bound < kMost ? bound : kMost);
+  if (!norm.largest) return cut;
+  float largest;
+  memcpy(&largest, &top, sizeof largest);
+  return norm.clip > 0 && cut < largest ? cut : largest;
 }
 
 // The bodies compiled per instruction set; n is at most kCell.

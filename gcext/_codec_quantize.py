@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gcext import _quantize_ops as ops
 from gcext._codec_base import Codec, Sum, refuse
 from gcext._seed import signed
-from gcext._selected import float_of
+from gcext._selected import float_of, narrow
 from gcext._spec import Spec, write
 from gcext.packet import Packet
 from gcext.values import Levels, Signs
@@ -99,8 +99,9 @@ class Levelled(Codec):
             self.clip,
             signed(seed),
         )
-        _, status, where, _ = info.tolist()
+        count, status, where, _ = info.tolist()
         refuse(self.name, status, where, acc.source)
+        at, level = narrow(count, at, level)  # on CUDA there is room for all elements
         coded = Levels(steps, self.bucket if self.bucket < n else 0, norms, at, level)
         return acc.packet("levels", None, coded)
 

@@ -1,0 +1,53 @@
+// quantize on CUDA: the sequences of launches. Steps as numbered in quantize.cuh.
+#include "quantize.cuh"
+
+namespace gcext {
+namespace {
+
+// A block is worth starting for this many threads' work.
+int64_t blocks_for(int64_t threads, int64_t max_blocks) {
+  const int64_t blocks = ceil_div(threads, kQuantizeThreads);
+  return blocks < max_blocks ? blocks : max_blocks;
+}
+
+}  // namespace
+
+int64_t sign_scratch_bytes() { return sizeof(QuantizeState); }
+
+cudaError_t launch_sign(const SignLaunch& args, cudaStream_t stream) {
+  QuantizeState* state = static_cast<QuantizeState*>(args.scratch);
+  const int64_t blocks = blocks_for(args.n, args.max_blocks);
+  GCEXT_LAUNCH(quantize_clear_kernel, 1, kQuantizeThreads, stream, state, args.info);
+  GCEXT_LAUNCH(sign_tally_kernel, blocks, kQuantizeThreads, stream, args.source, args.n, args.bits,
+               state);
+  GCEXT_LAUNCH(quantize_judge_kernel, 1, 1, stream, true, args.n, state, args.info);
+  GCEXT_LAUNCH(sign_mend_kernel, blocks, kQuantizeThreads, stream, args.source, args.n, args.bits,
+               state, args.info);
+  return cudaSuccess;
+}
+
+int64_t levels_scratch_bytes(int64_t n, int64_t bucket) {
+  return static_cast<int64_t>(sizeof(QuantizeState)) + 8 * kQuantizeBlocks +
+         Cells(n, bucket).count() * static_cast<int64_t>(sizeof(CellSum));
+}
+
+cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream) {
+  QuantizeState* state = static_cast<QuantizeState*>(args.scratch);
+  uint64_t* counts = reinterpret_cast<uint64_t*>(state + 1);
+  CellSum* sums = reinterpret_cast<CellSum*>(counts + kQuantizeBlocks);
+  const Cells cells(args.n, args.bucket);
+  const int64_t blocks = blocks_for(args.n, args.max_blocks);
+  GCEXT_LAUNCH(quantize_clear_kernel, 1, kQuantizeThreads, stream, state, args.info);
+  GCEXT_LAUNCH(levels_cell_kernel, blocks_for(cells.count() * kLanes, args.max_blocks),
+               kQuantizeThreads, stream, args.source, cells, sums, state);
+  GCEXT_LAUNCH(levels_norm_kernel, blocks_for(cells.buckets() * kWarp, args.max_blocks),
+               kQuantizeThreads, stream, cells, args.norm, sums, args.norms);
+  GCEXT_LAUNCH(quantize_judge_kernel, 1, 1, stream, false, args.n, state, args.info);
+  GCEXT_LAUNCH(levels_count_kernel, blocks, kQuantizeThreads, stream, args.source, cells, args.rule,
+               args.norms, state, counts);
+  GCEXT_LAUNCH(levels_emit_kernel, blocks, kQuantizeThreads, stream, args.source, cells, args.rule,
+               args.norms, state, counts, args.at, args.wide, args.level, args.info);
+  return cudaSuccess;
+}
+
+}  // namespace gcext

@@ -1,0 +1,271 @@
+// quantize on CUDA: the kernels. csrc/quantize.h has the contract, quantize.cu the sequences.
+//
+// As on the CPU the sum is computed twice rather than kept, first to judge it, then to write out:
+// what is refused has written nothing.
+//
+//   1. Sign: signs by ballots, magnitudes to one bin an exponent, in shared memory and then in the
+//      device's; the first element of tensor, memory and sum that is not finite.
+//   2. Judge: the status; the mean of the bins.
+//   3. Mend: out; where the mean is 0 all bits are cleared.
+//
+//   4. Levels: eight threads a cell, one for each lane of its squares, each in order; lanes are
+//      added by shuffles in the order of total_of. Also the largest key, and what is not finite.
+//   5. A warp a bucket adds its cells in order: the norm. Then the judge of step 2.
+//   6. Count: draw, and count the levels that are not 0, a block a contiguous range.
+//   7. Emit: every block adds up the counts before its own and draws again; pairs in order, by
+//      ballots, and out.
+//
+// Traffic: sign reads tensor and memory twice and writes out and n/8 bytes, 20 bytes an element;
+// levels read them three times and write 6 bytes for each level that is not 0 beside out.
+#pragma once
+
+#include "common.cuh"
+#include "planes.cuh"
+#include "quantize_launch.h"
+
+namespace gcext {
+
+constexpr int kQuantizeThreads = 256;
+constexpr uint64_t kNoElement = UINT64_MAX;
+
+// On the device, between the kernels of one call.
+struct QuantizeState {
+  uint64_t bins[kBins];
+  uint64_t first_tensor, first_memory, first_sum;  // that is not finite, or kNoElement
+  uint64_t refused;
+};
+
+struct CellSum {
+  double squares;
+  uint64_t top;  // the largest key
+};
+
+// A block's contiguous elements, in whole tiles.
+struct ElementRange {
+  int64_t begin, end;
+};
+
+__device__ inline ElementRange element_range(int64_t n) {
+  const int64_t step = ceil_div(ceil_div(n, gridDim.x), kQuantizeThreads) * kQuantizeThreads;
+  const int64_t begin = step * blockIdx.x, end = begin + step;
+  return {begin < n ? begin : n, end < n ? end : n};
+}
+
+__device__ inline uint32_t key_bits(float x) {
+  return static_cast<uint32_t>(__float_as_int(x)) & 0x7fffffffu;
+}
+
+__device__ inline float sum_at(const Source& s, int64_t i) {
+  return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * s.memory[i];
+}
+
+// Notes why the sum of element i is not finite.
+__device__ inline void note(const Source& s, int64_t i, QuantizeState* state) {
+  const uint64_t at = static_cast<uint64_t>(i);
+  atomic_min(&state->first_sum, at);
+  if (key_bits(s.tensor[i]) >= kInfKey) atomic_min(&state->first_tensor, at);
+  if (s.memory != nullptr && key_bits(s.memory[i]) >= kInfKey) atomic_min(&state->first_memory, at);
+}
+
+// One block.
+__global__ void __launch_bounds__(kQuantizeThreads)
+    quantize_clear_kernel(QuantizeState* state, int64_t* info) {
+  for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) state->bins[i] = 0;
+  if (threadIdx.x < kInfoSize) info[threadIdx.x] = 0;
+  if (threadIdx.x != 0) return;
+  state->first_tensor = state->first_memory = state->first_sum = kNoElement;
+  state->refused = 0;
+}
+
+// Steps 2 and 5, one thread. `mean`: of the bins, to info.
+__global__ void quantize_judge_kernel(bool mean, int64_t n, QuantizeState* state, int64_t* info) {
+  state->refused = state->first_sum != kNoElement;
+  if (state->first_tensor != kNoElement) {
+    info[kInfoStatus] = kSelectTensor;
+    info[kInfoWhere] = static_cast<int64_t>(state->first_tensor);
+  } else if (state->first_memory != kNoElement) {
+    info[kInfoStatus] = kSelectMemory;
+    info[kInfoWhere] = static_cast<int64_t>(state->first_memory);
+  } else if (state->refused) {
+    info[kInfoStatus] = kSelectOverflow;
+    info[kInfoWhere] = static_cast<int64_t>(state->first_sum);
+  } else if (mean) {
+    info[kInfoCount] = n;
+    info[kInfoMean] = exact_mean_bits(state->bins, static_cast<uint64_t>(n));
+  }
+}
+
+// Step 1.
+__global__ void __launch_bounds__(kQuantizeThreads)
+    sign_tally_kernel(Source source, int64_t n, uint8_t* bits, QuantizeState* state) {
+  __shared__ uint64_t bins[kBins];
+  for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) bins[i] = 0;
+  __syncthreads();
+  const ElementRange range = element_range(n);
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t at = range.begin; at < range.end; at += kQuantizeThreads) {
+    const int64_t i = at + threadIdx.x;
+    const float acc = i < range.end ? sum_at(source, i) : 0.0f;
+    const uint32_t key = key_bits(acc);
+    if (key >= kInfKey) {
+      note(source, i, state);
+    } else if (key != 0) {
+      atomic_add(&bins[bin_of(key)], mantissa_of(key));
+    }
+    const unsigned word = __ballot_sync(kWholeWarp, acc < 0);
+    if (lane < 4 && i - lane + 8 * lane < n)
+      bits[(i - lane) / 8 + lane] = static_cast<uint8_t>(word >> (8 * lane));
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) {
+    if (bins[i] != 0) atomic_add(&state->bins[i], bins[i]);
+  }
+}
+
+// Step 3.
+__global__ void __launch_bounds__(kQuantizeThreads)
+    sign_mend_kernel(Source source, int64_t n, uint8_t* bits, const QuantizeState* state,
+                     const int64_t* info) {
+  if (state->refused) return;
+  const float scale = __int_as_float(static_cast<int>(info[kInfoMean]));
+  if (info[kInfoMean] == 0) {
+    for (int64_t i = grid_first(); i < ceil_div(n, 8); i += grid_stride()) bits[i] = 0;
+  }
+  if (source.out == nullptr) return;
+  for (int64_t i = grid_first(); i < n; i += grid_stride()) {
+    const float acc = sum_at(source, i);
+    source.out[i] = acc - (acc < 0 ? -scale : scale);
+  }
+}
+
+// How buckets are cut into cells.
+struct Cells {
+  int64_t n, bucket, per_bucket;
+
+  GCEXT_HD Cells(int64_t elements, int64_t size)
+      : n(elements), bucket(size), per_bucket(ceil_div(size, kCell)) {}
+
+  GCEXT_HD int64_t buckets() const { return ceil_div(n, bucket); }
+  GCEXT_HD int64_t count() const { return n / bucket * per_bucket + ceil_div(n % bucket, kCell); }
+};
+
+// Step 4.
+__global__ void __launch_bounds__(kQuantizeThreads)
+    levels_cell_kernel(Source source, Cells cells, CellSum* sums, QuantizeState* state) {
+  const int lane = threadIdx.x % kLanes;
+  // Whole warps go round together: every lane must come to the shuffles.
+  const int64_t all = cells.count();
+  for (int64_t warp = grid_first() - threadIdx.x % kWarp; warp < all * kLanes;
+       warp += grid_stride()) {
+    const int64_t cell = (warp + threadIdx.x % kWarp) / kLanes;
+    double squares = 0;
+    uint32_t top = 0;
+    if (cell < all) {
+      const int64_t first = cell / cells.per_bucket * cells.bucket;
+      const int64_t last = first + cells.bucket < cells.n ? first + cells.bucket : cells.n;
+      const int64_t begin = first + cell % cells.per_bucket * kCell;
+      const int64_t end = begin + kCell < last ? begin + kCell : last;
+      for (int64_t i = begin + lane; i < end; i += kLanes) {
+        const float acc = sum_at(source, i);
+        const uint32_t key = key_bits(acc);
+        top = key > top ? key : top;
+        if (key >= kInfKey) note(source, i, state);
+        squares += static_cast<double>(acc) * static_cast<double>(acc);
+      }
+    }
+    for (int step = kLanes / 2; step > 0; step /= 2) {
+      squares += __shfl_xor_sync(kWholeWarp, squares, step);
+      const uint32_t other = __shfl_xor_sync(kWholeWarp, top, step);
+      top = other > top ? other : top;
+    }
+    if (cell < all && lane == 0) sums[cell] = {squares, top};
+  }
+}
+
+// Step 5.
+__global__ void __launch_bounds__(kQuantizeThreads)
+    levels_norm_kernel(Cells cells, Norm norm, const CellSum* sums, float* norms) {
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t bucket = grid_first() / kWarp; bucket < cells.buckets();
+       bucket += grid_stride() / kWarp) {
+    const int64_t first = bucket * cells.per_bucket, past = first + cells.per_bucket;
+    const int64_t last = past < cells.count() ? past : cells.count();
+    double squares = 0;
+    uint64_t top = 0;
+    for (int64_t cell = first; cell < last; cell += kWarp) {
+      const CellSum own = cell + lane < last ? sums[cell + lane] : CellSum{0.0, 0};
+      for (int l = 0; l < kWarp && cell + l < last; ++l) {
+        squares += __shfl_sync(kWholeWarp, own.squares, l);
+        const uint64_t other = __shfl_sync(kWholeWarp, own.top, l);
+        top = other > top ? other : top;
+      }
+    }
+    const int64_t left = cells.n - bucket * cells.bucket;
+    if (lane == 0)
+      norms[bucket] = norm_of(norm, left < cells.bucket ? left : cells.bucket, squares,
+                              static_cast<uint32_t>(top));
+  }
+}
+
+// The level that element i draws.
+__device__ inline int32_t draw(float acc, float norm, const LevelRule& rule, int64_t i) {
+  if (!(norm > 0)) return 0;
+  const float magnitude = acc < 0 ? -acc : acc;
+  const int32_t level =
+      level_of(magnitude, norm, rule.steps, uniform(rule.key, static_cast<uint64_t>(i)));
+  return acc < 0 ? -level : level;
+}
+
+// Step 6.
+__global__ void __launch_bounds__(kQuantizeThreads)
+    levels_count_kernel(Source source, Cells cells, LevelRule rule, const float* norms,
+                        const QuantizeState* state, uint64_t* counts) {
+  __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
+  if (state->refused) return;
+  const ElementRange range = element_range(cells.n);
+  uint64_t own = 0, total;
+  for (int64_t i = range.begin + threadIdx.x; i < range.end; i += kQuantizeThreads)
+    own += draw(sum_at(source, i), norms[i / cells.bucket], rule, i) != 0;
+  block_exclusive_sum(own, warp_sums, &total);
+  if (threadIdx.x == 0) counts[blockIdx.x] = total;
+}
+
+// Step 7.
+__global__ void __launch_bounds__(kQuantizeThreads)
+    levels_emit_kernel(Source source, Cells cells, LevelRule rule, const float* norms,
+                       const QuantizeState* state, const uint64_t* counts, void* to, bool wide,
+                       int16_t* level, int64_t* info) {
+  __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
+  if (state->refused) return;
+  uint64_t before = 0, all = 0, place, total;
+  for (unsigned i = threadIdx.x; i < gridDim.x; i += kQuantizeThreads) {
+    all += counts[i];
+    if (i < blockIdx.x) before += counts[i];
+  }
+  block_exclusive_sum(all, warp_sums, &total);
+  if (blockIdx.x == 0 && threadIdx.x == 0) info[kInfoCount] = static_cast<int64_t>(total);
+  block_exclusive_sum(before, warp_sums, &total);
+  uint64_t next = total;
+  const ElementRange range = element_range(cells.n);
+  for (int64_t at = range.begin; at < range.end; at += kQuantizeThreads) {
+    const int64_t i = at + threadIdx.x;
+    int32_t drawn = 0;
+    if (i < range.end) {
+      const float acc = sum_at(source, i), norm = norms[i / cells.bucket];
+      drawn = draw(acc, norm, rule, i);
+      if (source.out != nullptr) source.out[i] = acc - sent_of(norm, drawn, rule.steps);
+    }
+    place = next + block_exclusive_sum(drawn != 0, warp_sums, &total);
+    if (drawn != 0) {
+      if (wide) {
+        static_cast<int64_t*>(to)[place] = i;
+      } else {
+        static_cast<int32_t*>(to)[place] = static_cast<int32_t>(i);
+      }
+      level[place] = static_cast<int16_t>(drawn);
+    }
+    next += total;
+  }
+}
+
+}  // namespace gcext

@@ -1,0 +1,42 @@
+// The launchers of quantize.
+#pragma once
+
+#include "../csrc/quantize.h"
+#include "launch.h"
+
+namespace gcext {
+
+constexpr int64_t kQuantizeBlocks = 1024;
+
+// The sign code of csrc/quantize.h; n > 0. Where info has a status nothing was written to
+// source.out, and bits are anything.
+struct SignLaunch {
+  Source source;  // a = 1
+  int64_t n;
+  uint8_t* bits;  // (n+7)/8
+  int64_t* info;
+  void* scratch;       // sign_scratch_bytes(), 8-byte aligned
+  int64_t max_blocks;  // at most kQuantizeBlocks; the result does not depend on it
+};
+int64_t sign_scratch_bytes();
+cudaError_t launch_sign(const SignLaunch& args, cudaStream_t stream);
+
+// The levels of csrc/quantize.h; n > 0, and 0 < bucket <= n. Room for n pairs: only the device
+// knows how many there are, info[kInfoCount].
+struct LevelsLaunch {
+  Source source;  // a = 1
+  int64_t n, bucket;
+  Norm norm;
+  LevelRule rule;
+  float* norms;  // one a bucket
+  void* at;      // int64 if `wide`, else int32
+  bool wide;
+  int16_t* level;
+  int64_t* info;
+  void* scratch;       // levels_scratch_bytes(n, bucket), 8-byte aligned
+  int64_t max_blocks;  // at most kQuantizeBlocks; the result does not depend on it
+};
+int64_t levels_scratch_bytes(int64_t n, int64_t bucket);
+cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream);
+
+}  // namespace gcext

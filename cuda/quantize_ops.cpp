@@ -1,0 +1,99 @@
+// The operators of csrc/quantize.cpp on CUDA. No call synchronises: how many levels there are is in
+// info, and at and level have room for all elements.
+#include <tuple>
+
+#include "device.h"
+#include "quantize_launch.h"
+
+namespace gcext {
+namespace {
+
+Source operands(const Tensor& tensor, const std::optional<Tensor>& memory,
+                const std::optional<Tensor>& out, double decay) {
+  check_dense(tensor, ScalarType::Float, "quantize: tensor");
+  check_device(tensor, tensor, "quantize: tensor");
+  GCEXT_CHECK(tensor.numel() < int64_t{1} << 39,
+              "quantize: tensor must have less than 2^39 elements, got ", tensor.numel(),
+              ". Encode in parts.");
+  for (const auto* each : {&memory, &out}) {
+    if (!each->has_value()) continue;
+    check_dense(**each, ScalarType::Float, "quantize: memory and out");
+    check_device(**each, tensor, "quantize: memory and out");
+    GCEXT_CHECK((*each)->numel() == tensor.numel(), "quantize: memory and out must have ",
+                tensor.numel(), " elements like tensor, got ", (*each)->numel(), ".");
+  }
+  GCEXT_CHECK(out.has_value() || !memory.has_value(),
+              "quantize: memory needs out. Pass where the new one goes.");
+  Source source{tensor.const_data_ptr<float>(), nullptr, nullptr, 1.0f, static_cast<float>(decay)};
+  if (out.has_value()) {
+    source.out = out->mutable_data_ptr<float>();
+    source.memory = memory.has_value() ? memory->const_data_ptr<float>() : source.out;
+  }
+  return source;
+}
+
+// Of no element: select's info is all zeros then.
+Tensor info_for(const Tensor& tensor) {
+  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
+  return tensor.numel() == 0 ? torch::stable::zero_(info) : info;
+}
+
+std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor>& memory,
+                                const std::optional<Tensor>& out, double decay) {
+  const Source source = operands(tensor, memory, out, decay);
+  const int64_t n = tensor.numel();
+  const CurrentStream stream(tensor);
+  Tensor bits = empty((n + 7) / 8, ScalarType::Byte, tensor), info = info_for(tensor);
+  if (n == 0) return {bits, info};
+  Tensor scratch = empty(sign_scratch_bytes(), ScalarType::Byte, tensor);
+  check_launch("sign", launch_sign({source, n, bits.mutable_data_ptr<uint8_t>(),
+                                    info.mutable_data_ptr<int64_t>(), scratch.mutable_data_ptr(),
+                                    kQuantizeBlocks},
+                                   stream));
+  return {bits, info};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
+                                                  const std::optional<Tensor>& memory,
+                                                  const std::optional<Tensor>& out, double decay,
+                                                  int64_t steps, int64_t bucket, bool largest,
+                                                  double clip, int64_t seed) {
+  const Source source = operands(tensor, memory, out, decay);
+  GCEXT_CHECK(steps >= 1 && steps < 1 << 15, "quantize: steps must be in [1, 2^15), got ", steps,
+              ". Use fewer bits.");
+  GCEXT_CHECK(bucket >= 0, "quantize: bucket must not be negative, got ", bucket,
+              ". 0 is one for all.");
+  const int64_t n = tensor.numel();
+  const bool wide = n > INT32_MAX;
+  const CurrentStream stream(tensor);
+  if (bucket == 0 || bucket > n) bucket = n;
+  Tensor norms = empty(n == 0 ? 0 : (n - 1) / bucket + 1, ScalarType::Float, tensor);
+  Tensor at = empty(n, wide ? ScalarType::Long : ScalarType::Int, tensor);
+  Tensor level = empty(n, ScalarType::Short, tensor), info = info_for(tensor);
+  if (n == 0) return {norms, at, level, info};
+  Tensor scratch = empty(levels_scratch_bytes(n, bucket), ScalarType::Byte, tensor);
+  const LevelRule rule{mixed(static_cast<uint64_t>(seed)), static_cast<int32_t>(steps)};
+  check_launch("levels", launch_levels({source,
+                                        n,
+                                        bucket,
+                                        {largest, clip},
+                                        rule,
+                                        norms.mutable_data_ptr<float>(),
+                                        at.mutable_data_ptr(),
+                                        wide,
+                                        level.mutable_data_ptr<int16_t>(),
+                                        info.mutable_data_ptr<int64_t>(),
+                                        scratch.mutable_data_ptr(),
+                                        kQuantizeBlocks},
+                                       stream));
+  return {norms, at, level, info};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(gcext, CUDA, m) {
+  m.impl("sign", TORCH_BOX(&sign));
+  m.impl("levels", TORCH_BOX(&levels));
+}
+
+}  // namespace gcext
