@@ -10,6 +10,7 @@ from gcext._lib import build_info
 from gcext.aggregate import combine, gram
 from gcext.codec import Codec, codec, codecs, stc
 from gcext.errors import DecodeError
+from gcext.history import History
 from gcext.link import Diagnostics, ErrorFeedback, Link
 from gcext.packet import Packet
 from gcext.recipes import Recipe, Schedule, recipe, recipes
@@ -21,6 +22,7 @@ __all__ = [
     "DecodeError",
     "Diagnostics",
     "ErrorFeedback",
+    "History",
     "Link",
     "Packet",
     "Recipe",
