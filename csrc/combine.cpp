@@ -49,7 +49,6 @@ void combine_tiles(const std::vector<PacketView>& packets, const std::vector<dou
 Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
                const std::vector<double>& weights, int64_t numel) {
   const std::vector<PacketView> packets = view_packets("combine", index, value, numel);
-  check_rising("combine", packets, numel);
   GCEXT_CHECK(weights.size() == packets.size(), "combine: needs a weight for every packet, got ",
               weights.size(), " for ", packets.size(), ".");
   Tensor out = torch::stable::empty({numel}, ScalarType::Float);
@@ -64,10 +63,7 @@ Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& valu
 
 void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
   check_dense(dense, ScalarType::Float, "combine_add_: dense");
-  const std::vector<PacketView> packets =
-      view_packets("combine_add_", {index}, {value}, dense.numel());
-  check_rising("combine_add_", packets, dense.numel());
-  const PacketView& packet = packets[0];
+  const PacketView packet = view_packets("combine_add_", {index}, {value}, dense.numel())[0];
   float* data = dense.mutable_data_ptr<float>();
   const int64_t parts = parts_for(packet.k, kEntriesPerThread);
   parallel_parts(parts, [&](int64_t part) {

@@ -73,7 +73,7 @@ std::vector<double> sum_pairs(const std::vector<PacketView>& packets,
 
 Tensor gram(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
             const std::vector<double>& scale, int64_t numel) {
-  const std::vector<PacketView> packets = view_packets("gram", index, value, numel);
+  const std::vector<PacketView> packets = view_packets_unchecked("gram", index, value, numel);
   const std::vector<char> ternary = which_are_ternary(packets, scale);
   const int64_t m = static_cast<int64_t>(packets.size());
   Tensor out = torch::stable::empty({m, m}, ScalarType::Double);

@@ -30,6 +30,13 @@ bool rises_below(const PacketView& packet, int64_t numel) {
 
 std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& index,
                                      const std::vector<Tensor>& value, int64_t numel) {
+  std::vector<PacketView> packets = view_packets_unchecked(op, index, value, numel);
+  check_rising(op, packets, numel);
+  return packets;
+}
+
+std::vector<PacketView> view_packets_unchecked(const char* op, const std::vector<Tensor>& index,
+                                               const std::vector<Tensor>& value, int64_t numel) {
   GCEXT_CHECK(numel >= 0, op, ": numel must not be negative, got ", numel, ".");
   GCEXT_CHECK(index.size() == value.size(), op, ": needs an index for every value, got ",
               index.size(), " and ", value.size(), ".");

@@ -26,9 +26,13 @@ inline PacketView view_packet(const char* op, const Tensor& index, const Tensor&
   return {index.const_data_ptr(), value.const_data_ptr<float>(), values, wide, entries != values};
 }
 
-// The same of every packet; what the indices say is left to a Walk, or to check_rising.
+// The same of every packet, and check_rising.
 std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& index,
                                      const std::vector<Tensor>& value, int64_t numel);
+
+// Without check_rising: only for a kernel that reaches entries through a Walk.
+std::vector<PacketView> view_packets_unchecked(const char* op, const std::vector<Tensor>& index,
+                                               const std::vector<Tensor>& value, int64_t numel);
 
 // Raises unless indices rise strictly in [0, numel): after that no kernel can write out of bounds,
 // and no two of its threads to one element.
