@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gcext._project import project
+from gcext._project import Order, project
 from gcext.aggregate.aggregator import Aggregator
 from gcext.aggregate.sums import check_packets, gram, weighted_sum
 from gcext.history import History
@@ -42,6 +42,9 @@ class Projection(Aggregator):
         tau: rounds that are looked back at, at least 0.
         history: where every client's last packet is remembered; None: in memory. Only the packets
             of the last ``tau`` rounds are ever unpacked.
+        order: "paper", or "fedfv" for what its authors run. That keeps an update more where alpha
+            is not 0 and alpha*m not whole or 0, and it meets rounds t - tau + 1 to t, this round's
+            own updates last, and none before round tau.
 
     >>> import gcext, torch
     >>> packets = {i: gcext.stc(torch.tensor(t), p=1) for i, t in enumerate(([1., 1.], [-2., 2.]))}
@@ -49,12 +52,21 @@ class Projection(Aggregator):
     tensor([-0.5000,  1.5000])
     """
 
-    def __init__(self, alpha: float = 0.1, tau: int = 1, history: History | None = None) -> None:
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        tau: int = 1,
+        history: History | None = None,
+        order: Order = "paper",
+    ) -> None:
         if not 0 <= alpha <= 1:
             raise ValueError(f"Projection: alpha must be in [0, 1], got {alpha}.")
         if isinstance(tau, bool) or not isinstance(tau, int) or tau < 0:
             raise ValueError(f"Projection: tau must be a whole number from 0 up, got {tau}.")
+        if order not in ("paper", "fedfv"):
+            raise ValueError(f"Projection: order must be paper or fedfv, got {order!r}.")
         self.alpha = float(alpha)
+        self.order = order
         self.tau = tau
         self.history = History() if history is None else history
 
@@ -80,14 +92,17 @@ class Projection(Aggregator):
 
         m, device = len(packets), packets[0].device
         spans = []
-        for past in range(now - self.tau, now):
+        for past in self._past(now):
             # Clients drawn now count as of now, whatever they sent before.
             held = [c for c in self.history.clients_of_round(past) if c not in packets_by_client]
             spans.append(range(len(packets), len(packets) + len(held)))
             packets += [self.history.packet(client, device) for client in held]
+        if self.order == "fedfv" and now >= self.tau > 0:
+            spans.append(range(m))
         check_packets("Projection", packets)
 
-        coefficients = project(gram(packets).cpu().numpy(), m, self.alpha, spans)
+        dots = gram(packets).cpu().numpy()
+        coefficients = project(dots, m, self.alpha, spans, self.order)
         used = np.flatnonzero(coefficients).tolist() or [0]
         update = weighted_sum([packets[i] for i in used], [float(coefficients[i]) for i in used])
         self.history.put(now, packets_by_client)
@@ -119,6 +134,12 @@ class Projection(Aggregator):
     def restore(self, snapshot: Any) -> None:
         """Be as when ``snapshot`` was called."""
         self.history.restore(snapshot)
+
+    def _past(self, now: int) -> range:
+        """The remembered rounds that are met."""
+        if self.order == "paper":
+            return range(now - self.tau, now)
+        return range(now - self.tau + 1, now) if now >= self.tau else range(0)
 
     def _next_round(self, round: int | None) -> int:
         last = self.history.last_round

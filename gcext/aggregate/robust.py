@@ -202,7 +202,7 @@ def _scaled(packet: Packet, factor: float) -> Packet:
         return Packet.group([_scaled(member, factor) for member in packet.members])
     (index,), (value,) = pairs([packet])
     value = (value.double() * factor).float()
-    if packet.index is None:
+    if len(index) < len(value):
         return Packet("dense", packet.shape, packet.dtype, None, value)
     there = value != 0  # a zero is not sent
     index, value = index[there], value[there]

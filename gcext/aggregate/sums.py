@@ -121,8 +121,8 @@ def weighted_sum(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor 
 def pairs(packets: Sequence[Packet]) -> tuple[list[Tensor], list[Tensor]]:
     """Indices, none where a packet is dense, and float32 values, as the operators take them."""
     none = torch.empty(0, dtype=torch.int32, device=packets[0].device)
-    values = [p.value if p.value.dtype == torch.float32 else p.values() for p in packets]
-    return [none if p.index is None else p.index for p in packets], values
+    indices = [packet.index for packet in packets]  # some packets work it out each time
+    return [none if index is None else index for index in indices], [p.value for p in packets]
 
 
 def columns(groups: Sequence[Packet]) -> list[tuple[Packet, ...]]:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gcext import _robust_ops
 from gcext.aggregate.aggregator import Stateless
 from gcext.aggregate.sums import columns, pairs
 from gcext.packet import Packet
+from gcext.values import Signs
 
 __all__ = ["Vote"]
 
@@ -55,7 +57,7 @@ class Vote(Stateless):
     ) -> None:
         """Raise ValueError for a packet of all elements' values: it has no sign bits."""
         for member in packet.members or (packet,):
-            if member.method != "sign" and member.index is None:
+            if _plane(member) is None and member.index is None:
                 raise ValueError(
                     f"Vote: packets must be of signs or sparse, got {member.method} from client "
                     f"{client}. Encode signs."
@@ -65,7 +67,19 @@ class Vote(Stateless):
 def _vote(packets: Sequence[Packet], scale: float) -> Tensor | Any:
     if packets[0].method == "group":
         return [_vote(members, scale) for members in columns(packets)]
-    planes = [p.value for p in packets if p.method == "sign"]
-    sparse = [p for p in packets if p.method != "sign"]
+    planes, sparse = [], []
+    for packet in packets:
+        plane = _plane(packet)
+        if plane is None:
+            sparse.append(packet)
+        elif plane.scale > 0:  # zeros have no sign
+            planes.append(plane.bits)
+    if not (planes or sparse):
+        return torch.zeros(packets[0].shape, device=packets[0].device)
     entries = pairs(sparse) if sparse else ([], [])
     return _robust_ops.vote(planes, *entries, scale, packets[0].numel).view(packets[0].shape)
+
+
+def _plane(packet: Packet) -> Signs | None:
+    """The signs of a packet that has one for every element."""
+    return packet.coded if packet.support is None and isinstance(packet.coded, Signs) else None
