@@ -27,7 +27,7 @@ struct SelectSchedule {
   // Up to here an item is one block's work: at 32 elements a thread the passes of one block cost as
   // much as the launches that they save.
   int64_t tiny = int64_t{1} << 15;
-  bool distrust = false;  // as if every sampled bound had failed
+  bool distrust = false;  // as if every sample had given a bound above all keys
 };
 
 // Bytes, to be 16-byte aligned and uninitialised: at most n words for an item above `tiny` and

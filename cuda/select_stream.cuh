@@ -110,7 +110,7 @@ __device__ inline uint32_t sampled_bound(const Source& source, int64_t n, int64_
 }
 
 __device__ inline void take_sample(SelectWork& work, SampleRoom* room) {
-  if (work.bound == kNoBound) return;
+  if (work.bound != 1) return;
   const uint32_t bound = sampled_bound(work.item.source, work.item.n, work.item.k, room);
   if (threadIdx.x == 0) work.bound = bound;
 }
@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(kWideThreads)
     work.collected = 0;
     work.rank = static_cast<uint64_t>(task.item.k);
     work.key = work.mean = work.slabs_taken = work.overflow = work.refused = 0;
-    work.all = plan.slabs == 0 || how.distrust;
-    work.bound = work.all ? kNoBound : 1;
+    work.all = plan.slabs == 0;
+    work.bound = work.all ? kNoBound : how.distrust ? kInfKey : 1;
     grid.first[at + blockIdx.x] = task.first_block;
   }
   __syncthreads();
