@@ -63,6 +63,14 @@ def test_sign(backend: str, form: str, kind: Callable[[int], Tensor]) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_scale_that_rounds_to_zero_has_no_signs(backend: str) -> None:
+    tensor = torch.zeros(300)
+    tensor[70] = -(2.0**-149)
+    for max_blocks in (1, 1024):
+        assert compare(make(backend, max_blocks), "sign", "plain", tensor, tensor, 1.0) == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_levels(backend: str, form: str, kind: Callable[[int], Tensor]) -> None:
