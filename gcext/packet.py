@@ -237,6 +237,8 @@ class Packet:
             if there is not None:
                 return there
         packet = _packet(wire.unpack(buf, shape))  # type: ignore[arg-type]
+        if isinstance(buf, bytes):  # one content, one byte string: this is what to_bytes would give
+            packet._bytes = buf
         return packet if torch.device(device).type == "cpu" else packet.to(device)
 
     @classmethod

@@ -35,7 +35,7 @@ def combine(packets, weights, numel):
     return ops.combine([p[0] for p in packets], [p[1] for p in packets], weights, numel)
 
 
-@pytest.mark.parametrize("numel", [1, 5, 4095, 4096, 4097, 100_003])
+@pytest.mark.parametrize("numel", [1, 5, 16383, 16384, 16385, 100_003])
 def test_exact_over_tiles_and_kinds(numel):
     rng = np.random.default_rng(numel)
     packets = [
@@ -55,7 +55,7 @@ def test_exact_over_tiles_and_kinds(numel):
 
 def test_a_cluster_after_a_desert():
     """Tiles that no packet enters are zeros, also after one that was full."""
-    numel = 20 * 4096
+    numel = 20 * 16384
     index = torch.cat([torch.arange(100), torch.arange(numel - 100, numel)]).int()
     packet = (index, torch.full((200,), 0.5))
     for packets in ([packet], [packet, packet]):
