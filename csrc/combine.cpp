@@ -7,7 +7,7 @@
 namespace gcext {
 namespace {
 
-constexpr int64_t kTilesPerThread = 8;  // 32,768 elements are worth a thread
+constexpr int64_t kTilesPerThread = 2;  // 32,768 elements are worth a thread
 constexpr int64_t kEntriesPerThread = 1 << 15;
 
 // Tiles [first, last) of the sum.
@@ -53,6 +53,7 @@ Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& valu
               weights.size(), " for ", packets.size(), ".");
   Tensor out = torch::stable::empty({numel}, ScalarType::Float);
   float* data = out.mutable_data_ptr<float>();
+  advise_huge_pages(data, numel * static_cast<int64_t>(sizeof(float)));
   const int64_t tiles = numel / kCombineTile + (numel % kCombineTile != 0);
   const int64_t parts = parts_for(tiles, kTilesPerThread);
   parallel_parts(parts, [&](int64_t part) {

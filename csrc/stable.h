@@ -18,6 +18,10 @@
 
 #include "fpenv.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace gcext {
 
 using torch::headeronly::ScalarType;
@@ -34,6 +38,20 @@ inline void check_dense(const Tensor& t, ScalarType dtype, const char* what) {
 
 inline Tensor empty(int64_t n, ScalarType dtype, const Tensor& like) {
   return torch::stable::empty({n}, dtype, std::nullopt, like.device());
+}
+
+// For a large output that is about to be written for the first time: a fault for each 4 KiB of it
+// costs more than the writing. Advice only; nothing happens where it is not taken.
+inline void advise_huge_pages(void* first, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHuge = uintptr_t{1} << 21;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(first),
+                  end = begin + static_cast<uintptr_t>(bytes);
+  const uintptr_t from = (begin + kHuge - 1) & ~(kHuge - 1), to = end & ~(kHuge - 1);
+  if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#else
+  static_cast<void>(first), static_cast<void>(bytes);
+#endif
 }
 
 // Runs body(part) for part in [0, parts) on torch's threads, each in the kernels' floating-point
