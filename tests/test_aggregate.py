@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from isa_kit import at_every_isa
 from round_kit import dense, drawn, mixed
 
 import gcext
-from gcext.aggregate import Mean, Projection
+from gcext.aggregate import MaxK, Mean, Median, NormBound, Projection, Round, TrimmedMean, Vote
 
 
 def test_clients_in_any_order():
@@ -122,3 +123,70 @@ def test_the_same_bits_at_every_instruction_set_and_number_of_threads():
     results = at_every_isa(SAME)
     digests = [digest for digests in results.values() for digest in digests]
     assert len(digests) == 3 * len(results) and len(set(digests)) == 1, results
+
+
+SERVERS = {
+    "mean": Mean,
+    "projection": lambda: Projection(tau=2),
+    "trimmed": lambda: TrimmedMean(0.2),
+    "median": Median,
+    "bound": lambda: NormBound(2.0, MaxK(400, Projection())),
+    "vote": Vote,
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_packets_that_arrive_one_by_one_in_any_order(name):
+    rng = np.random.default_rng(5)
+    codec = gcext.codec("stc:p=0.2") if name == "vote" else None
+    encode = codec.encode if codec else mixed
+    rounds = [drawn(rng, 9, 4, 200, encode) for _ in range(3)]
+    weights = {client: client + 1.0 for client in range(9)}
+    for number, order in enumerate(itertools.permutations(range(4))):
+        whole, parts = SERVERS[name](), SERVERS[name]()
+        for packets, losses in rounds:
+            some = {client: weights[client] for client in packets}
+            expected = whole.aggregate(packets, losses, weights=some)
+            arriving = Round(parts, expect=(200,) if number % 2 else None)
+            clients = list(packets)
+            for i in order:
+                c = clients[i]
+                sent = packets[c].to_bytes() if number % 3 else packets[c]
+                assert arriving.add(c, sent, losses[c], weights[c])
+                assert not arriving.add(c, packets[c], losses[c], weights[c])  # sent again
+            assert len(arriving) == 4
+            assert torch.equal(arriving.finish(), expected)
+        assert parts.state_dict() == whole.state_dict()
+
+
+def test_what_a_round_refuses_leaves_it_as_it_was():
+    a, b = gcext.stc(torch.ones(3), p=1), gcext.stc(torch.full((3,), 2.0), p=1)
+    other, dense = gcext.stc(torch.ones(1, 3), p=1), gcext.codec("dense").encode(torch.ones(3))
+    server = MaxK(3, Projection())
+    arriving = Round(server, expect=(3,), number=5)
+    arriving.add(1, a, loss=0.5)
+    for call, message in (
+        (lambda: arriving.add(1, b, loss=0.5), "once a round, got something else from client 1"),
+        (lambda: arriving.add(1, a, loss=0.6), "something else from client 1"),
+        (lambda: arriving.add(1, dense, loss=0.5), "something else from client 1"),
+        (lambda: arriving.add(2, other, loss=0.5), r"shape \(3,\), got \(1, 3\) from client 2"),
+        (lambda: arriving.add(2, other.to_bytes(), loss=0.5), "as the caller expects"),
+        (lambda: arriving.add(2, b"no packet", loss=0.5), "message"),
+        (lambda: arriving.add(2, b), "loss for every client, got none for client 2"),
+        (lambda: arriving.add(2, b, loss=math.nan), "finite, got nan for client 2"),
+        (lambda: Round(MaxK(2)).add(4, a), "got 3 from client 4"),
+        (lambda: Round(Vote()).add(4, dense), "got dense from client 4"),
+        (lambda: Round(Mean()).add(4, a, weight=0.0), "got 0.0 for client 4"),
+        (lambda: Round(Mean()).finish(), "at least one client's packet"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+        assert len(arriving) == 1
+    loose = Round(Mean())
+    loose.add(1, a)
+    with pytest.raises(ValueError, match="one shape"):
+        loose.add(2, other)
+    assert torch.equal(arriving.finish(), torch.ones(3)) and server.inner.history.last_round == 5
+    for again in (arriving.finish, lambda: arriving.add(2, b, loss=1.0)):
+        with pytest.raises(RuntimeError, match="the round is finished"):
+            again()

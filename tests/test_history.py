@@ -1,0 +1,269 @@
+"""The history against a dict, gone back in, killed, damaged, and checkpointed with the loop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gcext
+from gcext import History
+from gcext.aggregate import Projection
+from gcext.fl import run as run_module
+from gcext.fl.data import load
+from gcext.fl.run import Interrupted, run
+from gcext.fl.settings import Settings
+from gcext.link import Link
+
+KINDS = pytest.mark.parametrize("kind", ["memory", "file"])
+
+
+def packet(number):
+    return gcext.stc(torch.full((3,), float(number + 1)), p=1)
+
+
+@pytest.fixture
+def path(tmp_path, kind):
+    return None if kind == "memory" else tmp_path / "history.sqlite"
+
+
+def seen(history):
+    """All that can be asked of a history, of clients and rounds up to 40."""
+    clients = {c: (history.round_of(c), history.packet(c).scale) for c in range(40) if c in history}
+    rounds = {r: held for r in range(40) if (held := history.clients_of_round(r))}
+    assert len(history) == len(clients)
+    assert {c: r for r, held in rounds.items() for c in held} == {
+        c: r for c, (r, _) in clients.items()
+    }
+    return history.last_round, clients
+
+
+@KINDS
+def test_the_last_packet_and_round_of_every_client(kind, path):
+    with History(path) as history:
+        assert seen(history) == (None, {}) and history.round_of(3) is None and 3 not in history
+        history.put(0, {1: packet(1), 2: packet(2), 3: packet(3)})
+        history.put(7, {2: packet(20), 2**64 - 1: packet(5), -4: packet(6)})
+        assert history.last_round == 7 and len(history) == 5
+        assert history.clients_of_round(0) == [1, 3] and history.clients_of_round(5) == []
+        assert history.clients_of_round(7) == [-4, 2, 2**64 - 1]
+        assert history.packet(2).scale == 21 and history.packet(-4).scale == 7
+        for round in (7, 3, -1):
+            with pytest.raises(ValueError, match=f"rounds must rise from 0 on, got {round} after"):
+                history.put(round, {1: packet(0)})
+        with pytest.raises(KeyError):
+            history.packet(99)
+        history.put(8, {})
+        assert history.last_round == 8 and len(history) == 5
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sets(st.integers(0, 9), max_size=4)),
+        st.tuples(st.sampled_from(["state", "load", "snapshot", "restore", "reopen"]), st.none()),
+    ),
+    max_size=25,
+)
+
+
+@KINDS
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS)
+def test_any_order_of_rounds_states_and_snapshots(tmp_path_factory, kind, steps):
+    """Against a dict that is copied whole: the last two states, the last snapshot."""
+    file = None if kind == "memory" else tmp_path_factory.mktemp("h") / "h.sqlite"
+    history, model, last = History(file), {}, None
+    states, snapshot = [], None
+    for count, (step, clients) in enumerate(steps):
+        now = (last, dict(model))
+        if step == "put":
+            last = 0 if last is None else last + 1
+            history.put(last, {c: packet(count) for c in clients})
+            model |= {c: (last, float(count + 1)) for c in clients}
+        elif step == "state":
+            states = [*[s for s in states if s[1][0] != last][-1:], (history.state_dict(), now)]
+        elif step == "snapshot":
+            snapshot = (history.snapshot(), now)
+        elif step == "load" and states:
+            state, (last, model) = states[0]
+            history.load_state_dict(state)
+            model, states, snapshot = dict(model), states[:1], None
+        elif step == "restore" and snapshot:
+            last, model = snapshot[1][0], dict(snapshot[1][1])
+            history.restore(snapshot[0])
+            states = [s for s in states if (s[1][0] or -1) <= (-1 if last is None else last)]
+        elif step == "reopen" and file:
+            history.close()
+            history, snapshot = History(file), None
+        assert seen(history) == (last, model)
+    history.close()
+
+
+@KINDS
+def test_what_is_put_in_takes_no_more_room_than_it_must(kind, path):
+    """Without states and snapshots a client has one row, with them those that they need."""
+    with History(path) as history:
+        for round in range(50):
+            history.put(round, {c: packet(round) for c in (1, 2)})
+        if kind == "file":
+            count = "SELECT count(*) FROM packet"
+            assert history._store._one(count) == 2
+            for round in range(50, 90):
+                if round % 10 == 0:
+                    history.state_dict()
+                history.snapshot()
+                history.put(round, {c: packet(round) for c in (1, 2)})
+                assert history._store._one(count) <= 2 * 22
+
+
+@KINDS
+def test_a_round_that_raises_leaves_all_as_it_was(kind, path, monkeypatch):
+    class Broken:
+        def to_bytes(self):
+            raise KeyboardInterrupt
+
+    with History(path) as history:
+        history.put(1, {1: packet(1)})
+        before = seen(history)
+        with pytest.raises(KeyboardInterrupt):
+            history.put(2, {1: packet(2), 2: Broken()})
+        assert seen(history) == before
+        if kind == "file":  # within the transaction, once rows are in
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(history._store, "_seal", Broken().to_bytes)
+                history.put(2, {1: packet(2), 2: packet(3)})
+            assert seen(history) == before
+        history.put(2, {1: packet(2)})
+
+
+def test_a_killed_process_leaves_whole_rounds(tmp_path):
+    script = """
+import sys, torch, gcext
+history = gcext.History(sys.argv[1])
+for round in range(10_000):
+    history.put(round, {c: gcext.stc(torch.full((500,), round + 1.0), p=1) for c in range(8)})
+    print(round, flush=True)
+"""
+    file = tmp_path / "h"
+    run = subprocess.Popen([sys.executable, "-c", script, str(file)], stdout=subprocess.PIPE)
+    for line in run.stdout:
+        if int(line) >= 30:
+            os.kill(run.pid, signal.SIGKILL)
+            break
+    run.communicate()
+    with History(file) as history:
+        last = history.last_round
+        assert last >= 30 and history.clients_of_round(last) == list(range(8))
+        assert {history.packet(c).scale for c in range(8)} == {last + 1.0}
+
+
+def test_another_file_is_refused(tmp_path):
+    with History(tmp_path / "a") as a, History(tmp_path / "b") as b:
+        for history, number in ((a, 1), (b, 2)):
+            history.put(1, {1: packet(number)})
+        state = a.state_dict()
+        for other, message in (
+            (b, "must hold round 1 as the state has it"),
+            (History(), "Open the file"),
+        ):
+            before = seen(other)
+            with pytest.raises(ValueError, match=message):
+                other.load_state_dict(state)
+            assert seen(other) == before
+        with pytest.raises(ValueError, match="got rounds 1 to 1 without it"):
+            b.load_state_dict({**state, "round": 9})
+        with pytest.raises(ValueError, match="into a history in memory"):
+            a.load_state_dict(History().state_dict())
+        for round in range(2, 9):
+            a.put(round, {1: packet(round)})
+            a.state_dict()
+        with pytest.raises(ValueError, match="must hold round 1"):  # not one of the last two
+            a.load_state_dict(state)
+    (tmp_path / "text").write_text("no database, but long enough to be looked at" * 30)
+    with pytest.raises(ValueError, match="must be a history, got file is not a database"):
+        History(tmp_path / "text")
+    with sqlite3.connect(tmp_path / "other") as base:
+        base.execute("CREATE TABLE t (x)")
+    base.close()
+    with pytest.raises(ValueError, match="got another database"):
+        History(tmp_path / "other")
+    with sqlite3.connect(tmp_path / "a") as base:
+        base.execute("PRAGMA user_version = 2")
+    base.close()
+    with pytest.raises(ValueError, match="must be of version 1, got 2"):
+        History(tmp_path / "a")
+    with pytest.raises(ValueError, match="cannot open"):
+        History(tmp_path / "no" / "folder")
+
+
+def test_damaged_states_in_memory_are_refused():
+    history = History()
+    history.put(3, {1: packet(1)})
+    before, message = seen(history), packet(1).to_bytes()
+    for state, why in (
+        ({"round": 3, "packets": {3: {1: message[:-1]}}}, "message"),
+        ({"round": 3, "packets": {3: {1: message}, 2: {1: message}}}, "one last packet"),
+        ({"round": 2, "packets": {3: {1: message}}}, "later than the last round"),
+        ({"round": 3}, "holds round and packets"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            history.load_state_dict(state)
+        assert seen(history) == before
+
+
+DATA = load("digits")
+PLAN = Settings(
+    data="digits", method="any", recipe="pstc:p=0.1,alpha=0.1,tau=2", clients=10,
+    participation=0.3, rounds=7, seed=0, target=0.9,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("call", [2, 14, 16])
+def test_the_loop_resumes_with_a_file(tmp_path, monkeypatch, call):
+    """Interrupted within a round, or killed after rounds that the checkpoint does not know."""
+    expected = run(PLAN, DATA)["model_digest"]
+    recipe, opened = gcext.recipe, []
+
+    def with_file(spec):
+        made = recipe(spec)
+
+        def combine():
+            opened.append(History(tmp_path / "h.sqlite"))
+            return Projection(0.1, 2, opened[-1])
+
+        return made.__class__(
+            Link(made.up.codec, made.up.feedback, combine), made.down, made.schedule
+        )
+
+    monkeypatch.setattr(gcext, "recipe", with_file)
+    checkpoint = tmp_path / "a.checkpoint"
+    if call == 16:  # killed: the file is two rounds ahead of the last checkpoint
+
+        def crash(record):
+            if record["round"] == 6:
+                raise SystemExit
+
+        with pytest.raises(SystemExit):
+            run(PLAN, DATA, path=checkpoint, every=4, progress=crash)
+        assert opened[0].last_round == 6
+    else:
+        original, calls = run_module.local_sgd, iter(range(1, 10_000))
+
+        def cut(*args, **kwargs):
+            if next(calls) == call:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(run_module, "local_sgd", cut)
+            run(PLAN, DATA, path=checkpoint, threads=1)
+    opened[-1].close()
+    assert run(PLAN, DATA, path=checkpoint, resume=True)["model_digest"] == expected
+    opened[-1].close()
