@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench import codes, server, stc
+from bench import codes, server, stc, vote
 from bench.case import Case, Setting
 
 Maker = Callable[[Setting, bool], Case]
@@ -20,6 +20,7 @@ ROWS: dict[str, Maker] = {
     "bits-unpack": codes.bits_unpack,
     "combine": server.combine,
     "gram": server.gram,
+    "vote": vote.vote,
 }
 
 ENTRIES: dict[str, tuple[str, ...]] = {
@@ -29,6 +30,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "bits": ("bits-pack", "bits-unpack"),
     "combine": ("combine",),
     "gram": ("gram",),
+    "vote": ("vote",),
     "all": tuple(ROWS),
 }
 
@@ -39,5 +41,6 @@ HELP = {
     "bits": "Fixed-width planes, to bytes and back, against NumPy.",
     "combine": "The weighted sum of m packets.",
     "gram": "All dot products of m packets.",
+    "vote": "The majority of m packets of signs.",
     "all": "Every row.",
 }

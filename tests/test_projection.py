@@ -18,8 +18,8 @@ from gcext.aggregate import Projection
 class Loops:
     """Algorithms 2 and 3 (FedFV; Wang et al. 2021) on dense float64 vectors, line by line."""
 
-    def __init__(self, alpha, tau):
-        self.alpha, self.tau, self.t = alpha, tau, 0
+    def __init__(self, alpha, tau, order="paper"):
+        self.alpha, self.tau, self.t, self.order = alpha, tau, 0, order
         self.history = {}  # client -> (round, update)
         self.internal = self.external = 0  # conflicts met
 
@@ -29,7 +29,11 @@ class Loops:
             self.history[client] = (self.t, g)
         order = sorted(updates, key=lambda c: (losses[c], c))
         m = len(order)
-        keep = order[m - math.floor(self.alpha * m) :]
+        kept, rounds = math.floor(self.alpha * m), range(self.t - self.tau, self.t)
+        if self.order == "fedfv":  # as its authors' program has it
+            kept = m - math.ceil((m - 1) * (1 - self.alpha)) if self.alpha > 0 else 0
+            rounds = [r + 1 for r in rounds] if self.t >= self.tau else []
+        keep = order[m - kept :]
         changed = []
         for k in order:
             c = updates[k].copy()
@@ -40,7 +44,7 @@ class Loops:
                     self.internal += 1
             changed.append(c)
         mean = sum(changed) / m
-        for r in range(self.t - self.tau, self.t):
+        for r in rounds:
             held = [g for client, (t, g) in sorted(self.history.items()) if t == r]
             h = sum((g for g in held if mean @ g < 0), np.zeros_like(mean))
             if mean @ h < 0:
@@ -72,6 +76,23 @@ def test_projection_against_loops(tmp_path, alpha, tau, method, path):
         }
     history.close()
     assert (loops.internal > 0) == (alpha < 1) and (loops.external > 0) == (tau > 0)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.1, 0.5])
+@pytest.mark.parametrize("tau", [0, 1, 3])
+def test_the_order_of_fedfv(alpha, tau):
+    rng = np.random.default_rng(int(100 * alpha) + tau)
+    ours, loops = Projection(alpha, tau, order="fedfv"), Loops(alpha, tau, "fedfv")
+    paper, differ = Projection(alpha, tau), 0
+    for _ in range(6):
+        packets, losses = drawn(rng, 12, 6, 300, gcext.codec("stc:p=0.2").encode)
+        got = ours.aggregate(packets, losses).double().numpy()
+        expected = loops.aggregate(dense(packets), losses)
+        assert np.linalg.norm(got - expected) <= 1e-6 * np.linalg.norm(expected)
+        differ += not np.array_equal(got, paper.aggregate(packets, losses).double().numpy())
+    assert (differ > 0) == (tau > 0 or alpha == 0.1)
+    with pytest.raises(ValueError, match="order must be paper or fedfv, got 'none'"):
+        Projection(order="none")
 
 
 def test_rounds_without_packets_hold_nothing():

@@ -42,9 +42,9 @@ class Projection(Aggregator):
         tau: rounds that are looked back at, at least 0.
         history: where every client's last packet is remembered; None: in memory. Only the packets
             of the last ``tau`` rounds are ever unpacked.
-        order: "paper", or "fedfv" for what its authors run. That keeps an update more where alpha
-            is not 0 and alpha*m not whole or 0, and it meets rounds t - tau + 1 to t, this round's
-            own updates last, and none before round tau.
+        order: "paper", or "fedfv" for what its authors run: it keeps ``floor(alpha*m + 1 - alpha)``
+            updates where alpha > 0, and looks at rounds t - tau + 1 to t, this round's own updates
+            last, but at none before round tau.
 
     >>> import gcext, torch
     >>> packets = {i: gcext.stc(torch.tensor(t), p=1) for i, t in enumerate(([1., 1.], [-2., 2.]))}
