@@ -65,7 +65,6 @@ void trim_tiles(const std::vector<PacketView>& packets, int64_t drop, int64_t nu
 Tensor trimmed_mean(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
                     int64_t drop, int64_t numel) {
   const std::vector<PacketView> packets = view_packets("trimmed_mean", index, value, numel);
-  check_rising("trimmed_mean", packets, numel);
   const int64_t m = static_cast<int64_t>(packets.size());
   GCEXT_CHECK(drop >= 0 && 2 * drop < m, "trimmed_mean: drop must be in [0, m/2), got ", drop,
               " of ", m, " packets.");

@@ -60,7 +60,6 @@ Tensor vote(const std::vector<Tensor>& plane, const std::vector<Tensor>& index,
             const std::vector<Tensor>& value, double scale, int64_t numel) {
   Voters voters;
   voters.packets = view_packets("vote", index, value, numel);
-  check_rising("vote", voters.packets, numel);
   for (const PacketView& packet : voters.packets)
     GCEXT_CHECK(!packet.dense,
                 "vote: a packet without indices has no signs of its own. "
