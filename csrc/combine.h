@@ -36,8 +36,8 @@ struct PacketView {
   const int64_t* index64() const { return static_cast<const int64_t*>(index); }
 };
 
-// 128 KiB of float64, for the second-level cache. A smaller one meets too little of each packet at a
-// time: at p = 0.01 the 160 entries of 16,384 elements are ten lines, which a prefetcher notices.
+// 128 KiB of float64, for the second-level cache. A smaller one meets too little of each packet at
+// a time: at p = 0.01 the 160 entries of 16,384 elements are ten lines, which a prefetcher notices.
 constexpr int64_t kCombineTile = 16384;
 
 // The bodies that walk a packet start at entry `at` and return the first entry whose index is not

@@ -5,7 +5,7 @@
 #include <memory>
 #include <tuple>
 
-#include "stable.h"
+#include "quantize_args.h"
 
 namespace gcext {
 namespace {
@@ -88,28 +88,6 @@ void refuse(const Source& source, int64_t n, int64_t* info) {
       first([&](int64_t i) { return source.tensor[i] + source.b * source.memory[i]; });
 }
 
-Source operands(const Tensor& tensor, const std::optional<Tensor>& memory,
-                const std::optional<Tensor>& out, double decay) {
-  check_dense(tensor, ScalarType::Float, "quantize: tensor");
-  GCEXT_CHECK(tensor.numel() < int64_t{1} << 39,
-              "quantize: tensor must have less than 2^39 elements, got ", tensor.numel(),
-              ". Encode in parts.");
-  for (const auto* each : {&memory, &out}) {
-    if (!each->has_value()) continue;
-    check_dense(**each, ScalarType::Float, "quantize: memory and out");
-    GCEXT_CHECK((*each)->numel() == tensor.numel(), "quantize: memory and out must have ",
-                tensor.numel(), " elements like tensor, got ", (*each)->numel(), ".");
-  }
-  GCEXT_CHECK(out.has_value() || !memory.has_value(),
-              "quantize: memory needs out. Pass where the new one goes.");
-  Source source{tensor.const_data_ptr<float>(), nullptr, nullptr, 1.0f, static_cast<float>(decay)};
-  if (out.has_value()) {
-    source.out = out->mutable_data_ptr<float>();
-    source.memory = memory.has_value() ? memory->const_data_ptr<float>() : source.out;
-  }
-  return source;
-}
-
 Tensor no_info(const Tensor& tensor) {
   Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
   std::fill_n(info.mutable_data_ptr<int64_t>(), int64_t{kInfoSize}, int64_t{0});
@@ -118,7 +96,7 @@ Tensor no_info(const Tensor& tensor) {
 
 std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor>& memory,
                                 const std::optional<Tensor>& out, double decay) {
-  const Source source = operands(tensor, memory, out, decay);
+  const Source source = quantize_args(tensor, memory, out, decay);
   const int64_t n = tensor.numel();
   Tensor bits = empty((n + 7) / 8, ScalarType::Byte, tensor), info = no_info(tensor);
   if (n == 0) return {bits, info};
@@ -189,12 +167,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& out, double decay,
                                                   int64_t steps, int64_t bucket, bool largest,
                                                   double clip, int64_t seed) {
-  const Source source = operands(tensor, memory, out, decay);
+  const Source source = quantize_args(tensor, memory, out, decay);
   const int64_t n = tensor.numel();
-  GCEXT_CHECK(steps >= 1 && steps < 1 << 15, "quantize: steps must be in [1, 2^15), got ", steps,
-              ". Use fewer bits.");
-  GCEXT_CHECK(bucket >= 0, "quantize: bucket must not be negative, got ", bucket,
-              ". 0 is one for all.");
+  check_levels(steps, bucket);
   const ScalarType index = n > INT32_MAX ? ScalarType::Long : ScalarType::Int;
   const Cells cells(n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
   Tensor norms = empty(cells.buckets(), ScalarType::Float, tensor), info = no_info(tensor);

@@ -1,8 +1,7 @@
 // What the operators select and select_many were given, checked: the same on both floors.
 #pragma once
 
-#include "select.h"
-#include "stable.h"
+#include "operands.h"
 
 namespace gcext {
 
@@ -13,31 +12,12 @@ struct SelectArgs {
   bool wide;      // indices are int64
 };
 
-// No memory beside an out: out is updated in place.
 inline SelectArgs select_args(const Tensor& tensor, const std::optional<Tensor>& memory,
                               const std::optional<Tensor>& out, int64_t k, double a, double b) {
-  check_dense(tensor, ScalarType::Float, "select: tensor");
   const int64_t n = tensor.numel();
   GCEXT_CHECK(k >= 0 && k <= n, "select: k must be in [0, numel], got ", k, " of ", n, ".");
-  for (const auto* each : {&memory, &out}) {
-    if (!each->has_value()) continue;
-    check_dense(**each, ScalarType::Float, "select: memory and out");
-    GCEXT_CHECK((*each)->numel() == n, "select: memory and out must have ", n,
-                " elements like tensor, got ", (*each)->numel(), ".");
-  }
-  GCEXT_CHECK(out.has_value() || !memory.has_value(),
-              "select: memory needs out. Pass where the new one goes.");
-  SelectArgs args = {};
-  args.n = n;
-  args.in_place = out.has_value() && !memory.has_value();
-  args.wide = n > INT32_MAX;
-  args.source = {tensor.const_data_ptr<float>(), nullptr, nullptr, static_cast<float>(a),
-                 static_cast<float>(b)};
-  if (out.has_value()) {
-    args.source.out = out->mutable_data_ptr<float>();
-    args.source.memory = args.in_place ? args.source.out : memory->const_data_ptr<float>();
-  }
-  return args;
+  return {operands("select", tensor, memory, out, a, b), n, out.has_value() && !memory.has_value(),
+          n > INT32_MAX};
 }
 
 // Many: memory and out have an entry for every tensor, or none at all.

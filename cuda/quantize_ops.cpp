@@ -2,34 +2,19 @@
 // info, and at and level have room for all elements.
 #include <tuple>
 
+#include "../csrc/quantize_args.h"
 #include "device.h"
 #include "quantize_launch.h"
 
 namespace gcext {
 namespace {
 
-Source operands(const Tensor& tensor, const std::optional<Tensor>& memory,
-                const std::optional<Tensor>& out, double decay) {
-  check_dense(tensor, ScalarType::Float, "quantize: tensor");
+Source args(const Tensor& tensor, const std::optional<Tensor>& memory,
+            const std::optional<Tensor>& out, double decay) {
   check_device(tensor, tensor, "quantize: tensor");
-  GCEXT_CHECK(tensor.numel() < int64_t{1} << 39,
-              "quantize: tensor must have less than 2^39 elements, got ", tensor.numel(),
-              ". Encode in parts.");
-  for (const auto* each : {&memory, &out}) {
-    if (!each->has_value()) continue;
-    check_dense(**each, ScalarType::Float, "quantize: memory and out");
-    check_device(**each, tensor, "quantize: memory and out");
-    GCEXT_CHECK((*each)->numel() == tensor.numel(), "quantize: memory and out must have ",
-                tensor.numel(), " elements like tensor, got ", (*each)->numel(), ".");
-  }
-  GCEXT_CHECK(out.has_value() || !memory.has_value(),
-              "quantize: memory needs out. Pass where the new one goes.");
-  Source source{tensor.const_data_ptr<float>(), nullptr, nullptr, 1.0f, static_cast<float>(decay)};
-  if (out.has_value()) {
-    source.out = out->mutable_data_ptr<float>();
-    source.memory = memory.has_value() ? memory->const_data_ptr<float>() : source.out;
-  }
-  return source;
+  for (const auto* each : {&memory, &out})
+    if (each->has_value()) check_device(**each, tensor, "quantize: memory and out");
+  return quantize_args(tensor, memory, out, decay);
 }
 
 // Of no element: select's info is all zeros then.
@@ -40,7 +25,7 @@ Tensor info_for(const Tensor& tensor) {
 
 std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor>& memory,
                                 const std::optional<Tensor>& out, double decay) {
-  const Source source = operands(tensor, memory, out, decay);
+  const Source source = args(tensor, memory, out, decay);
   const int64_t n = tensor.numel();
   const CurrentStream stream(tensor);
   Tensor bits = empty((n + 7) / 8, ScalarType::Byte, tensor), info = info_for(tensor);
@@ -58,11 +43,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& out, double decay,
                                                   int64_t steps, int64_t bucket, bool largest,
                                                   double clip, int64_t seed) {
-  const Source source = operands(tensor, memory, out, decay);
-  GCEXT_CHECK(steps >= 1 && steps < 1 << 15, "quantize: steps must be in [1, 2^15), got ", steps,
-              ". Use fewer bits.");
-  GCEXT_CHECK(bucket >= 0, "quantize: bucket must not be negative, got ", bucket,
-              ". 0 is one for all.");
+  const Source source = args(tensor, memory, out, decay);
+  check_levels(steps, bucket);
   const int64_t n = tensor.numel();
   const bool wide = n > INT32_MAX;
   const CurrentStream stream(tensor);

@@ -8,51 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from project_oracle import Loops
 from round_kit import dense, drawn, mixed
 
 import gcext
 from gcext._project import project
 from gcext.aggregate import Projection
-
-
-class Loops:
-    """Algorithms 2 and 3 (FedFV; Wang et al. 2021) on dense float64 vectors, line by line."""
-
-    def __init__(self, alpha, tau, order="paper"):
-        self.alpha, self.tau, self.t, self.order = alpha, tau, 0, order
-        self.history = {}  # client -> (round, update)
-        self.internal = self.external = 0  # conflicts met
-
-    def aggregate(self, updates, losses):
-        self.t += 1
-        for client, g in updates.items():
-            self.history[client] = (self.t, g)
-        order = sorted(updates, key=lambda c: (losses[c], c))
-        m = len(order)
-        kept, rounds = math.floor(self.alpha * m), range(self.t - self.tau, self.t)
-        if self.order == "fedfv":  # as its authors' program has it
-            kept = m - math.ceil((m - 1) * (1 - self.alpha)) if self.alpha > 0 else 0
-            rounds = [r + 1 for r in rounds] if self.t >= self.tau else []
-        keep = order[m - kept :]
-        changed = []
-        for k in order:
-            c = updates[k].copy()
-            for i in order:
-                g = updates[i]
-                if k not in keep and i != k and c @ g < 0 and g @ g > 0:
-                    c -= (c @ g) / (g @ g) * g
-                    self.internal += 1
-            changed.append(c)
-        mean = sum(changed) / m
-        for r in rounds:
-            held = [g for client, (t, g) in sorted(self.history.items()) if t == r]
-            h = sum((g for g in held if mean @ g < 0), np.zeros_like(mean))
-            if mean @ h < 0:
-                mean = mean - (mean @ h) / (h @ h) * h
-                self.external += 1
-        length = np.linalg.norm(mean)
-        plain = np.linalg.norm(sum(updates.values()) / m)
-        return mean * (plain / length) if length > 0 else np.zeros_like(mean)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.1, 0.5, 1])
