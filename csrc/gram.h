@@ -19,7 +19,8 @@
 //                  minus  0 0 0 0 1 0 0 0     a negative one
 //             3. When the planes are full: c of two packets is popcount(common) -
 //                2*popcount(common & (minus_i ^ minus_j)), common = there_i & there_j, for a block
-//                of pairs at once. A column costs m^2/2 bits, whatever is in it.
+//                of pairs at once. A column costs m^2/2 bits, whatever is in it. From 64 packets
+//                on, a processor that multiplies tiles of bytes does that instead (gram_amx.h).
 //   meetings  4. The running sum of the tally gives each other element a list of its own.
 //             5. Packet by packet, each entry meets those already on its element's list, one update
 //                of c a meeting, and joins them. An element with e entries costs e^2/2 updates.

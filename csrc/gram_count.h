@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstring>
+#include <memory>
 
 #include "gram.h"
+#include "gram_amx.h"
 #include "packet.h"
 
 namespace gcext {
@@ -26,6 +28,9 @@ class PairCounts {
       : packets_(packets),
         m_(static_cast<int64_t>(packets.size())),
         numel_(numel),
+        tiles_(m_ >= TileCounts::kFewest && m_ <= TileCounts::kMost && TileCounts::available()
+                   ? std::make_unique<TileCounts>(m_)
+                   : nullptr),
         many_(what_is_many()),
         count_(static_cast<size_t>(pair_row(m_))),
         planes_(packets.size()),
@@ -55,6 +60,7 @@ class PairCounts {
   // The counts of all that was run, as rows; there is nothing left.
   std::vector<int64_t> release() {
     flush();
+    if (tiles_) tiles_->spill(count_.data());
     return std::move(count_);
   }
 
@@ -62,7 +68,9 @@ class PairCounts {
   // About, on one core: an entry on a list, a meeting, an entry on none.
   static constexpr double kEntryNs = 8, kMeetingNs = 2, kUnlistedNs = 2;
 
-  double column_ns() const { return static_cast<double>(m_ * m_) / 128 * table_.word_ns; }
+  double column_ns() const {
+    return static_cast<double>(m_ * m_) / 128 * (tiles_ ? TileCounts::kWordNs : table_.word_ns);
+  }
 
   // The fewest entries with which an element is cheaper as a column than as a list.
   uint16_t what_is_many() const {
@@ -135,6 +143,20 @@ class PairCounts {
 
   // Step 3.
   void flush() {
+    if (tiles_) {
+      tiles_->add(planes_, words_);
+      if ((in_tiles_ += 64 * words_) >= int64_t{1} << 30) {
+        tiles_->spill(count_.data());
+        in_tiles_ = 0;
+      }
+    } else {
+      count_bits();
+    }
+    std::fill(used_.begin(), used_.end(), 0);
+    words_ = 0;
+  }
+
+  void count_bits() {
     while (words_ % kWordStep != 0) {
       for (Planes& planes : planes_) planes.there[words_] = planes.minus[words_] = 0;
       ++words_;
@@ -163,8 +185,6 @@ class PairCounts {
         }
       }
     }
-    std::fill(used_.begin(), used_.end(), 0);
-    words_ = 0;
   }
 
   static constexpr int64_t kGroup = 16;  // 32 KiB of planes
@@ -173,6 +193,8 @@ class PairCounts {
   const GramTable& table_ = count_table();
   const std::vector<PacketView>& packets_;
   const int64_t m_, numel_;
+  const std::unique_ptr<TileCounts> tiles_;  // null where there are none: bits are counted then
+  int64_t in_tiles_ = 0;                     // columns since the last spill
   const uint16_t many_;
   std::vector<int64_t> count_;
   std::vector<Planes> planes_;

@@ -85,7 +85,7 @@ def test_clustered_ternary():
     assert np.array_equal(gram(vectors, numel), (mu * mu) * (signs @ signs.T))
 
 
-@pytest.mark.parametrize("m", [40, 200])
+@pytest.mark.parametrize("m", [40, 64, 97, 200])  # from 64 on by tiles, where there are any
 def test_elements_of_every_popularity(m):
     """Met by none to all of the packets: as lists, as columns, and planes filled more than once."""
     rng = np.random.default_rng(m)
@@ -109,7 +109,7 @@ n = 100_003
 names = ["stc:p=0.2", "stc:p=0.01", "topk:p=0.05", "dense", "stc:p=0.1"]
 common = torch.randn(n, generator=g)
 packets = [
-    gcext.codec(names[i % 5]).encode(torch.randn(n, generator=g) + common) for i in range(60)
+    gcext.codec(names[i % 5]).encode(torch.randn(n, generator=g) + common) for i in range(120)
 ]
 few = packets[0::5] + packets[4::5]
 for threads in range(1, 9):
