@@ -51,15 +51,10 @@ Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& valu
   const std::vector<PacketView> packets = view_packets("combine", index, value, numel);
   GCEXT_CHECK(weights.size() == packets.size(), "combine: needs a weight for every packet, got ",
               weights.size(), " for ", packets.size(), ".");
-  Tensor out = torch::stable::empty({numel}, ScalarType::Float);
-  float* data = out.mutable_data_ptr<float>();
-  advise_huge_pages(data, numel * static_cast<int64_t>(sizeof(float)));
-  const int64_t tiles = numel / kCombineTile + (numel % kCombineTile != 0);
-  const int64_t parts = parts_for(tiles, kTilesPerThread);
-  parallel_parts(parts, [&](int64_t part) {
-    combine_tiles(packets, weights, numel, tiles * part / parts, tiles * (part + 1) / parts, data);
-  });
-  return out;
+  return fill_tiles(numel, kCombineTile, kTilesPerThread,
+                    [&](int64_t first, int64_t last, float* out) {
+                      combine_tiles(packets, weights, numel, first, last, out);
+                    });
 }
 
 void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {

@@ -68,14 +68,10 @@ Tensor trimmed_mean(const std::vector<Tensor>& index, const std::vector<Tensor>&
   const int64_t m = static_cast<int64_t>(packets.size());
   GCEXT_CHECK(drop >= 0 && 2 * drop < m, "trimmed_mean: drop must be in [0, m/2), got ", drop,
               " of ", m, " packets.");
-  Tensor out = torch::stable::empty({numel}, ScalarType::Float);
-  float* data = out.mutable_data_ptr<float>();
-  const int64_t tiles = numel / kRobustTile + (numel % kRobustTile != 0);
-  const int64_t parts = parts_for(tiles, kTilesPerThread);
-  parallel_parts(parts, [&](int64_t part) {
-    trim_tiles(packets, drop, numel, tiles * part / parts, tiles * (part + 1) / parts, data);
-  });
-  return out;
+  return fill_tiles(numel, kRobustTile, kTilesPerThread,
+                    [&](int64_t first, int64_t last, float* out) {
+                      trim_tiles(packets, drop, numel, first, last, out);
+                    });
 }
 
 }  // namespace

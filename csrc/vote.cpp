@@ -73,14 +73,10 @@ Tensor vote(const std::vector<Tensor>& plane, const std::vector<Tensor>& index,
   GCEXT_CHECK(voters.size() > 0, "vote: needs at least one voter, got none.");
   GCEXT_CHECK(std::isfinite(static_cast<float>(scale)),
               "vote: scale must be finite in float32, got ", scale, ".");
-  Tensor out = torch::stable::empty({numel}, ScalarType::Float);
-  float* data = out.mutable_data_ptr<float>();
-  const int64_t tiles = numel / kVoteTile + (numel % kVoteTile != 0);
-  const int64_t parts = parts_for(tiles, kTilesPerThread);
-  parallel_parts(parts, [&](int64_t part) {
-    vote_tiles(voters, scale, numel, tiles * part / parts, tiles * (part + 1) / parts, data);
-  });
-  return out;
+  return fill_tiles(numel, kVoteTile, kTilesPerThread,
+                    [&](int64_t first, int64_t last, float* out) {
+                      vote_tiles(voters, scale, numel, first, last, out);
+                    });
 }
 
 }  // namespace

@@ -7,6 +7,7 @@ return CPU tensors.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
@@ -25,6 +26,20 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     at = ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
     at.owner = tensor  # type: ignore[attr-defined]  # a temporary must outlive the call
     return at
+
+
+def packets(index: Sequence[Tensor], value: Sequence[Tensor]) -> tuple[object, ...]:
+    """Return a list of packets as the emulated launchers take it: how many, and what each has."""
+    m = len(value)
+    dense = [i.numel() != v.numel() for i, v in zip(index, value, strict=True)]
+    return (
+        ctypes.c_int64(m),
+        (ctypes.c_void_p * m)(*[pointer(i) for i in index]),
+        (ctypes.c_void_p * m)(*[pointer(v) for v in value]),
+        (ctypes.c_int64 * m)(*[v.numel() for v in value]),
+        (ctypes.c_int * m)(*[i.dtype == torch.int64 for i in index]),
+        (ctypes.c_int * m)(*dense),
+    )
 
 
 class Emulated:

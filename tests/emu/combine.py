@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 
 import torch
-from emu.backends import GUARD, POISON, Emulated, pointer
+from emu.backends import GUARD, POISON, Emulated, packets, pointer
 from torch import Tensor
 
 
@@ -20,14 +20,8 @@ class Emu(Emulated):
     ) -> Tensor:
         m = len(value)
         out = torch.full((numel + GUARD,), float(POISON))
-        dense = [i.numel() != v.numel() for i, v in zip(index, value, strict=True)]
         self.lib.emu_combine(
-            ctypes.c_int64(m),
-            (ctypes.c_void_p * m)(*[pointer(i) for i in index]),
-            (ctypes.c_void_p * m)(*[pointer(v) for v in value]),
-            (ctypes.c_int64 * m)(*[v.numel() for v in value]),
-            (ctypes.c_int * m)(*[i.dtype == torch.int64 for i in index]),
-            (ctypes.c_int * m)(*dense),
+            *packets(index, value),
             (ctypes.c_double * m)(*weights),
             ctypes.c_int64(numel),
             self.max_blocks,

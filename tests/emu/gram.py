@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 
 import torch
-from emu.backends import GUARD, POISON, Emulated, pointer
+from emu.backends import GUARD, POISON, Emulated, packets, pointer
 from torch import Tensor
 
 
@@ -23,14 +23,8 @@ class Emu(Emulated):
         self.lib.emu_gram_scratch_bytes.restype = ctypes.c_int64
         size = self.lib.emu_gram_scratch_bytes(ctypes.c_int64(m))
         scratch = torch.full((size,), 0xA5, dtype=torch.uint8)
-        dense = [i.numel() != v.numel() for i, v in zip(index, value, strict=True)]
         self.lib.emu_gram(
-            ctypes.c_int64(m),
-            (ctypes.c_void_p * m)(*[pointer(i) for i in index]),
-            (ctypes.c_void_p * m)(*[pointer(v) for v in value]),
-            (ctypes.c_int64 * m)(*[v.numel() for v in value]),
-            (ctypes.c_int * m)(*[i.dtype == torch.int64 for i in index]),
-            (ctypes.c_int * m)(*dense),
+            *packets(index, value),
             (ctypes.c_double * m)(*scale),
             ctypes.c_int64(numel),
             self.max_blocks,
