@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import statistics
 import subprocess
 import time
@@ -42,15 +43,22 @@ def machine() -> Row:
         "nvcc": info["cuda_compiler"], "cuda_archs": info["cuda_archs"],
     }  # fmt: skip
     if torch.cuda.is_available():
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         there = torch.cuda.get_device_properties(0)
         row |= {
             "chip": there.name,
             "capability": f"{there.major}.{there.minor}",
             "memory_bytes": there.total_memory,
-            "driver": subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[0],
+            "driver": driver(),
         }
     return row
+
+
+def driver() -> str:
+    """Return the driver's version as nvidia-smi says it, where there is one."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    if shutil.which(query[0]) is None:
+        return "unknown: no nvidia-smi on PATH"
+    return subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[0]
 
 
 def identity(n: int, dtype: torch.dtype, device: str) -> Row:

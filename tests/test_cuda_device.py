@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from emu.backends import same_bits
 
 import gcext
+from gcext import DecodeError, Packet
 
 pytestmark = pytest.mark.cuda
 
@@ -17,12 +20,16 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 LARGE = [pytest.param(n, marks=pytest.mark.large) for n in (10**8, 2**31 + 5)]
 
 
-@pytest.fixture
+@contextmanager
 def no_sync() -> Iterator[None]:
     """Torch raises where one of its own calls would wait for the device."""
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def fresh(n: int) -> torch.Tensor:
@@ -40,6 +47,18 @@ def test_same_bytes_as_the_cpu(n: int, dtype: torch.dtype) -> None:
     assert same_bits(there.cpu(), residual)
 
 
+@pytest.mark.parametrize("p", [0.001, 0.01, 0.3])
+def test_a_message_is_opened_there(p: float) -> None:
+    tensor = fresh(1_000_003)
+    want = gcext.stc(tensor, p).to_bytes()
+    opened = Packet.from_bytes(want, device="cuda", expect=tensor.shape)
+    assert opened.device.type == "cuda"
+    assert opened.to_bytes() == want
+    bad = want[:-9] + bytes([want[-9] ^ 0x80]) + want[-8:]
+    with pytest.raises(DecodeError):
+        Packet.from_bytes(bad, device="cuda")
+
+
 def test_a_model_in_one_call() -> None:
     tensors = [fresh(n) for n in [*SIZES, 0, 5000, 70_000] * 8]
     residuals = [fresh(t.numel()) for t in tensors]
@@ -51,21 +70,20 @@ def test_a_model_in_one_call() -> None:
 
 
 @pytest.mark.parametrize("n", [1000, 10**6])
-def test_nothing_waits_for_a_delayed_stream(no_sync: None, n: int) -> None:
+def test_nothing_waits_for_a_delayed_stream(n: int) -> None:
     tensor, mirror = fresh(n), torch.zeros(n)
     there, residual = tensor.cuda(), torch.zeros(n, device="cuda")
     feedback = gcext.ErrorFeedback("stc:p=0.01")
     gcext.stc(there, 0.01)  # loads the kernels
     torch.cuda.synchronize()
     side, done = torch.cuda.Stream(), torch.cuda.Event()
-    with torch.cuda.stream(side):
+    with torch.cuda.stream(side), no_sync():
         torch.cuda._sleep(2 * 10**9)  # about a second
         there.mul_(2)  # unless the call is on the stream, it sees the old ones
         packets = [gcext.stc(there, 0.01, residual=residual), feedback.compress(there, "w")]
         packets += gcext.stc([there, there], 0.01)
         done.record()
         assert not done.query()
-    torch.cuda.set_sync_debug_mode("default")
     want = gcext.stc(tensor * 2, 0.01, residual=mirror).to_bytes()
     assert [packet.to_bytes() for packet in packets] == [want] * 4  # on the default stream
     assert same_bits(residual.cpu(), mirror)
@@ -117,15 +135,15 @@ def test_a_thousand_replays(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1000, 10**6])
-def test_a_late_error_leaves_the_feedback_as_it_was(no_sync: None, n: int) -> None:
+def test_a_late_error_leaves_the_feedback_as_it_was(n: int) -> None:
     feedback = gcext.ErrorFeedback("stc:p=0.01")
     good, bad = torch.randn(n, device="cuda"), torch.randn(n, device="cuda")
     bad[n // 2] = float("nan")
-    feedback.compress(good, "w")
-    before = feedback.residual("w")
-    packet = feedback.compress(bad, "w")
-    after = feedback.residual("w")
-    torch.cuda.set_sync_debug_mode("default")
+    with no_sync():
+        feedback.compress(good, "w")
+        before = feedback.residual("w")
+        packet = feedback.compress(bad, "w")
+        after = feedback.residual("w")
     with pytest.raises(ValueError, match=f"finite.*at index {n // 2}"):
         packet.to_bytes()
     assert same_bits(before.cpu(), after.cpu())

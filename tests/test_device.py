@@ -135,17 +135,3 @@ def test_indices_that_fall() -> None:
     fallen = Packet("ternary", (3000,), torch.float32, packet.index.flip(0), packet.value, 1.0)
     with pytest.raises(ValueError, match="must rise strictly"):
         _device.pack(fallen)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("p", [0.001, 0.01, 0.3])
-def test_the_same_bytes_on_the_gpu(p: float) -> None:
-    tensor = torch.randn(1_000_003)
-    want = gcext.stc(tensor, p).to_bytes()
-    assert gcext.stc(tensor.cuda(), p).to_bytes() == want
-    opened = Packet.from_bytes(want, device="cuda", expect=tensor.shape)
-    assert opened.device.type == "cuda"
-    assert opened.to_bytes() == want
-    bad = want[:-9] + bytes([want[-9] ^ 0x80]) + want[-8:]
-    with pytest.raises(DecodeError):
-        Packet.from_bytes(bad, device="cuda")
