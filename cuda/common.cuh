@@ -57,21 +57,24 @@ __device__ inline bool is_aligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0;
 }
 
+__device__ inline Quad load_whole_quad(const float* p, int64_t i) {
+  const float4 v = __ldcs(reinterpret_cast<const float4*>(p + i));  // read once
+  return {{v.x, v.y, v.z, v.w}};
+}
+
+__device__ inline void store_whole_quad(float* p, int64_t i, const Quad& q) {
+  *reinterpret_cast<float4*>(p + i) = float4{q.x[0], q.x[1], q.x[2], q.x[3]};
+}
+
 __device__ inline Quad load_quad(const float* p, int64_t i, int64_t end, bool aligned) {
-  if (aligned && i + 4 <= end) {
-    const float4 v = __ldcs(reinterpret_cast<const float4*>(p + i));  // read once
-    return {{v.x, v.y, v.z, v.w}};
-  }
+  if (aligned && i + 4 <= end) return load_whole_quad(p, i);
   Quad quad;
   for (int c = 0; c < 4; ++c) quad.x[c] = i + c < end ? p[i + c] : 0.0f;
   return quad;
 }
 
 __device__ inline void store_quad(float* p, int64_t i, int64_t end, bool aligned, const Quad& q) {
-  if (aligned && i + 4 <= end) {
-    *reinterpret_cast<float4*>(p + i) = float4{q.x[0], q.x[1], q.x[2], q.x[3]};
-    return;
-  }
+  if (aligned && i + 4 <= end) return store_whole_quad(p, i, q);
   for (int c = 0; c < 4; ++c) {
     if (i + c < end) p[i + c] = q.x[c];
   }

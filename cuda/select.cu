@@ -1,6 +1,7 @@
 // select on CUDA: the sequence of launches. Steps as numbered in select.cuh.
 #include <vector>
 
+#include "select_open.cuh"
 #include "select_stream.cuh"
 #include "select_tiny.cuh"
 

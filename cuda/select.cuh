@@ -4,14 +4,15 @@
 //             <-------- block 0 ---------><-------- block 1 ---  a block: a contiguous range
 //   pool      [slab 0][slab 1][slab 2][slab 3] ...               a slab: candidates of one block
 //
-// 1. Open (select_stream.cuh): clear the state; guess from a sample a bound that the k-th key does
+// 1. Open (select_open.cuh): clear the state; guess from a sample a bound that the k-th key does
 //    not fall below. The in-place form also looks at tensor, as nothing may be written where it is
 //    not finite.
-// 2. Stream, the only pass over all the data: acc = a*tensor + b*memory to out, and the candidates,
-//    keys from the bound on, in order of index, to slabs that a block takes from the pool as it
-//    needs them. A bracket that is too low, or too many candidates for the pool, shows in the
-//    counts: then every later step looks at all elements of the stored acc instead of at the
-//    candidates. So the answer is exact whatever the sample was, and the host never has to know.
+// 2. Stream (select_stream.cuh), the only pass over all the data: acc = a*tensor + b*memory to out,
+//    and the candidates, keys from the bound on, in order of index, to slabs that a block takes
+//    from the pool as it needs them. A bracket that is too low, or too many candidates for the
+//    pool, shows in the counts: then every later step looks at all elements of the stored acc
+//    instead of at the candidates. So the answer is exact whatever the sample was, and the host
+//    never has to know.
 // 3. Judge: status and where. From here on nothing is done if the status is set, but for restoring.
 // 4. Three rounds of a radix select (select_finish.cuh) find the k-th key, 11, 11 and 9 bits: a
 //    histogram of the keys that share the digits found so far, walked from the top. What is left of
@@ -53,7 +54,7 @@ constexpr uint32_t kNoBound = UINT32_MAX;  // above every key, NaN's too: no can
 GCEXT_HD inline int digit_shift(int round) { return round == 0 ? 20 : round == 1 ? 9 : 0; }
 GCEXT_HD inline int digit_bits(int round) { return round == 2 ? 9 : 11; }
 
-struct Candidate {
+struct alignas(8) Candidate {
   uint32_t place;  // in its block's range
   uint32_t bits;   // of acc
 };

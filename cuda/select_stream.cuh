@@ -1,176 +1,9 @@
-// select on CUDA, steps 1 to 3 of select.cuh: open, check, stream, judge.
+// select on CUDA, steps 2 and 3 of select.cuh: stream, judge.
 #pragma once
 
 #include "select.cuh"
 
 namespace gcext {
-
-constexpr int kGroup = kWarp;       // consecutive elements sampled together: a cache line
-constexpr int kGroupsPerWarp = 32;  // 32,768 samples: +-28 % of the candidates at p = 0.01
-constexpr int kCoarseShift = 19;    // 8 bits of exponent and 4 of mantissa
-constexpr int kCoarse = 1 << 12;    // more than kInfKey >> kCoarseShift
-constexpr int kFineShift = 8;       // the bound is this coarse: 2^-15 of itself
-
-// An item on its way to the device, as a kernel's argument: a copy from the host's pageable memory
-// would wait for the stream.
-struct SelectTask {
-  SelectItem item;
-  int64_t first_block;
-  int64_t offset;  // of its pool in scratch
-};
-
-constexpr int kTaskChunk = 40;  // kernel arguments may take 4 KiB
-
-struct TaskChunk {
-  SelectTask task[kTaskChunk];
-};
-
-// Step 1: a key that the k-th one does not fall below but for a chance of 5 sigma; 1 where the
-// sample cannot tell. Groups of whole cache lines, one anywhere within each of equal strata. Every
-// thread of a block of kWideThreads.
-//
-// Neighbours in a layer resemble each other, so the samples are not independent; but two
-// neighbouring strata differ by chance alone, which gives the spread of a count.
-//
-// The bound is an order statistic, not interpolated: with feedback the magnitudes end in a cliff
-// just below the last threshold, and an interpolated bound would fall off it.
-struct SampleRoom {
-  uint32_t counts[kCoarse];
-  uint64_t warp_sums[kWideThreads / kWarp];
-  Found found;
-  uint32_t squares;
-};
-
-__device__ inline uint32_t sampled_bound(const Source& source, int64_t n, int64_t k,
-                                         SampleRoom* room) {
-  constexpr int kWideWarps = kWideThreads / kWarp;
-  const int64_t strata = n / kGroup / 8 / kWideWarps;
-  const int own = static_cast<int>(strata < kGroupsPerWarp ? strata : kGroupsPerWarp) & ~1;
-  if (own == 0) return 1;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t stratum = n / kGroup / (own * kWideWarps);
-  uint32_t keys[kGroupsPerWarp];
-#pragma unroll
-  for (int j = 0; j < kGroupsPerWarp; ++j) {
-    keys[j] = 0;
-    if (j >= own) continue;
-    const int64_t g = warp * own + j;
-    const uint64_t mixed = (static_cast<uint64_t>(g) + 1) * 0x9e3779b97f4a7c15u;
-    const int64_t i = (g * stratum + static_cast<int64_t>(mixed >> 33) % stratum) * kGroup + lane;
-    float acc = source.a * source.tensor[i];
-    if (source.memory != nullptr) acc += source.b * source.memory[i];
-    keys[j] = key_of(acc) < kInfKey ? key_of(acc) : kInfKey;
-  }
-  const auto clear = [&] {
-    for (int i = threadIdx.x; i < kCoarse; i += kWideThreads) room->counts[i] = 0;
-    if (threadIdx.x == 0) room->squares = 0;
-    __syncthreads();
-  };
-  clear();
-#pragma unroll
-  for (int j = 0; j < kGroupsPerWarp; ++j) {
-    if (j < own) add_to_bin(room->counts, static_cast<int>(keys[j] >> kCoarseShift));
-  }
-  __syncthreads();
-
-  const uint64_t samples = static_cast<uint64_t>(own) * kWideThreads;
-  const double share = static_cast<double>(k) / static_cast<double>(n);
-  const uint64_t rank = 1 + static_cast<uint64_t>(share * static_cast<double>(samples));
-  if (rank > samples) return 1;
-  find_from_top(room->counts, kCoarse, rank, room->warp_sums, &room->found);
-  __syncthreads();
-  const uint32_t edge = room->found.digit << kCoarseShift;
-#pragma unroll
-  for (int j = 0; j < kGroupsPerWarp; j += 2) {
-    if (j >= own) continue;
-    const int difference = __popc(__ballot_sync(kWholeWarp, keys[j] >= edge)) -
-                           __popc(__ballot_sync(kWholeWarp, keys[j + 1] >= edge));
-    if (lane == 0) atomicAdd(&room->squares, static_cast<uint32_t>(difference * difference));
-  }
-  __syncthreads();
-  const float spread = sqrtf(static_cast<float>(room->squares));
-  const uint64_t wanted = rank + static_cast<uint64_t>(5 * spread) + 8;
-  if (wanted > samples) return 1;
-  find_from_top(room->counts, kCoarse, wanted, room->warp_sums, &room->found);
-  __syncthreads();
-  const uint32_t coarse = room->found.digit;
-  const uint64_t left = room->found.rank;
-  clear();
-#pragma unroll
-  for (int j = 0; j < kGroupsPerWarp; ++j) {
-    const bool here = j < own && keys[j] >> kCoarseShift == coarse;
-    const uint32_t fine = keys[j] % (1u << kCoarseShift) >> kFineShift;
-    add_to_bin(room->counts, here ? static_cast<int>(fine) : -1);
-  }
-  __syncthreads();
-  find_from_top(room->counts, kCoarse, left, room->warp_sums, &room->found);
-  __syncthreads();
-  const uint32_t bound = coarse << kCoarseShift | room->found.digit << kFineShift;
-  return bound < 1 ? 1 : bound < kInfKey ? bound : kInfKey - 1;
-}
-
-__device__ inline void take_sample(SelectWork& work, SampleRoom* room) {
-  if (work.bound != 1) return;
-  const uint32_t bound = sampled_bound(work.item.source, work.item.n, work.item.k, room);
-  if (threadIdx.x == 0) work.bound = bound;
-}
-
-// Step 1, a block an item. The sample of an in-place form is taken beside the check.
-__global__ void __launch_bounds__(kWideThreads)
-    select_open_kernel(TaskChunk chunk, int64_t at, SelectGrid grid, char* scratch,
-                       SelectSchedule how) {
-  __shared__ SampleRoom room;
-  const SelectTask& task = chunk.task[blockIdx.x];
-  SelectWork& work = grid.works[at + blockIdx.x];
-  for (int i = threadIdx.x; i < kDigits; i += kWideThreads) work.digits[i] = 0;
-  for (int i = threadIdx.x; i < kBins; i += kWideThreads) work.bins[i] = 0;
-  if (threadIdx.x < kPhases) work.arrived[threadIdx.x] = 0;
-  if (threadIdx.x == 0) {
-    const SelectPlan plan = plan_of(task.item.n, task.item.k, how.max_blocks);
-    work.item = task.item;
-    work.plan = plan;
-    work.pool = reinterpret_cast<Candidate*>(scratch + task.offset);
-    work.counts = reinterpret_cast<BlockCounts*>(work.pool + (plan.slabs << plan.slab_shift));
-    work.slab_of = reinterpret_cast<uint32_t*>(work.counts + plan.blocks);
-    work.first_tensor = work.first_memory = work.first_sum = kNowhere;
-    work.collected = 0;
-    work.rank = static_cast<uint64_t>(task.item.k);
-    work.key = work.mean = work.slabs_taken = work.overflow = work.refused = 0;
-    work.all = plan.slabs == 0;
-    work.bound = work.all ? kNoBound : how.distrust ? kInfKey : 1;
-    grid.first[at + blockIdx.x] = task.first_block;
-  }
-  __syncthreads();
-  if (!task.item.in_place) take_sample(work, &room);
-}
-
-// Step 1 of the in-place form, before anything is written: the grid's first blocks sample an item
-// each, the others look at tensor, from its end to its beginning, so that the stream finds the
-// beginning in the cache.
-__global__ void __launch_bounds__(kWideThreads) select_check_kernel(SelectGrid grid) {
-  __shared__ SampleRoom room;
-  if (blockIdx.x < grid.count) {
-    SelectWork& work = grid.works[blockIdx.x];
-    if (work.item.in_place) take_sample(work, &room);
-    return;
-  }
-  const Duty duty = duty_of(grid, gridDim.x - 1 - static_cast<int64_t>(blockIdx.x));
-  SelectWork& work = *duty.work;
-  if (!work.item.in_place) return;
-  const float* tensor = work.item.source.tensor;
-  const int64_t begin = duty.block * work.plan.step;
-  const int64_t end = begin + work.plan.step < work.item.n ? begin + work.plan.step : work.item.n;
-  const bool aligned = is_aligned(tensor);
-  uint64_t first = kNowhere;
-  for (int64_t i = begin + 4 * static_cast<int64_t>(threadIdx.x); i < end; i += kTile) {
-    const Quad t = load_quad(tensor, i, end, aligned);
-    for (int c = 0; c < 4; ++c) {
-      const uint64_t where = static_cast<uint64_t>(i + c);
-      if (key_of(t.x[c]) >= kInfKey && where < first) first = where;
-    }
-  }
-  if (first != kNowhere) atomic_min(&work.first_tensor, first);
-}
 
 // Step 3, one thread.
 __device__ inline void judge(SelectWork& work) {
@@ -182,12 +15,154 @@ __device__ inline void judge(SelectWork& work) {
   if (work.overflow || !enough) work.all = 1;
 }
 
-// Steps 2 and 3. A warp owns 512 consecutive elements of a tile, a lane four of them four times:
+// What a lane has of a tile: four consecutive elements four times, as its warp has 512.
 //
 //   quad 0: lane 0 |....| lane 1 |....| ... lane 31 |....|   quad 1: lane 0 |....| ...
 //
-// One barrier a tile: the warps' counts of a tile are read while those of the next are written
-// elsewhere.
+// Instructions, not bytes, would bound a stream that asks each element whether it may be read,
+// whether it is finite and how many candidates come before it. So a tile that is all there, and on
+// a multiple of 16 bytes, is loaded and stored without asking; the largest of the lane's keys says
+// for all 16 whether they are finite; candidates become a bit each, and the lanes' counts of all
+// four quads are summed in the bytes of one word.
+struct Lane {
+  Quad acc[kQuads];
+  uint32_t candidates;  // bit 4q + c: element c of quad q
+  uint32_t top;         // largest key
+};
+
+__device__ inline int64_t quad_at(int q) { return int64_t{q} * 4 * kWarp; }
+
+// Loads the lane's quads from element i on: four accesses in flight.
+__device__ inline void load_lane(const float* p, int64_t i, int64_t end, bool whole, Quad* quad) {
+  if (whole) {
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) quad[q] = load_whole_quad(p, i + quad_at(q));
+  } else {
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) quad[q] = load_quad(p, i + quad_at(q), end, false);
+  }
+}
+
+// Step 2 for one lane of a tile: adds, stores, marks what is a candidate.
+__device__ inline Lane stream_lane(const Source& source, int64_t i, int64_t end, bool whole,
+                                   uint32_t bound) {
+  Lane lane = {};
+  Quad memory[kQuads];
+  load_lane(source.tensor, i, end, whole, lane.acc);
+  if (source.memory != nullptr) load_lane(source.memory, i, end, whole, memory);
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) lane.acc[q].x[c] *= source.a;
+  }
+  if (source.memory != nullptr) {
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) lane.acc[q].x[c] += source.b * memory[q].x[c];
+    }
+  }
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const uint32_t key = key_of(lane.acc[q].x[c]);
+      lane.top = key > lane.top ? key : lane.top;
+      if (key >= bound) lane.candidates |= 1u << (4 * q + c);
+    }
+  }
+  if (source.out == nullptr) return lane;
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) {
+    if (whole) {
+      store_whole_quad(source.out, i + quad_at(q), lane.acc[q]);
+    } else {
+      store_quad(source.out, i + quad_at(q), end, false, lane.acc[q]);
+    }
+  }
+  return lane;
+}
+
+// The lane's element e = 4q + c; an index that is not known when compiling would put the array to
+// local memory.
+__device__ inline float element_of(const Lane& lane, int e) {
+  Quad quad = lane.acc[0];
+#pragma unroll
+  for (int q = 1; q < kQuads; ++q) {
+    if (e >> 2 == q) quad = lane.acc[q];
+  }
+  float x = quad.x[0];
+#pragma unroll
+  for (int c = 1; c < 4; ++c) {
+    if ((e & 3) == c) x = quad.x[c];
+  }
+  return x;
+}
+
+// Four counts, one for each quad: at most 4 in a lane and 128 in a warp.
+__device__ inline uint32_t counts_of(uint32_t candidates) {
+  const uint32_t pairs = (candidates & 0x5555u) + (candidates >> 1 & 0x5555u);
+  const uint32_t quads = (pairs & 0x3333u) + (pairs >> 2 & 0x3333u);
+  return (quads & 0xfu) | (quads & 0xf0u) << 4 | (quads & 0xf00u) << 8 | (quads & 0xf000u) << 12;
+}
+
+// The bytes of a word as the halves of a longer one.
+__device__ inline uint64_t spread_bytes(uint32_t word) {
+  const uint32_t low = (word & 0xffu) | (word & 0xff00u) << 8;
+  const uint32_t high = (word >> 16 & 0xffu) | (word >> 8 & 0xff0000u);
+  return static_cast<uint64_t>(high) << 32 | low;
+}
+
+// Where a lane's candidates of a tile go, counted from its warp's first: in order of quads, then of
+// lanes.
+struct Places {
+  uint64_t first;  // a half a quad: where this lane's go
+  uint32_t all;    // of the warp
+
+  __device__ static Places of(uint32_t candidates) {
+    const uint32_t own = counts_of(candidates);
+    uint32_t sum = own;
+    for (int step = 1; step < kWarp; step *= 2) {
+      const uint32_t below = __shfl_up_sync(kWholeWarp, sum, step);
+      if (threadIdx.x % kWarp >= static_cast<unsigned>(step)) sum += below;
+    }
+    const uint64_t quads = spread_bytes(__shfl_sync(kWholeWarp, sum, kWarp - 1));
+    const uint64_t sums = quads * 0x0001000100010001u;  // of the quads up to this one
+    return {(sums << 16) + spread_bytes(sum - own), static_cast<uint32_t>(sums >> 48)};
+  }
+  __device__ uint32_t operator()(uint32_t candidates, int e) const {
+    const uint32_t of_lane = candidates >> (e & ~3) & ((1u << (e & 3)) - 1);
+    return static_cast<uint32_t>(first >> (16 * (e >> 2)) & 0xffffu) + __popc(of_lane);
+  }
+};
+
+// The first indices that are not finite, of what a thread has looked at.
+struct FirstBad {
+  uint64_t tensor = kNowhere, memory = kNowhere, sum = kNowhere;
+
+  // Looks again at a lane's elements, from i on, whose `top` is not finite.
+  __device__ void look(const Source& source, bool in_place, const Lane& lane, int64_t i) {
+    for (int e = 0; e < 4 * kQuads; ++e) {
+      const uint64_t where = static_cast<uint64_t>(i + quad_at(e >> 2) + (e & 3));
+      // Where the sum is finite, so are the two.
+      if (key_of(element_of(lane, e)) < kInfKey) continue;
+      if (where < sum) sum = where;
+      // In place memory is gone: all that can be said is where the sum is not finite.
+      if (in_place) continue;
+      if (where < tensor && key_of(source.tensor[where]) >= kInfKey) tensor = where;
+      if (where < memory && source.memory != nullptr && key_of(source.memory[where]) >= kInfKey)
+        memory = where;
+    }
+  }
+  __device__ void tell(SelectWork& work) const {
+    if (sum != kNowhere) atomic_min(&work.first_sum, sum);
+    if (tensor != kNowhere) atomic_min(&work.first_tensor, tensor);
+    if (memory != kNowhere) atomic_min(&work.first_memory, memory);
+  }
+};
+
+// Steps 2 and 3. One barrier a tile: the warps' counts of a tile are read while those of the next
+// are written elsewhere.
 __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(SelectGrid grid) {
   __shared__ uint32_t warp_counts[2][kWarps];
   __shared__ uint32_t slab_of[kSlabs];
@@ -199,56 +174,28 @@ __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(Select
   const int64_t begin = duty.block * work.plan.step;
   const int64_t end = begin + work.plan.step < work.item.n ? begin + work.plan.step : work.item.n;
   const int shift = work.plan.slab_shift;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int warp = threadIdx.x / kWarp;
+  const int64_t own_at = warp * (kTile / kWarps) + threadIdx.x % kWarp * 4;
   const bool aligned =
       is_aligned(source.tensor) && is_aligned(source.memory) && is_aligned(source.out);
-  uint64_t first_tensor = kNowhere, first_memory = kNowhere, first_sum = kNowhere;
+  Candidate* const pool = work.pool;
+  const uint32_t pool_slabs = static_cast<uint32_t>(work.plan.slabs);
+  FirstBad bad;
   uint32_t bound = work.bound, count = 0, slabs = 0;
   int parity = 0;
   if (threadIdx.x == 0) full = 0;
   const bool untouchable = in_place && work.first_tensor != kNowhere;
   for (int64_t tile = untouchable ? end : begin; tile < end; tile += kTile, parity ^= 1) {
-    const int64_t at = tile + warp * (kTile / kWarps) + lane * 4;
-    Quad acc[kQuads], memory[kQuads];
-#pragma unroll
-    for (int q = 0; q < kQuads; ++q) {
-      acc[q] = load_quad(source.tensor, at + q * 4 * kWarp, end, aligned);
-      if (source.memory != nullptr)
-        memory[q] = load_quad(source.memory, at + q * 4 * kWarp, end, aligned);
-    }
-    uint32_t before[kQuads], warp_count = 0;
-#pragma unroll
-    for (int q = 0; q < kQuads; ++q) {
-      const int64_t i = at + q * 4 * kWarp;
-      unsigned below = 0, all = 0;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const float t = acc[q].x[c], m = source.memory != nullptr ? memory[q].x[c] : 0.0f;
-        float sum = source.a * t;
-        if (source.memory != nullptr) sum += source.b * m;
-        acc[q].x[c] = sum;
-        const uint64_t where = static_cast<uint64_t>(i + c);
-        if (key_of(sum) >= kInfKey && where < first_sum) {  // else t and m are finite, too
-          first_sum = where;
-        }
-        // In place memory is gone: all that can be said is where the sum is not finite.
-        if (key_of(sum) >= kInfKey && !in_place) {
-          if (key_of(t) >= kInfKey && where < first_tensor) first_tensor = where;
-          if (key_of(m) >= kInfKey && where < first_memory) first_memory = where;
-        }
-        const unsigned chosen = __ballot_sync(kWholeWarp, key_of(sum) >= bound);
-        below += __popc(chosen & lanes_below());
-        all += __popc(chosen);
-      }
-      before[q] = warp_count + below;
-      warp_count += all;
-      if (source.out != nullptr) store_quad(source.out, i, end, aligned, acc[q]);
-    }
-    if (lane == 0) warp_counts[parity][warp] = warp_count;
+    const int64_t at = tile + own_at;
+    const bool whole = aligned && tile + kTile <= end;
+    const Lane lane = stream_lane(source, at, end, whole, bound);
+    if (lane.top >= kInfKey) bad.look(source, in_place, lane, at);
+    const Places place = Places::of(lane.candidates);
+    if (threadIdx.x % kWarp == 0) warp_counts[parity][warp] = place.all;
     __syncthreads();
-    uint32_t own = count, tile_count = 0;
+    uint32_t first = count, tile_count = 0;
     for (int w = 0; w < kWarps; ++w) {
-      if (w < warp) own += warp_counts[parity][w];
+      if (w < warp) first += warp_counts[parity][w];
       tile_count += warp_counts[parity][w];
     }
     const uint32_t needed = (count + tile_count + (1u << shift) - 1) >> shift;
@@ -256,7 +203,7 @@ __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(Select
       if (threadIdx.x == 0) {
         for (uint32_t s = slabs; s < needed; ++s) {
           slab_of[s] = atomicAdd(&work.slabs_taken, 1u);
-          if (slab_of[s] >= work.plan.slabs) full = 1;
+          if (slab_of[s] >= pool_slabs) full = 1;
         }
       }
       __syncthreads();
@@ -268,23 +215,16 @@ __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(Select
       }
     }
     count += tile_count;
-#pragma unroll
-    for (int q = 0; q < kQuads; ++q) {
-      uint32_t to = own + before[q];
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const float sum = acc[q].x[c];
-        if (key_of(sum) < bound) continue;
-        const int64_t slab = slab_of[to >> shift];
-        work.pool[(slab << shift) + (to & ((1u << shift) - 1))] = {
-            static_cast<uint32_t>(at + q * 4 * kWarp + c - begin), float_bits(sum)};
-        ++to;
-      }
+    for (uint32_t left = lane.candidates; left != 0; left &= left - 1) {
+      const int e = __ffs(static_cast<int>(left)) - 1;
+      const uint32_t to = first + place(lane.candidates, e);
+      const int64_t slab = slab_of[to >> shift];
+      pool[(slab << shift) + (to & ((1u << shift) - 1))] = {
+          static_cast<uint32_t>(at + quad_at(e >> 2) + (e & 3) - begin),
+          float_bits(element_of(lane, e))};
     }
   }
-  if (first_sum != kNowhere) atomic_min(&work.first_sum, first_sum);
-  if (first_tensor != kNowhere) atomic_min(&work.first_tensor, first_tensor);
-  if (first_memory != kNowhere) atomic_min(&work.first_memory, first_memory);
+  bad.tell(work);
   __syncthreads();
   if (full == 0) {
     for (uint32_t s = threadIdx.x; s < slabs; s += kSelectThreads)
