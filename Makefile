@@ -1,14 +1,15 @@
 # make demo   environment, build, and projected STC against STC and FedAvg on handwritten digits
 # make test   every test; make lint, make bench, make format as they say
-# make gpu-test, make gpu-bench   on a machine with nvcc and a GPU: docs/cuda.md
+# make gpu-test, make gpu-bench   on a machine with nvcc and a GPU; make fake-gpu-test: with nvcc, without one: docs/cuda.md
 VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+CUDA_TORCH ?= torch==2.11.0
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc cuda -type f)
-CPP := $(shell find csrc cuda tests/emu -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc cuda tests/emu tests/fakegpu -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench gpu-test gpu-bench clean
+.PHONY: demo test lint format bench gpu-test gpu-bench fake-gpu-test clean
 demo: $(VENV)/installed
 	@mkdir -p demo
 	$(BIN)/python -m gcext fl --data digits --method fedavg --method stc --method pstc \
@@ -43,6 +44,14 @@ gpu-test: $(VENV)/installed
 gpu-bench: $(VENV)/installed
 	$(BIN)/python -m bench gpu --json gpu.json
 	@echo "Chip, driver, versions and figures are in gpu.json."
+
+# Every GPU test without a GPU: torch's CUDA build, gigabytes of it, over a runtime that runs on the CPU.
+FAKE := build/fakegpu/venv/bin/python
+fake-gpu-test: $(VENV)/installed
+	$(PYTHON) -m venv build/fakegpu/venv
+	$(FAKE) -m pip install --quiet "$(CUDA_TORCH)"
+	GCEXT_CUDA=OFF $(FAKE) -m pip install --quiet '.[test]'
+	$(FAKE) tests/fakegpu/run.py
 
 # torch first: the build looks for its headers there, and an unpinned torch may be another build.
 $(VENV)/installed: $(SOURCES)

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.cuda
 
 SIZES = [1, 31, 32, 33, 10**3, 32_768, 32_769, 10**5, 10**7]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+REPLAYS, CALLS = 1000, 10_000
 LARGE = [pytest.param(n, marks=pytest.mark.large) for n in (10**8, 2**31 + 5)]
 
 
@@ -126,7 +127,7 @@ def test_a_thousand_replays(n: int) -> None:
     with torch.cuda.graph(graph):
         packet = gcext.stc(tensor, 0.01, residual=residual)
     residual.zero_()
-    for _ in range(1000):
+    for _ in range(REPLAYS):
         data = fresh(n)
         tensor.copy_(data)
         graph.replay()
@@ -167,7 +168,7 @@ def test_memory_neither_grows_nor_peaks() -> None:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    for _ in range(10_000):
+    for _ in range(CALLS):
         packet = gcext.stc(tensor, p, residual=residual)
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() - before

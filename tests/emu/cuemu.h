@@ -13,8 +13,8 @@
 //
 // What it cannot show: races between two barriers that no order above reveals, the memory model of
 // a GPU, speed. __shared__ is for plain functions only: GCC cannot place a template's
-// statics in a named section. No dynamic shared memory, no cooperative groups, no streams (a launch
-// runs at once).
+// statics in a named section. No dynamic shared memory, no cooperative groups; a launch runs at
+// once, or when tests/fakegpu, which has streams, wants it.
 #pragma once
 
 #include <sys/mman.h>
@@ -220,7 +220,10 @@ inline void run_block() {
   } while (carry_out_barrier());
 }
 
-inline void launch(int64_t blocks, int64_t count, cudaStream_t, std::function<void()> run) {
+// Where it is set, launches go there, and run when their stream does: tests/fakegpu.
+inline void (*enqueue)(cudaStream_t stream, std::function<void()> work) = nullptr;
+
+inline void run_grid(int64_t blocks, int64_t count, std::function<void()> run) {
   static char* stacks = nullptr;
   static int64_t room = 0;
   if (count > room) {  // never given back: the next launch needs them again
@@ -242,6 +245,11 @@ inline void launch(int64_t blocks, int64_t count, cudaStream_t, std::function<vo
     }
     run_block();
   }
+}
+
+inline void launch(int64_t blocks, int64_t count, cudaStream_t stream, std::function<void()> run) {
+  if (enqueue == nullptr) return run_grid(blocks, count, std::move(run));
+  enqueue(stream, [=] { run_grid(blocks, count, run); });
 }
 
 template <class T>
