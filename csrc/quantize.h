@@ -19,7 +19,8 @@
 // The mean of sent_i over seeds is acc_i, unless clipped, to 2^-52 of a step and that one rounding.
 //
 // out_i = acc_i - sent_i, one rounding. out may be memory. Sums are computed twice rather than
-// kept: first to judge them, then to write out. So whatever is refused, nothing was written.
+// kept: first to judge them, then to write out. So whatever is refused, nothing was written; but on
+// CUDA, where the caller learns of it late, out then becomes a copy of memory.
 //
 //   sign    bits uint8 [(n+7)/8]: element i is bit i & 7 of byte i >> 3, a one is negative
 //           info int64[4], see select.h: n | status | where | bits of scale

@@ -1,7 +1,8 @@
 // quantize on CUDA: the kernels. csrc/quantize.h has the contract, quantize.cu the sequences.
 //
-// As on the CPU the sum is computed twice rather than kept, first to judge it, then to write out:
-// what is refused has written nothing.
+// As on the CPU the sum is computed twice rather than kept, first to judge it, then to write out.
+// The host may not know for long what was refused, so there the last kernel makes out a copy of
+// memory.
 //
 //   1. Sign: signs by ballots, magnitudes to one bin an exponent, in shared memory and then in the
 //      device's; the first element of tensor, memory and sum that is not finite.
@@ -67,6 +68,12 @@ __device__ inline void note(const Source& s, int64_t i, QuantizeState* state) {
   if (s.memory != nullptr && key_bits(s.memory[i]) >= kInfKey) atomic_min(&state->first_memory, at);
 }
 
+// What is refused leaves out as a copy of memory, which in place it is already.
+__device__ inline void restore(const Source& s, int64_t n) {
+  if (s.out == s.memory) return;
+  for (int64_t i = grid_first(); i < n; i += grid_stride()) s.out[i] = s.memory[i];
+}
+
 // One block.
 __global__ void __launch_bounds__(kQuantizeThreads)
     quantize_clear_kernel(QuantizeState* state, int64_t* info) {
@@ -126,7 +133,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
 __global__ void __launch_bounds__(kQuantizeThreads)
     sign_mend_kernel(Source source, int64_t n, uint8_t* bits, const QuantizeState* state,
                      const int64_t* info) {
-  if (state->refused) return;
+  if (state->refused) return restore(source, n);
   const float scale = __int_as_float(static_cast<int>(info[kInfoMean]));
   if (info[kInfoMean] == 0) {
     for (int64_t i = grid_first(); i < ceil_div(n, 8); i += grid_stride()) bits[i] = 0;
@@ -237,7 +244,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
                        const QuantizeState* state, const uint64_t* counts, void* to, bool wide,
                        int16_t* level, int64_t* info) {
   __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
-  if (state->refused) return;
+  if (state->refused) return restore(source, cells.n);
   uint64_t before = 0, all = 0, place, total;
   for (unsigned i = threadIdx.x; i < gridDim.x; i += kQuantizeThreads) {
     all += counts[i];

@@ -1,58 +1,19 @@
-"""What every codec shares: the interface, the checks of a tensor and its residual, the refusals."""
+"""What every codec shares: the interface, and the checks of a tensor and its residual."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from gcext import _lib
+from gcext import _late, _lib
+from gcext._sum import Sum
 from gcext.packet import DTYPES, Packet
-from gcext.values import Code, Random
 
-__all__ = ["Codec", "Sum", "refuse"]
-
-
-class Sum(NamedTuple):
-    """What is to be coded: ``acc = tensor + decay*memory``, and where the rest of it goes.
-
-    source: the tensor as it was given, for its shape and dtype.
-    tensor: the same flat, contiguous, float32 and free of autograd.
-    memory, out: float32, contiguous, as many elements. Out without memory is both; without either
-        the sum is the tensor, and what the packet lacks is lost.
-    """
-
-    source: Tensor
-    tensor: Tensor
-    memory: Tensor | None = None
-    out: Tensor | None = None
-    decay: float = 1.0
-
-    def add(self, op: str) -> Tensor:
-        """Return the sum, finite, flat: out itself, after it was written; without out the tensor.
-
-        Raises what Codec.encode does.
-        """
-        info = _lib.select(self.tensor, self.memory, self.out, 0, 1.0, self.decay, False)[2]
-        _, status, where, _ = info.tolist()
-        refuse(op, status, where, self.source)
-        return self.tensor if self.out is None else self.out.view(-1)
-
-    def packet(
-        self, method: str, support: Tensor | Random | None, coded: Tensor | Code, scale: float = 0.0
-    ) -> Packet:
-        """Return a packet of the source's shape and dtype; arguments as of gcext.Packet."""
-        shape, dtype = tuple(self.source.shape), self.source.dtype
-        return Packet(method, shape, dtype, support, coded, scale)
-
-    def less(self, packet: Packet) -> Packet:
-        """Return the packet, after taking what it decodes to from the sum that ``add`` left."""
-        if self.out is not None:
-            packet.add_to_(self.out, -1.0)
-        return packet
+__all__ = ["Codec"]
 
 
 class Codec(ABC):
@@ -80,7 +41,7 @@ class Codec(ABC):
     def encode_sum(self, acc: Sum, seed: int) -> Packet:
         """Return the packet of a sum; ``acc.out``, if any, becomes what it lacks of the sum.
 
-        Raises, through ``refuse``, where the sum is not finite.
+        Where the sum is not finite this raises, or later the packet does; through ``refuse``.
         """
 
     def encode_sums(self, sums: Sequence[Sum], seeds: Sequence[int]) -> list[Packet]:
@@ -88,8 +49,9 @@ class Codec(ABC):
 
         Where one of the tensors is not finite no sum is touched.
         """
-        for i, each in enumerate(sums):
-            Sum(each.source, each.tensor).add(f"{self.name}[{i}]")
+        for each in sums:
+            if not _late.comes_late(each.tensor):  # late errors are one packet's each
+                Sum(each.source, each.tensor, which=each.which).add(self.name)
         return [self.encode_sum(each, seed) for each, seed in zip(sums, seeds, strict=True)]
 
     @overload
@@ -153,13 +115,16 @@ class Codec(ABC):
                     f"got {len(given)} for {len(tensors)}. Pass one each."
                 )
         drawn = [self._seed(seeds[i] if seeds is not None else None) for i in range(len(tensors))]
-        names = [f"{self.name}[{i}]" for i in range(len(tensors))]
+        which = [f"[{i}]" for i in range(len(tensors))]
+        names = [self.name + each for each in which]
         with _lib.memory_errors(self.name):
-            flats = [_flat(tensor, name) for tensor, name in zip(tensors, names, strict=True)]
+            flats = list(map(_flat, tensors, names))
+            rows = zip(tensors, flats, which, strict=True)
+            sums = [Sum(tensor, flat, which=i) for tensor, flat, i in rows]
             if residuals is None:
-                return self.encode_sums(list(map(Sum, tensors, flats)), drawn)
+                return self.encode_sums(sums, drawn)
             slots = list(map(_residual_slot, tensors, flats, residuals, names))
-            sums = [Sum(*each[:2], out=each[2]) for each in zip(tensors, flats, slots, strict=True)]
+            sums = [each._replace(out=slot) for each, slot in zip(sums, slots, strict=True)]
             try:
                 return self.encode_sums(sums, drawn)
             finally:
@@ -192,32 +157,12 @@ class Codec(ABC):
                 f"{self.name}: a stochastic codec needs a seed, got none. "
                 "Pass seed=, another one every time."
             )
+        if self.stochastic and _late.capturing():
+            raise RuntimeError(
+                f"{self.name}: a stochastic codec must not be captured in a CUDA graph, got a seed "
+                "that every replay would repeat. Encode outside of it."
+            )
         return seed or 0
-
-
-_OK, _TENSOR, _MEMORY, _OVERFLOW, _NO_MEMORY = range(5)  # SelectStatus of csrc/select.h
-
-
-def refuse(op: str, status: int, where: int, tensor: Tensor | None = None) -> None:
-    """Raise what an operator's status means; nothing where it is 0. Later the tensor is gone."""
-    if status == _NO_MEMORY:
-        assert tensor is not None  # only the CPU's
-        raise MemoryError(f"{op}: no memory for {tensor.numel()} elements. Encode in parts.")
-    if status == _TENSOR:
-        got = "NaN or Inf" if tensor is None else float(tensor.detach().flatten()[where])
-        raise ValueError(
-            f"{op}: tensor must be finite in float32, got {got} at index {where}. "
-            "Skip the step or clip the gradient."
-        )
-    if status == _MEMORY:
-        raise ValueError(
-            f"{op}: residual must be finite, got another value at index {where}. Reset it."
-        )
-    if status == _OVERFLOW:
-        raise ValueError(
-            f"{op}: tensor plus residual must be finite in float32, "
-            f"got an overflow or a bad residual at index {where}. Scale the tensor down."
-        )
 
 
 def _flat(tensor: Tensor, op: str) -> Tensor:

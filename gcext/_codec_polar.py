@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gcext import polar as coder
-from gcext._codec_base import Codec, Sum
+from gcext._codec_base import Codec
 from gcext._codec_topk import random_support, share, top_support
-from gcext._polar_rotated import chunks_of
+from gcext._late import Contents
+from gcext._polar_rotated import chunks_of, code_rotated
 from gcext._seed import derive
 from gcext._spec import Spec, write
+from gcext._sum import ROTATED, Sum, spoil
 from gcext.packet import Packet
 from gcext.values import Polar, Random
 
@@ -76,46 +78,63 @@ class PolarSigns(Codec):
 
     def encode_sum(self, acc: Sum, seed: int) -> Packet:
         """See Codec."""
-        support: Tensor | Random | None = None
+        support: Tensor | Random | None
+        index: Tensor | None
         if self.select == "topk":
-            support, value = top_support(acc, self.p, "polar")
+            index, value, info = top_support(acc, self.p, "polar")
+            support = index
         elif self.select == "randomk":
-            support, value = random_support(acc, self.p, "polar", seed)
+            support, index, value, info = random_support(acc, self.p, "polar", seed)
         else:
-            value = acc.add("polar")
+            support = index = None
+            value, info = acc.add_late("polar")
         if self.rotate:
-            coded = self._rotated(value, derive(seed, "rotation"), biased=acc.out is not None)
+            biased = acc.out is not None
+            coded, bad = self._rotated(value, derive(seed, "rotation"), biased)
+            spoil(info, bad, ROTATED)
         else:
             coded = self._plain(value)
-        return acc.less(acc.packet("polar", support, coded))
+        acc.check("polar", info)
+        acc.take(index, coded.decode(value.numel()), info)
+        acc.restore(info)
+
+        def contents(numbers: list[int], message: Tensor, scale: Tensor) -> Contents:
+            return support, replace(coded, message=message, scale=scale), 0.0
+
+        return acc.packet_of("polar", "polar", (coded.message, coded.scale), info, contents)
 
     def _plain(self, value: Tensor) -> Polar:
-        made = coder.encode(value, self.rate, self.block, soft=True)
-        c = 1.0 - 2.0 * coder.decode(made).double()
-        scale = max(_dot(value, c), 0.0) / max(value.numel(), 1)
-        return Polar(made.message, self.block, made.kept, True, torch.tensor([scale]).float())
+        n, kept = value.numel(), round(self.rate * self.block)
+        message, _ = coder.code(value, n, self.block, kept, soft=True)
+        signs = Polar(message, self.block, kept, True, value.new_ones(1))
+        scale = _positive(_dot(value, signs.decode(n))) / max(n, 1)
+        return replace(signs, scale=scale.float().view(1))
 
-    def _rotated(self, value: Tensor, seed: int, biased: bool) -> Polar:
-        made = coder.encode_rotated(value, self.rate, self.block, seed=seed)
-        scale = made.scale
+    def _rotated(self, value: Tensor, seed: int, biased: bool) -> tuple[Polar, Tensor]:
+        coded, bad = code_rotated(value, self.rate, self.block, seed)
         if biased:  # <x, s*c> / <c, c> of each chunk, the estimate being s times a rotated c
-            estimate = made.to_dense()
-            scale = scale.clone()
+            estimate, scale = coded.decode(value.numel()), coded.scale.clone()
             for i, (start, size) in enumerate(chunks_of(value.numel(), self.block)):
-                part = slice(start, start + size)
-                if s := float(scale[i]):
-                    scale[i] = max(_dot(value[part], estimate[part]), 0.0) / (s * size)
-        return Polar(made.coded.message, self.block, made.coded.kept, True, scale, seed)
+                part, s = slice(start, start + size), scale[i].double()
+                best = _positive(_dot(value[part], estimate[part])) / (s * size)
+                scale[i] = torch.where(s > 0, best, s)
+            coded = replace(coded, scale=scale)
+        return coded, bad
 
 
-def _dot(x: Tensor, y: Tensor) -> float:
-    """Return the dot product, in float64 by a fixed tree of additions."""
+def _positive(x: Tensor) -> Tensor:
+    """Return x, or 0 where it is not above that."""
+    return torch.where(x > 0, x, torch.zeros_like(x))
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Return the dot product, in float64 by a fixed tree of additions; of shape ()."""
     products = x.double() * y.double()
     while len(products) > 1:
         half = len(products) // 2
         rest = products[2 * half :]
         products = torch.cat([products[:half] + products[half : 2 * half], rest])
-    return float(products.sum())
+    return products.sum()
 
 
 def polar(spec: Spec) -> Codec:

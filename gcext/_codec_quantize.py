@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from gcext import _quantize_ops as ops
-from gcext._codec_base import Codec, Sum, refuse
+from gcext._codec_base import Codec
+from gcext._late import Contents, float_of, narrow
 from gcext._seed import signed
-from gcext._selected import float_of, narrow
 from gcext._spec import Spec, write
+from gcext._sum import Sum
 from gcext.packet import Packet
 from gcext.values import Levels, Signs
 
@@ -31,9 +34,12 @@ class Sign(Codec):
     def encode_sum(self, acc: Sum, seed: int) -> Packet:
         """See Codec."""
         bits, info = ops.sign(acc.tensor, acc.memory, acc.out, acc.decay)
-        _, status, where, mean = info.tolist()
-        refuse("sign", status, where, acc.source)
-        return acc.packet("sign", None, Signs(float_of(mean), bits))
+        return acc.packet_of("sign", "sign", (bits,), info, _signs)
+
+
+def _signs(numbers: list[int], bits: Tensor) -> Contents:
+    """Return the contents of a sign packet."""
+    return None, Signs(float_of(numbers[3]), bits), 0.0
 
 
 @dataclass(frozen=True)
@@ -99,11 +105,13 @@ class Levelled(Codec):
             self.clip,
             signed(seed),
         )
-        count, status, where, _ = info.tolist()
-        refuse(self.name, status, where, acc.source)
-        at, level = narrow(count, at, level)  # on CUDA there is room for all elements
-        coded = Levels(steps, self.bucket if self.bucket < n else 0, norms, at, level)
-        return acc.packet("levels", None, coded)
+        bucket = self.bucket if self.bucket < n else 0
+
+        def contents(numbers: list[int], norms: Tensor, at: Tensor, level: Tensor) -> Contents:
+            at, level = narrow(numbers[0], at, level)  # on CUDA there is room for all elements
+            return None, Levels(steps, bucket, norms, at, level), 0.0
+
+        return acc.packet_of(self.name, "levels", (norms, at, level), info, contents)
 
 
 def sign(spec: Spec) -> Codec:

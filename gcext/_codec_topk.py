@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from gcext import _lib, _server_ops
-from gcext._codec_base import Codec, Sum, refuse
+from gcext import _late, _lib, _server_ops
+from gcext._codec_base import Codec
+from gcext._late import Contents, narrow
 from gcext._seed import derive
-from gcext._selected import Selected, float_of, narrow
+from gcext._selected import Selected, pairs, ternary_pairs
 from gcext._spec import Spec, write
+from gcext._sum import SCALED, Sum, finite, refuse, spoil
 from gcext.packet import Packet
 from gcext.values import Random
 
@@ -65,7 +66,7 @@ class TopK(Codec):
         selected = _lib.select(
             acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, self.ternary
         )  # fmt: skip
-        return self._packet(acc.source, selected, self.name)
+        return self._packet(acc, *selected)
 
     def encode_sums(self, sums: Sequence[Sum], seeds: Sequence[int]) -> list[Packet]:
         """See Codec."""
@@ -81,28 +82,17 @@ class TopK(Codec):
         index, value, info = _lib.select_many(
             tensors, memory, out, ks, 1.0, first.decay, self.ternary
         )
-        names = [f"{self.name}[{i}]" for i in range(len(sums))]
-        if info.device.type == "cpu":  # before the pairs are taken apart: they may not be there
-            for each, name, (_, status, where, _) in zip(sums, names, info.tolist(), strict=True):
-                refuse(name, status, where, each.source)
-        rows = zip(index.split(ks), value.split(ks), info, strict=True)
-        return [
-            self._packet(each.source, row, name)
-            for each, row, name in zip(sums, rows, names, strict=True)
-        ]
+        if not _late.comes_late(info):  # before the pairs are taken apart: they may not be there
+            for each, (_, status, where, _) in zip(sums, info.tolist(), strict=True):
+                refuse(self.name + each.which, status, where, each.source)
+        rows = zip(sums, index.split(ks), value.split(ks), info, strict=True)
+        return [self._packet(*row) for row in rows]
 
-    def _packet(self, source: Tensor, selected: tuple[Tensor, Tensor, Tensor], op: str) -> Packet:
-        """Return the packet of what select gave: on CUDA without looking at it."""
+    def _packet(self, acc: Sum, index: Tensor, value: Tensor, info: Tensor) -> Packet:
+        """Return the packet of what select gave."""
         method = "ternary" if self.ternary else "sparse"
-        if source.device.type == "cuda":
-            late = partial(refuse, op)
-            return Selected(method, tuple(source.shape), source.dtype, *selected, late)
-        index, value, info = selected
-        found, status, where, mean = info.tolist()
-        refuse(op, status, where, source)
-        index, value = narrow(found, index, value)
-        scale = float_of(mean) if self.ternary else 0.0
-        return Packet(method, tuple(source.shape), source.dtype, index, value, scale)
+        finish = ternary_pairs if self.ternary else pairs
+        return acc.packet_of(self.name, method, (index, value), info, finish, Selected)
 
 
 def _alike(one: Sum, other: Sum | None) -> bool:
@@ -116,16 +106,19 @@ def _alike(one: Sum, other: Sum | None) -> bool:
     )
 
 
-def top_support(acc: Sum, p: float, op: str) -> tuple[Tensor, Tensor]:
-    """Return indices and values of the largest of a sum; all of the sum is left in ``acc.out``."""
+def top_support(acc: Sum, p: float, op: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return indices and values of the largest of a sum, and info; all of it is left in ``out``.
+
+    Waits for the device, to know how many there are.
+    """
     k = count(p, acc.tensor.numel())
     index, value, info = _lib.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, False)
     found, status, where, _ = info.tolist()
-    refuse(op, status, where, acc.source)
+    refuse(op + acc.which, status, where, acc.source)
     index, value = narrow(found, index, value)
     if acc.out is not None:  # the operator took out what it chose
         _server_ops.combine_add_(acc.out.view(-1), index, value, 1.0)
-    return index, value
+    return index, value, info
 
 
 @dataclass(frozen=True)
@@ -154,28 +147,31 @@ class RandomK(Codec):
 
     def encode_sum(self, acc: Sum, seed: int) -> Packet:
         """See Codec."""
-        support, value = random_support(acc, self.p, "randomk", seed)
-        return acc.less(acc.packet("random", support, value))
+        support, index, value, info = random_support(acc, self.p, "randomk", seed)
+        acc.take(index, value, info)
+
+        def contents(numbers: list[int], value: Tensor) -> Contents:
+            return support, value, 0.0
+
+        return acc.packet_of("randomk", "random", (value,), info, contents)
 
 
-def random_support(acc: Sum, p: float, op: str, seed: int) -> tuple[Random, Tensor]:
-    """Return a support and the values to code there; all of the sum is left in ``acc.out``.
+def random_support(acc: Sum, p: float, op: str, seed: int) -> tuple[Random, Tensor, Tensor, Tensor]:
+    """Return a support, its indices, the values to code there, and info.
 
-    The values are n/k times those of the sum where it has no out: see RandomK.
+    All of the sum is left in ``acc.out``. The values are n/k times those of the sum where it has no
+    out: see RandomK.
     """
-    whole = acc.add(op)
+    whole, info = acc.add_late(op)
     n = whole.numel()
     k = count(p, n)
     support = Random(derive(seed, "support"), k)
-    value = whole[support.draw(n, whole.device).long()]
+    index = support.draw(n, whole.device)
+    value = whole.index_select(0, index)
     if acc.out is None and k < n:
         value = _times(value, n / k)
-        if not torch.isfinite(value).all():
-            raise ValueError(
-                f"{op}: tensor times {n / k:g} must be finite in float32, got an overflow. "
-                "Scale the tensor down, or keep a residual."
-            )
-    return support, value
+        spoil(info, ~torch.isfinite(value).all(), SCALED)
+    return support, index, value, info
 
 
 def _times(value: Tensor, factor: float) -> Tensor:
@@ -196,10 +192,23 @@ class Dense(Codec):
 
     def encode_sum(self, acc: Sum, seed: int) -> Packet:
         """See Codec."""
-        value = acc.add("dense").clone()
-        if acc.out is not None:
-            acc.out.zero_()
-        return acc.packet("dense", None, value)
+        memory = acc.out if acc.memory is None else acc.memory
+        value = torch.empty_like(acc.tensor)
+        if acc.out is None or memory is None:
+            info = acc.add_late("dense")[1]
+            value.copy_(acc.tensor)
+        else:
+            info = acc._replace(memory=memory, out=value).add_late("dense")[1]
+            if _late.comes_late(info):
+                torch.where(finite(info), value.new_zeros(()), memory, out=acc.out)
+            else:
+                acc.out.zero_()
+        return acc.packet_of("dense", "dense", (value,), info, _all)
+
+
+def _all(numbers: list[int], value: Tensor) -> Contents:
+    """Return the contents of a dense packet."""
+    return None, value, 0.0
 
 
 def topk(spec: Spec) -> Codec:

@@ -13,7 +13,7 @@ the figures.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -77,12 +77,12 @@ def seed_of(seed: int, chunk: int) -> int:
     return (seed + 0x9E3779B97F4A7C15 * chunk + 2**63) % 2**64 - 2**63
 
 
-def _total(x: Tensor) -> float:
-    """Return the sum of a power of two of values, float64, by a fixed tree."""
+def _total(x: Tensor) -> Tensor:
+    """Return the sum of a power of two of values, float64 of shape (), by a fixed tree."""
     while len(x) > 1:
         half = len(x) // 2
         x = x[:half] + x[half:]
-    return float(x[0])
+    return x[0]
 
 
 def encode_rotated(tensor: Tensor, rate: float = 0.5, block: int = 1024, *, seed: int) -> Rotated:
@@ -119,6 +119,24 @@ def encode_rotated(tensor: Tensor, rate: float = 0.5, block: int = 1024, *, seed
             f"polar: tensor must be finite in float32, got {float(flat[where])} at index {where}. "
             "Skip the step or clip the gradient."
         )
+    code, bad = code_rotated(flat, rate, block, seed)
+    if bool(bad):
+        raise ValueError(
+            "polar: tensor must be finite in float32 when rotated, got an overflow. "
+            "Scale the tensor down."
+        )
+    symbols = sum(size for _, size in chunks_of(len(flat), block))
+    coded = polar.Coded(code.message, (symbols,), symbols, block, code.kept, True, False)
+    return Rotated(coded, code.scale.cpu(), seed, tuple(tensor.shape))
+
+
+def code_rotated(flat: Tensor, rate: float, block: int, seed: int) -> tuple[Polar, Tensor]:
+    """Return the code of flat, finite, float32 values, and whether rotating made them infinite.
+
+    The latter is a bool on the values' device: this waits for nothing.
+    """
+    from gcext import polar
+
     chunks = chunks_of(len(flat), block)
     rotated, norms = [], []
     for index, (start, size) in enumerate(chunks):
@@ -128,12 +146,14 @@ def encode_rotated(tensor: Tensor, rate: float = 0.5, block: int = 1024, *, seed
         norms.append(_total(x.double().square()))
         rotated.append(ops.hadamard(x, size, seed_of(seed, index), False))
     y = torch.cat(rotated) if rotated else flat
-    coded = polar.encode(y, rate, block, soft=True)
-    signs = polar.decode(coded)
-    scale = torch.zeros(len(chunks))
+    kept = round(rate * block)
+    message, where = polar.code(y, len(y), block, kept, soft=True)
+    code = Polar(message, block, kept, True, y.new_ones(1))
+    signs = code.decode(len(y))
+    scale, zero = y.new_zeros(len(chunks)), y.new_zeros((), dtype=torch.float64)
     for index, (start, size) in enumerate(chunks):
-        c = 1.0 - 2.0 * signs[start : start + size].double()
-        agreement = _total(y[start : start + size].double() * c)
-        if agreement > 0:
-            scale[index] = norms[index] / agreement
-    return Rotated(coded, scale, seed, tuple(tensor.shape))
+        part = slice(start, start + size)
+        agreement = _total(y[part].double() * signs[part])
+        scale[index] = torch.where(agreement > 0, norms[index] / agreement, zero)
+    bad = (where >= 0).any() | ~torch.isfinite(scale).all()
+    return replace(code, scale=scale, seed=seed), bad

@@ -11,11 +11,12 @@ from typing import Any, overload
 from torch import Tensor
 
 from gcext import _codec_polar, _codec_quantize, _codec_topk
-from gcext._codec_base import Codec, Sum, refuse
+from gcext._codec_base import Codec
 from gcext._codec_polar import PolarSigns
 from gcext._codec_quantize import Levelled, Sign
 from gcext._codec_topk import Dense, RandomK, TopK
 from gcext._spec import Spec, parse
+from gcext._sum import Sum, refuse
 from gcext.packet import Packet
 
 __all__ = ["Codec", "Dense", "Levelled", "PolarSigns", "RandomK", "Sign", "Sum", "TopK", "codec"]

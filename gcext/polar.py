@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gcext import _polar_ops as ops
 from gcext._lib import require_device
-from gcext._polar_design import frozen_set_on, sign_weight, tenth
+from gcext._polar_design import frozen_set, frozen_set_on, sign_weight, tenth
 from gcext._polar_rotated import Rotated, encode_rotated
 from gcext.packet import DTYPES
 
@@ -116,13 +116,11 @@ def encode(
         )
     symbols, numel = _prepare(source, soft, packed)
     kept = round(rate * block)
-    frozen = frozen_set_on(source.device, block, kept, soft)
     if list_size > 1 or seed is not None:
-        fine = _fine_weight(kept, block, soft)
+        fine, frozen = _fine_weight(kept, block, soft), frozen_set(block, kept, soft)
         message, bad = ops.search(symbols, frozen, kept, numel, fine, list_size, _signed(seed))
     else:
-        weight, correction = _steps(kept, block, soft, linear)
-        message, bad = ops.encode(symbols, frozen, kept, numel, weight, correction)
+        message, bad = code(symbols, numel, block, kept, soft, linear)
     if soft and (where := int(bad)) >= 0:
         got = float(symbols[where])
         raise ValueError(
@@ -130,6 +128,18 @@ def encode(
             "Skip the step or clip the gradient."
         )
     return Coded(message, tuple(source.shape), numel, block, kept, soft, packed)
+
+
+def code(
+    symbols: Tensor, numel: int, block: int, kept: int, soft: bool, linear: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return the message of what _prepare gives, and where it is not finite, or -1.
+
+    Waits for nothing.
+    """
+    frozen = frozen_set_on(symbols.device, block, kept, soft)
+    weight, correction = _steps(kept, block, soft, linear)
+    return ops.encode(symbols, frozen, kept, numel, weight, correction)
 
 
 def decode(coded: Coded) -> Tensor:

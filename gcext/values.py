@@ -40,6 +40,8 @@ class Random:
         """Return the indices: rising, int32, from 2^31 elements int64; each is equally likely."""
         signed = (self.seed + 2**63) % 2**64 - 2**63
         index: Tensor = torch.ops.gcext.random_support.default(signed, self.k, numel)
+        if torch.device(device).type == "cuda":  # a copy from pageable memory would wait
+            return index.pin_memory().to(device, non_blocking=True)
         return index.to(device)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from emu.backends import same_bits
+from test_late import SPECS
 
 import gcext
 from gcext import DecodeError, Packet
@@ -19,6 +20,10 @@ SIZES = [1, 31, 32, 33, 10**3, 32_768, 32_769, 10**5, 10**7]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 REPLAYS, CALLS = 1000, 10_000
 LARGE = [pytest.param(n, marks=pytest.mark.large) for n in (10**8, 2**31 + 5)]
+
+
+# Nothing is drawn, so a graph may hold it.
+CERTAIN = [spec for spec in SPECS if not gcext.codec(spec).stochastic]
 
 
 @contextmanager
@@ -71,23 +76,32 @@ def test_a_model_in_one_call() -> None:
 
 
 @pytest.mark.parametrize("n", [1000, 10**6])
-def test_nothing_waits_for_a_delayed_stream(n: int) -> None:
-    tensor, mirror = fresh(n), torch.zeros(n)
+@pytest.mark.parametrize("spec", SPECS)
+def test_nothing_waits_for_a_delayed_stream(spec: str, n: int) -> None:
+    codec, seed = gcext.codec(spec), 5
+    tensor, mirrors = fresh(n), [torch.zeros(n), torch.zeros(n)]
     there, residual = tensor.cuda(), torch.zeros(n, device="cuda")
-    feedback = gcext.ErrorFeedback("stc:p=0.01")
-    gcext.stc(there, 0.01)  # loads the kernels
+    memory, out = torch.zeros_like(there), torch.zeros_like(there)
+    codec.encode(there, residual.clone(), seed=0)  # loads the kernels, and a polar code's set
     torch.cuda.synchronize()
     side, done = torch.cuda.Stream(), torch.cuda.Event()
-    with torch.cuda.stream(side), no_sync():
+    with no_sync(), torch.cuda.stream(side):
         torch.cuda._sleep(2 * 10**9)  # about a second
         there.mul_(2)  # unless the call is on the stream, it sees the old ones
-        packets = [gcext.stc(there, 0.01, residual=residual), feedback.compress(there, "w")]
-        packets += gcext.stc([there, there], 0.01)
+        packets = [
+            codec.encode(there, seed=seed),
+            codec.encode(there, residual, seed=seed),
+            codec.advance(there, memory, out, seed=seed),
+            *codec.encode([there, there], seed=[seed, seed]),
+        ]
         done.record()
         assert not done.query()
-    want = gcext.stc(tensor * 2, 0.01, residual=mirror).to_bytes()
-    assert [packet.to_bytes() for packet in packets] == [want] * 4  # on the default stream
-    assert same_bits(residual.cpu(), mirror)
+    plain = codec.encode(tensor * 2, seed=seed).to_bytes()
+    fed = [codec.encode(tensor * 2, mirror, seed=seed).to_bytes() for mirror in mirrors]
+    got = [packet.to_bytes() for packet in packets]  # on the default stream
+    assert got == [plain, *fed, plain, plain]
+    assert same_bits(residual.cpu(), mirrors[0])
+    assert same_bits(out.cpu(), mirrors[1])
 
 
 def test_memory_is_held_for_the_stream_that_looked() -> None:
@@ -135,13 +149,31 @@ def test_a_thousand_replays(n: int) -> None:
     assert same_bits(residual.cpu(), mirror)
 
 
-@pytest.mark.parametrize("n", [1000, 10**6])
-def test_a_late_error_leaves_the_feedback_as_it_was(n: int) -> None:
-    feedback = gcext.ErrorFeedback("stc:p=0.01")
+@pytest.mark.parametrize("spec", CERTAIN)
+def test_every_codec_that_draws_nothing_is_captured(spec: str) -> None:
+    codec, n = gcext.codec(spec), 5000
+    tensor, residual, mirror = torch.randn(n).cuda(), torch.zeros(n).cuda(), torch.zeros(n)
+    codec.encode(tensor, residual)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        packet = codec.encode(tensor, residual)
+    residual.zero_()
+    for _ in range(20):
+        data = fresh(n)
+        tensor.copy_(data)
+        graph.replay()
+        assert packet.to_bytes() == codec.encode(data, mirror).to_bytes()
+    assert same_bits(residual.cpu(), mirror)
+
+
+@pytest.mark.parametrize("n", [1, 1000, 10**6])
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_late_error_leaves_the_feedback_as_it_was(spec: str, n: int) -> None:
+    feedback = gcext.ErrorFeedback(spec, seed=1)
     good, bad = torch.randn(n, device="cuda"), torch.randn(n, device="cuda")
     bad[n // 2] = float("nan")
+    feedback.compress(good, "w")
     with no_sync():
-        feedback.compress(good, "w")
         before = feedback.residual("w")
         packet = feedback.compress(bad, "w")
         after = feedback.residual("w")
@@ -150,12 +182,13 @@ def test_a_late_error_leaves_the_feedback_as_it_was(n: int) -> None:
     assert same_bits(before.cpu(), after.cpu())
 
 
-@pytest.mark.parametrize("n", [1000, 10**6])
-def test_in_place_a_bad_tensor_leaves_the_residual(n: int) -> None:
+@pytest.mark.parametrize("n", [1, 1000, 10**6])
+@pytest.mark.parametrize("spec", SPECS)
+def test_in_place_a_bad_tensor_leaves_the_residual(spec: str, n: int) -> None:
     residual, bad = torch.randn(n, device="cuda"), torch.randn(n, device="cuda")
     bad[n - 1] = float("inf")
     before = residual.clone()
-    packet = gcext.stc(bad, 0.01, residual=residual)
+    packet = gcext.codec(spec).encode(bad, residual, seed=1)
     with pytest.raises(ValueError, match=f"tensor must be finite.*at index {n - 1}"):
         packet.to_bytes()
     assert same_bits(before.cpu(), residual.cpu())

@@ -59,7 +59,7 @@ def test_same_message() -> None:
 @pytest.mark.parametrize("tensor", [torch.randn(5000), torch.zeros(70), torch.eye(40)])
 def test_a_packet_nobody_looked_at(tensor: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its message is one copy: nothing of the device is looked at before."""
-    select = Late(0.1, ternary=True)
+    select = Late(gcext.codec("stc:p=0.1"))
     want = gcext.stc(tensor, 0.1).to_bytes()
     monkeypatch.setattr(_device, "packs", lambda packet: True)
     packet = select.encode(tensor)

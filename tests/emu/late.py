@@ -1,22 +1,111 @@
-"""A codec under the emulator, whose packets are looked at late, as they are on a GPU."""
+"""Codecs on CPU tensors as they are on a GPU: CUDA's kernels, packets that are looked at late."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import pytest
+import torch
+from emu import quantize
+from emu.backends import POISON
 from emu.select import Emu, Schedule
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from gcext._codec_base import Sum, refuse
-from gcext._codec_topk import TopK, count
-from gcext._selected import Selected
+from gcext import Packet, _late, _lib, _quantize_ops
+from gcext.codec import Codec, Sum
 
 
-class Late(TopK):
-    """STC, with the kernels of CUDA."""
+@dataclass(frozen=True)
+class Late(Codec):
+    """The codec ``of``, on a GPU."""
 
-    def encode_sum(self, acc: Sum, seed: int) -> Selected:
-        k = count(self.p, acc.tensor.numel())
-        run = Emu(Schedule(tiny=0))
-        index, value, info = run.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay)
-        shape, dtype = tuple(acc.source.shape), acc.source.dtype
-        return Selected("ternary", shape, dtype, index, value, info, partial(refuse, self.name))
+    of: Codec
+
+    @property
+    def spec(self) -> str:
+        return self.of.spec
+
+    @property
+    def stochastic(self) -> bool:
+        return self.of.stochastic
+
+    def encode_sum(self, acc: Sum, seed: int) -> Packet:
+        with on_a_gpu(), Unwaiting():
+            return self.of.encode_sum(acc, seed)
+
+    def encode_sums(self, sums: Sequence[Sum], seeds: Sequence[int]) -> list[Packet]:
+        with on_a_gpu(), Unwaiting():
+            return self.of.encode_sums(sums, seeds)
+
+
+class Unwaiting(TorchFunctionMode):
+    """Raises where a GPU would be waited for: where a tensor's contents become the host's."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        assert name not in ("tolist", "item", "nonzero", "__bool__", "__int__", "__float__"), name
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def on_a_gpu() -> Iterator[None]:
+    """Put the emulated kernels under the codecs. Polar codes keep the CPU's, which never wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_late, "comes_late", lambda info: True)
+        patch.setattr(_lib, "select", _device(_select))
+        patch.setattr(_lib, "select_many", _device(_select_many))
+        patch.setattr(_quantize_ops, "sign", _device(_sign))
+        patch.setattr(_quantize_ops, "levels", _device(_levels))
+        yield
+
+
+def _device(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the emulator look: it stands for the device."""
+
+    def run(*args: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return kernel(*args)
+
+    return run
+
+
+_HOW = Schedule(tiny=0)
+
+
+def _select(
+    tensor: Tensor, memory: Tensor | None, out: Tensor | None, k: int, a: float, b: float,
+    ternary: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return Emu(_HOW).select(tensor, memory, out, k, a, b, ternary)
+
+
+def _select_many(
+    tensor: list[Tensor], memory: list[Tensor], out: list[Tensor], k: list[int],
+    a: float, b: float, ternary: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    none = [None] * len(tensor)
+    got = Emu(_HOW).select_many(tensor, memory or none, out or none, k, a, b, ternary)
+    index, value, info = zip(*got, strict=True)
+    return torch.cat(index), torch.cat(value), torch.stack(info)
+
+
+def _sign(tensor: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    if tensor.numel() == 0:  # nothing is launched
+        return torch.ops.gcext.sign(tensor, *rest)
+    return quantize.Emu().sign(tensor, *rest)
+
+
+def _levels(tensor: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = tensor.numel()
+    if n == 0:
+        return torch.ops.gcext.levels(tensor, *rest)
+    norms, at, level, info = quantize.Emu().levels(tensor, *rest)
+    room = (0, n - at.numel())  # the operator has it for all elements
+    pad = torch.nn.functional.pad
+    return norms, pad(at, room, value=POISON), pad(level, room, value=POISON), info

@@ -1,0 +1,215 @@
+"""Packets that only the device knows: looked at late, whatever the codec."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from emu.backends import same_bits
+from emu.late import Late
+from torch import Tensor
+
+import gcext
+from gcext import Packet, _late
+
+SPECS = [
+    "stc:p=0.1", "topk:p=0.02", "dense", "sign", "qsgd:bits=2,bucket=100", "terngrad:clip=2.5",
+    "randomk:p=0.1", "polar:rate=0.5,block=64", "polar:rate=0.5,block=64,rotate=false",
+    "polar:rate=0.5,block=64,select=randomk,p=0.3",
+]  # fmt: skip
+SIZES = [0, 1, 33, 1001]
+STATUS = {"tensor": "tensor must", "residual": "residual must", "sum": "plus residual must"}
+
+
+def odd_values(n: int) -> Tensor:
+    """Zeros of both signs, denormals, and, from 40 elements on, a NaN with bits of its own."""
+    x = torch.randn(n)
+    x[::7], x[1::7], x[2::7] = -0.0, 0.0, -(2.0**-149)
+    if n > 40:
+        x.view(torch.int32)[39] = 0x7FC12345
+    return x
+
+
+@pytest.fixture(params=SPECS, ids=lambda spec: spec.replace("=", ""))
+def spec(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_nothing_waits_and_the_bytes_are_the_same(spec: str, n: int) -> None:
+    codec = gcext.codec(spec)
+    tensor, memory = torch.randn(n).half(), torch.randn(n)
+    assert Late(codec).encode(tensor, seed=3).to_bytes() == codec.encode(tensor, seed=3).to_bytes()
+    places = [memory.clone(), memory.clone()]
+    want, got = (c.encode(tensor, places[i], seed=4) for i, c in enumerate((codec, Late(codec))))
+    assert got.to_bytes() == want.to_bytes()
+    assert same_bits(*places)
+    outs = [torch.full((n,), 5.0), torch.full((n,), 6.0)]
+    want = codec.advance(tensor, memory, outs[0], 0.9, seed=5)
+    got = Late(codec).advance(tensor, memory, outs[1], 0.9, seed=5)
+    assert got.to_bytes() == want.to_bytes()
+    assert same_bits(*outs)
+
+
+def test_says_what_an_ordinary_packet_says(spec: str) -> None:
+    codec, tensor = gcext.codec(spec), torch.randn(7, 100).double()
+    want = codec.encode(tensor, seed=1)
+
+    def fresh() -> Packet:
+        return Late(codec).encode(tensor, seed=1)
+
+    assert (fresh().shape, fresh().dtype, fresh().device) == (want.shape, want.dtype, want.device)
+    assert (fresh().k, fresh().scale, repr(fresh())) == (want.k, want.scale, repr(want))
+    assert torch.equal(fresh().indices(), want.indices())
+    assert same_bits(fresh().values(), want.values())
+    assert same_bits(fresh().to_dense(), want.to_dense())
+    assert fresh().to("cpu").nbytes == want.nbytes
+    assert Packet.group([fresh()]).to_bytes() == Packet.group([want]).to_bytes()
+    for copied in (copy.deepcopy(fresh()), pickle.loads(pickle.dumps(fresh()))):
+        assert type(copied) is Packet
+        assert copied.to_bytes() == want.to_bytes()
+    with pytest.raises(AttributeError, match="no attribute 'suport'"):
+        fresh().suport  # noqa: B018
+
+
+def test_raises_at_every_look(spec: str) -> None:
+    tensor = torch.randn(100)
+    tensor[7] = float("inf")
+    packet = Late(gcext.codec(spec)).encode(tensor, seed=1)
+    tensor.zero_()  # as an optimizer does before anybody looks
+    looks = (packet.to_bytes, packet.to_dense, lambda: packet.coded, lambda: pickle.dumps(packet))
+    for look in looks:
+        with pytest.raises(ValueError, match=r"tensor must be finite.*got NaN or Inf at .* 7\."):
+            look()
+
+
+@pytest.mark.parametrize("n", [1, 33, 1001])
+def test_a_late_error_leaves_the_feedback_as_it_was(spec: str, n: int) -> None:
+    """Promise 4: the swap has happened, but what was refused left a copy of the old residual."""
+    codec = gcext.codec(spec)
+    now, later = (gcext.ErrorFeedback(c, seed=7) for c in (codec, Late(codec)))
+    bad, overflow = torch.randn(n), torch.full((n,), 3e38)
+    bad[n // 2] = float("nan")
+    steps = [(torch.randn(n), ""), (bad, "tensor must"), (torch.randn(n), "")]
+    for tensor, error in steps:
+        packet = later.compress(tensor, "w", commit=False)
+        if not error:
+            assert packet.to_bytes() == now.compress(tensor, "w").to_bytes()
+            later.commit("w")
+            continue
+        for sender in (lambda: now.compress(tensor, "w"), packet.to_bytes):  # noqa: B023
+            with pytest.raises(ValueError, match=error):
+                sender()
+        later.commit("w")
+        assert same_bits(now.residual("w"), later.residual("w"))
+        later._seeds.counts = dict(now._seeds.counts)  # the packet that nobody could send
+    state = now.state_dict()
+    for status, residual, tensor in (
+        ("tensor", odd_values(n), bad),
+        ("residual", torch.full((n,), torch.nan), torch.randn(n)),
+        ("sum", overflow, overflow),
+    ):
+        state["residuals"]["w"] = residual
+        later.load_state_dict(state)
+        packet = later.compress(tensor, "w")
+        with pytest.raises(ValueError, match=rf"{STATUS[status]} be finite.* at index"):
+            packet.to_bytes()
+        assert same_bits(later.residual("w"), residual)
+
+
+@pytest.mark.parametrize("n", [1, 33, 1001])
+def test_in_place_a_bad_tensor_leaves_the_residual(spec: str, n: int) -> None:
+    residual, bad = odd_values(n), torch.randn(n)
+    bad[n - 1] = float("inf")
+    before = residual.clone()
+    packet = Late(gcext.codec(spec)).encode(bad, residual, seed=1)
+    with pytest.raises(ValueError, match=f"tensor must be finite.*at index {n - 1}"):
+        packet.to_bytes()
+    assert same_bits(residual, before)
+
+
+def test_in_place_a_bad_sum_is_reported(spec: str) -> None:
+    for residual in (torch.full((50,), torch.nan), torch.full((50,), 3e38)):
+        packet = Late(gcext.codec(spec)).encode(torch.full((50,), 3e38), residual, seed=1)
+        with pytest.raises(ValueError, match="residual must be finite"):
+            packet.to_bytes()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_a_rotation_makes_infinite(late: bool) -> None:
+    codec = gcext.codec("polar:rate=0.5,block=64")
+    tensor, memory = torch.full((64,), 3e38), odd_values(64).nan_to_num()
+    run = Late(codec) if late else codec
+    held, out = memory.clone(), memory.clone() if not late else torch.zeros(64)
+
+    def advance() -> None:
+        run.advance(tensor, memory, out, seed=2).to_bytes()
+
+    with pytest.raises(ValueError, match="finite in float32 when rotated"):
+        advance()
+    assert same_bits(memory, held)
+    assert not late or same_bits(out, held)
+    whole = tensor + memory
+    with pytest.raises(ValueError, match="finite in float32 when rotated"):
+        run.encode(tensor, memory, seed=2).to_bytes()
+    assert same_bits(memory, whole)  # after the fact: nothing is lost
+
+
+def test_random_k_overflows_by_its_scale() -> None:
+    packet = Late(gcext.codec("randomk:p=0.25")).encode(torch.full((8,), 2e38), seed=0)
+    with pytest.raises(ValueError, match="tensor times n/k must be finite"):
+        packet.to_bytes()
+
+
+def test_a_captured_packet_is_a_window(spec: str) -> None:
+    codec, n = gcext.codec(spec), 500
+    window, other = (Late(codec).encode(torch.randn(n), seed=1) for _ in range(2))
+    assert isinstance(window, _late.Late)
+    assert isinstance(other, _late.Late)
+    window._captured = True
+    kept, message, dense = window.to("cpu"), window.to_bytes(), window.to_dense()
+    for mine, new in zip((*window._room, window._info), (*other._room, other._info), strict=True):
+        mine.copy_(new)  # the next replay
+    assert window.to_bytes() == other.to_bytes() != message
+    assert same_bits(window.to_dense(), other.to_dense())
+    assert kept.to_bytes() == message
+    assert same_bits(kept.to_dense(), dense)
+    assert pickle.loads(pickle.dumps(window)).to_bytes() == other.to_bytes()
+    window._info[1] = 1
+    for look in (window.to_bytes, window.to_dense, lambda: window.to("cpu")):
+        with pytest.raises(ValueError, match="tensor must be finite"):
+            look()
+
+
+def test_random_numbers_are_not_captured(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every replay would repeat them."""
+    monkeypatch.setattr(_late, "capturing", lambda: True)
+    codec = gcext.codec(spec)
+    if not codec.stochastic:
+        codec.encode(torch.randn(10))
+        return
+    with pytest.raises(RuntimeError, match="must not be captured in a CUDA graph"):
+        codec.encode(torch.randn(10), seed=1)
+
+
+def test_of_a_list_each_packet_tells_of_its_own_tensor(spec: str) -> None:
+    codec = gcext.codec(spec)
+    tensors = [torch.randn(50), torch.tensor([1.0, float("nan")]), torch.randn(70)]
+    residuals = [torch.randn(t.shape) for t in tensors]
+    mirrors = [residual.clone() for residual in residuals]
+    packets = Late(codec).encode(tensors, residuals, [1, 2, 3])
+    for i in (0, 2):
+        assert packets[i].to_bytes() == codec.encode(tensors[i], mirrors[i], i + 1).to_bytes()
+    with pytest.raises(ValueError, match=rf"{codec.name}\[1\]: tensor must.*at index 1"):
+        packets[1].to_bytes()
+    assert all(same_bits(x, y) for x, y in zip(residuals, mirrors, strict=True))
+
+
+def test_what_a_look_does_not_need_is_freed() -> None:
+    packet = Late(gcext.codec("terngrad")).encode(torch.randn(1000), seed=1)
+    assert isinstance(packet, _late.Late)
+    assert packet.k < 1000
+    assert packet._room == ()
+    assert packet.coded.at.untyped_storage().nbytes() == 4 * packet.k

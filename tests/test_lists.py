@@ -1,0 +1,58 @@
+"""Lists of tensors, encoded in one call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from emu.backends import same_bits
+
+import gcext
+from gcext import _lib
+
+
+@pytest.mark.parametrize("spec", ["stc:p=0.1", "topk:p=0.02", "dense", "sign"])
+def test_a_list_is_its_members(spec: str) -> None:
+    codec = gcext.codec(spec)
+    tensors = [torch.randn(n) for n in (1, 40_000, 0, 33)] + [torch.randn(7, 9).half().t()]
+    residuals = [torch.randn(t.shape) for t in tensors]
+    mirrors = [residual.clone() for residual in residuals]
+    packets = codec.encode(tensors, residuals)
+    for packet, tensor, mirror in zip(packets, tensors, mirrors, strict=True):
+        assert packet.to_bytes() == codec.encode(tensor, mirror).to_bytes()
+    assert all(same_bits(x, y) for x, y in zip(residuals, mirrors, strict=True))
+    assert [p.to_bytes() for p in codec.encode(tensors)] == [
+        codec.encode(t).to_bytes() for t in tensors
+    ]
+    assert codec.encode([]) == []
+
+
+def test_a_list_of_seeds() -> None:
+    codec, tensors = gcext.codec("randomk:p=0.1"), [torch.randn(100), torch.randn(200)]
+    packets = codec.encode(tensors, seed=[5, 6])
+    for packet, tensor, seed in zip(packets, tensors, (5, 6), strict=True):
+        assert packet.to_bytes() == codec.encode(tensor, seed=seed).to_bytes()
+    with pytest.raises(ValueError, match="needs a seed"):
+        codec.encode(tensors)
+    with pytest.raises(ValueError, match="seed must be a list as long as the tensors', got 1 for"):
+        codec.encode(tensors, seed=[5])
+
+
+@pytest.mark.parametrize("spec", ["stc:p=0.1", "dense"])
+def test_a_list_with_a_bad_tensor_changes_nothing(spec: str) -> None:
+    tensors = [torch.randn(50), torch.tensor([1.0, float("nan")])]
+    residuals = [torch.randn(50), torch.randn(2)]
+    kept = [residual.clone() for residual in residuals]
+    name = spec.partition(":")[0]
+    with pytest.raises(ValueError, match=rf"{name}\[1\]: tensor must be finite.*nan at index 1"):
+        gcext.codec(spec).encode(tensors, residuals)
+    assert all(same_bits(x, y) for x, y in zip(residuals, kept, strict=True))
+    with pytest.raises(ValueError, match=rf"{name}\[0\]: residual must have the tensor's shape"):
+        gcext.codec(spec).encode(tensors, residuals[::-1])
+
+
+def test_operator_of_many_is_sound() -> None:
+    tensors, outs = [torch.randn(50), torch.randn(3)], [torch.randn(50), torch.randn(3)]
+    torch.library.opcheck(_lib.select_many, (tensors, [], outs, [5, 1], 1.0, 1.0, True))
+    torch.library.opcheck(_lib.select_many, (tensors, [], [], [5, 1], 1.0, 1.0, False))
+    with pytest.raises(RuntimeError, match="needs a k for every tensor"):
+        _lib.select_many(tensors, [], outs, [5], 1.0, 1.0, True)
