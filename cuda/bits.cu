@@ -37,12 +37,11 @@ cudaError_t launch_bits_pack_signs(const float* value, int64_t n, uint32_t* plan
   return cudaSuccess;
 }
 
-cudaError_t launch_bits_unpack_signs(const uint32_t* plane, int64_t n, uint32_t scale, float* value,
-                                     int64_t max_blocks, cudaStream_t stream) {
+cudaError_t launch_bits_unpack_signs(const uint8_t* plane, int64_t n, const SignScale& scale,
+                                     float* value, int64_t max_blocks, cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  const BitStream stream_of{plane, plane_words(n, 1)};
-  GCEXT_LAUNCH(bits_unpack_signs_kernel, blocks_for_threads(n, max_blocks), kBitsThreads, stream,
-               stream_of, n, scale, value);
+  GCEXT_LAUNCH(bits_unpack_signs_kernel, blocks_for_threads(ceil_div(n, 4), max_blocks),
+               kBitsThreads, stream, plane, n, scale, value);
   return cudaSuccess;
 }
 

@@ -6,6 +6,7 @@
 //    nobody.
 // 2. Unpacking: a thread owns a value, which lies in at most three words.
 // 3. Signs: a ballot of a warp is a word.
+// 4. Of unpacked signs a thread owns four, half a byte: one store.
 //
 // Traffic of n values: 4*n bytes on one side, n*b/8 on the other, each once.
 #pragma once
@@ -42,11 +43,19 @@ __global__ void __launch_bounds__(kBitsThreads)
   }
 }
 
+// Step 4. The division costs as much as the store: there is none where one scale serves all.
 __global__ void __launch_bounds__(kBitsThreads)
-    bits_unpack_signs_kernel(BitStream plane, int64_t n, uint32_t scale, float* value) {
-  for (int64_t i = grid_first(); i < n; i += grid_stride()) {
-    const uint32_t sign = static_cast<uint32_t>(plane.read(i, 1)) << 31;
-    value[i] = __int_as_float(static_cast<int>(scale ^ sign));
+    bits_unpack_signs_kernel(const uint8_t* plane, int64_t n, SignScale scale, float* value) {
+  const bool aligned = is_aligned(value);
+  for (int64_t q = grid_first(); q < ceil_div(n, 4); q += grid_stride()) {
+    const int64_t i = 4 * q;
+    const float own = scale.many == nullptr ? scale.one : scale.many[i / scale.run];
+    const uint32_t key = static_cast<uint32_t>(__float_as_int(own));
+    const uint32_t four = static_cast<uint32_t>(plane[q / 2]) >> (q % 2 * 4);
+    Quad quad;
+    for (int c = 0; c < 4; ++c)
+      quad.x[c] = __int_as_float(static_cast<int>(key ^ (four >> c & 1) << 31));
+    store_quad(value, i, n, aligned, quad);
   }
 }
 

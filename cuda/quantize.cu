@@ -50,4 +50,17 @@ cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream) {
   return cudaSuccess;
 }
 
+cudaError_t launch_level_values(const LevelValues& args, int64_t max_blocks, cudaStream_t stream) {
+  if (args.n == 0) return cudaSuccess;
+  LevelValues a = args;
+  if (!a.wide && a.bucket > INT32_MAX) a.bucket = 0;  // then every place is in the first
+  const int64_t blocks = blocks_for(a.n, max_blocks);
+  if (a.wide) {
+    GCEXT_LAUNCH(level_values_kernel<int64_t>, blocks, kQuantizeThreads, stream, a);
+  } else {
+    GCEXT_LAUNCH(level_values_kernel<int32_t>, blocks, kQuantizeThreads, stream, a);
+  }
+  return cudaSuccess;
+}
+
 }  // namespace gcext

@@ -16,8 +16,11 @@
 //   7. Emit: every block adds up the counts before its own and draws again; pairs in order, by
 //      ballots, and out.
 //
+//   8. Back: a thread a level.
+//
 // Traffic: sign reads tensor and memory twice and writes out and n/8 bytes, 20 bytes an element;
-// levels read them three times and write 6 bytes for each level that is not 0 beside out.
+// levels read them three times and write 6 bytes for each level that is not 0 beside out. Back: 10
+// bytes a level, and the norms.
 #pragma once
 
 #include "common.cuh"
@@ -273,6 +276,17 @@ __global__ void __launch_bounds__(kQuantizeThreads)
       level[place] = static_cast<int16_t>(drawn);
     }
     next += total;
+  }
+}
+
+// Step 8. What lies beyond the norms, as nothing does in a sound packet, is 0.
+template <class Index>
+__global__ void __launch_bounds__(kQuantizeThreads) level_values_kernel(LevelValues a) {
+  const Index* const at = static_cast<const Index*>(a.at);
+  for (int64_t i = grid_first(); i < a.n; i += grid_stride()) {
+    const int64_t norm = a.bucket == 0 ? 0 : at[i] / static_cast<Index>(a.bucket);
+    const bool inside = norm >= 0 && norm < a.buckets;
+    a.value[i] = inside ? sent_of(a.norms[norm], a.level[i], a.steps) : 0.0f;
   }
 }
 

@@ -7,6 +7,7 @@
 namespace gcext {
 
 constexpr int64_t kQuantizeBlocks = 1024;
+constexpr int64_t kDecodeBlocks = 65536;
 
 // The sign code of csrc/quantize.h; n > 0. Where info has a status source.out is a copy of
 // source.memory (in place: untouched), so whoever swaps the two has lost nothing, and bits are
@@ -39,5 +40,19 @@ struct LevelsLaunch {
 };
 int64_t levels_scratch_bytes(int64_t n, int64_t bucket);
 cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream);
+
+// The values of n levels: norm * level / steps, in the order given.
+struct LevelValues {
+  const float* norms;
+  int64_t buckets;  // norms there are
+  int64_t bucket;   // elements that share one; 0 where one serves all
+  const void* at;   // int64 if `wide`, else int32
+  bool wide;
+  const int16_t* level;
+  int64_t n;
+  int32_t steps;
+  float* value;
+};
+cudaError_t launch_level_values(const LevelValues& args, int64_t max_blocks, cudaStream_t stream);
 
 }  // namespace gcext

@@ -1,5 +1,5 @@
-// The operators of csrc/quantize.cpp on CUDA. No call synchronises: how many levels there are is in
-// info, and at and level have room for all elements.
+// The operators of csrc/quantize.cpp on CUDA, and how levels become values again. No call
+// synchronises: how many levels there are is in info, and at and level have room for all elements.
 #include <tuple>
 
 #include "../csrc/quantize_args.h"
@@ -71,11 +71,44 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
   return {norms, at, level, info};
 }
 
+// bucket: elements that share a norm; 0 where one serves all.
+Tensor level_values(const Tensor& norms, const Tensor& at, const Tensor& level, int64_t bucket,
+                    int64_t steps) {
+  check_levels(steps, bucket);
+  const bool wide = at.scalar_type() == ScalarType::Long;
+  check_dense(norms, ScalarType::Float, "level_values: norms");
+  check_dense(at, wide ? ScalarType::Long : ScalarType::Int, "level_values: at");
+  check_dense(level, ScalarType::Short, "level_values: level");
+  for (const Tensor* each : {&norms, &at, &level})
+    check_device(*each, level, "level_values: norms, at and level");
+  const int64_t n = level.numel();
+  GCEXT_CHECK(at.numel() == n, "level_values: at must name every level, got ", at.numel(), " for ",
+              n, ".");
+  const CurrentStream stream(level);
+  Tensor value = empty(n, ScalarType::Float, level);
+  const LevelValues args{norms.const_data_ptr<float>(),
+                         norms.numel(),
+                         bucket,
+                         at.const_data_ptr(),
+                         wide,
+                         level.const_data_ptr<int16_t>(),
+                         n,
+                         static_cast<int32_t>(steps),
+                         value.mutable_data_ptr<float>()};
+  check_launch("level_values", launch_level_values(args, kDecodeBlocks, stream));
+  return value;
+}
+
 }  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {  // on the CPU torch-free code does it: csrc/wire
+  m.def("level_values(Tensor norms, Tensor at, Tensor level, int bucket, int steps) -> Tensor");
+}
 
 STABLE_TORCH_LIBRARY_IMPL(gcext, CUDA, m) {
   m.impl("sign", TORCH_BOX(&sign));
   m.impl("levels", TORCH_BOX(&levels));
+  m.impl("level_values", TORCH_BOX(&level_values));
 }
 
 }  // namespace gcext

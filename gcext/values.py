@@ -159,11 +159,12 @@ class Levels(Code):
         if self.device.type == "cpu":
             arrays = (x.numpy() for x in (self.norms, self.at, self.level))
             return torch.from_numpy(_wire.level_values(self.steps, self.bucket, *arrays))
-        return self._decode_by_torch()
+        return self._decode_there()
 
-    def _decode_by_torch(self) -> Tensor:
-        norm = self.norms[self.at.long() // self.bucket] if self.bucket else self.norms
-        return (norm.double() * self.level / self.steps).float()
+    def _decode_there(self) -> Tensor:
+        arrays = (self.norms, self.at, self.level)
+        value: Tensor = torch.ops.gcext.level_values(*arrays, self.bucket, self.steps)
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,13 +225,14 @@ def signed(bits: Tensor, n: int, scale: float | Tensor, run: int = 0) -> Tensor:
     if bits.device.type == "cpu":
         scales = scale.cpu().numpy() if isinstance(scale, Tensor) else scale
         return torch.from_numpy(_wire.signs_unpack(bits.numpy(), n, scales, run))
-    return _signed_by_torch(bits, n, scale, run)
+    return _signed_there(bits, n, scale, run)
 
 
-def _signed_by_torch(bits: Tensor, n: int, scale: float | Tensor, run: int) -> Tensor:
-    shift = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    negative = (bits.unsqueeze(1) >> shift & 1).flatten()[:n].bool()
+def _signed_there(bits: Tensor, n: int, scale: float | Tensor, run: int) -> Tensor:
     if isinstance(scale, Tensor):
-        scale = scale.to(bits.device)
-        scale = scale.repeat_interleave(run)[:n] if len(scale) > 1 else scale
-    return torch.where(negative, -scale, scale).to(torch.float32)
+        scales, one = scale.to(bits.device), 0.0
+        run = run if len(scale) > 1 else -(-n // 8) * 8
+    else:
+        scales, one = None, scale
+    value: Tensor = torch.ops.gcext.unpack_signs(bits, n, one, scales, run)
+    return value

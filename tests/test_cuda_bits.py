@@ -11,6 +11,7 @@ from emu.backends import same_bits
 from emu.bits import Emu
 
 from gcext import _wire
+from gcext.values import signed
 
 SIZES = [0, 1, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025, 5003]
 SCHEDULES = [(65536, False), (1, True), (3, False), (2, True)]
@@ -37,6 +38,22 @@ def test_same_signs(max_blocks: int, reverse: bool) -> None:
         value = bits.view(torch.float32)
         want = np.packbits(bits.numpy() < 0, bitorder="little").tobytes()
         assert run.pack_signs(value) == want
-        scale = draw.choice([0, 1, 0x3F800000, 0x7F7FFFFF])
-        signed = torch.where(bits < 0, scale - 2**31, scale).int()
-        assert same_bits(run.unpack_signs(want, n, scale), signed.view(torch.float32))
+        plane = torch.tensor([7, *want], dtype=torch.uint8)[1:]  # at an odd address
+        scale = draw.choice([0.0, 2.0**-149, 1.0, 3.4e38])
+        signed = _wire.signs_unpack(plane.numpy(), n, scale, 0)
+        assert same_bits(run.unpack_signs(plane, n, scale, None, 0), torch.from_numpy(signed))
+        each = draw.choice([8, 64, 1024])
+        scales = torch.rand(-(-n // each))
+        signed = _wire.signs_unpack(plane.numpy(), n, scales.numpy(), each)
+        assert same_bits(run.unpack_signs(plane, n, 0.0, scales, each), torch.from_numpy(signed))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("n", [0, 1, 10**6 + 3])
+def test_signs_on_the_gpu(n: int) -> None:
+    bits = torch.randint(0, 256, ((n + 7) // 8,), dtype=torch.uint8)
+    if n % 8:
+        bits[-1] &= 0xFF >> -n % 8
+    for scale, run in ((0.75, 0), (torch.tensor([2.0**-149]), 0), (torch.rand(n // 64 + 1), 64)):
+        there = signed(bits.cuda(), n, scale, run)
+        assert same_bits(there.cpu(), signed(bits, n, scale, run))

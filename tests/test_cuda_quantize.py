@@ -11,7 +11,7 @@ from emu.backends import BACKENDS, same_bits
 from emu.quantize import make
 from torch import Tensor
 
-import gcext._lib  # noqa: F401  loads the CPU operators
+from gcext import _lib, _wire  # noqa: F401  (_lib loads the CPU operators)
 
 SIZES = [1, 7, 31, 32, 33, 255, 257, 1023, 4095, 4096, 4097, 9001]
 FORMS = ["plain", "memory", "in place"]
@@ -118,3 +118,24 @@ def test_wide_indices() -> None:
     want = torch.ops.gcext.levels(tensor, *rule)
     got = make("emu").levels(tensor, *rule, wide=True)
     assert got[1].tolist() == want[1].tolist()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_level_values(backend: str, kind: Callable[[int], Tensor]) -> None:
+    draw = random.Random(kind.__name__)
+    for n in [0, *SIZES]:
+        run = make(backend, draw.choice([1, 3, 1024]), draw.random() < 0.5)
+        steps, bucket = draw.choice([1, 2, 15, 2**15 - 1]), draw.choice([1, 3, 512, 2**40, 0])
+        norms = kind(-(-n // bucket) if bucket else 1).abs()
+        at = torch.nonzero(torch.rand(n) < 0.5).flatten()
+        level = torch.randint(-steps, steps + 1, at.shape, dtype=torch.int16)
+        for places in (at, at.int()):
+            arrays = (x.numpy() for x in (norms, places, level))
+            want = torch.from_numpy(_wire.level_values(steps, bucket, *arrays))
+            assert same_bits(run.level_values(norms, places, level, bucket, steps), want)
+
+
+def test_level_values_beyond_the_norms_are_nothing() -> None:
+    at, level = torch.tensor([-4, 2, 9], dtype=torch.int32), torch.ones(3, dtype=torch.int16)
+    assert make("emu").level_values(torch.ones(2), at, level, 4, 1).tolist() == [0.0, 1.0, 0.0]

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from emu import bits, quantize
 from torch import Tensor
 
 import gcext
@@ -127,19 +128,21 @@ class TestPacket:
         assert [torch.equal(x, packet.to_dense()) for x in group.to_dense()] == [True, True]
 
 
-def test_torch_decodes_as_the_cpu_kernels_do() -> None:
-    """What a GPU runs, on the CPU."""
-    bits = torch.randint(0, 256, (40,), dtype=torch.uint8)
+def test_a_device_decodes_as_the_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The road to the kernels, which the emulator runs."""
+    monkeypatch.setattr(torch.ops.gcext, "unpack_signs", bits.Emu().unpack_signs, raising=False)
+    decode = quantize.Emu().level_values
+    monkeypatch.setattr(torch.ops.gcext, "level_values", decode, raising=False)
+    plane = torch.randint(0, 256, (40,), dtype=torch.uint8)
     for n, scale, run in ((313, 0.75, 0), (320, torch.tensor([2.5]), 0), (320, torch.rand(3), 128)):
-        plane = bits.clone()
-        plane[-1] &= 0xFF >> -n % 8
-        assert torch.equal(
-            values._signed_by_torch(plane, n, scale, run), values.signed(plane, n, scale, run)
-        )
+        packed = plane.clone()
+        packed[-1] &= 0xFF >> -n % 8
+        got = values._signed_there(packed, n, scale, run)
+        assert torch.equal(got, values.signed(packed, n, scale, run))
     for sent in (0, 1, 300):
         code = levels(sent)
         assert isinstance(code, Levels)
-        assert torch.equal(code._decode_by_torch(), code.decode(sent))
+        assert torch.equal(code._decode_there(), code.decode(sent))
 
 
 @pytest.mark.cuda

@@ -18,7 +18,7 @@ EXPORT void emu_bits_pack_signs(const float* value, int64_t n, uint32_t* plane,
   gcext::launch_bits_pack_signs(value, n, plane, max_blocks, nullptr);
 }
 
-EXPORT void emu_bits_unpack_signs(const uint32_t* plane, int64_t n, uint32_t scale, float* value,
-                                  int64_t max_blocks) {
-  gcext::launch_bits_unpack_signs(plane, n, scale, value, max_blocks, nullptr);
+EXPORT void emu_bits_unpack_signs(const uint8_t* plane, int64_t n, float scale, const float* scales,
+                                  int64_t run, float* value, int64_t max_blocks) {
+  gcext::launch_bits_unpack_signs(plane, n, {scale, scales, run}, value, max_blocks, nullptr);
 }

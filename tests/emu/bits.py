@@ -36,11 +36,13 @@ class Emu(Emulated):
         )
         return self._bytes(out, value.numel(), 1)
 
-    def unpack_signs(self, plane: bytes, n: int, scale: int) -> Tensor:
+    def unpack_signs(
+        self, bits: Tensor, n: int, scale: float, scales: Tensor | None, run: int
+    ) -> Tensor:
         out = torch.full((n + GUARD,), float(POISON))
         self.lib.emu_bits_unpack_signs(
-            pointer(words(plane)), ctypes.c_int64(n), ctypes.c_uint32(scale), pointer(out),
-            self.max_blocks,
+            pointer(bits), ctypes.c_int64(n), ctypes.c_float(scale), pointer(scales),
+            ctypes.c_int64(run), pointer(out), self.max_blocks,
         )  # fmt: skip
         assert (out[n:] == POISON).all()
         return out[:n]

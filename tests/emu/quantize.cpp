@@ -23,6 +23,14 @@ EXPORT void emu_sign(const float* tensor, const float* memory, float* out, float
                      nullptr);
 }
 
+EXPORT void emu_level_values(const float* norms, int64_t buckets, int64_t bucket, const void* at,
+                             int wide, const int16_t* level, int64_t n, int32_t steps, float* value,
+                             int64_t max_blocks) {
+  const gcext::KernelFpEnv env;
+  gcext::launch_level_values({norms, buckets, bucket, at, wide != 0, level, n, steps, value},
+                             max_blocks, nullptr);
+}
+
 EXPORT void emu_levels(const float* tensor, const float* memory, float* out, float decay, int64_t n,
                        int64_t steps, int64_t bucket, int largest, double clip, int64_t seed,
                        float* norms, void* at, int wide, int16_t* level, int64_t* info,

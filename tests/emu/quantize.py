@@ -55,6 +55,19 @@ class Emu(Emulated):
         assert (level[count:] == POISON).all()
         return norms[:buckets], at[:count], level[:count], info
 
+    def level_values(
+        self, norms: Tensor, at: Tensor, level: Tensor, bucket: int, steps: int
+    ) -> Tensor:
+        n = level.numel()
+        value = torch.full((n + GUARD,), float(POISON))
+        self.lib.emu_level_values(
+            pointer(norms), ctypes.c_int64(norms.numel()), ctypes.c_int64(bucket), pointer(at),
+            int(at.dtype == torch.int64), pointer(level), ctypes.c_int64(n), steps,
+            pointer(value), self.max_blocks,
+        )  # fmt: skip
+        assert (value[n:] == POISON).all()
+        return value[:n]
+
 
 class Cuda:
     """The operators on the first GPU. Their schedule is their own."""
@@ -80,6 +93,12 @@ class Cuda:
             out.copy_(there[2])
         count = int(info[0])
         return norms.cpu(), at[:count].cpu(), level[:count].cpu(), info.cpu()
+
+    def level_values(
+        self, norms: Tensor, at: Tensor, level: Tensor, bucket: int, steps: int
+    ) -> Tensor:
+        there = norms.cuda(), at.cuda(), level.cuda()
+        return torch.ops.gcext.level_values(*there, bucket, steps).cpu()
 
 
 def poisoned(size: int) -> Tensor:
