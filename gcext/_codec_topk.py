@@ -192,17 +192,12 @@ class Dense(Codec):
 
     def encode_sum(self, acc: Sum, seed: int) -> Packet:
         """See Codec."""
-        memory = acc.out if acc.memory is None else acc.memory
-        value = torch.empty_like(acc.tensor)
-        if acc.out is None or memory is None:
-            info = acc.add_late("dense")[1]
-            value.copy_(acc.tensor)
-        else:
-            info = acc._replace(memory=memory, out=value).add_late("dense")[1]
-            if _late.comes_late(info):
-                torch.where(finite(info), value.new_zeros(()), memory, out=acc.out)
-            else:
-                acc.out.zero_()
+        whole, info = acc.add_late("dense")
+        value = whole.clone()
+        if acc.out is not None and _late.comes_late(info):
+            acc.out.masked_fill_(finite(info), 0.0)
+        elif acc.out is not None:
+            acc.out.zero_()
         return acc.packet_of("dense", "dense", (value,), info, _all)
 
 

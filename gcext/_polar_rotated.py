@@ -149,11 +149,11 @@ def code_rotated(flat: Tensor, rate: float, block: int, seed: int) -> tuple[Pola
     kept = round(rate * block)
     message, where = polar.code(y, len(y), block, kept, soft=True)
     code = Polar(message, block, kept, True, y.new_ones(1))
-    signs = code.decode(len(y))
+    agreeing = code.decode(len(y)).mul_(y)  # exact: by plus or minus 1
     scale, zero = y.new_zeros(len(chunks)), y.new_zeros((), dtype=torch.float64)
     for index, (start, size) in enumerate(chunks):
         part = slice(start, start + size)
-        agreement = _total(y[part].double() * signs[part])
+        agreement = _total(agreeing[part].double())
         scale[index] = torch.where(agreement > 0, norms[index] / agreement, zero)
     bad = (where >= 0).any() | ~torch.isfinite(scale).all()
     return replace(code, scale=scale, seed=seed), bad
