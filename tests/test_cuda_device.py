@@ -104,22 +104,23 @@ def test_nothing_waits_for_a_delayed_stream(spec: str, n: int) -> None:
     assert same_bits(out.cpu(), mirrors[1])
 
 
-def test_memory_is_held_for_the_stream_that_looked() -> None:
-    n, side = 10**6, torch.cuda.Stream()
+@pytest.mark.parametrize("spec", ["stc:p=0.1", "topk:p=0.1", "dense", "sign", "qsgd:bits=1"])
+def test_memory_is_held_for_the_stream_that_looked(spec: str) -> None:
+    n, side, codec = 10**6, torch.cuda.Stream(), gcext.codec(spec)
     tensor = fresh(n)
     there = tensor.cuda()
+    codec.encode(there, seed=1).values()  # loads the kernels
     torch.cuda.synchronize()
     with torch.cuda.stream(side):
-        packet = gcext.stc(there, 0.1)
-    values = packet.value  # on the default stream from here on
-    torch.cuda._sleep(10**9)
-    kept = values.clone()
-    del packet, values
+        packet = codec.encode(there, seed=1)
+    torch.cuda._sleep(10**9)  # on the default stream, as what follows
+    kept = packet.values()
+    del packet
     with torch.cuda.stream(side):
-        for _ in range(20):  # would be given the packet's memory
-            torch.full((n // 10,), 7.0, device="cuda")
+        for size in [n // 32, n // 10, n // 2, n] * 5:  # would be given the packet's memory
+            torch.full((size,), 7.0, device="cuda")
     torch.cuda.synchronize()
-    assert same_bits(kept.cpu(), gcext.stc(tensor, 0.1).value)
+    assert same_bits(kept.cpu(), codec.encode(tensor, seed=1).values())
 
 
 def test_every_device_has_its_own() -> None:
