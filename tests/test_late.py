@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import gcext
 from gcext import Packet, _late
+from gcext.values import Code
 
 SPECS = [
     "stc:p=0.1", "topk:p=0.02", "dense", "sign", "qsgd:bits=2,bucket=100", "terngrad:clip=2.5",
@@ -213,3 +215,28 @@ def test_what_a_look_does_not_need_is_freed() -> None:
     assert packet.k < 1000
     assert packet._room == ()
     assert packet.coded.at.untyped_storage().nbytes() == 4 * packet.k
+
+
+def test_what_was_found_is_held_for_the_stream_that_looked(
+    spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host waits for the stream that encodes alone, and again for what it copied there."""
+    waited, held = [], []
+
+    class Stream:
+        def synchronize(self) -> None:
+            waited.append(self)
+
+    mine, other = Stream(), Stream()
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(waited.append(stream)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
+    monkeypatch.setattr(Tensor, "record_stream", lambda x, stream: held.append((x, stream)))
+    for here in (mine, other):
+        packet = Late(gcext.codec(spec)).encode(torch.randn(100), seed=1)
+        packet._stream = mine
+        fields = packet.coded.fields() if isinstance(packet.coded, Code) else (packet.coded,)
+        assert waited == [mine, mine]
+        tensors = [x for x in (packet.support, *fields) if isinstance(x, Tensor)]
+        assert [id(x) for x, _ in held] == [id(x) for x in tensors if here is other]
+        assert all(stream is other for _, stream in held)
+        waited.clear()
