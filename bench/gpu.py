@@ -23,6 +23,8 @@ import typer
 
 import gcext
 from bench.variants import topk, topk_inplace
+from gcext import Packet, wire
+from gcext.packet import body_of, packet_of
 
 Row = dict[str, Any]
 
@@ -162,6 +164,35 @@ def batch(sizes: Iterable[int], device: str, seconds: float = 0.05) -> Row:
     }  # fmt: skip
 
 
+def packing(sizes: Iterable[int], device: str, seconds: float = 0.05) -> Row:
+    """Return the times of a whole model on its way to bytes and back, and whether they are right.
+
+    encode alone; encode and pack; open: where the packets are, and on the host, which fetches or
+    sends the pairs of each.
+    """
+    here = [torch.randn(n) for n in sizes]
+    tensors = [tensor.to(device) for tensor in here]
+    want = Packet.group(gcext.stc(here, 0.01)).to_bytes()
+
+    def group() -> Packet:
+        return Packet.group(gcext.stc(tensors, 0.01))
+
+    steps: dict[str, Callable[[], object]] = {
+        "encode_ms": lambda: gcext.stc(tensors, 0.01),
+        "encode_pack_ms": lambda: group().to_bytes(),
+        "encode_pack_on_host_ms": lambda: wire.pack(body_of(group())),
+        "open_ms": lambda: Packet.from_bytes(want, device=device),
+        "open_on_host_ms": lambda: packet_of(wire.unpack(want)).to(device),
+    }
+    row = interleaved(steps, device, seconds)
+    opened = Packet.from_bytes(want, device=device)
+    return {
+        "tensors": len(tensors), "bytes": len(want), **row,
+        "pack_of_encode": row["encode_pack_ms"] / row["encode_ms"] - 1,
+        "identical": want == group().to_bytes() == Packet.group(opened.members).to_bytes(),
+    }  # fmt: skip
+
+
 def memory(n: int, device: str, calls: int = GROWTH_CALLS) -> Row:
     """Return growth over many calls, and the peak beyond inputs and outputs in words an element."""
     tensor, residual = torch.randn(n, device=device), torch.zeros(n, device=device)
@@ -230,6 +261,7 @@ def command(
         "identity": lambda: [identity(n, dtype, "cuda") for n in sizes for dtype in DTYPES],
         "speed": lambda: [speed(n, p, "cuda") for n, p in SPEEDS],
         "batch": lambda: batch(MODEL, "cuda"),
+        "packing": lambda: packing(MODEL, "cuda"),
         "memory": lambda: [memory(10**6, "cuda"), memory(10**8, "cuda", 100)],
         "graph": lambda: replays(10**6),
     }
@@ -239,5 +271,6 @@ def command(
         json_.write_text(json.dumps(result, indent=1) + "\n")  # what there is, should the rest fail
     typer.echo(json.dumps(result["speed"], indent=1))
     wrong = [row for row in result["identity"] if not row["identical"]]
-    if wrong or result["graph"]["identical"] != REPLAYS:
+    right = result["packing"]["identical"] and result["graph"]["identical"] == REPLAYS
+    if wrong or not right:
         raise typer.Exit(1)

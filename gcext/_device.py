@@ -1,13 +1,16 @@
 """Ternary packets on a CUDA device: their streams are made and opened there, docs/wire-format.md.
 
-Finished bytes alone travel, once each way; cuda/rice_launch.h says how many. Of what a message may
-have wrong, the host finds checksum and structure before anything is sent or allocated; the device
-finds the contents of the tiles, in one flag.
+Finished bytes alone travel, once each way, of a packet or of a whole group; cuda/rice_launch.h says
+how many. Of what a message may have wrong, the host finds checksum and structure before anything is
+sent or allocated; the device finds the contents of the tiles, in a flag for each packet.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +18,15 @@ import torch
 from torch import Tensor
 
 from gcext import wire
-from gcext.packet import BY_NAME, DTYPES, Packet
+from gcext.errors import DecodeError
+from gcext.packet import BY_NAME, DTYPES, Packet, body_of, packet_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["pack", "packs", "streams", "unpack"]
+__all__ = ["body", "packs", "unpack"]
 
-_HEAD = 64  # kPackHead: int64 length, wrong and select's info stand before the streams
+_FIELDS = 7  # PackField: int64 numbers of each packet, before all streams
 _MOST = 2**52  # kUnpackNumel
 
 
@@ -31,51 +35,112 @@ def packs(packet: Packet) -> bool:
     return packet.method == "ternary" and packet.device.type == "cuda"
 
 
-def streams(
-    index: Tensor, value: Tensor, info: Tensor, numel: int
-) -> tuple[list[int], npt.NDArray[np.uint8]]:
-    """Return select's info as numbers and the streams of the pairs, in one copy from the device.
+def body(packet: Packet) -> wire.Body:
+    """Return what the packet says, with streams that are finished where its device makes them.
 
-    Raises ValueError where the indices do not rise strictly below numel.
+    Raises what looking at the packet, or at the first such member of a group, does.
     """
-    there = torch.ops.gcext.pack_ternary(index, value, info, numel)
-    here = torch.empty(there.shape, dtype=torch.uint8, pin_memory=there.is_cuda)
-    here.copy_(there)
-    size, wrong, *numbers = here[:48].view(torch.int64).tolist()
-    if wrong:
-        raise ValueError(
-            f"pack: index must rise strictly from 0 below {numel}, got a fall, a repetition or a "
-            "number beyond. Sort it and check the shape."
-        )
-    return numbers, here.numpy()[_HEAD : _HEAD + size]
-
-
-def pack(packet: Packet) -> bytes:
-    """Return the message of a ternary packet whose number of pairs is known."""
-    index, value = packet.index, packet.value
-    assert index is not None
-    info = torch.tensor([packet.k, 0, 0, 0], device=packet.device)
-    made = streams(index, value, info, packet.numel)[1]
-    return wire.pack_streams(packet.shape, DTYPES[packet.dtype], packet.k, packet.scale, made)
+    if packet.method == "group":
+        return wire.Body("group", members=tuple(_bodies(packet.members)))
+    return _bodies([packet])[0]
 
 
 def unpack(buf: Buffer, device: torch.device | str, shape: Any) -> Packet | None:
-    """Return the ternary packet that ``buf`` says, opened on the device.
+    """Return the packet that ``buf`` says, its ternary parts opened on the device.
 
-    None where that is the host's: other methods, shapes that are not the expected one, and streams
-    that the device refuses, since the host can tell what is wrong with them. Raises DecodeError for
-    the checksum and the structure.
+    None where anything is wrong, since the host can tell what, and where a shape is too large.
     """
-    found = wire.locate(buf)  # type: ignore[arg-type]
-    if found is None or found.numel > _MOST or not (shape is None or found.shape == tuple(shape)):
+    try:
+        found = wire.locate(buf, shape)  # type: ignore[arg-type]
+    except DecodeError:
         return None
+    bodies = found.members if found.method == "group" else (found,)
+    closed = [each for each in bodies if each.closed is not None]
+    if any(math.prod(each.shape) > _MOST for each in closed):
+        return None
+    opened = _open(buf, device, closed) if closed else []
+    if opened is None:
+        return None
+    rest = iter(opened)
+    packets = [packet_of(each).to(device) if each.closed is None else next(rest) for each in bodies]
+    return Packet.group(packets) if found.method == "group" else packets[0]
+
+
+class _Streams(NamedTuple):
+    """What a device says of one packet."""
+
+    wrong: int  # 1 where the indices do not rise strictly below numel
+    info: list[int]  # select's
+    made: npt.NDArray[np.uint8]
+
+
+def _bodies(packets: Sequence[Packet]) -> list[wire.Body]:
+    streams: dict[int, _Streams] = {}
+    for device in dict.fromkeys(packet.device for packet in packets if packs(packet)):
+        there = [i for i, each in enumerate(packets) if packs(each) and each.device == device]
+        streams.update(zip(there, _pack([packets[i] for i in there]), strict=True))
+    return [
+        _finished(packet, streams[i]) if i in streams else body_of(packet)
+        for i, packet in enumerate(packets)
+    ]
+
+
+def _pack(packets: Sequence[Packet]) -> list[_Streams]:
+    """Make the streams of packets on one device, and copy all of them at once."""
+    with _after_all(packets):
+        pairs = [packet._pairs() for packet in packets]
+        index, value, info = (list(column) for column in zip(*pairs, strict=True))
+        numel = [packet.numel for packet in packets]
+        there: Tensor = torch.ops.gcext.pack_ternary(index, value, info, numel)
+        here = torch.empty(there.shape, dtype=torch.uint8, pin_memory=there.is_cuda)
+        here.copy_(there)
+    out = here.numpy()
+    heads = out[: 8 * _FIELDS * len(packets)].view(np.int64).reshape(-1, _FIELDS).tolist()
+    return [_Streams(wrong, numbers, out[at : at + size]) for at, size, wrong, *numbers in heads]
+
+
+def _after_all(packets: Sequence[Packet]) -> AbstractContextManager[object]:
+    """Be on the stream that made the first of the packets, after what made the others."""
+    first, *others = dict.fromkeys(packet._maker() for packet in packets)
+    if first is None:
+        return nullcontext()
+    for other in others:
+        assert other is not None
+        first.wait_stream(other)
+    return torch.cuda.stream(first)
+
+
+def _finished(packet: Packet, streams: _Streams) -> wire.Body:
+    k, scale = packet._told(streams.info)
+    if streams.wrong:  # the host can tell where
+        return body_of(packet)
+    made = wire.Made(k, streams.made)
+    return wire.Body("ternary", packet.shape, DTYPES[packet.dtype], scale=scale, closed=made)
+
+
+def _open(
+    buf: Buffer, device: torch.device | str, bodies: Sequence[wire.Body]
+) -> list[Packet] | None:
+    """Send the message and open these bodies of it; None where the device refuses one."""
     message = np.frombuffer(memoryview(buf), np.uint8)
     staged = torch.empty(message.size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
     staged.numpy()[:] = message
     there = staged.to(device, non_blocking=True)
-    index, value, wrong = torch.ops.gcext.unpack_ternary(
-        there, found.begin, found.remainder_bytes, found.k, found.numel, found.scale_bits
-    )
-    if int(wrong):
+    rows = []
+    for each in bodies:
+        assert isinstance(each.closed, wire.Located)
+        k, begin, end, remainder_bytes, scale_bits = each.closed
+        rows.append((begin, end, remainder_bytes, k, math.prod(each.shape), scale_bits))
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    indices, values, wrong = torch.ops.gcext.unpack_ternary(there, *columns)
+    if any(wrong.tolist()):
         return None
-    return Packet("ternary", found.shape, BY_NAME[found.dtype], index, value, found.scale)
+    *_, ks, numels, _ = columns
+    parts = zip(bodies, indices.split(ks), values.split(ks), numels, strict=True)
+    return [
+        Packet(
+            "ternary", each.shape, BY_NAME[each.dtype],
+            index.to(torch.int64 if numel >= 2**31 else torch.int32), value, each.scale,
+        )
+        for each, index, value, numel in parts
+    ]  # fmt: skip

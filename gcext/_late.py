@@ -85,25 +85,15 @@ class Late(Packet):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle what was found, as an ordinary packet."""
-        contents = self._look() if self._captured else (self.support, self.coded, self.scale)
+        contents = (self.support, self.coded, self.scale)
         return Packet, (self.method, self.shape, self.dtype, *contents)
 
-    def to(self, device: torch.device | str) -> Packet:
-        """See Packet.to."""
-        return self._still().to(device) if self._captured else super().to(device)
-
-    def to_bytes(self) -> bytes:
-        """See Packet.to_bytes."""
-        return self._still().to_bytes() if self._captured else super().to_bytes()
-
     @property
-    def _unseen(self) -> bool:
-        """Whether nobody has looked, or must look anew."""
-        return bool(self._room)
+    def _lasts(self) -> bool:
+        return not self._captured
 
-    def _still(self) -> Packet:
-        """Return what is there now, as an ordinary packet: one look."""
-        return Packet(self.method, self.shape, self.dtype, *self._look())
+    def _maker(self) -> torch.cuda.Stream | None:
+        return super()._maker() if self._captured else self._stream
 
     def _look(self) -> Contents:
         """Wait for the device, and return what it found; raises what it found wrong."""
@@ -121,9 +111,8 @@ class Late(Packet):
 
     def _encoding(self) -> AbstractContextManager[object]:
         """Be on the stream that encodes; of a graph, that of whoever replays and looks."""
-        if self._stream is None or self._captured:
-            return nullcontext()
-        return torch.cuda.stream(self._stream)
+        maker = self._maker()
+        return nullcontext() if maker is None else torch.cuda.stream(maker)
 
     def _accept(self, numbers: list[int]) -> list[int]:
         """Return info's numbers; raises what its status means."""

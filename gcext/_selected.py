@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gcext import _device, wire
 from gcext._late import Contents, Late, float_of, narrow
-from gcext.packet import DTYPES
 
 __all__ = ["Selected", "pairs", "ternary_pairs"]
 
@@ -19,18 +17,17 @@ class Selected(Late):
 
     __slots__ = ()
 
-    def to_bytes(self) -> bytes:
-        """See Packet.to_bytes."""
-        if not (self._unseen and _device.packs(self)):
-            return super().to_bytes()
-        if self._captured or self._bytes is None:
-            with self._encoding():
-                index, value = self._room
-                numbers, streams = _device.streams(index, value, self._info, self.numel)
-            count, _, _, mean = self._accept(numbers)
-            dtype = DTYPES[self.dtype]
-            self._bytes = wire.pack_streams(self.shape, dtype, count, float_of(mean), streams)
-        return self._bytes
+    def _pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        if not self._room:  # somebody has looked
+            return super()._pairs()
+        index, value = self._room
+        return index, value, self._info
+
+    def _told(self, info: list[int]) -> tuple[int, float]:
+        if not self._room:
+            return super()._told(info)
+        count, _, _, mean = self._accept(info)
+        return count, float_of(mean)
 
 
 def pairs(numbers: list[int], index: Tensor, value: Tensor) -> Contents:

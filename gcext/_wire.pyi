@@ -12,10 +12,12 @@ A body is a tuple of method code, dtype code, shape, and what the method needs:
     8 levels   support, steps, bucket, norms, at, level               (gcext.values.Levels)
     9 polar    support, message, block, kept, soft, scale, seed       (gcext.values.Polar)
 
-and a group is (5, [bodies]). A support is None for all elements, an index array, or (seed, k) where
+and a group is (5, [bodies]). A ternary body whose streams a device has made is (3, dtype, shape,
+(k, streams), scale), gcext.wire.Made; one that it shall open has a gcext.wire.Located in that
+place. A support is None for all elements, an index array, or (seed, k) where
 k elements are drawn. Arrays are one-dimensional and contiguous: value, scales, norms and a polar
-code's scale float32, index and at int32 or int64, place int64, level int16, negative, bits and
-message uint8.
+code's scale float32, index and at int32 or int64, place int64, level int16, negative, bits,
+message and streams uint8.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,20 +35,8 @@ def unpack(
     message: bytes | bytearray | memoryview,
     digest: Callable[[memoryview], int],
     expect: tuple[bool, Sequence[Sequence[int]]] | None = None,
+    closed: bool = False,  # ternary bodies with elements stay so
 ) -> tuple[Any, ...]: ...
-
-# A ternary packet's streams are made, or opened, on a device; gcext.wire.pack_streams and locate.
-def pack_streams(
-    dtype: int,
-    shape: Sequence[int],
-    k: int,
-    scale: float,
-    streams: npt.NDArray[np.uint8],
-    digest: Callable[[memoryview], int],
-) -> bytes: ...
-def locate(
-    message: bytes | bytearray | memoryview, digest: Callable[[memoryview], int]
-) -> tuple[int, tuple[int, ...], int, int, float, int, int, int] | None: ...
 def merge(
     dtype: int, shape: Sequence[int], bodies: Sequence[tuple[Any, ...]]
 ) -> tuple[Any, ...]: ...

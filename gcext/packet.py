@@ -16,7 +16,7 @@ from gcext.values import CODES, Code, Random
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["BY_NAME", "DTYPES", "Packet"]
+__all__ = ["BY_NAME", "DTYPES", "Packet", "body_of", "packet_of"]
 
 DTYPES: dict[torch.dtype, str] = {
     torch.float32: "float32",
@@ -206,10 +206,12 @@ class Packet:
         """Return the message, docs/wire-format.md: one content, one byte string."""
         from gcext import _device
 
-        if self._bytes is None:
-            there = _device.packs(self)
-            self._bytes = _device.pack(self) if there else wire.pack(_body(self))
-        return self._bytes
+        if self._bytes is not None:
+            return self._bytes
+        message = wire.pack(_device.body(self))
+        if self._lasts:
+            self._bytes = message
+        return message
 
     @classmethod
     def from_bytes(
@@ -229,17 +231,17 @@ class Packet:
 
         Raises DecodeError on anything wrong; its code, field and offset say what and where.
         """
-        shape = expect.shape if isinstance(expect, Packet) else expect
-        if torch.device(device).type == "cuda":
-            from gcext import _device
+        from gcext import _device
 
-            there = _device.unpack(buf, device, shape)
-            if there is not None:
-                return there
-        packet = _packet(wire.unpack(buf, shape))  # type: ignore[arg-type]
+        shape = expect.shape if isinstance(expect, Packet) else expect
+        kind = torch.device(device).type
+        packet = _device.unpack(buf, device, shape) if kind == "cuda" else None
+        if packet is None:
+            packet = packet_of(wire.unpack(buf, shape))  # type: ignore[arg-type]
+            packet = packet if kind == "cpu" else packet.to(device)
         if isinstance(buf, bytes):  # one content, one byte string: this is what to_bytes would give
             packet._bytes = buf
-        return packet if torch.device(device).type == "cpu" else packet.to(device)
+        return packet
 
     @classmethod
     def group(cls, packets: Sequence[Packet]) -> Packet:
@@ -267,11 +269,32 @@ class Packet:
         ``parts()`` gives the very packets back; ``values()`` are their exact sums, rounded once.
         Raises ValueError for other methods, unequal shapes, or fewer than two.
         """
-        return _packet(wire.merge([_body(packet) for packet in packets]))
+        return packet_of(wire.merge([body_of(packet) for packet in packets]))
 
     def parts(self) -> tuple[Packet, ...]:
         """Return the packets that a merged one was made of, byte for byte, in order."""
-        return tuple(_packet(body) for body in wire.unmerge(_body(self)))
+        return tuple(packet_of(body) for body in wire.unmerge(body_of(self)))
+
+    # What gcext._device asks of a ternary packet; one that is looked at late answers otherwise.
+
+    @property
+    def _lasts(self) -> bool:
+        """Whether the packet says the same for ever."""
+        return all(member._lasts for member in self.members)
+
+    def _pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return room for the pairs, and select's info; of no elements where all of them count."""
+        assert isinstance(self.support, Tensor)
+        assert isinstance(self.coded, Tensor)
+        return self.support, self.coded, self.coded.new_empty(0, dtype=torch.int64)
+
+    def _told(self, info: list[int]) -> tuple[int, float]:
+        """Return k and scale, given select's info."""
+        return self.k, self.scale
+
+    def _maker(self) -> torch.cuda.Stream | None:
+        """Return the stream that made the packet; None on the CPU."""
+        return torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
 
     def _not_group(self, what: str) -> None:
         if self.method == "group":
@@ -281,9 +304,9 @@ class Packet:
 _EMPTY = torch.empty(0, dtype=torch.int32)
 
 
-def _body(packet: Packet) -> wire.Body:
+def body_of(packet: Packet) -> wire.Body:
     if packet.method == "group":
-        return wire.Body("group", members=tuple(_body(member) for member in packet.members))
+        return wire.Body("group", members=tuple(body_of(member) for member in packet.members))
     index: wire.Index | wire.Drawn | None
     if isinstance(packet.support, Random):
         index = wire.Drawn(packet.support.seed, packet.support.k)
@@ -303,9 +326,9 @@ def _tensor(x: Any) -> Any:
     return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
 
-def _packet(body: wire.Body) -> Packet:
+def packet_of(body: wire.Body) -> Packet:
     if body.method == "group":
-        return Packet.group([_packet(member) for member in body.members])
+        return Packet.group([packet_of(member) for member in body.members])
     index = body.index
     support = Random(*index) if isinstance(index, wire.Drawn) else _tensor(index)
     code = CODES.get(body.method)

@@ -52,6 +52,23 @@ class Drawn(NamedTuple):
     k: int
 
 
+class Made(NamedTuple):
+    """The streams of k elements as a device has made them, from the tile table to the signs."""
+
+    k: int
+    streams: npt.NDArray[np.uint8]
+
+
+class Located(NamedTuple):
+    """Where the streams of k elements lie in a message, in bytes, for a device to open."""
+
+    k: int
+    begin: int
+    end: int
+    remainder_bytes: int
+    scale_bits: int
+
+
 @dataclass(frozen=True, eq=False)
 class Body:
     """What a packet says, as NumPy arrays; a group only has members.
@@ -60,6 +77,7 @@ class Body:
     travel; and Drawn where they are not named. value is float32, k long (dense: one per element);
     of a sign, levels or polar body it is None, and code holds the fields of that class of
     gcext.values, in order. A merged body's values are the exact sums of its parts, rounded once.
+    A ternary body that is closed has no arrays: a device makes, or opens, its streams.
     """
 
     method: str
@@ -71,12 +89,14 @@ class Body:
     code: tuple[Any, ...] = ()
     merged: Members | None = None
     members: tuple[Body, ...] = ()
+    closed: Made | Located | None = None
 
 
 def pack(body: Body) -> bytes:
     """Return the message that says body: its one byte string.
 
-    Of a ternary body's values only the sign bits are read; of a merged body's, nothing.
+    Of a ternary body's values only the sign bits are read; of a merged body's, nothing; of closed
+    streams the contents are taken as they are.
 
     Raises ValueError where the arrays do not make a packet: index not strictly rising below the
     number of elements, a scale or value that is zero or not finite, wrong lengths or dtypes.
@@ -86,40 +106,6 @@ def pack(body: Body) -> bytes:
     26
     """
     return _wire.pack(_to_tuple(body), xxh3_64_intdigest)
-
-
-def pack_streams(
-    shape: Shape, dtype: str, k: int, scale: float, streams: npt.NDArray[np.uint8]
-) -> bytes:
-    """Return the message of a ternary packet whose streams a device has made.
-
-    streams: from the tile table to the signs, cuda/rice_launch.h. Raises ValueError for a scale
-    that is not positive and finite.
-    """
-    return _wire.pack_streams(DTYPES[dtype], tuple(shape), k, scale, streams, xxh3_64_intdigest)
-
-
-class Located(NamedTuple):
-    """A ternary packet whose streams lie in its message from byte ``begin`` on, unopened."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    numel: int
-    k: int
-    scale: float
-    scale_bits: int
-    begin: int
-    remainder_bytes: int
-
-
-def locate(message: Buffer) -> Located | None:
-    """Return where the streams of a ternary message are, for a device to open.
-
-    Its checksum and structure are right then, the contents of its tiles unknown. None for a message
-    that holds anything but one ternary packet with elements. Raises what unpack does.
-    """
-    found = _wire.locate(_buffer(message), xxh3_64_intdigest)
-    return None if found is None else Located(DTYPE_NAMES[found[0]], *found[1:])
 
 
 def unpack(message: Buffer, expect_shape: Shape | Sequence[Shape] | None = None) -> Body:
@@ -134,8 +120,16 @@ def unpack(message: Buffer, expect_shape: Shape | Sequence[Shape] | None = None)
     >>> body.method, body.shape
     ('dense', (2,))
     """
-    expect = None if expect_shape is None else _expectation(expect_shape)
-    return _from_tuple(_wire.unpack(_buffer(message), xxh3_64_intdigest, expect))
+    return _unpack(message, expect_shape, closed=False)
+
+
+def locate(message: Buffer, expect_shape: Shape | Sequence[Shape] | None = None) -> Body:
+    """Return what a message says, with ternary bodies that have elements closed: Located.
+
+    Of these the structure is right, the contents of the tiles unknown. Raises as unpack does, but
+    where unpack would find such a tile wrong first, this may find what comes later.
+    """
+    return _unpack(message, expect_shape, closed=True)
 
 
 def merge(bodies: Sequence[Body]) -> Body:
@@ -171,6 +165,11 @@ def unmerge(body: Body) -> tuple[Body, ...]:
         Body("ternary", body.shape, body.dtype, index, value, scale)
         for index, value, scale in _wire.unmerge(_to_tuple(body))
     )
+
+
+def _unpack(message: Buffer, expect_shape: Any, closed: bool) -> Body:
+    expect = None if expect_shape is None else _expectation(expect_shape)
+    return _from_tuple(_wire.unpack(_buffer(message), xxh3_64_intdigest, expect, closed))
 
 
 def _buffer(message: Buffer) -> Buffer:
@@ -229,6 +228,8 @@ def _to_tuple(body: Body) -> tuple[Any, ...]:
     if body.method == "sparse":
         return (*head, body.index, body.value)
     if body.method == "ternary":
+        if body.closed is not None:
+            return (*head, body.closed, body.scale)
         return (*head, body.index, body.value, body.scale)
     if body.method == "random":
         return (*head, body.index, body.value)
@@ -248,6 +249,8 @@ def _from_tuple(fields: tuple[Any, ...]) -> Body:
         return Body(method, shape, dtype, value=rest[0])
     if method == "merged":
         return Body(method, shape, dtype, rest[0], rest[1], merged=Members(*rest[2:]))
+    if method == "ternary" and isinstance(rest[0], tuple):
+        return Body(method, shape, dtype, scale=rest[1], closed=Located(*rest[0]))
     if method in ("sparse", "ternary"):
         return Body(method, shape, dtype, *rest)
     index = Drawn(*rest[0]) if isinstance(rest[0], tuple) else rest[0]

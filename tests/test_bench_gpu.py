@@ -25,6 +25,9 @@ def test_rows_without_a_gpu() -> None:
     assert row["speedup_best"] <= row["speedup_usual"]
     assert row["stc_of_add_bandwidth"] == row["floor_ms"] / row["stc_ms"]
     assert gpu.batch([5, 1000], "cpu", seconds=0.001)["tensors"] == 2
+    row = gpu.packing([5, 1000, 0], "cpu", seconds=0.001)
+    assert row["identical"]
+    assert row["pack_of_encode"] == row["encode_pack_ms"] / row["encode_ms"] - 1
     assert gpu.machine()["torch"] == torch.__version__
 
 
@@ -49,4 +52,5 @@ def test_rows_of_a_gpu() -> None:
     assert gpu.identity(1000, torch.float32, "cuda")["identical"]
     assert gpu.memory(10**5, "cuda", 10)["growth_bytes"] == 0
     assert gpu.replays(1000, 3)["identical"] == 3
+    assert gpu.packing([5, 1000, 0, 10**6], "cuda", seconds=0.001)["identical"]
     assert json.dumps(gpu.machine())

@@ -10,9 +10,10 @@ import pytest
 import torch
 from emu.backends import same_bits
 from test_late import SPECS
+from xxhash import xxh3_64_intdigest
 
 import gcext
-from gcext import DecodeError, Packet
+from gcext import DecodeError, Packet, wire
 
 pytestmark = pytest.mark.cuda
 
@@ -59,7 +60,7 @@ def test_a_message_is_opened_there(p: float) -> None:
     want = gcext.stc(tensor, p).to_bytes()
     opened = Packet.from_bytes(want, device="cuda", expect=tensor.shape)
     assert opened.device.type == "cuda"
-    assert opened.to_bytes() == want
+    assert opened.to("cuda").to_bytes() == want  # not the bytes that it came as
     bad = want[:-9] + bytes([want[-9] ^ 0x80]) + want[-8:]
     with pytest.raises(DecodeError):
         Packet.from_bytes(bad, device="cuda")
@@ -73,6 +74,68 @@ def test_a_model_in_one_call() -> None:
     got = gcext.stc([t.cuda() for t in tensors], 0.01, residual=there)
     assert [packet.to_bytes() for packet in got] == [packet.to_bytes() for packet in want]
     assert all(same_bits(x.cpu(), y) for x, y in zip(there, residuals, strict=True))
+
+
+def test_a_group_is_packed_and_opened_there() -> None:
+    tensors = [fresh(n) for n in [*SIZES[:-1], 0, *[256] * 60, 70_000, 2_000_003]]
+    codec, dense = gcext.codec("stc:p=0.01"), gcext.codec("dense")
+    want = Packet.group([*codec.encode(tensors), dense.encode(tensors[4])]).to_bytes()
+    there = [tensor.cuda() for tensor in tensors]
+    packets = [*codec.encode(there), dense.encode(there[4])]
+    assert Packet.group(packets).to_bytes() == want
+    opened = Packet.from_bytes(want, device="cuda")
+    assert {member.device.type for member in opened.members} == {"cuda"}
+    assert Packet.group(opened.members).to_bytes() == want
+
+
+def test_a_group_with_a_bad_member_is_refused_as_on_the_cpu() -> None:
+    packets = gcext.stc([fresh(n) for n in (1000, 300_000, 1000)], 0.01)
+    good = Packet.group(packets).to_bytes()
+    closed = wire.locate(good).members[1].closed
+    sound = 0
+    for i in range(closed.begin, closed.end, 7):
+        message = bytearray(good[:-8])
+        message[i] ^= 1
+        bad = bytes(message) + xxh3_64_intdigest(bytes(message)).to_bytes(8, "little")
+        try:
+            Packet.from_bytes(bad)
+        except DecodeError as error:
+            with pytest.raises(DecodeError) as raised:
+                Packet.from_bytes(bad, device="cuda")
+            assert (raised.value.code, raised.value.offset) == (error.code, error.offset)
+        else:
+            opened = Packet.from_bytes(bad, device="cuda")
+            assert Packet.group(opened.members).to_bytes() == bad
+            sound += 1
+    assert 0 < sound < len(range(closed.begin, closed.end, 7))
+
+
+def test_a_group_waits_for_the_streams_of_all_its_members() -> None:
+    tensors = [fresh(100_000) for _ in range(4)]
+    want = Packet.group([gcext.stc(tensor * 2) for tensor in tensors]).to_bytes()
+    there = [tensor.cuda() for tensor in tensors]
+    Packet.group([gcext.stc(there[0])]).to_bytes()  # loads the kernels
+    torch.cuda.synchronize()
+    packets = []
+    for i, tensor in enumerate(there):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            torch.cuda._sleep(10**8 * i)  # about a twentieth of a second; the first is ready first
+            packets.append(gcext.stc(tensor.mul_(2)))
+    assert Packet.group(packets).to_bytes() == want
+
+
+def test_a_group_with_a_captured_member_is_a_window() -> None:
+    tensor, other = torch.zeros(1000, device="cuda"), gcext.stc(fresh(500).cuda())
+    gcext.stc(tensor)  # loads the kernels
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        packet = gcext.stc(tensor)
+    group = Packet.group([other, packet])
+    for _ in range(3):
+        data = fresh(1000)
+        tensor.copy_(data)
+        graph.replay()
+        assert group.to_bytes() == Packet.group([other, gcext.stc(data)]).to_bytes()
 
 
 @pytest.mark.parametrize("n", [1000, 10**6])

@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from emu.backends import GUARD
+from emu.backends import same_bits
 from emu.late import Late
-from emu.rice import HEAD, Emu
+from emu.rice import Emu
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
 import gcext
 from gcext import DecodeError, Packet, _device, wire
-from gcext._selected import Selected
+from gcext._selected import Selected, ternary_pairs
+from gcext._sum import refuse
+from gcext.packet import body_of
 
 
 @pytest.fixture(autouse=True)
-def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the CPU the operators that only CUDA has."""
-    run = Emu()
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Take the CPU for a device: it gets the operators that only CUDA has, and notes their use."""
+    run, done = Emu(), []
 
-    def pack(index: Tensor, value: Tensor, info: Tensor, numel: int) -> Tensor:
-        packed = run.pack(index, value, info, numel)
-        head = torch.tensor([len(packed.streams), packed.wrong, *packed.info, 0, 0])
-        room = torch.zeros(run.bound(index.numel(), numel) - HEAD + GUARD, dtype=torch.uint8)
-        out = torch.cat([head.view(torch.uint8), room])
-        out[HEAD : HEAD + len(packed.streams)] = torch.tensor(list(packed.streams)).byte()
-        return out
+    def note(name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            done.append(name)
+            return getattr(run, name)(*args)
 
-    def unpack(
-        message: Tensor, begin: int, remainder_bytes: int, k: int, numel: int, scale: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        message_bytes = message.numpy().tobytes()
-        got = run.unpack(message_bytes, begin, remainder_bytes, k, numel, scale)
-        return got[0], got[1], torch.tensor(got[2])
+        return call
 
-    monkeypatch.setattr(torch.ops.gcext, "pack_ternary", pack, raising=False)
-    monkeypatch.setattr(torch.ops.gcext, "unpack_ternary", unpack, raising=False)
+    for name in ("pack_ternary", "unpack_ternary"):
+        monkeypatch.setattr(torch.ops.gcext, name, note(name), raising=False)
+    monkeypatch.setattr(_device, "packs", lambda packet: packet.method == "ternary")
+    return done
+
+
+def selected(room: tuple[Tensor, ...], info: Tensor, op: str) -> Selected:
+    late = partial(refuse, op)
+    return Selected("ternary", (9,), torch.float32, room, info, late, ternary_pairs)
+
+
+def by_host(packet: Packet) -> bytes:
+    return wire.pack(body_of(packet))
 
 
 def cases() -> list[Packet]:
@@ -51,87 +60,218 @@ def cases() -> list[Packet]:
     return packets
 
 
-def test_same_message() -> None:
+def any_packet(draw: random.Random) -> Packet:
+    """Return what a group may have for a member, now and then nothing that a device packs."""
+    n = draw.choice([0, 1, 31, 33, 1000, 1025, int(5000 ** draw.random())])
+    tensor = torch.randn(n) * draw.choice([0, 1, 1, 1, 1e-42])
+    p = draw.choice([0.001, 0.1, 0.5, 1.0])
+    kind = draw.choice(["stc", "stc", "stc", "late", "late", "topk", "dense", "merged"])
+    if kind == "late":
+        return Late(gcext.codec(f"stc:p={p}")).encode(tensor)
+    if kind == "merged":
+        return Packet.merge([gcext.stc(tensor, p), gcext.stc(torch.randn(n), p)])
+    if kind == "dense":
+        return gcext.codec("dense").encode(tensor)
+    return gcext.codec(f"{kind}:p={p}").encode(tensor)
+
+
+def same_contents(one: Packet, other: Packet) -> bool:
+    """Whether two packets say the same in the same types."""
+    pairs = zip(one.members or (one,), other.members or (other,), strict=True)
+    return by_host(one) == by_host(other) and all(
+        type(x.support) is type(y.support)
+        and (x.index is None or x.index.dtype == y.index.dtype)
+        and same_bits(x.value, y.value)
+        for x, y in pairs
+    )
+
+
+def rehash(message: bytes) -> bytes:
+    return message[:-8] + xxh3_64_intdigest(message[:-8]).to_bytes(8, "little")
+
+
+def test_same_message(calls: list[str]) -> None:
     for packet in cases():
-        assert _device.pack(packet) == packet.to_bytes()
+        assert packet.to_bytes() == by_host(packet)
+    assert calls == ["pack_ternary"] * len(cases())
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_a_group_of_anything(seed: int, calls: list[str]) -> None:
+    """Its message is the host's, in one copy; and what was opened says what the host opened."""
+    draw = random.Random(seed)
+    for _ in range(20):
+        packets = [any_packet(draw) for _ in range(draw.choice([1, 2, 3, 10]))]
+        group, calls[:] = Packet.group(packets), []
+        message = group.to_bytes()
+        assert calls == ["pack_ternary"] * any(each.method == "ternary" for each in packets)
+        assert message == by_host(Packet.group(packets))
+        assert group.to_bytes() is message
+        host = Packet.from_bytes(message)
+        calls.clear()
+        for shape in (None, group.shape, list(group.shape)):
+            opened = _device.unpack(message, "cpu", shape)
+            assert opened is not None
+            assert same_contents(opened, host)
+        some = any(each.method == "ternary" and each.k for each in packets)
+        assert calls == ["unpack_ternary"] * 3 * some
+        assert _device.unpack(message, "cpu", (3, 3)) is None
+        assert _device.unpack(message, "cpu", (*group.shape, (1,))) is None
 
 
 @pytest.mark.parametrize("tensor", [torch.randn(5000), torch.zeros(70), torch.eye(40)])
-def test_a_packet_nobody_looked_at(tensor: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its message is one copy: nothing of the device is looked at before."""
+def test_packets_nobody_looked_at(tensor: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their message is one copy: nothing of the device is looked at before."""
     select = Late(gcext.codec("stc:p=0.1"))
-    want = gcext.stc(tensor, 0.1).to_bytes()
-    monkeypatch.setattr(_device, "packs", lambda packet: True)
-    packet = select.encode(tensor)
+    want = gcext.stc(tensor, 0.1)
+    packet, group = select.encode(tensor), Packet.group([select.encode(tensor), want] * 2)
     with monkeypatch.context() as still:
         still.setattr(Selected, "_look", None)
-        assert packet.to_bytes() == want
-    assert packet.to_dense().equal(Packet.from_bytes(want).to_dense())
-    bad = select.encode(torch.full_like(tensor, torch.inf))
-    for _ in range(2):
-        with pytest.raises(ValueError, match="stc: tensor must be finite"):
-            bad.to_bytes()
+        assert packet.to_bytes() == by_host(want)
+        message = group.to_bytes()
+    assert message == by_host(Packet.group([want] * 4))
+    assert packet.to_dense().equal(want.to_dense())
 
 
-def test_opens_what_the_host_opens() -> None:
-    for packet in cases():
-        message = packet.to_bytes()
-        for shape in (None, packet.shape, list(packet.shape)):
-            opened = _device.unpack(message, "cpu", shape)
-            assert opened is not None
-            assert opened.to_bytes() == message
-            assert torch.equal(opened.to_dense(), packet.to_dense())
-        assert _device.unpack(message, "cpu", (3, 3)) is None
+def test_a_bad_member_is_named_by_its_codec_and_nothing_is_kept() -> None:
+    select = Late(gcext.codec("stc:p=0.1"))
+    good, bad = select.encode(torch.randn(50)), select.encode(torch.full((5,), torch.inf))
+    room = (torch.zeros(9, dtype=torch.int32), torch.zeros(9))
+    worse = selected(room, torch.tensor([0, 1, 7, 0]), "stc[2]")
+    for packets, place in [
+        ([bad], r"stc: tensor must be finite.*index 0"),
+        ([good, worse, bad], r"stc\[2\]: tensor must be finite.*index 7"),
+        ([good, bad, worse], r"stc: tensor must be finite.*index 0"),
+    ]:
+        group = packets[0] if len(packets) == 1 else Packet.group(packets)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=place):
+                group.to_bytes()
+    assert good.to_bytes() == Packet.group([good]).members[0].to_bytes()
 
 
-def test_leaves_other_messages_to_the_host() -> None:
-    tensor = torch.randn(100)
-    ternary = gcext.stc(tensor)
-    packets = [
-        gcext.codec("topk:p=0.1").encode(tensor),
-        gcext.codec("dense").encode(tensor),
-        gcext.stc(torch.zeros(10)),
-        Packet.group([ternary, ternary]),
-        Packet.merge([ternary, ternary]),
-    ]
-    for packet in packets:
-        assert _device.unpack(packet.to_bytes(), "cpu", None) is None
+def test_a_captured_member_makes_its_group_a_window() -> None:
+    index, value = torch.arange(3, dtype=torch.int32), torch.full((3,), 2.0)
+    info = torch.tensor([3, 0, 0, 0x40000000])
+    window = selected((index, value), info, "stc")
+    window._captured = True
+    other = gcext.stc(torch.randn(40))
+    group = Packet.group([other, window])
+    first = group.to_bytes()
+    assert Packet.from_bytes(first).members[1].k == 3
+    index.add_(1)
+    info.copy_(torch.tensor([2, 0, 0, 0x3F800000]))  # the next replay
+    opened = Packet.from_bytes(group.to_bytes()).members[1]
+    assert (opened.indices().tolist(), opened.scale) == ([1, 2], 1.0)
+    info[1] = 1
+    with pytest.raises(ValueError, match="finite"):
+        group.to_bytes()
+    info[1] = 0
+    assert group.to_bytes() != first
 
 
-def test_hostile_messages_are_refused_or_left_to_the_host() -> None:
-    message = gcext.stc(torch.randn(3000), p=0.1).to_bytes()
-    refused = left = 0
-    for place in range(len(message) - 8):
-        bad = bytearray(message[:-8])
-        bad[place] ^= 1 << place % 8
-        bad += xxh3_64_intdigest(bytes(bad)).to_bytes(8, "little")
-        try:
-            opened = _device.unpack(bytes(bad), "cpu", (3000,))
-        except DecodeError as error:
-            with pytest.raises(DecodeError) as raised:
-                wire.unpack(bytes(bad))
-            assert (raised.value.code, raised.value.offset) == (error.code, error.offset)
-            refused += 1
-            continue
+class Stream:
+    """What torch.cuda.Stream does for those who wait."""
+
+    def __init__(self) -> None:
+        self.waited: list[Stream] = []
+
+    def wait_stream(self, other: Stream) -> None:
+        self.waited.append(other)
+
+
+def test_members_made_on_several_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one's stream packs, after all the others; one stream waits for nobody."""
+    used: list[Stream] = []
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: used.append(stream) or nullcontext())
+    one, two, now = Stream(), Stream(), Stream()
+    select = Late(gcext.codec("stc:p=0.1"))
+
+    def made_on(stream: Stream) -> Packet:
+        packet = select.encode(torch.randn(9))
+        packet._stream = stream
+        return packet
+
+    monkeypatch.setattr(Packet, "_maker", lambda packet: now)
+    Packet.group([made_on(one), made_on(one)]).to_bytes()
+    assert used == [one]
+    assert one.waited == []
+    ordinary = gcext.stc(torch.randn(9))
+    Packet.group([made_on(two), made_on(one), made_on(two), ordinary, made_on(one)]).to_bytes()
+    assert used[1:] == [two]
+    assert two.waited == [one, now]
+    assert one.waited == now.waited == []
+
+
+def test_a_shape_beyond_narrow_indices_beside_others() -> None:
+    index, scale = torch.tensor([5, 2**31 + 1]), torch.tensor([0.5, -0.5])
+    wide = Packet("ternary", (2**31 + 5,), torch.float32, index, scale, 0.5)
+    group = Packet.group([gcext.stc(torch.randn(3000)), wide, gcext.stc(torch.randn(30))])
+    message = group.to_bytes()
+    assert message == by_host(group)
+    opened = _device.unpack(message, "cpu", group.shape)
+    assert opened is not None
+    assert same_contents(opened, group)
+    huge = Packet("ternary", (2**52 + 1,), torch.float32, index, scale, 0.5)
+    assert _device.unpack(huge.to_bytes(), "cpu", None) is None
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_hostile_messages_are_left_to_the_host(grouped: bool) -> None:
+    draw = random.Random(3)
+    tensors = [torch.randn(n) for n in (3000, 7, 2100, 20_000)]
+    packet = gcext.stc(tensors[0], p=0.1)
+    if grouped:
+        dense = gcext.codec("dense").encode(tensors[1])
+        packet = Packet.group([packet, dense, *gcext.stc(tensors[1:], p=0.1)])
+    message = packet.to_bytes()
+    opened_as = {True: 0, False: 0}
+    for place in range(0, len(message) - 8, 4 if grouped else 1):
+        bad = bytearray(message)
+        bad[place] ^= 1 << draw.randrange(8)
+        opened = _device.unpack(rehash(bytes(bad)), "cpu", packet.shape)
+        opened_as[opened is None] += 1
         if opened is None:
             with pytest.raises(DecodeError):
-                wire.unpack(bytes(bad), (3000,))
-            left += 1
+                wire.unpack(rehash(bytes(bad)), packet.shape)
         else:
-            assert wire.unpack(bytes(bad), (3000,)).index.tolist() == opened.index.tolist()
-    assert refused > 0
-    assert left > 0
+            assert same_contents(opened, Packet.from_bytes(rehash(bytes(bad)), expect=packet.shape))
+    assert min(opened_as.values()) > 10
+
+
+def test_what_is_wrong_is_said_by_the_order_of_the_rules() -> None:
+    """A tile of the first member comes before the second's scale, which is what locate finds."""
+    message = bytearray(Packet.group([gcext.stc(torch.randn(3000), 0.1)] * 2).to_bytes())
+    first, second = (each.closed for each in wire.locate(bytes(message)).members)
+    message[first.begin + 3 + first.remainder_bytes] ^= 0x10  # another number of ones
+    message[second.begin - 4 : second.begin] = bytes(4)
+    bad = rehash(bytes(message))
+    with pytest.raises(DecodeError, match=r"members\[1\].scale"):
+        wire.locate(bad)
+    assert _device.unpack(bad, "cpu", None) is None
+    with pytest.raises(DecodeError, match=r"members\[0\].unary"):
+        Packet.from_bytes(bad)
+
+
+def test_what_the_host_opens_is_checked_there() -> None:
+    dense = gcext.codec("dense").encode(torch.tensor([1.0, 2.0]))
+    message = bytearray(Packet.group([gcext.stc(torch.randn(50)), dense]).to_bytes())
+    message[-12:-8] = b"\0\0\x80\x7f"  # infinite
+    with pytest.raises(DecodeError, match=r"members\[1\].values"):
+        wire.locate(rehash(bytes(message)))
 
 
 def test_checksum_first() -> None:
     message = bytearray(gcext.stc(torch.randn(3000)).to_bytes())
     message[-20] ^= 1
+    assert _device.unpack(bytes(message), "cpu", None) is None
     with pytest.raises(DecodeError, match="checksum"):
-        _device.unpack(bytes(message), "cpu", None)
+        Packet.from_bytes(bytes(message))
 
 
 def test_indices_that_fall() -> None:
     packet = gcext.stc(torch.randn(3000))
     fallen = Packet("ternary", (3000,), torch.float32, packet.index.flip(0), packet.value, 1.0)
-    with pytest.raises(ValueError, match="must rise strictly"):
-        _device.pack(fallen)
+    for each in (fallen, Packet.group([packet, fallen, packet])):
+        with pytest.raises(ValueError, match="pack: index must rise strictly from 0, got a fall"):
+            each.to_bytes()

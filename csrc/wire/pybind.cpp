@@ -81,25 +81,13 @@ py::bytes pack(const py::tuple& body, const py::function& digest) {
     try {
       check_message(open_frame(reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(packet.ptr())),
                                PyBytes_GET_SIZE(packet.ptr())),
-                    nullptr);
+                    nullptr, false);
     } catch (const DecodeError& error) {
       throw PackError(std::string("pack: a merged body must be canonical. Use merge. ") +
                       error.what());
     }
   }
   return packet;
-}
-
-// A ternary packet whose streams, from the tile table to the signs, a device has made.
-py::bytes pack_streams(int dtype, const std::vector<int64_t>& shape, int64_t k, float scale,
-                       const py::buffer& streams, const py::function& digest) {
-  const KernelFpEnv env;
-  const Bytes view(streams);
-  Message message;
-  put_head(&message, kTernary, dtype, shape);
-  put_ternary_head(&message, k, scale);
-  message.borrow(view.data(), view.size());
-  return seal(message, digest);
 }
 
 // The body's cursor, once frame and checksum are right.
@@ -115,21 +103,8 @@ Cursor open_checked(const Bytes& view, const py::function& digest) {
   return cursor;
 }
 
-// Where a ternary packet's streams are in its message, for a device to open: checksum and structure
-// are right, the tiles' contents unknown. None for any other message, right or wrong.
-py::object locate(const py::buffer& buffer, const py::function& digest) {
-  const KernelFpEnv env;  // a scale may be denormal, on its way to a double too
-  const Bytes view(buffer);
-  Cursor cursor = open_checked(view, digest);
-  const Body body = take_body(&cursor, false);
-  if (body.method != kTernary || body.k == 0 || cursor.left() > 0) return py::none();
-  uint32_t scale_bits;
-  std::memcpy(&scale_bits, &body.scale, 4);
-  return py::make_tuple(int{body.dtype}, shape_of(body), body.numel, body.k, body.scale, scale_bits,
-                        cursor.offset_of(body.index.table), body.index.remainder_bytes);
-}
-
-py::tuple unpack(const py::buffer& buffer, const py::function& digest, const py::object& expect) {
+py::tuple unpack(const py::buffer& buffer, const py::function& digest, const py::object& expect,
+                 bool closed) {
   const KernelFpEnv env;  // a scale may be denormal, on its way to a double too
   const Bytes view(buffer);
   Expectation expectation;
@@ -141,14 +116,14 @@ py::tuple unpack(const py::buffer& buffer, const py::function& digest, const py:
   Cursor cursor = open_checked(view, digest);
   {
     const py::gil_scoped_release release;
-    check_message(cursor, expect.is_none() ? nullptr : &expectation);
+    check_message(cursor, expect.is_none() ? nullptr : &expectation, closed);
   }
   const Body body = take_body(&cursor, false);
-  if (body.method != kGroup) return read_body(body, cursor);
+  if (body.method != kGroup) return read_body(body, cursor, closed);
   py::list members;
   for (int64_t i = 0; i < body.members; ++i) {
     const Body member = take_body(&cursor, true);
-    members.append(read_body(member, cursor));
+    members.append(read_body(member, cursor, closed));
   }
   return py::make_tuple(int{kGroup}, members);
 }
@@ -296,10 +271,8 @@ PYBIND11_MODULE(_wire, m) {
   m.attr("NO_DIM") = kNoDim;
   m.def("isa", [] { return gcext::isa_name(gcext::isa()); });
   m.def("pack", pack, py::arg("body"), py::arg("digest"));
-  m.def("unpack", unpack, py::arg("message"), py::arg("digest"), py::arg("expect") = py::none());
-  m.def("pack_streams", pack_streams, py::arg("dtype"), py::arg("shape"), py::arg("k"),
-        py::arg("scale"), py::arg("streams"), py::arg("digest"));
-  m.def("locate", locate, py::arg("message"), py::arg("digest"));
+  m.def("unpack", unpack, py::arg("message"), py::arg("digest"), py::arg("expect") = py::none(),
+        py::arg("closed") = false);
   m.def("merge", merge_parts, py::arg("dtype"), py::arg("shape"), py::arg("bodies"));
   m.def("unmerge", unmerge_parts, py::arg("body"));
   m.def("bits_pack", bits_pack, py::arg("value"), py::arg("b"));

@@ -77,6 +77,14 @@ void put_coded(Message* message, Method method, int64_t numel, const py::tuple& 
   }
 }
 
+// A ternary body whose streams, from the tile table to the signs, a device has made.
+void put_made(Message* message, const py::tuple& body) {
+  const auto made = py::reinterpret_borrow<py::tuple>(body[3]);
+  const auto streams = checked<uint8_t>(made[1], "streams");
+  put_ternary_head(message, made[0].cast<int64_t>(), body[4].cast<float>());
+  if (streams.size() > 0) message->borrow(streams.data(), streams.size());
+}
+
 template <class Index>
 py::object index_of(const Body& body, const Cursor& cursor) {
   py::array_t<Index> index(body.k);
@@ -131,6 +139,17 @@ py::tuple values_of(const Body& body, const Cursor& cursor) {
 py::tuple read_coded(const Body& body, const Cursor& cursor, const py::tuple& shape) {
   return py::make_tuple(int{body.method}, int{body.dtype}, shape, support_of(body, cursor)) +
          values_of(body, cursor);
+}
+
+// (k, begin, end, remainder_bytes, the scale's bits), scale: docs/wire-format.md has the streams
+// between the scale and the end of the signs.
+py::tuple read_closed(const Body& body, const Cursor& cursor, const py::tuple& shape) {
+  uint32_t scale_bits;
+  std::memcpy(&scale_bits, &body.scale, 4);
+  const py::tuple located = py::make_tuple(body.k, cursor.offset_of(body.index.table),
+                                           cursor.offset_of(body.signs) + plane_bytes(body.k, 1),
+                                           body.index.remainder_bytes, scale_bits);
+  return py::make_tuple(int{body.method}, int{body.dtype}, shape, located, body.scale);
 }
 
 template <class Index>
@@ -199,6 +218,10 @@ void put_body(Message* message, const py::tuple& body) {
     put_coded(message, static_cast<Method>(method), numel, body);
     return;
   }
+  if (method == kTernary && py::isinstance<py::tuple>(body[3])) {
+    put_made(message, body);
+    return;
+  }
   with_index(body[3], [&](const auto& index) {
     const int64_t k = index.size();
     if (method == kMerged) {
@@ -218,14 +241,10 @@ void put_body(Message* message, const py::tuple& body) {
   });
 }
 
-py::tuple shape_of(const Body& body) {
+py::tuple read_body(const Body& body, const Cursor& cursor, bool closed) {
   py::tuple shape(body.ndim);
   for (int i = 0; i < body.ndim; ++i) shape[static_cast<size_t>(i)] = py::int_(body.dims[i]);
-  return shape;
-}
-
-py::tuple read_body(const Body& body, const Cursor& cursor) {
-  const py::tuple shape = shape_of(body);
+  if (closed && can_stay_closed(body)) return read_closed(body, cursor, shape);
   if (body.method == kDense)
     return py::make_tuple(int{body.method}, int{body.dtype}, shape,
                           array_of<float>(body.values, body.k));

@@ -10,10 +10,9 @@ namespace gcext::wire {
 // Appends one body that is no group. Throws PackError.
 void put_body(Message* message, const py::tuple& body);
 
-// The tuple of a body that is no group, checked before.
-py::tuple read_body(const Body& body, const Cursor& cursor);
-
-py::tuple shape_of(const Body& body);
+// The tuple of a body that is no group, checked before. `closed`: of a body that can stay so, where
+// its streams are, in place of its arrays.
+py::tuple read_body(const Body& body, const Cursor& cursor, bool closed);
 
 // The members of a merged body of k elements.
 Members members_of(const py::tuple& body, int64_t k);

@@ -1,15 +1,26 @@
-"""rice on either backend: selected pairs to the streams of a packet and back."""
+"""rice on either backend: selected pairs to the streams of packets and back."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from emu.backends import GUARD, POISON, Emulated, pointer
 from torch import Tensor
 
-HEAD = 64
+FIELDS = 7  # PackField of cuda/rice_launch.h
+WRONG = torch.iinfo(torch.int64).min
+
+
+class Pairs(NamedTuple):
+    """What is packed; info of no elements says that all of the pairs count."""
+
+    index: Tensor
+    value: Tensor
+    info: Tensor
+    numel: int
 
 
 class Packed(NamedTuple):
@@ -18,6 +29,25 @@ class Packed(NamedTuple):
     wrong: int
     info: list[int]
     streams: bytes
+
+
+class Located(NamedTuple):
+    """Where the streams of a packet lie in a message."""
+
+    begin: int
+    end: int
+    remainder_bytes: int
+    k: int
+    numel: int
+    scale: int
+
+
+class Opened(NamedTuple):
+    """What the streams said, if nothing was wrong."""
+
+    index: Tensor
+    value: Tensor
+    wrong: int
 
 
 class Emu(Emulated):
@@ -29,61 +59,98 @@ class Emu(Emulated):
         self.lib.emu_pack_bound.restype = ctypes.c_int64
         return int(self.lib.emu_pack_bound(ctypes.c_int64(k), ctypes.c_int64(numel)))
 
-    def pack(self, index: Tensor, value: Tensor, info: Tensor, numel: int) -> Packed:
-        k = index.numel()
-        bound = self.bound(k, numel)
-        out = torch.full((bound + GUARD,), POISON & 0xFF, dtype=torch.uint8)
-        self.lib.emu_pack(
-            pointer(index), int(index.dtype == torch.int64), pointer(value), ctypes.c_int64(k),
-            ctypes.c_int64(numel), pointer(info), pointer(out), pointer(self._scratch()),
-            self.max_blocks,
-        )  # fmt: skip
-        assert (out[bound:] == POISON & 0xFF).all()
-        return packed(out[:bound])
+    def pack_ternary(
+        self, index: Sequence[Tensor], value: Sequence[Tensor], info: Sequence[Tensor],
+        numel: Sequence[int],
+    ) -> Tensor:  # fmt: skip
+        """Return what the operator of that name does."""
+        rows = [
+            (i.data_ptr(), v.data_ptr(), f.data_ptr() if f.numel() else 0, v.numel(), n,
+             i.dtype == torch.int64)
+            for i, v, f, n in zip(index, value, info, numel, strict=True)
+        ]  # fmt: skip
+        items, count = _items(rows), ctypes.c_int64(len(rows))
+        sizes = (ctypes.c_int64 * 2)()
+        self.lib.emu_pack(items, count, None, None, self.max_blocks, sizes)
+        room, scratch = (torch.full((n + GUARD,), 0xA5, dtype=torch.uint8) for n in sizes)
+        self.lib.emu_pack(items, count, pointer(room), pointer(scratch), self.max_blocks, sizes)
+        for each, n in zip((room, scratch), sizes, strict=True):
+            assert (each[n:] == 0xA5).all()
+        return room[: sizes[0]]
+
+    def unpack_ternary(
+        self, message: Tensor, begin: Sequence[int], end: Sequence[int],
+        remainder_bytes: Sequence[int], k: Sequence[int], numel: Sequence[int],
+        scale: Sequence[int], wide: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Return what the operator of that name does; ``wide`` where a narrow index would do."""
+        wide = wide or any(n > 2**31 - 1 for n in numel)
+        total, m = sum(k), len(k)
+        index = torch.full((total + GUARD,), POISON, dtype=torch.int64 if wide else torch.int32)
+        value = torch.full((total + GUARD,), float(POISON))
+        wrong = torch.full((m + GUARD,), WRONG)
+        rows, at = [], 0
+        for i, row in enumerate(zip(begin, end, remainder_bytes, k, numel, strict=True)):
+            room = (index[at:], value[at:], wrong[i:])
+            rows.append((*row, *(each.data_ptr() for each in room), scale[i], wide))
+            at += k[i]
+        rest = (_items(rows), ctypes.c_int64(m), pointer(message), ctypes.c_int64(message.numel()))
+        self.lib.emu_unpack.restype = ctypes.c_int64
+        size = self.lib.emu_unpack(*rest, None, self.max_blocks)
+        scratch = torch.full((size + GUARD,), 0xA5, dtype=torch.uint8)
+        self.lib.emu_unpack(*rest, pointer(scratch), self.max_blocks)
+        assert (scratch[size:] == 0xA5).all()
+        assert (index[total:] == POISON).all()
+        assert (value[total:] == POISON).all()
+        assert (wrong[m:] == WRONG).all()
+        return index[:total], value[:total], wrong[:m]
+
+    def pack(self, pairs: Sequence[Pairs]) -> list[Packed]:
+        return packed(self.pack_ternary(*zip(*pairs, strict=True)), len(pairs))
 
     def unpack(
-        self, message: bytes, begin: int, remainder_bytes: int, k: int, numel: int, scale: int,
-        wide: bool = False,
-    ) -> tuple[Tensor, Tensor, int]:  # fmt: skip
-        index = torch.full((k + GUARD,), POISON, dtype=torch.int64 if wide else torch.int32)
-        value = torch.full((k + GUARD,), float(POISON))
-        wrong = torch.full((1,), POISON, dtype=torch.int64)
+        self, message: bytes, located: Sequence[Located], wide: bool = False
+    ) -> list[Opened]:
         there = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-        self.lib.emu_unpack(
-            pointer(there), *[ctypes.c_int64(x) for x in (len(message), begin, remainder_bytes)],
-            ctypes.c_int64(k), ctypes.c_int64(numel), ctypes.c_uint32(scale), pointer(index),
-            int(wide), pointer(value), pointer(wrong), pointer(self._scratch()), self.max_blocks,
-        )  # fmt: skip
-        assert (index[k:] == POISON).all()
-        assert (value[k:] == POISON).all()
-        return index[:k], value[:k], int(wrong)
-
-    def _scratch(self) -> Tensor:
-        self.lib.emu_rice_scratch_bytes.restype = ctypes.c_int64
-        return torch.full((self.lib.emu_rice_scratch_bytes(),), 0xA5, dtype=torch.uint8)
+        return opened(located, *self.unpack_ternary(there, *zip(*located, strict=True), wide=wide))
 
 
 class Cuda:
     """The operators on the first GPU. Their schedule is their own."""
 
-    def pack(self, index: Tensor, value: Tensor, info: Tensor, numel: int) -> Packed:
-        there = [each.cuda() for each in (index, value, info)]
-        return packed(torch.ops.gcext.pack_ternary(*there, numel).cpu())
+    def pack(self, pairs: Sequence[Pairs]) -> list[Packed]:
+        *tensors, numel = zip(*pairs, strict=True)
+        there = [[tensor.cuda() for tensor in each] for each in tensors]
+        return packed(torch.ops.gcext.pack_ternary(*there, list(numel)).cpu(), len(pairs))
 
     def unpack(
-        self, message: bytes, begin: int, remainder_bytes: int, k: int, numel: int, scale: int,
-        wide: bool = False,
-    ) -> tuple[Tensor, Tensor, int]:  # fmt: skip
+        self, message: bytes, located: Sequence[Located], wide: bool = False
+    ) -> list[Opened]:
         del wide  # follows from the size
         there = torch.frombuffer(bytearray(message), dtype=torch.uint8).cuda()
-        got = torch.ops.gcext.unpack_ternary(there, begin, remainder_bytes, k, numel, scale)
-        return got[0].cpu(), got[1].cpu(), int(got[2])
+        fields = [list(field) for field in zip(*located, strict=True)]
+        got = torch.ops.gcext.unpack_ternary(there, *fields)
+        return opened(located, *(each.cpu() for each in got))
 
 
-def packed(out: Tensor) -> Packed:
+def _items(rows: Sequence[Sequence[int]]) -> ctypes.Array[ctypes.c_int64]:
+    numbers = [int(number) for row in rows for number in row]
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def packed(out: Tensor, count: int) -> list[Packed]:
     """Return what a buffer of the device holds."""
-    size, wrong, *info = out[:48].view(torch.int64).tolist()
-    return Packed(wrong, info, out[HEAD : HEAD + size].numpy().tobytes())
+    heads = out[: 8 * FIELDS * count].clone().view(torch.int64).view(count, FIELDS).tolist()
+    return [
+        Packed(wrong, info, out[at : at + size].numpy().tobytes())
+        for at, size, wrong, *info in heads
+    ]
+
+
+def opened(located: Sequence[Located], index: Tensor, value: Tensor, wrong: Tensor) -> list[Opened]:
+    """Return the packets one by one."""
+    ks = [each.k for each in located]
+    return list(map(Opened, index.split(ks), value.split(ks), wrong.tolist()))
 
 
 def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:

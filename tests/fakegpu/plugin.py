@@ -1,26 +1,29 @@
 """A pytest plugin: torch's own CUDA operators run on the CPU, on the very memory.
 
 Preloaded, runtime.cpp lets torch allocate, copy, order streams and capture graphs; what it cannot
-do is launch a kernel of torch. So every operator that would is run on CPU tensors over the same
-memory, after its stream has caught up, and gcext's own go their way.
+do is launch a kernel of torch. So every operator that would is queued on its stream, to be run on
+CPU tensors over the same memory, and gcext's own go their way. Operators whose result has a size
+that only the data know wait, as they do on a GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 RUNTIME = ctypes.CDLL(os.environ["FAKEGPU_RUNTIME"])
-for _name in ("fakegpu_run", "fakegpu_capturing"):
-    getattr(RUNTIME, _name).argtypes = [ctypes.c_void_p]
+CALL = ctypes.CFUNCTYPE(None)
+RUNTIME.fakegpu_call.argtypes = [ctypes.c_void_p, CALL]
+RUNTIME.fakegpu_run.argtypes = RUNTIME.fakegpu_capturing.argtypes = [ctypes.c_void_p]
+QUEUED: list[Any] = []  # a graph may call them at any time
 
 # These launch nothing: they allocate, look at the same memory in another way, or wait and read.
 WITHOUT_KERNELS = {
@@ -68,13 +71,32 @@ def same_memory(x: Any) -> Any:
     return torch.empty(0, dtype=x.dtype).set_(here, x.storage_offset(), x.size(), x.stride())
 
 
-def to_device(x: Any) -> Any:
-    """Return a CPU tensor as one of CUDA, without a wait."""
+def on_meta(x: Any) -> Any:
+    return x.to("meta") if isinstance(x, Tensor) else x
+
+
+def like_on_cuda(x: Any) -> Any:
     if not isinstance(x, Tensor):
         return x
-    there = torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device="cuda")
-    same_memory(there).copy_(x)
-    return there
+    return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device="cuda")
+
+
+def queue(stream: int, work: Callable[[], None]) -> None:
+    """Run work when the stream does, undisturbed by the mode."""
+
+    def call() -> None:
+        with _disable_current_modes():
+            work()
+
+    QUEUED.append(CALL(call))
+    RUNTIME.fakegpu_call(stream, QUEUED[-1])
+
+
+def fill(there: Any, here: Any) -> None:
+    """Copy the tensors of one result to those of another."""
+    for to, source in zip(tree_leaves(there), tree_leaves(here), strict=True):
+        if isinstance(to, Tensor):
+            to.copy_(source)
 
 
 def is_memcpy(name: str, args: Sequence[Any], dtype: torch.dtype | None) -> bool:
@@ -102,17 +124,39 @@ class OnTheCpu(TorchDispatchMode):
         if is_memcpy(name, args, kwargs.get("dtype")):
             return func(*args, **kwargs)
         stream = torch.cuda.current_stream().cuda_stream
-        if RUNTIME.fakegpu_capturing(stream):
-            raise RuntimeError(f"fakegpu: {func} cannot be captured here.")
-        if name in WAITS and torch.cuda.get_sync_debug_mode() == 2:
-            raise RuntimeError(f"fakegpu: {func} waits for the device.")
-        RUNTIME.fakegpu_run(stream)
+        leaves = tree_leaves((args, kwargs))
         if device is not None:
             kwargs = {**kwargs, "device": "cpu"}
-        out = func(*tree_map(same_memory, args), **tree_map(same_memory, kwargs))
+        args_here, kwargs_here = tree_map(same_memory, (args, kwargs))
+        if name in WAITS or (device is not None and not target):
+            if torch.cuda.get_sync_debug_mode() == 2 or RUNTIME.fakegpu_capturing(stream):
+                raise RuntimeError(f"fakegpu: {func} waits for the device.")
+            RUNTIME.fakegpu_run(stream)
+            out = func(*args_here, **kwargs_here)
+            if device is not None:
+                return out
+            there = tree_map(like_on_cuda, out)
+            fill(tree_map(same_memory, there), out)
+            return there
         if func._schema.is_mutable:
+            queue(stream, lambda: func(*args_here, **kwargs_here))
             return kwargs.get("out", args[0])
-        return out if device is not None and not target else tree_map(to_device, out)
+        if any(map(on_cuda, leaves)):
+            if device is not None:
+                kwargs_meta = {**tree_map(on_meta, kwargs), "device": "meta"}
+            else:
+                kwargs_meta = tree_map(on_meta, kwargs)
+            out = tree_map(like_on_cuda, func(*tree_map(on_meta, args), **kwargs_meta))
+            to = tree_map(same_memory, out)
+            queue(stream, lambda: fill(to, func(*args_here, **kwargs_here)))
+            return out
+        made = func(
+            *args_here, **kwargs_here
+        )  # of nothing: in the order of the calls, as numbers are drawn
+        out = tree_map(like_on_cuda, made)
+        to = tree_map(same_memory, out)
+        queue(stream, lambda: fill(to, made))
+        return out
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -143,6 +143,10 @@ API void fakegpu_enqueue(void* stream, const std::function<void()>* work) {
   const Lock lock(mutex);
   enqueue(of(static_cast<cudaStream_t>(stream)), *work);
 }
+API void fakegpu_call(void* stream, void (*function)()) {
+  const Lock lock(mutex);
+  enqueue(of(static_cast<cudaStream_t>(stream)), function);
+}
 API void fakegpu_run(void* stream) {
   const Lock lock(mutex);
   run(of(static_cast<cudaStream_t>(stream)));
