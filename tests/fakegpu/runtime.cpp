@@ -77,8 +77,9 @@ void run_until(Stream* stream, uint64_t ticket) {
 
 void run(Stream* stream) { run_until(stream, stream->issued); }
 
+// The default stream last: what it has not done yet is what others might spoil.
 void run_all() {
-  for (size_t i = 0; i < streams.size(); ++i) run(streams[i]);
+  for (size_t i = streams.size(); i-- > 0;) run(streams[i]);
 }
 
 cudaError_t enqueue(Stream* stream, Work work) {
