@@ -178,11 +178,10 @@ def _flat(tensor: Tensor, op: str) -> Tensor:
     if tensor.layout is not torch.strided:
         raise ValueError(f"{op}: tensor must be strided, got {tensor.layout}. Call .to_dense().")
     _lib.require_device(tensor, op)
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.float64 and tensor.device.type == "cpu":
-        narrow: Tensor = _lib.narrow_float64(tensor)
-        return narrow
-    return tensor.to(torch.float32).view(-1)
+    flat = tensor.detach().contiguous().view(-1)
+    if flat.dtype == torch.float64 and flat.device.type == "cpu":
+        flat = _lib.narrow_float64(flat)
+    return flat if flat.dtype == torch.float32 else flat.to(torch.float32)
 
 
 def _residual_slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> Tensor:

@@ -107,7 +107,7 @@ def _after_all(packets: Sequence[Packet]) -> AbstractContextManager[object]:
     for other in others:
         assert other is not None
         first.wait_stream(other)
-    return torch.cuda.stream(first)
+    return first
 
 
 def _finished(packet: Packet, streams: _Streams) -> wire.Body:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from gcext._lib import current_stream
 from gcext.packet import Packet
 from gcext.values import Code, Random
 
@@ -26,7 +27,8 @@ def comes_late(info: Tensor) -> bool:
 
 def capturing() -> bool:
     """Whether a CUDA graph is being captured on the current stream."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return initialized and torch.cuda.is_current_stream_capturing()
 
 
 class Late(Packet):
@@ -65,9 +67,8 @@ class Late(Packet):
         self.method, self.shape, self.dtype = method, shape, dtype
         self.members, self._parts, self._bytes = (), None, None
         self._room, self._info, self._refuse, self._finish = room, info, refuse, finish
-        on_gpu = info.is_cuda
-        self._captured = on_gpu and capturing()
-        self._stream = torch.cuda.current_stream(info.device) if on_gpu else None
+        self._stream = current_stream(info.device)
+        self._captured = self._stream is not None and capturing()
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +93,7 @@ class Late(Packet):
     def _lasts(self) -> bool:
         return not self._captured
 
-    def _maker(self) -> torch.cuda.Stream | None:
+    def _maker(self) -> torch.Stream | None:
         return super()._maker() if self._captured else self._stream
 
     def _look(self) -> Contents:
@@ -104,7 +105,8 @@ class Late(Packet):
             contents = self._finish(numbers, *self._room)
         if self._stream is not None:
             self._stream.synchronize()  # finish may have copied
-            here = torch.cuda.current_stream(self.device)
+            here = current_stream(self.device)
+            assert here is not None
             for tensor in _tensors(*contents) if here != self._stream else ():
                 tensor.record_stream(here)
         return contents
@@ -112,7 +114,7 @@ class Late(Packet):
     def _encoding(self) -> AbstractContextManager[object]:
         """Be on the stream that encodes; of a graph, that of whoever replays and looks."""
         maker = self._maker()
-        return nullcontext() if maker is None else torch.cuda.stream(maker)
+        return nullcontext() if maker is None else maker
 
     def _accept(self, numbers: list[int]) -> list[int]:
         """Return info's numbers; raises what its status means."""

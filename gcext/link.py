@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gcext._lib import memory_errors
+from gcext._lib import current_stream, memory_errors
 from gcext._seed import derive
 from gcext.aggregate import Aggregator, Mean
 from gcext.codec import Codec
@@ -216,8 +216,7 @@ class ErrorFeedback:
 
 def _place(slot: Tensor) -> tuple[object, ...]:
     """Return what a spare slot may serve: a shape, and on CUDA the stream that last used it."""
-    stream = torch.cuda.current_stream(slot.device).cuda_stream if slot.is_cuda else 0
-    return slot.shape, slot.device, stream
+    return slot.shape, slot.device, current_stream(slot.device)
 
 
 def _diagnose(tensor: Tensor, packet: Packet, residual: Tensor) -> Diagnostics:

@@ -292,9 +292,9 @@ class Packet:
         """Return k and scale, given select's info."""
         return self.k, self.scale
 
-    def _maker(self) -> torch.cuda.Stream | None:
+    def _maker(self) -> torch.Stream | None:
         """Return the stream that made the packet; None on the CPU."""
-        return torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        return _lib.current_stream(self.device)
 
     def _not_group(self, what: str) -> None:
         if self.method == "group":
