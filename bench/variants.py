@@ -77,7 +77,7 @@ def sampled(tensor: Tensor, residual: Tensor | None, k: int, ternary: bool) -> S
     low = torch.topk(sample, rank, sorted=False).values.min()
     candidate = (magnitude >= low).nonzero().squeeze(1)
     if candidate.numel() < k:
-        candidate = torch.arange(acc.numel())
+        candidate = torch.arange(acc.numel(), device=acc.device)
     index = candidate[torch.topk(magnitude[candidate], k, sorted=False).indices]
     return _finish(acc, index, residual, ternary)
 

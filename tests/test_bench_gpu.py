@@ -22,7 +22,8 @@ def test_rows_without_a_gpu() -> None:
     assert row["identical"]
     assert row["dtype"] == "float16"
     row = gpu.speed(2000, 0.1, "cpu", seconds=0.001)
-    assert row["speedup_best"] <= row["speedup_usual"]
+    assert row["speedup_best"] <= row["speedup_topk"]
+    assert row["speedup_best"] == row[f"{row['best']}_ms"] / row["feedback_ms"]
     assert row["stc_of_add_bandwidth"] == row["floor_ms"] / row["stc_ms"]
     assert gpu.batch([5, 1000], "cpu", seconds=0.001)["tensors"] == 2
     row = gpu.packing([5, 1000, 0], "cpu", seconds=0.001)
