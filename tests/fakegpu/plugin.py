@@ -26,28 +26,13 @@ RUNTIME.fakegpu_run.argtypes = RUNTIME.fakegpu_capturing.argtypes = [ctypes.c_vo
 QUEUED: list[Any] = []  # a graph may call them at any time
 
 # These launch nothing: they allocate, look at the same memory in another way, or wait and read.
-WITHOUT_KERNELS = {
-    *(
-        "_local_scalar_dense",
-        "_pin_memory",
-        "_reshape_alias",
-        "_unsafe_view",
-        "alias",
-        "as_strided",
-    ),
-    *("detach", "empty", "empty_like", "empty_strided", "expand", "is_pinned", "new_empty"),
-    *(
-        "new_empty_strided",
-        "permute",
-        "record_stream",
-        "resize_",
-        "select",
-        "set_",
-        "slice",
-        "split",
-    ),
-    *("split_with_sizes", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view"),
-}
+_NAMES = (
+    "_local_scalar_dense _pin_memory _reshape_alias _unsafe_view alias as_strided detach empty "
+    "empty_like empty_strided expand is_pinned new_empty new_empty_strided permute record_stream "
+    "resize_ select set_ slice split split_with_sizes squeeze t transpose unbind unsqueeze "
+    "view"
+)
+WITHOUT_KERNELS = set(_NAMES.split())
 WAITS = {"equal", "index", "masked_select", "nonzero"}  # for the device, before it knows its size
 
 FEWER = ("REPLAYS", "CALLS")  # of a test module: the emulator is slow
@@ -75,28 +60,29 @@ def on_meta(x: Any) -> Any:
     return x.to("meta") if isinstance(x, Tensor) else x
 
 
-def like_on_cuda(x: Any) -> Any:
+def room_for(x: Any) -> Any:
+    """Return a tensor of CUDA with a tensor's layout."""
     if not isinstance(x, Tensor):
         return x
     return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device="cuda")
 
 
-def queue(stream: int, work: Callable[[], None]) -> None:
-    """Run work when the stream does, undisturbed by the mode."""
+def fill(room: Any, made: Any) -> None:
+    """Copy the tensors of a result to those of the room for it, seen from the CPU."""
+    for to, source in zip(tree_leaves(room), tree_leaves(made), strict=True):
+        if isinstance(to, Tensor):
+            to.copy_(source)
+
+
+def queue(work: Callable[[], object]) -> None:
+    """Run work when the current stream does, undisturbed by the mode."""
 
     def call() -> None:
         with _disable_current_modes():
             work()
 
     QUEUED.append(CALL(call))
-    RUNTIME.fakegpu_call(stream, QUEUED[-1])
-
-
-def fill(there: Any, here: Any) -> None:
-    """Copy the tensors of one result to those of another."""
-    for to, source in zip(tree_leaves(there), tree_leaves(here), strict=True):
-        if isinstance(to, Tensor):
-            to.copy_(source)
+    RUNTIME.fakegpu_call(torch.cuda.current_stream().cuda_stream, QUEUED[-1])
 
 
 def is_memcpy(name: str, args: Sequence[Any], dtype: torch.dtype | None) -> bool:
@@ -116,47 +102,45 @@ class OnTheCpu(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         space, name = func._schema.name.split("::")
-        device = kwargs.get("device")
-        target = device is not None and torch.device(device).type == "cuda"
-        there = target or any(map(on_cuda, tree_leaves((args, kwargs))))
-        if not there or space == "gcext" or name in WITHOUT_KERNELS:
+        to = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
+        reads = any(map(on_cuda, tree_leaves((args, kwargs))))
+        launches = (reads or to == "cuda") and space != "gcext" and name not in WITHOUT_KERNELS
+        if not launches or is_memcpy(name, args, kwargs.get("dtype")):
             return func(*args, **kwargs)
-        if is_memcpy(name, args, kwargs.get("dtype")):
-            return func(*args, **kwargs)
-        stream = torch.cuda.current_stream().cuda_stream
-        leaves = tree_leaves((args, kwargs))
-        if device is not None:
-            kwargs = {**kwargs, "device": "cpu"}
-        args_here, kwargs_here = tree_map(same_memory, (args, kwargs))
-        if name in WAITS or (device is not None and not target):
-            if torch.cuda.get_sync_debug_mode() == 2 or RUNTIME.fakegpu_capturing(stream):
-                raise RuntimeError(f"fakegpu: {func} waits for the device.")
-            RUNTIME.fakegpu_run(stream)
-            out = func(*args_here, **kwargs_here)
-            if device is not None:
-                return out
-            there = tree_map(like_on_cuda, out)
-            fill(tree_map(same_memory, there), out)
-            return there
+        if name in WAITS or to == "cpu":
+            wait_for(func)
+        work = self._here(func, args, kwargs)
+        if to == "cpu":
+            return work()
         if func._schema.is_mutable:
-            queue(stream, lambda: func(*args_here, **kwargs_here))
+            queue(work)
             return kwargs.get("out", args[0])
-        if any(map(on_cuda, leaves)):
-            if device is not None:
-                kwargs_meta = {**tree_map(on_meta, kwargs), "device": "meta"}
-            else:
-                kwargs_meta = tree_map(on_meta, kwargs)
-            out = tree_map(like_on_cuda, func(*tree_map(on_meta, args), **kwargs_meta))
-            to = tree_map(same_memory, out)
-            queue(stream, lambda: fill(to, func(*args_here, **kwargs_here)))
-            return out
-        made = func(
-            *args_here, **kwargs_here
-        )  # of nothing: in the order of the calls, as numbers are drawn
-        out = tree_map(like_on_cuda, made)
-        to = tree_map(same_memory, out)
-        queue(stream, lambda: fill(to, made))
-        return out
+        if reads and name not in WAITS:
+            meta = {**tree_map(on_meta, kwargs), **({"device": "meta"} if to else {})}
+            made, later = func(*tree_map(on_meta, args), **meta), work
+        else:  # random numbers are drawn in the order of the calls
+            made = work()
+            later = lambda: made  # noqa: E731
+        room = tree_map(room_for, made)
+        seen = tree_map(same_memory, room)
+        queue(lambda: fill(seen, later()))
+        return room
+
+    @staticmethod
+    def _here(func: Any, args: Any, kwargs: dict[str, Any]) -> Callable[[], Any]:
+        """Return the call, on the CPU: what memory it sees is settled now."""
+        if kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": "cpu"}
+        args, kwargs = tree_map(same_memory, (args, kwargs))
+        return lambda: func(*args, **kwargs)
+
+
+def wait_for(func: object) -> None:
+    """Let the current stream catch up, where that may be."""
+    stream = torch.cuda.current_stream().cuda_stream
+    if torch.cuda.get_sync_debug_mode() == 2 or RUNTIME.fakegpu_capturing(stream):
+        raise RuntimeError(f"fakegpu: {func} waits for the device.")
+    RUNTIME.fakegpu_run(stream)
 
 
 def pytest_configure(config: pytest.Config) -> None:
