@@ -17,7 +17,7 @@ from torch import Tensor
 import gcext
 from gcext import _polar_ops as ops
 from gcext import polar
-from gcext._polar_rotated import chunks_of, seed_of
+from gcext._polar_ops import chunks_of, seed_of
 
 Row = dict[str, Any]
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from gcext import _late, _lib
+from gcext._lib import DTYPES
 from gcext._sum import Sum
-from gcext.packet import DTYPES, Packet
+from gcext.packet import Packet
 
 __all__ = ["Codec"]
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gcext import polar as coder
+from gcext import _polar_code as coder
 from gcext._codec_base import Codec
 from gcext._codec_topk import random_support, share, top_support
 from gcext._late import Contents
-from gcext._polar_rotated import chunks_of, code_rotated
+from gcext._polar_ops import chunks_of
+from gcext._polar_rotated import code_rotated
 from gcext._seed import derive
 from gcext._spec import Spec, write
 from gcext._sum import ROTATED, Sum, spoil
@@ -42,14 +43,7 @@ class PolarSigns(Codec):
     p: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise ValueError(
-                f"polar: rate must be in (0, 1], got {self.rate:g}. Choose bits an element."
-            )
-        if self.block not in coder.BLOCKS:
-            raise ValueError(
-                f"polar: block must be a power of two in [2^5, 2^20], got {self.block}. Round it."
-            )
+        coder.check(self.rate, self.block)
         if round(self.rate * self.block) == 0:
             raise ValueError(
                 f"polar: rate*block must be at least 1 bit, got {self.rate * self.block:g}. "

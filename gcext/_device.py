@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from gcext import wire
+from gcext._lib import BY_NAME, DTYPES
 from gcext.errors import DecodeError
-from gcext.packet import BY_NAME, DTYPES, Packet, body_of, packet_of
+from gcext.packet import Packet, body_of, packet_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

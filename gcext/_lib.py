@@ -11,7 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["build_info", "memory_errors", "narrow_float64", "select", "select_many", "touched"]
+__all__ = ["BY_NAME", "DTYPES", "build_info", "current_stream", "memory_errors", "narrow_float64"]
+__all__ += ["require_device", "select", "select_many", "touched"]
+
+DTYPES: dict[torch.dtype, str] = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
 _HERE = Path(__file__).resolve().parent
 

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from gcext import _lib  # noqa: F401  (loads the operators)
 
-__all__ = ["decode", "encode", "hadamard", "pack", "search", "unpack"]
+__all__ = ["chunks_of", "decode", "encode", "hadamard", "pack", "search", "seed_of", "unpack"]
+
+_CHUNK = 1 << 16
 
 
 def encode(
@@ -76,6 +78,27 @@ def _message_fake(source: Tensor, frozen: Tensor, free: int, numel: int) -> tupl
     blocks = (numel + frozen.numel() - 1) // frozen.numel()
     message = source.new_empty((_bytes(free * blocks),), dtype=torch.uint8)
     return message, source.new_empty((1,), dtype=torch.int64)
+
+
+def chunks_of(numel: int, block: int) -> list[tuple[int, int]]:
+    """Return (start, size) of the chunks: 2^16 or the block, the last one a smaller power of two.
+
+    >>> chunks_of(70_000, 1024)
+    [(0, 65536), (65536, 8192)]
+    """
+    result, start = [], 0
+    largest, least = max(block, _CHUNK), max(block, 64)
+    while start < numel:
+        rest = min(numel - start, largest)
+        size = max(least, 1 << (rest - 1).bit_length())
+        result.append((start, size))
+        start += size
+    return result
+
+
+def seed_of(seed: int, chunk: int) -> int:
+    """Return the seed of a chunk's rotation, a signed 64-bit integer."""
+    return (seed + 0x9E3779B97F4A7C15 * chunk + 2**63) % 2**64 - 2**63
 
 
 @torch.library.register_fake("gcext::polar_encode")  # type: ignore[untyped-decorator]

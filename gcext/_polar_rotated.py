@@ -14,20 +14,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from gcext import _polar_code as coder
 from gcext import _polar_ops as ops
-from gcext._lib import require_device
-from gcext.packet import DTYPES
+from gcext._lib import DTYPES, require_device
+from gcext._polar_ops import chunks_of, seed_of
 from gcext.values import Polar
 
-if TYPE_CHECKING:
-    from gcext.polar import Coded
-
-_CHUNK = 1 << 16
+__all__ = ["Rotated", "code_rotated", "encode_rotated"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Rotated:
     seed: of the rotation. shape: of the tensor.
     """
 
-    coded: Coded
+    coded: coder.Coded
     scale: Tensor
     seed: int
     shape: tuple[int, ...]
@@ -54,27 +51,6 @@ class Rotated:
         made = self.coded
         code = Polar(made.message, made.block, made.kept, made.soft, self.scale, self.seed)
         return code.decode(math.prod(self.shape)).view(self.shape)
-
-
-def chunks_of(numel: int, block: int) -> list[tuple[int, int]]:
-    """Return (start, size) of the chunks: 2^16 or the block, the last one a smaller power of two.
-
-    >>> chunks_of(70_000, 1024)
-    [(0, 65536), (65536, 8192)]
-    """
-    result, start = [], 0
-    largest, least = max(block, _CHUNK), max(block, 64)
-    while start < numel:
-        rest = min(numel - start, largest)
-        size = max(least, 1 << (rest - 1).bit_length())
-        result.append((start, size))
-        start += size
-    return result
-
-
-def seed_of(seed: int, chunk: int) -> int:
-    """Return the seed of a chunk's rotation, a signed 64-bit integer."""
-    return (seed + 0x9E3779B97F4A7C15 * chunk + 2**63) % 2**64 - 2**63
 
 
 def _total(x: Tensor) -> Tensor:
@@ -107,8 +83,7 @@ def encode_rotated(tensor: Tensor, rate: float = 0.5, block: int = 1024, *, seed
     >>> bool((mean - x).norm() < 0.1)
     True
     """
-    from gcext import polar
-
+    coder.check(rate, block)
     if tensor.dtype not in DTYPES:
         raise ValueError(f"polar: tensor must be float, got {tensor.dtype}. Convert it.")
     require_device(tensor, "polar")
@@ -126,7 +101,7 @@ def encode_rotated(tensor: Tensor, rate: float = 0.5, block: int = 1024, *, seed
             "Scale the tensor down."
         )
     symbols = sum(size for _, size in chunks_of(len(flat), block))
-    coded = polar.Coded(code.message, (symbols,), symbols, block, code.kept, True, False)
+    coded = coder.Coded(code.message, (symbols,), symbols, block, code.kept, True, False)
     return Rotated(coded, code.scale.cpu(), seed, tuple(tensor.shape))
 
 
@@ -135,8 +110,6 @@ def code_rotated(flat: Tensor, rate: float, block: int, seed: int) -> tuple[Pola
 
     The latter is a bool on the values' device: this waits for nothing.
     """
-    from gcext import polar
-
     chunks = chunks_of(len(flat), block)
     rotated, norms = [], []
     for index, (start, size) in enumerate(chunks):
@@ -147,7 +120,7 @@ def code_rotated(flat: Tensor, rate: float, block: int, seed: int) -> tuple[Pola
         rotated.append(ops.hadamard(x, size, seed_of(seed, index), False))
     y = torch.cat(rotated) if rotated else flat
     kept = round(rate * block)
-    message, where = polar.code(y, len(y), block, kept, soft=True)
+    message, where = coder.code(y, len(y), block, kept, soft=True)
     code = Polar(message, block, kept, True, y.new_ones(1))
     agreeing = code.decode(len(y)).mul_(y)  # exact: by plus or minus 1
     scale, zero = y.new_zeros(len(chunks)), y.new_zeros((), dtype=torch.float64)

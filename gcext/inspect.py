@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gcext import _wire, wire
-from gcext._polar_rotated import chunks_of
+from gcext._polar_ops import chunks_of
 from gcext.errors import DecodeError
 
 _TILE = _wire.TILE

@@ -11,20 +11,13 @@ import torch
 from torch import Tensor
 
 from gcext import _lib, wire
+from gcext._lib import BY_NAME, DTYPES
 from gcext.values import CODES, Code, Random
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["BY_NAME", "DTYPES", "Packet", "body_of", "packet_of"]
-
-DTYPES: dict[torch.dtype, str] = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
-BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
+__all__ = ["Packet", "body_of", "packet_of"]
 
 
 class Packet:

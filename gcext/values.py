@@ -15,7 +15,9 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from gcext import _lib, _wire  # noqa: F401  (_lib loads the operators)
+from gcext import _polar_ops as ops
+from gcext import _wire
+from gcext._polar_design import frozen_set_on
 
 __all__ = ["Code", "Levels", "Polar", "Random", "Signs"]
 
@@ -197,11 +199,7 @@ class Polar(Code):
 
     def decode(self, sent: int) -> Tensor:
         """See Code."""
-        from gcext import _polar_ops as ops
-        from gcext._polar_design import frozen_set_on
-        from gcext._polar_rotated import chunks_of, seed_of
-
-        chunks = chunks_of(sent, self.block) if self.seed is not None else [(0, sent)]
+        chunks = ops.chunks_of(sent, self.block) if self.seed is not None else [(0, sent)]
         symbols = sum(size for _, size in chunks)
         frozen = frozen_set_on(self.device, self.block, self.kept, self.soft)
         bits = ops.decode(self.message, frozen, symbols)
@@ -210,7 +208,7 @@ class Polar(Code):
             return value
         for chunk, (start, size) in enumerate(chunks):
             y = value[start : start + size]
-            y.copy_(ops.hadamard(y, size, seed_of(self.seed, chunk), True))
+            y.copy_(ops.hadamard(y, size, ops.seed_of(self.seed, chunk), True))
         return value[:sent].clone()
 
 

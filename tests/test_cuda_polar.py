@@ -10,9 +10,9 @@ import torch
 from emu.backends import BACKENDS, same_bits
 from emu.polar import make
 
+from gcext import _polar_code, polar
 from gcext import _polar_design as design
 from gcext import _polar_ops as ops
-from gcext import polar
 
 POISON = 249  # what the emulator's outputs hold before
 
@@ -26,7 +26,7 @@ def check(backend, block, kept, numel, soft, draw, values=None):
         source[torch.rand(numel) < 0.05] = draw.choice([0.0, -0.0])
     else:
         source = torch.randint(0, 256, ((numel + 7) // 8,), dtype=torch.uint8)
-    weight, correction = polar._steps(kept, block, soft, draw.random() < 0.7)
+    weight, correction = _polar_code._steps(kept, block, soft, draw.random() < 0.7)
     want, _ = ops.encode(source, frozen, kept, numel, weight, correction)
     run = make(backend, draw.choice([1, 2, 1024]), draw.random() < 0.3)
     got, bad = run.encode(source, frozen, kept, numel, weight, correction)

@@ -8,7 +8,6 @@ import torch
 from isa_kit import at_every_isa
 
 from gcext import _polar_ops as ops
-from gcext import _polar_rotated as rotated
 from gcext import polar
 
 MASK = 2**64 - 1
@@ -131,7 +130,7 @@ def test_any_size(numel):
     assert estimate.shape == x.shape and estimate.dtype == torch.float32
     if numel > 1000:
         assert float((estimate - x).square().sum() / x.square().sum()) < 0.65
-    chunks = rotated.chunks_of(numel, 256)
+    chunks = ops.chunks_of(numel, 256)
     padded = sum(size for _, size in chunks)
     bits = padded // 256 * coded.coded.kept
     assert coded.nbytes == (bits + 7) // 8 + 4 * len(chunks) + 8
@@ -154,3 +153,17 @@ def test_operator():
         ops.hadamard(values, 100, 0, False)
     with pytest.raises(RuntimeError, match="whole chunks"):
         ops.hadamard(values[:100].clone(), 64, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"rate": 1.5}, "rate must be in"),
+        ({"rate": -0.5}, "rate must be in"),
+        ({"block": 100}, "power of two"),
+        ({"block": 16}, "power of two"),
+    ],
+)
+def test_no_code_of_that_kind(options, rule):
+    with pytest.raises(ValueError, match=rule):
+        polar.encode_rotated(torch.randn(100), seed=1, **options)

@@ -7,9 +7,9 @@ import torch
 from isa_kit import at_every_isa
 from polar_kit import RATES, bits, code, distortion
 
+from gcext import _polar_code, polar
 from gcext import _polar_design as design
 from gcext import _polar_ops as ops
-from gcext import polar
 
 CASES = [
     (32, 16, 1),
@@ -28,7 +28,7 @@ CASES = [
 @pytest.mark.parametrize(("block", "kept", "numel"), CASES)
 def test_binary_source_is_the_oracles(block, kept, numel, linear):
     source = bits(np.random.default_rng(numel), numel)
-    weight, correction = polar._steps(kept, block, False, linear)
+    weight, correction = _polar_code._steps(kept, block, False, linear)
     sent, decoded = oracle.message(source, code(block, kept), weight, correction)
     coded = polar.encode(torch.from_numpy(source), kept / block, block, linear=linear)
     assert coded.kept == kept
@@ -42,7 +42,7 @@ def test_soft_source_is_the_oracles(block, kept, numel, linear):
     rng = np.random.default_rng(numel)
     source = (rng.standard_normal(numel) * np.exp(2 * rng.standard_normal(numel))).astype("f")
     source[rng.random(numel) < 0.1] = 0
-    weight, correction = polar._steps(kept, block, True, linear)
+    weight, correction = _polar_code._steps(kept, block, True, linear)
     sent, decoded = oracle.message(source, code(block, kept, True), weight, correction)
     coded = polar.encode(torch.from_numpy(source), kept / block, block, soft=True, linear=linear)
     assert np.array_equal(coded.message.numpy(), sent)

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gcext import _polar_code
 from gcext import _polar_design as design
 from gcext import _polar_ops as ops
-from gcext import polar
 from gcext._polar_design import TABLES, VERSION, computed_set, order
 
 RATES = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
@@ -35,7 +35,7 @@ def wrong(source: Tensor, frozen: Tensor) -> int:
     """How many symbols of the packed source are coded wrongly."""
     block, numel = len(frozen), 8 * len(source)
     kept = block - int(frozen.sum())
-    weight, correction = polar._steps(kept, block, soft=False, linear=True)
+    weight, correction = _polar_code._steps(kept, block, soft=False, linear=True)
     message, _ = ops.encode(source, frozen, kept, numel, weight, correction)
     return int(ops.unpack(source ^ ops.decode(message, frozen, numel), numel).sum())
 
@@ -91,7 +91,7 @@ def main() -> None:
     tables: dict[str, Any] = {"version": VERSION, "gaussian": [], "signs": {}, "values": {}}
     for tenth in range(11):
         rate = min(max(tenth / 10, 0.05), 0.97)
-        tables["gaussian"].append(gaussian(rate, polar._VALUE_WEIGHT[tenth]))
+        tables["gaussian"].append(gaussian(rate, _polar_code._VALUE_WEIGHT[tenth]))
     TABLES.write_text(json.dumps(tables))  # the sets are computed from the densities
     design._tables.cache_clear()
     for level in LEVELS:
