@@ -23,8 +23,7 @@ import typer
 
 import gcext
 from bench.variants import formulations, topk
-from gcext import Packet, wire
-from gcext.packet import body_of, packet_of
+from gcext import Packet
 
 Row = dict[str, Any]
 
@@ -179,9 +178,9 @@ def packing(sizes: Iterable[int], device: str, seconds: float = 0.05) -> Row:
     steps: dict[str, Callable[[], object]] = {
         "encode_ms": lambda: gcext.stc(tensors, 0.01),
         "encode_pack_ms": lambda: group().to_bytes(),
-        "encode_pack_on_host_ms": lambda: wire.pack(body_of(group())),
+        "encode_pack_on_host_ms": lambda: group().to("cpu").to_bytes(),
         "open_ms": lambda: Packet.from_bytes(want, device=device),
-        "open_on_host_ms": lambda: packet_of(wire.unpack(want)).to(device),
+        "open_on_host_ms": lambda: Packet.from_bytes(want).to(device),
     }
     row = interleaved(steps, device, seconds)
     opened = Packet.from_bytes(want, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from gcext._device import Pairs
 from gcext._late import Contents, Late, float_of, narrow
 
 __all__ = ["Selected", "pairs", "ternary_pairs"]
@@ -17,11 +18,11 @@ class Selected(Late):
 
     __slots__ = ()
 
-    def _pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _pairs(self) -> Pairs:
         if not self._room:  # somebody has looked
             return super()._pairs()
         index, value = self._room
-        return index, value, self._info
+        return Pairs(index, value, self._info, self.numel, self._maker())
 
     def _told(self, info: list[int]) -> tuple[int, float]:
         if not self._room:

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcext import _lib, wire
+from gcext import _device, _lib, wire
 from gcext._lib import BY_NAME, DTYPES
+from gcext.errors import DecodeError
 from gcext.values import CODES, Code, Random
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Packet", "body_of", "packet_of"]
+__all__ = ["Packet", "made_there", "open_there"]
 
 
 class Packet:
@@ -197,11 +198,9 @@ class Packet:
 
     def to_bytes(self) -> bytes:
         """Return the message, docs/wire-format.md: one content, one byte string."""
-        from gcext import _device
-
         if self._bytes is not None:
             return self._bytes
-        message = wire.pack(_device.body(self))
+        message = wire.pack(_finished_body(self))
         if self._lasts:
             self._bytes = message
         return message
@@ -224,13 +223,11 @@ class Packet:
 
         Raises DecodeError on anything wrong; its code, field and offset say what and where.
         """
-        from gcext import _device
-
         shape = expect.shape if isinstance(expect, Packet) else expect
         kind = torch.device(device).type
-        packet = _device.unpack(buf, device, shape) if kind == "cuda" else None
+        packet = open_there(buf, device, shape) if kind == "cuda" else None
         if packet is None:
-            packet = packet_of(wire.unpack(buf, shape))  # type: ignore[arg-type]
+            packet = _packet(wire.unpack(buf, shape))  # type: ignore[arg-type]
             packet = packet if kind == "cpu" else packet.to(device)
         if isinstance(buf, bytes):  # one content, one byte string: this is what to_bytes would give
             packet._bytes = buf
@@ -262,24 +259,25 @@ class Packet:
         ``parts()`` gives the very packets back; ``values()`` are their exact sums, rounded once.
         Raises ValueError for other methods, unequal shapes, or fewer than two.
         """
-        return packet_of(wire.merge([body_of(packet) for packet in packets]))
+        return _packet(wire.merge([_body(packet) for packet in packets]))
 
     def parts(self) -> tuple[Packet, ...]:
         """Return the packets that a merged one was made of, byte for byte, in order."""
-        return tuple(packet_of(body) for body in wire.unmerge(body_of(self)))
+        return tuple(_packet(body) for body in wire.unmerge(_body(self)))
 
-    # What gcext._device asks of a ternary packet; one that is looked at late answers otherwise.
+    # What is asked of a packet whose streams a device makes; a late one answers otherwise.
 
     @property
     def _lasts(self) -> bool:
         """Whether the packet says the same for ever."""
         return all(member._lasts for member in self.members)
 
-    def _pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return room for the pairs, and select's info; of no elements where all of them count."""
+    def _pairs(self) -> _device.Pairs:
+        """Return a ternary packet as it is on its device."""
         assert isinstance(self.support, Tensor)
         assert isinstance(self.coded, Tensor)
-        return self.support, self.coded, self.coded.new_empty(0, dtype=torch.int64)
+        info = self.coded.new_empty(0, dtype=torch.int64)
+        return _device.Pairs(self.support, self.coded, info, self.numel, self._maker())
 
     def _told(self, info: list[int]) -> tuple[int, float]:
         """Return k and scale, given select's info."""
@@ -297,9 +295,58 @@ class Packet:
 _EMPTY = torch.empty(0, dtype=torch.int32)
 
 
-def body_of(packet: Packet) -> wire.Body:
+def made_there(packet: Packet) -> bool:
+    """Whether the packet's streams are made on its device."""
+    return packet.method == "ternary" and packet.device.type == "cuda"
+
+
+def _finished_body(packet: Packet) -> wire.Body:
+    """Return what the packet says, with streams that are finished where its device makes them."""
+    packets = packet.members if packet.method == "group" else (packet,)
+    there = [i for i, each in enumerate(packets) if made_there(each)]
+    streams = _device.make_streams([packets[i]._pairs() for i in there])
+    bodies = {i: _closed_body(packets[i], each) for i, each in zip(there, streams, strict=True)}
+    members = tuple(bodies.get(i) or _body(each) for i, each in enumerate(packets))
+    return wire.Body("group", members=members) if packet.method == "group" else members[0]
+
+
+def _closed_body(packet: Packet, streams: _device.Streams) -> wire.Body:
+    k, scale = packet._told(streams.info)
+    if streams.wrong:  # the host can tell where
+        return _body(packet)
+    made = wire.Made(k, streams.made)
+    return wire.Body("ternary", packet.shape, DTYPES[packet.dtype], scale=scale, closed=made)
+
+
+def open_there(buf: Buffer, device: torch.device | str, shape: Any) -> Packet | None:
+    """Return the packet that ``buf`` says, its ternary parts opened on the device.
+
+    None where anything is wrong, since the host can tell what, and where a shape is too large.
+    """
+    try:
+        found = wire.locate(buf, shape)  # type: ignore[arg-type]
+    except DecodeError:
+        return None
+    bodies = found.members if found.method == "group" else (found,)
+    closed = [each for each in bodies if each.closed is not None]
+    if any(math.prod(each.shape) > _device.MOST for each in closed):
+        return None
+    opened = _device.open_streams(buf, device, closed) if closed else []
+    if opened is None:
+        return None
+    pairs = iter(opened)
+    packets = [
+        _packet(each).to(device)
+        if each.closed is None
+        else Packet("ternary", each.shape, BY_NAME[each.dtype], *next(pairs), each.scale)
+        for each in bodies
+    ]
+    return Packet.group(packets) if found.method == "group" else packets[0]
+
+
+def _body(packet: Packet) -> wire.Body:
     if packet.method == "group":
-        return wire.Body("group", members=tuple(body_of(member) for member in packet.members))
+        return wire.Body("group", members=tuple(_body(member) for member in packet.members))
     index: wire.Index | wire.Drawn | None
     if isinstance(packet.support, Random):
         index = wire.Drawn(packet.support.seed, packet.support.k)
@@ -319,9 +366,9 @@ def _tensor(x: Any) -> Any:
     return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
 
-def packet_of(body: wire.Body) -> Packet:
+def _packet(body: wire.Body) -> Packet:
     if body.method == "group":
-        return Packet.group([packet_of(member) for member in body.members])
+        return Packet.group([_packet(member) for member in body.members])
     index = body.index
     support = Random(*index) if isinstance(index, wire.Drawn) else _tensor(index)
     code = CODES.get(body.method)

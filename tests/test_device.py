@@ -17,10 +17,10 @@ from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
 import gcext
-from gcext import DecodeError, Packet, _device, wire
+from gcext import DecodeError, Packet, wire
 from gcext._selected import Selected, ternary_pairs
 from gcext._sum import refuse
-from gcext.packet import body_of
+from gcext.packet import _body, open_there
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("pack_ternary", "unpack_ternary"):
         monkeypatch.setattr(torch.ops.gcext, name, note(name), raising=False)
-    monkeypatch.setattr(_device, "packs", lambda packet: packet.method == "ternary")
+    monkeypatch.setattr("gcext.packet.made_there", lambda packet: packet.method == "ternary")
     return done
 
 
@@ -47,7 +47,7 @@ def selected(room: tuple[Tensor, ...], info: Tensor, op: str) -> Selected:
 
 
 def by_host(packet: Packet) -> bytes:
-    return wire.pack(body_of(packet))
+    return wire.pack(_body(packet))
 
 
 def cases() -> list[Packet]:
@@ -110,13 +110,13 @@ def test_a_group_of_anything(seed: int, calls: list[str]) -> None:
         host = Packet.from_bytes(message)
         calls.clear()
         for shape in (None, group.shape, list(group.shape)):
-            opened = _device.unpack(message, "cpu", shape)
+            opened = open_there(message, "cpu", shape)
             assert opened is not None
             assert same_contents(opened, host)
         some = any(each.method == "ternary" and each.k for each in packets)
         assert calls == ["unpack_ternary"] * 3 * some
-        assert _device.unpack(message, "cpu", (3, 3)) is None
-        assert _device.unpack(message, "cpu", (*group.shape, (1,))) is None
+        assert open_there(message, "cpu", (3, 3)) is None
+        assert open_there(message, "cpu", (*group.shape, (1,))) is None
 
 
 @pytest.mark.parametrize("tensor", [torch.randn(5000), torch.zeros(70), torch.eye(40)])
@@ -210,11 +210,11 @@ def test_a_shape_beyond_narrow_indices_beside_others() -> None:
     group = Packet.group([gcext.stc(torch.randn(3000)), wide, gcext.stc(torch.randn(30))])
     message = group.to_bytes()
     assert message == by_host(group)
-    opened = _device.unpack(message, "cpu", group.shape)
+    opened = open_there(message, "cpu", group.shape)
     assert opened is not None
     assert same_contents(opened, group)
     huge = Packet("ternary", (2**52 + 1,), torch.float32, index, scale, 0.5)
-    assert _device.unpack(huge.to_bytes(), "cpu", None) is None
+    assert open_there(huge.to_bytes(), "cpu", None) is None
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -230,7 +230,7 @@ def test_hostile_messages_are_left_to_the_host(grouped: bool) -> None:
     for place in range(0, len(message) - 8, 4 if grouped else 1):
         bad = bytearray(message)
         bad[place] ^= 1 << draw.randrange(8)
-        opened = _device.unpack(rehash(bytes(bad)), "cpu", packet.shape)
+        opened = open_there(rehash(bytes(bad)), "cpu", packet.shape)
         opened_as[opened is None] += 1
         if opened is None:
             with pytest.raises(DecodeError):
@@ -249,7 +249,7 @@ def test_what_is_wrong_is_said_by_the_order_of_the_rules() -> None:
     bad = rehash(bytes(message))
     with pytest.raises(DecodeError, match=r"members\[1\].scale"):
         wire.locate(bad)
-    assert _device.unpack(bad, "cpu", None) is None
+    assert open_there(bad, "cpu", None) is None
     with pytest.raises(DecodeError, match=r"members\[0\].unary"):
         Packet.from_bytes(bad)
 
@@ -265,7 +265,7 @@ def test_what_the_host_opens_is_checked_there() -> None:
 def test_checksum_first() -> None:
     message = bytearray(gcext.stc(torch.randn(3000)).to_bytes())
     message[-20] ^= 1
-    assert _device.unpack(bytes(message), "cpu", None) is None
+    assert open_there(bytes(message), "cpu", None) is None
     with pytest.raises(DecodeError, match="checksum"):
         Packet.from_bytes(bytes(message))
 
