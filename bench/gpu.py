@@ -106,7 +106,7 @@ def speed(n: int, p: float, device: str, seconds: float = 0.05, compiled: bool =
     tensor, k = torch.randn(n, device=device), max(int(p * n), 1)
     residual = torch.zeros(n, device=device)
     floor = torch.zeros(n, device=device)
-    feedback = gcext.ErrorFeedback(gcext.codec(f"stc:p={p!r}"))
+    feedback, sending = (gcext.ErrorFeedback(f"stc:p={p!r}") for _ in range(2))
     pytorch = {f"{each.name}_ms": each.run for each in formulations(compiled)}
     carried = {name: torch.zeros(n, device=device) for name in pytorch}
 
@@ -121,6 +121,7 @@ def speed(n: int, p: float, device: str, seconds: float = 0.05, compiled: bool =
     steps: dict[str, Callable[[], object]] = {
         "stc_ms": lambda: gcext.stc(tensor, p, residual=residual),
         "feedback_ms": lambda: feedback.compress(tensor, "g"),
+        "feedback_bytes_ms": lambda: sending.compress(tensor, "g").to_bytes(),
         "floor_ms": lambda: floor.add_(tensor),
         **{name: step_of(name) for name in pytorch},
     }
@@ -129,6 +130,7 @@ def speed(n: int, p: float, device: str, seconds: float = 0.05, compiled: bool =
     return row | {
         "stc_of_add_bandwidth": row["floor_ms"] / row["stc_ms"],
         "feedback_of_add_bandwidth": row["floor_ms"] / row["feedback_ms"],
+        "bytes_of_feedback": row["feedback_bytes_ms"] / row["feedback_ms"] - 1,
         "add_gb_per_s": 12 * n / row["floor_ms"] / 1e6,
         "speedup_topk": min(row["topk_ms"], row["topk-inplace_ms"]) / row["feedback_ms"],
         "speedup_best": row[best] / row["feedback_ms"],
@@ -189,6 +191,25 @@ def packing(sizes: Iterable[int], device: str, seconds: float = 0.05) -> Row:
         "pack_of_encode": row["encode_pack_ms"] / row["encode_ms"] - 1,
         "identical": want == group().to_bytes() == Packet.group(opened.members).to_bytes(),
     }  # fmt: skip
+
+
+def server(m: int, n: int, p: float, device: str, seconds: float = 0.05) -> Row:
+    """Return the times of all dot products of m ternary packets: as packets, as dense rows."""
+    tensors = [torch.randn(n, device=device) for _ in range(m)]
+    packets = [gcext.stc(tensor, p) for tensor in tensors]
+    rows = torch.stack([packet.to_dense() for packet in packets])
+    del tensors
+    steps: dict[str, Callable[[], object]] = {
+        "gram_ms": lambda: gcext.gram(packets),
+        "mm_ms": lambda: torch.mm(rows, rows.T),
+    }
+    row = {"m": m, "n": n, "p": p, **interleaved(steps, device, seconds)}
+    dots, dense = gcext.gram(packets), torch.mm(rows, rows.T).double()
+    norms = dots.diagonal().sqrt()
+    return row | {
+        "speedup_mm": row["mm_ms"] / row["gram_ms"],
+        "largest_difference": float(((dots - dense) / torch.outer(norms, norms)).abs().max()),
+    }
 
 
 def memory(n: int, device: str, calls: int = GROWTH_CALLS) -> Row:
@@ -261,6 +282,7 @@ def command(
         "speed": lambda: [speed(n, p, "cuda", compiled=compiled) for n, p in SPEEDS],
         "batch": lambda: batch(MODEL, "cuda"),
         "packing": lambda: packing(MODEL, "cuda"),
+        "gram": lambda: [server(100, 10**7, 0.01, "cuda"), server(1000, 338_006, 0.1, "cuda")],
         "memory": lambda: [memory(10**6, "cuda"), memory(10**8, "cuda", 100)],
         "graph": lambda: replays(10**6),
     }

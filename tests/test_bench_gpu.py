@@ -25,6 +25,10 @@ def test_rows_without_a_gpu() -> None:
     assert row["speedup_best"] <= row["speedup_topk"]
     assert row["speedup_best"] == row[f"{row['best']}_ms"] / row["feedback_ms"]
     assert row["stc_of_add_bandwidth"] == row["floor_ms"] / row["stc_ms"]
+    assert row["bytes_of_feedback"] == row["feedback_bytes_ms"] / row["feedback_ms"] - 1
+    row = gpu.server(5, 3000, 0.1, "cpu", seconds=0.001)
+    assert row["speedup_mm"] == row["mm_ms"] / row["gram_ms"]
+    assert row["largest_difference"] < 1e-5
     assert gpu.batch([5, 1000], "cpu", seconds=0.001)["tensors"] == 2
     row = gpu.packing([5, 1000, 0], "cpu", seconds=0.001)
     assert row["identical"]
@@ -51,6 +55,9 @@ def test_says_why_there_is_none(tmp_path: Path) -> None:
 @pytest.mark.cuda
 def test_rows_of_a_gpu() -> None:
     assert gpu.identity(1000, torch.float32, "cuda")["identical"]
+    assert gpu.server(5, 3000, 0.1, "cuda")["largest_difference"] < 1e-5
+    assert gpu.speed(2000, 0.1, "cuda", seconds=0.001)["speedup_best"] > 0
+    assert gpu.batch([5, 1000], "cuda", seconds=0.001)["tensors"] == 2
     assert gpu.memory(10**5, "cuda", 10)["growth_bytes"] == 0
     assert gpu.replays(1000, 3)["identical"] == 3
     assert gpu.packing([5, 1000, 0, 10**6], "cuda", seconds=0.001)["identical"]
