@@ -1,9 +1,10 @@
 // select on CUDA: the sequence of launches. Steps as numbered in select.cuh.
+#include <algorithm>
 #include <vector>
 
+#include "select_alone.cuh"
 #include "select_open.cuh"
 #include "select_stream.cuh"
-#include "select_tiny.cuh"
 
 namespace gcext {
 namespace {
@@ -24,7 +25,8 @@ int64_t head_bytes(int64_t works) {
 
 int64_t pool_bytes(const SelectPlan& plan) {
   const int64_t a_block = sizeof(BlockCounts) + kSlabs * sizeof(uint32_t);
-  return round_up((plan.slabs << plan.slab_shift) * static_cast<int64_t>(sizeof(Candidate)) +
+  return round_up((plan.pool_room() + plan.gathered_room()) *
+                      static_cast<int64_t>(sizeof(Candidate)) +
                   plan.blocks * a_block);
 }
 
@@ -46,7 +48,7 @@ int64_t select_scratch_bytes(const SelectItem* items, int64_t count, const Selec
   for (int64_t i = 0; i < count; ++i) {
     if (is_tiny(items[i], how)) continue;
     ++works;
-    pools += pool_bytes(plan_of(items[i].n, items[i].k, how.max_blocks));
+    pools += pool_bytes(plan_of(items[i].n, items[i].k, how));
   }
   return works == 0 ? 0 : head_bytes(works) + pools;
 }
@@ -65,18 +67,24 @@ cudaError_t launch_select(const SelectItem* items, int64_t count, void* scratch,
   if (const cudaError_t error = launch_tiny(tiny, stream); error != cudaSuccess) return error;
   const int64_t works = static_cast<int64_t>(tasks.size());
   if (works == 0) return cudaSuccess;
+  // The large ones come first, so that a grid can leave the medium ones out.
+  const auto medium = std::stable_partition(
+      tasks.begin(), tasks.end(),
+      [&](const SelectTask& task) { return !plan_of(task.item.n, task.item.k, how).medium; });
+  const int64_t larges = medium - tasks.begin();
 
   char* const base = static_cast<char*>(scratch);
   SelectGrid grid = {static_cast<SelectWork*>(scratch), nullptr, works};
   grid.first =
       reinterpret_cast<int64_t*>(base + round_up(works * static_cast<int64_t>(sizeof(SelectWork))));
-  int64_t blocks = 0, offset = head_bytes(works);
+  int64_t blocks = 0, large_blocks = 0, offset = head_bytes(works);
   bool in_place = false;
   for (SelectTask& task : tasks) {
-    const SelectPlan plan = plan_of(task.item.n, task.item.k, how.max_blocks);
+    const SelectPlan plan = plan_of(task.item.n, task.item.k, how);
     task.first_block = blocks;
     task.offset = offset;
     blocks += plan.blocks;
+    if (!plan.medium) large_blocks = blocks;
     offset += pool_bytes(plan);
     in_place = in_place || task.item.in_place;
   }
@@ -90,11 +98,16 @@ cudaError_t launch_select(const SelectItem* items, int64_t count, void* scratch,
     GCEXT_LAUNCH(select_check_kernel, works + blocks, kWideThreads, stream, grid);
   }
   GCEXT_LAUNCH(select_stream_kernel, blocks, kSelectThreads, stream, grid);
-  for (int round = 0; round < kRounds; ++round) {
-    GCEXT_LAUNCH(select_round_kernel, blocks, kSelectThreads, stream, grid, round);
+  if (larges < works) {
+    GCEXT_LAUNCH(select_medium_kernel, works - larges, kWideThreads, stream, grid.works + larges);
   }
-  GCEXT_LAUNCH(select_tally_kernel, blocks, kSelectThreads, stream, grid);
-  GCEXT_LAUNCH(select_emit_kernel, blocks, kSelectThreads, stream, grid);
+  if (larges == 0) return cudaSuccess;
+  grid.count = larges;
+  for (int round = 0; round < kRounds; ++round) {
+    GCEXT_LAUNCH(select_round_kernel, large_blocks, kSelectThreads, stream, grid, round);
+  }
+  GCEXT_LAUNCH(select_tally_kernel, large_blocks, kSelectThreads, stream, grid);
+  GCEXT_LAUNCH(select_emit_kernel, large_blocks, kSelectThreads, stream, grid);
   return cudaSuccess;
 }
 

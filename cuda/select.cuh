@@ -23,7 +23,8 @@
 //    min(e, ties due), so ties go to the lowest indices. out is mended in the same breath.
 //
 // Where a step ends with something that needs all blocks, the block that comes last does it. A tiny
-// item is one block's work from end to end (select_tiny.cuh), with all elements for candidates.
+// item is one block's work from end to end (select_alone.cuh), with all elements for candidates; of
+// a medium one, steps 4 to 6 are one block's work.
 //
 // Everything that blocks add up is an integer, so no order of execution is seen in the result.
 //
@@ -48,6 +49,9 @@ constexpr int kSlabs = 16;  // that a block may need
 constexpr int kRounds = 3;
 constexpr int kDigits = 1 << 11;
 constexpr int kAhead = 4;  // loads in flight in the later passes
+// The largest k of a medium item: beyond it one SM takes longer for its passes over 1.3k candidates
+// than four launches do.
+constexpr int64_t kMediumMost = int64_t{1} << 14;
 constexpr uint64_t kNowhere = UINT64_MAX;
 constexpr uint32_t kNoBound = UINT32_MAX;  // above every key, NaN's too: no candidates
 
@@ -68,14 +72,20 @@ struct SelectPlan {
   int64_t blocks, step;  // a block's range, whole tiles
   int64_t slabs;         // in the pool
   int slab_shift;        // a slab is 1 << slab_shift candidates
+  bool medium;           // one block does steps 4 to 6, on candidates gathered beside the pool
+
+  GCEXT_HD int64_t pool_room() const { return slabs << slab_shift; }
+  GCEXT_HD int64_t gathered_room() const { return medium ? pool_room() : 0; }
 };
 
 // Candidates are collected unless they would be more than a quarter of all. The pool has room for
-// 2k + n/16 of them and a slab a block, and never takes more than 7/8 of n words.
-GCEXT_HD inline SelectPlan plan_of(int64_t n, int64_t k, int64_t max_blocks) {
+// 2k + n/16 of them and a slab a block, and never takes more than 7/8 of n words. Of a medium item
+// that and as much again for the gathered ones is less than n words, as 20k <= n.
+GCEXT_HD inline SelectPlan plan_of(int64_t n, int64_t k, const SelectSchedule& how) {
   SelectPlan plan = {};
-  plan.step = ceil_div(ceil_div(n, kTile), max_blocks) * kTile;
+  plan.step = ceil_div(ceil_div(n, kTile), how.max_blocks) * kTile;
   plan.blocks = ceil_div(n, plan.step);
+  plan.medium = n <= how.medium && plan.blocks <= kWideThreads && k <= n / 20 && k <= kMediumMost;
   while ((int64_t{kSlabs} << plan.slab_shift) < plan.step) ++plan.slab_shift;
   if (k == 0 || k > n / 4) return plan;
   const int64_t slab = int64_t{1} << plan.slab_shift;
@@ -91,7 +101,7 @@ enum Phase { kPhaseStream, kPhaseRound, kPhaseTally = kPhaseRound + kRounds, kPh
 struct SelectWork {
   SelectItem item;
   SelectPlan plan;
-  Candidate* pool;
+  Candidate *pool, *gathered;
   uint32_t* slab_of;  // kSlabs a block
   BlockCounts* counts;
 
@@ -151,17 +161,21 @@ struct Element {
 // What a block looks at after the stream, in order of index: elements of a range, or candidates.
 struct Share {
   Source source;
-  int64_t begin;          // of the range
-  int64_t size;           // elements, or candidates
-  const Candidate* pool;  // nullptr: elements
-  const uint32_t* slab_of;
+  int64_t begin;            // of the range
+  int64_t size;             // elements, or candidates
+  const Candidate* pool;    // nullptr: elements
+  const uint32_t* slab_of;  // nullptr: the pool is in one piece
   int slab_shift;
 
   __device__ Element at(int64_t e) const {
     if (e >= size) return {0, 0.0f, false};
     if (pool == nullptr) return {begin + e, stored_acc(source, begin + e), true};
-    const int64_t slab = slab_of[e >> slab_shift];
-    const Candidate c = pool[(slab << slab_shift) + (e & ((int64_t{1} << slab_shift) - 1))];
+    int64_t from = e;
+    if (slab_of != nullptr) {
+      const int64_t slab = slab_of[e >> slab_shift];
+      from = (slab << slab_shift) + (e & ((int64_t{1} << slab_shift) - 1));
+    }
+    const Candidate c = pool[from];
     return {begin + c.place, bits_float(c.bits), true};
   }
 };

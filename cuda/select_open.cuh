@@ -126,11 +126,12 @@ __global__ void __launch_bounds__(kWideThreads)
   for (int i = threadIdx.x; i < kBins; i += kWideThreads) work.bins[i] = 0;
   if (threadIdx.x < kPhases) work.arrived[threadIdx.x] = 0;
   if (threadIdx.x == 0) {
-    const SelectPlan plan = plan_of(task.item.n, task.item.k, how.max_blocks);
+    const SelectPlan plan = plan_of(task.item.n, task.item.k, how);
     work.item = task.item;
     work.plan = plan;
     work.pool = reinterpret_cast<Candidate*>(scratch + task.offset);
-    work.counts = reinterpret_cast<BlockCounts*>(work.pool + (plan.slabs << plan.slab_shift));
+    work.gathered = work.pool + plan.pool_room();
+    work.counts = reinterpret_cast<BlockCounts*>(work.gathered + plan.gathered_room());
     work.slab_of = reinterpret_cast<uint32_t*>(work.counts + plan.blocks);
     work.first_tensor = work.first_memory = work.first_sum = kNowhere;
     work.collected = 0;

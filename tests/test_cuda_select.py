@@ -15,13 +15,19 @@ import gcext._lib  # noqa: F401  loads the CPU operator
 
 SIZES = [0, 1, 31, 32, 33, 1000, 4097, 20011]
 FORMS = ["plain", "memory", "in place"]
-PIPELINE = Schedule(tiny=0)
+PIPELINE = Schedule(tiny=0, medium=0)
+MEDIUM = Schedule(tiny=0)
+MIXED = Schedule(tiny=1000, medium=20_000)
 SCHEDULES = [
     Schedule(),  # up to 32,768 elements one block's work
     PIPELINE,
-    Schedule(tiny=0, max_blocks=3, reverse=True),
-    Schedule(tiny=0, distrust=True),
-    Schedule(tiny=0, max_blocks=1, distrust=True, reverse=True),
+    MEDIUM,  # where k is at most a twentieth
+    PIPELINE._replace(max_blocks=3, reverse=True),
+    PIPELINE._replace(distrust=True),
+    PIPELINE._replace(max_blocks=1, distrust=True, reverse=True),
+    MEDIUM._replace(max_blocks=3, reverse=True),
+    MEDIUM._replace(distrust=True, reverse=True),
+    MIXED,
 ]
 
 
@@ -155,7 +161,7 @@ def test_refuses_as_the_cpu_does(backend: str, form: str) -> None:
                         tensor[where:] = bad
                     if who != "tensor":
                         memory[where // 2] = bad
-                    info = compare(backend, form, tensor, memory, n // 3, 1.0, 1.0, True, how)
+                    info = compare(backend, form, tensor, memory, n // 30, 1.0, 1.0, True, how)
                     statuses.add(int(info[1]))
         tensor, memory = torch.randn(n), torch.randn(n)
         tensor[n // 3] = memory[n // 3] = 3e38
@@ -170,31 +176,32 @@ def test_refuses_as_the_cpu_does(backend: str, form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("n", [0, 1, 5000])
 def test_the_sum_alone(backend: str, form: str, n: int) -> None:
-    for how in SCHEDULES[:2]:
+    for how in SCHEDULES[:3]:
         compare(backend, form, torch.randn(n), torch.randn(n), 0, 1.0, 0.5, False, how)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("how", SCHEDULES[:2])
+@pytest.mark.parametrize("how", SCHEDULES[:3])
 def test_keeps_denormals_where_the_caller_flushes_them(backend: str, how: Schedule) -> None:
     tensor = denormals(3000)
     memory = denormals(3000)
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor flushes nothing")
     try:
-        info = compare(backend, "memory", tensor, memory, 500, 1.0, 1.0, True, how)
+        info = compare(backend, "memory", tensor, memory, 150, 1.0, 1.0, True, how)
     finally:
         torch.set_flush_denormal(False)
-    assert int(info[0]) == 500
+    assert int(info[0]) == 150
     assert 0 < int(info[3]) < 2**23
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_schedule_is_not_seen(form: str) -> None:
     tensor, memory = ties(30000), ties(30000)
-    for blocks, reverse, tiny in itertools.product((1, 2, 7, 15), (False, True), (0, 2**15)):
-        how = Schedule(blocks, tiny, reverse=reverse)
-        compare("emu", form, tensor, memory, 9999, 1.0, 1.0, True, how)
+    kinds = [(0, 0), (0, 2**15), (2**15, 0)]
+    for blocks, reverse, kind in itertools.product((1, 2, 7, 15), (False, True), kinds):
+        how = Schedule(blocks, *kind, reverse=reverse)
+        compare("emu", form, tensor, memory, 1499, 1.0, 1.0, True, how)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -206,9 +213,9 @@ def test_more_blocks_than_the_scan_has_threads(reverse: bool) -> None:
 
 
 def test_wide_indices() -> None:
-    for how in SCHEDULES[:2]:
+    for how in SCHEDULES[:3]:
         memory = torch.randn(5000)
-        compare("emu", "memory", torch.randn(5000), memory, 500, 1.0, 1.0, True, how, wide=True)
+        compare("emu", "memory", torch.randn(5000), memory, 250, 1.0, 1.0, True, how, wide=True)
 
 
 def candidates(tensor: Tensor, k: int, how: Schedule = PIPELINE) -> tuple[int, bool]:
@@ -248,10 +255,80 @@ def test_a_useless_sample_falls_back() -> None:
     assert candidates(normal(n), n // 2)[1]  # not worth collecting
 
 
-@pytest.mark.parametrize("p", [0.0, 0.001, 0.01, 0.1, 0.25, 0.26, 1.0])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", [normal, layers, mostly_zero], ids=lambda kind: kind.__name__)
+def test_one_block_finishes_a_medium_item(form: str, kind: object) -> None:
+    """More candidates than the block's threads take in one go, from hundreds of blocks."""
+    n = 900_003
+    tensor, memory = kind(n), kind(n) * 0.1
+    assert not candidates(tensor, 5000)[1]
+    for reverse in (False, True):
+        how = MEDIUM._replace(reverse=reverse)
+        compare("emu", form, tensor, memory, 5000, 1.0, 1.0, True, how)
+
+
+@pytest.mark.parametrize("where", [0, 30_000, 176_000])
+def test_one_block_gathers_a_concentrated_support(where: int) -> None:
+    """Blocks without candidates around one that needs all of its slabs."""
+    n, k = 200_000, 3000
+    tensor = torch.randn(n) * 1e-6
+    tensor[where : where + 12_000] = torch.randint(1, 9, (12_000,)).float()
+    collected, all_looked_at = candidates(tensor, k, MEDIUM)
+    assert k <= collected <= 12_000
+    assert not all_looked_at
+    compare("emu", "memory", tensor, torch.zeros(n), k, 1.0, 1.0, True, MEDIUM)
+
+
+def test_one_block_looks_at_all_elements_where_candidates_are_useless() -> None:
+    n, k = 100_000, 3000
+    for tensor, how in [(all_equal(n), MEDIUM), (ties(n), MEDIUM._replace(distrust=True))]:
+        assert candidates(tensor, k, how)[1]
+        for form in FORMS:
+            compare("emu", form, tensor, torch.zeros(n), k, 1.0, 1.0, True, how)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "launches"),
+    [
+        (32_768, 300, 1),  # tiny
+        (32_769, 1638, 3),  # medium
+        (32_769, 1639, 7),  # too many candidates
+        (330_000, 2**14, 3),
+        (330_000, 2**14 + 1, 7),
+        (2**21, 0, 3),
+        (2**21 + 1, 0, 7),  # large
+    ],
+)
+def test_launches(n: int, k: int, launches: int) -> None:
+    run = Emu(Schedule())
+    tensor, out = torch.ones(n), torch.zeros(n)
+    run.select(tensor, torch.zeros(n), out, k)
+    assert run.launches == launches
+    run.select(tensor, None, out, k)  # in place: one more, to look at tensor
+    assert run.launches == launches + (launches > 1)
+
+
+def test_launches_of_a_list() -> None:
+    run = Emu(Schedule(tiny=100, medium=9000))
+
+    def launches(sizes: list[int]) -> int:
+        tensors = [normal(n) for n in sizes]
+        none = [None] * len(sizes)
+        run.select_many(tensors, none, none, [n // 50 for n in sizes])
+        return run.launches
+
+    assert launches([100] * 44) == 1
+    assert launches([100] * 45) == 2
+    assert launches([9000] * 40) == 3
+    assert launches([9000] * 41) == 4
+    assert launches([9001] * 2) == 7
+    assert launches([9000, 100, 9001, 9000, 9001]) == 9
+
+
+@pytest.mark.parametrize("p", [0.0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.26, 1.0])
 def test_scratch_is_at_most_as_large_as_the_tensor(p: float) -> None:
     run = Emu(PIPELINE)
-    for n in (32_769, 10**6, 10**8, 2**31 + 5):
+    for n in (32_769, 327_680, 10**6, 2**21, 10**8, 2**31 + 5):
         assert 0 < run.scratch_bytes(n, max(int(p * n), 1)) <= 4 * n + 22 * 1024
     assert run.scratch_bytes(32_768, max(int(p * 32_768), 1)) == 0
 
@@ -260,7 +337,7 @@ def test_scratch_is_at_most_as_large_as_the_tensor(p: float) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_many_are_each_as_alone(backend: str, form: str) -> None:
     draw = random.Random(form)
-    for how in SCHEDULES:
+    for how in (Schedule(), PIPELINE, MEDIUM, PIPELINE._replace(distrust=True), MIXED):
         sizes = [draw.choice([0, 1, 33, 1000, 9000, 40_000]) for _ in range(100)]
         cases = [draw_case(draw, n) for n in sizes]
         tensors, memories, ks = ([case[i] for case in cases] for i in range(3))

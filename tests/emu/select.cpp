@@ -17,6 +17,13 @@ struct Items {
   int64_t* const* info;
 };
 
+int64_t launches = 0;
+
+void run_and_count(cudaStream_t, std::function<void()> work) {
+  ++launches;
+  work();
+}
+
 }  // namespace
 
 EXPORT int64_t emu_select(const Items* given, int64_t count, float a, float b, int ternary,
@@ -36,10 +43,14 @@ EXPORT int64_t emu_select(const Items* given, int64_t count, float a, float b, i
         ternary != 0,
         wide != 0};
   }
-  const gcext::SelectSchedule schedule = {how[0], how[1], how[2] != 0};
+  const gcext::SelectSchedule schedule = {how[0], how[1], how[2], how[3] != 0};
   if (scratch == nullptr) return gcext::select_scratch_bytes(items.data(), count, schedule);
+  launches = 0;
+  cuemu::enqueue = run_and_count;
   return gcext::launch_select(items.data(), count, scratch, schedule, nullptr);
 }
+
+EXPORT int64_t emu_select_launches() { return launches; }
 
 EXPORT int64_t emu_select_scratch_bytes(int64_t n, int64_t k) {
   gcext::SelectItem item = {};
@@ -48,7 +59,7 @@ EXPORT int64_t emu_select_scratch_bytes(int64_t n, int64_t k) {
   return gcext::select_scratch_bytes(&item, 1, {});
 }
 
-// Of the first item that was no tiny one.
+// Of the first item that was no tiny one; the large ones come first.
 EXPORT int64_t emu_select_collected(const gcext::SelectWork* work) {
   return static_cast<int64_t>(work->collected);
 }

@@ -18,6 +18,7 @@ class Schedule(NamedTuple):
 
     max_blocks: int = 2048
     tiny: int = 1 << 15
+    medium: int = 1 << 21
     distrust: bool = False
     reverse: bool = False
 
@@ -29,7 +30,7 @@ class Emu(Emulated):
 
     def __init__(self, how: Schedule) -> None:
         super().__init__(reverse=how.reverse)
-        self.how = (ctypes.c_int64 * 3)(*how[:3])
+        self.how = (ctypes.c_int64 * 4)(*how[:4])
 
     def select(
         self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, k: int,
@@ -70,6 +71,8 @@ class Emu(Emulated):
         assert run(items, *rest, pointer(scratch)) == 0
         assert (scratch[size:] == 0xA5).all()
         self.scratch = scratch
+        self.lib.emu_select_launches.restype = ctypes.c_int64
+        self.launches = int(self.lib.emu_select_launches())
         for pairs, values, numbers_ in zip(index, value, info, strict=True):
             untouched = int(numbers_[0])
             assert (pairs[untouched:] == POISON).all()
