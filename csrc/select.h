@@ -57,50 +57,63 @@ GCEXT_HD inline uint32_t mantissa_of(uint32_t key) {
 // The bits of sum/count rounded once to float32 (nearest, ties to even), where sum is that of the
 // bins, in units of 2^-149. count > 0. The quotient never exceeds the largest summand: no overflow.
 //
-// 1. Add the bins into one 320-bit integer, low word first.   2. Divide it by count, high word
-// first.
-// 3. Keep the 24 leading bits of the quotient (fewer below 2^24: a denormal).   4. Round by what is
-// left.
+// 1. Add the bins into one 384-bit integer, low word first.
+// 2. Divide it by count, high word first.
+// 3. Keep the 24 leading bits of the quotient (fewer below 2^24: a denormal).
+// 4. Round by what is left.
+//
+// On a GPU a single thread does this while all others wait, so empty bins are passed over a run at
+// a time, their loads all in flight, and nothing is done bit by bit.
 GCEXT_HD inline uint32_t exact_mean_bits(const uint64_t bins[kBins], uint64_t count) {
   constexpr int kWords = 6;  // 64-bit bins shifted by up to 253 bits, and room for carries
+  constexpr int kRun = 15;
+  static_assert(kBins % kRun == 0, "runs of bins");
   uint64_t word[kWords] = {0, 0, 0, 0, 0, 0};
-  for (int bin = 0; bin < kBins; ++bin) {
-    if (bins[bin] == 0) continue;
-    const int shift = bin == 0 ? 0 : bin - 1;
-    const unsigned __int128 part = static_cast<unsigned __int128>(bins[bin]) << (shift % 64);
-    uint64_t low = static_cast<uint64_t>(part), high = static_cast<uint64_t>(part >> 64);
-    unsigned __int128 carry = 0;
-    for (int i = shift / 64; i < kWords; ++i) {
-      carry += static_cast<unsigned __int128>(word[i]) + low;
-      word[i] = static_cast<uint64_t>(carry);
-      carry >>= 64;
-      low = high;
-      high = 0;
+  for (int first = 0; first < kBins; first += kRun) {
+    uint64_t any = 0;
+    for (int i = 0; i < kRun; ++i) any |= bins[first + i];
+    if (any == 0) continue;
+    for (int bin = first; bin < first + kRun; ++bin) {
+      const int shift = bin == 0 ? 0 : bin - 1;
+      unsigned __int128 carry = static_cast<unsigned __int128>(bins[bin]) << (shift % 64);
+      for (int i = shift / 64; carry != 0; ++i) {
+        carry += word[i];
+        word[i] = static_cast<uint64_t>(carry);
+        carry >>= 64;
+      }
     }
   }
   uint64_t rest = 0;
+  int top = 0;  // the highest word of the quotient that is not 0
   for (int i = kWords - 1; i >= 0; --i) {
+    if ((rest | word[i]) == 0) continue;
     const unsigned __int128 part = (static_cast<unsigned __int128>(rest) << 64) | word[i];
     word[i] = static_cast<uint64_t>(part / count);
-    rest = static_cast<uint64_t>(part % count);
+    rest = static_cast<uint64_t>(part) - word[i] * count;
+    if (top == 0 && word[i] != 0) top = i;
   }
-  int length = 0;  // of the quotient, in bits
-  for (int i = 0; i < kWords * 64; ++i) {
-    if ((word[i / 64] >> (i % 64)) & 1) length = i + 1;
+  int length = 64 * top;  // of the quotient, in bits
+  uint64_t leading = word[top];
+  for (int half = 32; half > 0; half /= 2) {
+    if (leading >> half == 0) continue;
+    leading >>= half;
+    length += half;
   }
+  length += static_cast<int>(leading);
   const int drop = length > 24 ? length - 24 : 0;
-  uint32_t kept = 0;
-  for (int i = 0; i < 24; ++i) {
-    const int bit = i + drop;
-    kept |= static_cast<uint32_t>((word[bit / 64] >> (bit % 64)) & 1) << i;
-  }
   // What is left, compared with half a unit: below the unit stand `drop` bits, then rest/count.
+  uint32_t kept;
   bool half, sticky;
   if (drop > 0) {
-    half = (word[(drop - 1) / 64] >> ((drop - 1) % 64)) & 1;
-    sticky = rest != 0;
-    for (int i = 0; i < drop - 1; ++i) sticky = sticky || ((word[i / 64] >> (i % 64)) & 1);
+    const int low = (drop - 1) / 64, shift = (drop - 1) % 64;  // of the bit below the unit
+    uint64_t bits = word[low] >> shift;
+    if (top > low) bits |= word[top] << (63 - shift) << 1;
+    kept = static_cast<uint32_t>(bits >> 1);
+    half = bits & 1;
+    sticky = rest != 0 || (word[low] & ((uint64_t{1} << shift) - 1)) != 0;
+    for (int i = 0; i < low; ++i) sticky = sticky || word[i] != 0;
   } else {
+    kept = static_cast<uint32_t>(word[0]);
     half = rest >= count - rest;
     sticky = rest != count - rest;
   }
