@@ -102,7 +102,6 @@ cudaError_t launch_select(const SelectItem* items, int64_t count, void* scratch,
     GCEXT_LAUNCH(select_medium_kernel, works - larges, kWideThreads, stream, grid.works + larges);
   }
   if (larges == 0) return cudaSuccess;
-  grid.count = larges;
   for (int round = 0; round < kRounds; ++round) {
     GCEXT_LAUNCH(select_round_kernel, large_blocks, kSelectThreads, stream, grid, round);
   }

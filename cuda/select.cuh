@@ -191,20 +191,29 @@ __device__ inline Share share_of(const SelectWork& work, int64_t block) {
   return share;
 }
 
-// body(element) for the whole share in order, a row of threads at a time; every thread takes part
-// in every row, so that body may hold warp operations and barriers.
+// body(elements) for the whole share in order, kAhead of a thread at a time, all loads in flight. A
+// warp has consecutive ones, a row of lanes after the other, so that emission needs to know of
+// other warps once a turn and not once a row. Every thread takes part in every turn.
 template <class Body>
-__device__ inline void for_elements(const Share& share, const Body& body) {
-  const int64_t row = blockDim.x;
-  for (int64_t at = 0; at < share.size; at += kAhead * row) {
+__device__ inline void for_rows(const Share& share, const Body& body) {
+  const int64_t lead = int64_t{threadIdx.x / kWarp} * kAhead * kWarp + threadIdx.x % kWarp;
+  for (int64_t at = 0; at < share.size; at += int64_t{kAhead} * blockDim.x) {
     Element element[kAhead];
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) element[j] = share.at(at + j * row + threadIdx.x);
+    for (int j = 0; j < kAhead; ++j) element[j] = share.at(at + lead + j * kWarp);
+    body(element);
+  }
+}
+
+// body(element), in any order; it may hold warp operations, but no barrier.
+template <class Body>
+__device__ inline void for_elements(const Share& share, const Body& body) {
+  for_rows(share, [&](const Element(&element)[kAhead]) {
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
-      if (at + j * row < share.size) body(element[j]);
+      if (__any_sync(kWholeWarp, element[j].inside)) body(element[j]);
     }
-  }
+  });
 }
 
 // Step 3. Whatever tensor has wrong comes before what memory has, and that before the sum.

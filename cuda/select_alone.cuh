@@ -72,33 +72,39 @@ __global__ void __launch_bounds__(kWideThreads) select_tiny_kernel(ItemChunk chu
 
   // Step 1.
   if (item.in_place) {
+    uint64_t first = kNowhere;
     for (int64_t i = threadIdx.x; i < item.n; i += kWideThreads) {
-      if (key_of(source.tensor[i]) < kInfKey) continue;
-      atomic_min(&first_tensor, static_cast<uint64_t>(i));
-      break;  // a thread's indices rise
+      const uint64_t where = static_cast<uint64_t>(i);
+      if (key_of(source.tensor[i]) >= kInfKey && where < first) first = where;
     }
+    if (first != kNowhere) atomic_min(&first_tensor, first);
     __syncthreads();
   }
   // Step 2, and the first round of step 4.
   const bool untouchable = first_tensor != kNowhere;
   __syncthreads();
-  for (int64_t at = untouchable ? item.n : 0; at < item.n; at += kWideThreads) {
-    const int64_t i = at + threadIdx.x;
-    int digit = -1;
-    if (i < item.n) {
-      const float t = source.tensor[i], m = source.memory != nullptr ? source.memory[i] : 0.0f;
-      float acc = source.a * t;
-      if (source.memory != nullptr) acc += source.b * m;
-      if (source.out != nullptr) source.out[i] = acc;
-      digit = static_cast<int>(key_of(acc) >> digit_shift(0));
-      if (key_of(acc) >= kInfKey) {
+  for (int64_t at = untouchable ? item.n : 0; at < item.n; at += kAhead * kWideThreads) {
+    float tensor[kAhead], memory[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int64_t i = at + j * kWideThreads + threadIdx.x;
+      tensor[j] = i < item.n ? source.tensor[i] : 0.0f;
+      memory[j] = i < item.n && source.memory != nullptr ? source.memory[i] : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int64_t i = at + j * kWideThreads + threadIdx.x;
+      float acc = source.a * tensor[j];
+      if (source.memory != nullptr) acc += source.b * memory[j];
+      if (i < item.n && source.out != nullptr) source.out[i] = acc;
+      if (i < item.n && key_of(acc) >= kInfKey) {
         const uint64_t where = static_cast<uint64_t>(i);
         atomic_min(&first_sum, where);
-        if (!item.in_place && key_of(t) >= kInfKey) atomic_min(&first_tensor, where);
-        if (!item.in_place && key_of(m) >= kInfKey) atomic_min(&first_memory, where);
+        if (!item.in_place && key_of(tensor[j]) >= kInfKey) atomic_min(&first_tensor, where);
+        if (!item.in_place && key_of(memory[j]) >= kInfKey) atomic_min(&first_memory, where);
       }
+      add_to_bin(room.counts, i < item.n ? static_cast<int>(key_of(acc) >> digit_shift(0)) : -1);
     }
-    add_to_bin(room.counts, digit);
   }
   __syncthreads();
   // Step 3.

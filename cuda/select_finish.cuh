@@ -85,44 +85,69 @@ struct Emission {
   uint64_t greater, equal;  // in the shares before
 };
 
+// Step 6, of one that travels.
+__device__ inline void emit(const SelectItem& item, const Element& element, uint64_t place,
+                            uint32_t mean) {
+  const float sent =
+      item.ternary ? bits_float(mean | (float_bits(element.acc) & 0x80000000u)) : element.acc;
+  if (item.wide) {
+    static_cast<int64_t*>(item.index)[place] = element.i;
+  } else {
+    static_cast<int32_t*>(item.index)[place] = static_cast<int32_t>(element.i);
+  }
+  item.value[place] = sent;
+  if (item.source.out != nullptr) item.source.out[element.i] = element.acc - sent;
+}
+
+// The sum over the warps below of what all lanes of a warp give, and over all warps. Each lane has
+// a warp to look at: in a block of 32 of them, 32 reads by each thread would be most of an
+// emission.
+__device__ inline uint32_t sum_of_warps_below(uint32_t own, uint32_t* warp_counts,
+                                              uint32_t* total) {
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  if (lane == 0) warp_counts[warp] = own;
+  __syncthreads();
+  uint32_t sum = lane < blockDim.x / kWarp ? warp_counts[lane] : 0;
+  for (unsigned step = 1; step < kWarp; step *= 2) {
+    const uint32_t below = __shfl_up_sync(kWholeWarp, sum, step);
+    if (lane >= step) sum += below;
+  }
+  __syncthreads();
+  *total = __shfl_sync(kWholeWarp, sum, kWarp - 1);
+  return __shfl_sync(kWholeWarp, sum, static_cast<int>(warp)) - own;
+}
+
 // Step 6. warp_counts is shared memory, an entry a warp: greater ones in the low half, equal ones
-// in the high, as neither exceeds a row.
+// in the high, as neither exceeds a turn.
 __device__ inline void emit_share(const SelectItem& item, const Share& share, Emission whole,
                                   uint32_t* warp_counts) {
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  for_elements(share, [&](const Element& element) {
-    const uint32_t key = key_of(element.acc);
-    const bool greater = key > whole.kth;
-    const bool equal = element.inside && key == whole.kth;
-    const unsigned greaters = __ballot_sync(kWholeWarp, greater);
-    const unsigned equals = __ballot_sync(kWholeWarp, equal);
-    if (lane == 0)
-      warp_counts[warp] = static_cast<uint32_t>(__popc(greaters) | __popc(equals) << 16);
-    __syncthreads();
-    uint32_t before = 0, row = 0;
-    for (int w = 0; w < warps; ++w) {
-      if (w < warp) before += warp_counts[w];
-      row += warp_counts[w];
+  for_rows(share, [&](const Element(&element)[kAhead]) {
+    unsigned greaters[kAhead], equals[kAhead];
+    uint32_t own = 0;
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const uint32_t key = key_of(element[j].acc);
+      greaters[j] = __ballot_sync(kWholeWarp, key > whole.kth);
+      equals[j] = __ballot_sync(kWholeWarp, element[j].inside && key == whole.kth);
+      own += static_cast<uint32_t>(__popc(greaters[j]) | __popc(equals[j]) << 16);
     }
-    __syncthreads();
-    const uint64_t e = whole.equal + (before >> 16) + __popc(equals & lanes_below());
-    if (greater || (equal && e < whole.due)) {
-      const uint64_t g = whole.greater + (before & 0xffffu) + __popc(greaters & lanes_below());
-      const uint64_t place = g + (e < whole.due ? e : whole.due);
-      const float sent = item.ternary
-                             ? bits_float(whole.mean | (float_bits(element.acc) & 0x80000000u))
-                             : element.acc;
-      if (item.wide) {
-        static_cast<int64_t*>(item.index)[place] = element.i;
-      } else {
-        static_cast<int32_t*>(item.index)[place] = static_cast<int32_t>(element.i);
+    uint32_t turn;
+    const uint32_t before = sum_of_warps_below(own, warp_counts, &turn);
+    uint64_t g = whole.greater + (before & 0xffffu), e = whole.equal + (before >> 16);
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const uint64_t ties = e + __popc(equals[j] & lanes_below());
+      const uint32_t key = key_of(element[j].acc);
+      if (key > whole.kth || (element[j].inside && key == whole.kth && ties < whole.due)) {
+        const uint64_t place =
+            g + __popc(greaters[j] & lanes_below()) + (ties < whole.due ? ties : whole.due);
+        emit(item, element[j], place, whole.mean);
       }
-      item.value[place] = sent;
-      if (item.source.out != nullptr) item.source.out[element.i] = element.acc - sent;
+      g += __popc(greaters[j]);
+      e += __popc(equals[j]);
     }
-    whole.greater += row & 0xffffu;
-    whole.equal += row >> 16;
+    whole.greater += turn & 0xffffu;
+    whole.equal += turn >> 16;
   });
 }
 
