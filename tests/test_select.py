@@ -116,6 +116,22 @@ def test_ten_thousand_cases(block: int) -> None:
             assert same_bits(memory.numpy(), held), case
 
 
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [
+        ([1, 1 + 2**-23], 1),  # a tie, to even
+        ([1, 1, 1 + 2**-23, 2**-100], 0.75 + 2**-24),  # a little more, far below
+        ([1, 1, 1 + 2**-23, 2**-149], 0.75 + 2**-24),
+        ([1 + 2**-23, 1 + 2**-22, 2**-126], (2 / 3) * (1 + 3 * 2**-24)),  # a third left over
+        ([2**-149, 2**-148], 2**-148),  # 1.5 of the least denormal
+        ([2.0**127, 2.0**127 * (1 + 2**-23)], 2.0**127),
+    ],
+)
+def test_the_mean_is_rounded_once(values: list[float], mean: float) -> None:
+    info = select(torch.tensor(values), None, None, len(values), 1.0, 1.0, True)[2]
+    assert info[3:].int().view(torch.float32).item() == np.float32(mean)
+
+
 def test_scaled_sum_is_three_roundings() -> None:
     tensor, memory = torch.randn(100_000), torch.randn(100_000)
     out = torch.empty_like(memory)
