@@ -80,25 +80,37 @@ __device__ inline void store_quad(float* p, int64_t i, int64_t end, bool aligned
   }
 }
 
-// The sum of x over the block's threads below this one, and over all of them in *total. Every
-// thread must call it; warp_sums is shared memory, one entry a warp, free again on return.
-__device__ inline uint64_t block_exclusive_sum(uint64_t x, uint64_t* warp_sums, uint64_t* total) {
+// The sum of x over the lanes up to this one. Every lane of the warp must call it.
+template <class T>
+__device__ inline T warp_inclusive_sum(T x) {
+  for (unsigned step = 1; step < kWarp; step *= 2) {
+    const T below = __shfl_up_sync(kWholeWarp, x, step);
+    if (threadIdx.x % kWarp >= step) x += below;
+  }
+  return x;
+}
+
+// The sum of x, one a warp, over the warps below this one, and over all of them in *total. Every
+// thread must call it; warp_sums is shared memory, one entry a warp, free again on return. Each
+// lane looks at one warp: 32 reads by every thread of a block of 32 warps would take a thousand
+// cycles.
+template <class T>
+__device__ inline T sum_of_warps_below(T x, T* warp_sums, T* total) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  uint64_t sum = x;
-  for (int step = 1; step < kWarp; step *= 2) {
-    const uint64_t below = __shfl_up_sync(kWholeWarp, sum, step);
-    if (lane >= step) sum += below;
-  }
-  if (lane == kWarp - 1) warp_sums[warp] = sum;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  if (lane == 0) warp_sums[warp] = x;
   __syncthreads();
-  uint64_t before = sum - x, all = 0;
-  for (int i = 0; i < static_cast<int>(blockDim.x) / kWarp; ++i) {
-    if (i < warp) before += warp_sums[i];
-    all += warp_sums[i];
-  }
+  const T sum = warp_inclusive_sum(lane < warps ? warp_sums[lane] : T{0});
   __syncthreads();
-  *total = all;
-  return before;
+  *total = __shfl_sync(kWholeWarp, sum, kWarp - 1);
+  return __shfl_sync(kWholeWarp, sum, warp) - x;
+}
+
+// The sum of x over the block's threads below this one, and over all of them in *total, likewise.
+__device__ inline uint64_t block_exclusive_sum(uint64_t x, uint64_t* warp_sums, uint64_t* total) {
+  const uint64_t sum = warp_inclusive_sum(x);
+  const uint64_t own = __shfl_sync(kWholeWarp, sum, kWarp - 1);
+  return sum_of_warps_below(own, warp_sums, total) + sum - x;
 }
 
 }  // namespace gcext

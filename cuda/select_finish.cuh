@@ -99,24 +99,6 @@ __device__ inline void emit(const SelectItem& item, const Element& element, uint
   if (item.source.out != nullptr) item.source.out[element.i] = element.acc - sent;
 }
 
-// The sum over the warps below of what all lanes of a warp give, and over all warps. Each lane has
-// a warp to look at: in a block of 32 of them, 32 reads by each thread would be most of an
-// emission.
-__device__ inline uint32_t sum_of_warps_below(uint32_t own, uint32_t* warp_counts,
-                                              uint32_t* total) {
-  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  if (lane == 0) warp_counts[warp] = own;
-  __syncthreads();
-  uint32_t sum = lane < blockDim.x / kWarp ? warp_counts[lane] : 0;
-  for (unsigned step = 1; step < kWarp; step *= 2) {
-    const uint32_t below = __shfl_up_sync(kWholeWarp, sum, step);
-    if (lane >= step) sum += below;
-  }
-  __syncthreads();
-  *total = __shfl_sync(kWholeWarp, sum, kWarp - 1);
-  return __shfl_sync(kWholeWarp, sum, static_cast<int>(warp)) - own;
-}
-
 // Step 6. warp_counts is shared memory, an entry a warp: greater ones in the low half, equal ones
 // in the high, as neither exceeds a turn.
 __device__ inline void emit_share(const SelectItem& item, const Share& share, Emission whole,

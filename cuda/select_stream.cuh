@@ -121,11 +121,7 @@ struct Places {
 
   __device__ static Places of(uint32_t candidates) {
     const uint32_t own = counts_of(candidates);
-    uint32_t sum = own;
-    for (int step = 1; step < kWarp; step *= 2) {
-      const uint32_t below = __shfl_up_sync(kWholeWarp, sum, step);
-      if (threadIdx.x % kWarp >= static_cast<unsigned>(step)) sum += below;
-    }
+    const uint32_t sum = warp_inclusive_sum(own);
     const uint64_t quads = spread_bytes(__shfl_sync(kWholeWarp, sum, kWarp - 1));
     const uint64_t sums = quads * 0x0001000100010001u;  // of the quads up to this one
     return {(sums << 16) + spread_bytes(sum - own), static_cast<uint32_t>(sums >> 48)};
