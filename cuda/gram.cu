@@ -4,10 +4,10 @@
 namespace gcext {
 namespace {
 
-// Sums that step 4 leaves for step 5, for every block of a launch: 16 MiB in all.
+// Sums that step 3 leaves for step 4, for every block of a launch: 16 MiB in all.
 constexpr int64_t kSumsPerBlock = 2048;
 
-// The tiles that steps 4 and 5 take at a time.
+// The tiles that steps 3 and 4 take at a time.
 int64_t tiles_at_once(int64_t m, int64_t max_blocks) {
   const int64_t fit = kSumsPerBlock * max_blocks / (m * m);
   return fit > 0 ? fit : 1;
@@ -18,21 +18,21 @@ int64_t blocks_for_threads(int64_t threads, int64_t max_blocks) {
   return blocks < max_blocks ? blocks : max_blocks;
 }
 
-// Where things are in the scratch, all of them 8-byte aligned.
+// Where things are in the scratch, the rows 16-byte aligned.
 struct Scratch {
+  Row* rows;
   WeightedPacket* packets;
   uint64_t* count;
   PairSum* sums;
-  int64_t* cursors;
   double* tile_sum;
   char* end;
 
   Scratch(void* at, int64_t m)
-      : packets(static_cast<WeightedPacket*>(at)),
+      : rows(static_cast<Row*>(at)),
+        packets(reinterpret_cast<WeightedPacket*>(rows + kMeetBlocks * rows_of(m))),
         count(reinterpret_cast<uint64_t*>(packets + m)),
         sums(reinterpret_cast<PairSum*>(count + m * m)),
-        cursors(reinterpret_cast<int64_t*>(sums + m * m)),
-        tile_sum(reinterpret_cast<double*>(cursors + kGramBlocks * m)),
+        tile_sum(reinterpret_cast<double*>(sums + m * m)),
         end(reinterpret_cast<char*>(tile_sum + tiles_at_once(m, kGramBlocks) * m * m)) {}
 };
 
@@ -56,8 +56,9 @@ cudaError_t launch_gram(const GramLaunch& args, cudaStream_t stream) {
   GCEXT_LAUNCH(gram_clear_kernel, pair_blocks, kGramThreads, stream, m, scratch.count,
                scratch.sums);
   if (const int64_t tiles = ceil_div(args.numel, kMeetTile); tiles > 0 && ternary > 1) {
-    GCEXT_LAUNCH(gram_meet_kernel, tiles < args.max_blocks ? tiles : args.max_blocks, kGramThreads,
-                 stream, scratch.packets, m, args.numel, scratch.cursors, scratch.count);
+    const int64_t most = kMeetBlocks < args.max_blocks ? kMeetBlocks : args.max_blocks;
+    GCEXT_LAUNCH(gram_meet_kernel, tiles < most ? tiles : most, kGramThreads, stream,
+                 scratch.packets, m, args.numel, scratch.rows, scratch.count);
   }
   const int64_t tiles = ceil_div(args.numel, kGramTile),
                 at_once = tiles_at_once(m, args.max_blocks);

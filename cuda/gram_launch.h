@@ -16,7 +16,7 @@ struct GramLaunch {
   const WeightedPacket* packets;
   int64_t m, numel;
   double* out;         // m*m
-  void* scratch;       // gram_scratch_bytes(m), 8-byte aligned, uninitialised
+  void* scratch;       // gram_scratch_bytes(m), 16-byte aligned, uninitialised
   int64_t max_blocks;  // at most kGramBlocks; the result does not depend on it
 };
 

@@ -74,6 +74,41 @@ def test_more_pairs_than_shared_memory_holds(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("m", [4, 5, 31, 32, 33, 36, 65, 200])
+def test_packets_around_what_a_warp_and_a_block_take(backend: str, m: int) -> None:
+    draw = random.Random(m)
+    torch.manual_seed(m)
+    packets = [packet(draw, 3000, draw.random() < 0.9, [0.0, 0.012, 0.04]) for _ in range(m)]
+    for reverse in (False, True):
+        compare(backend, packets, 3000, draw.choice([1, 2, 1024]), reverse)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_entries_that_crowd_into_a_few_elements(backend: str) -> None:
+    """The window is halved in the middle of a block's range, and links of all depths are met."""
+    draw = random.Random(5)
+    packets = [packet(draw, 7000, True, [0.02]) for _ in range(100)]
+    crowd = torch.arange(3000, 3060)
+    for i, (index, _, scale) in enumerate(packets):
+        index = torch.cat([index, crowd.to(index.dtype)]).unique()
+        value = torch.where(torch.rand(index.numel()) < 0.5, -scale, scale).float()
+        packets[i] = index, value, scale
+    for max_blocks in (1, 3):
+        compare(backend, packets, 7000, max_blocks)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_indices_out_of_place_are_passed_over(backend: str) -> None:
+    """Below the first element, and behind the last one, also where 32 bits see one inside."""
+    ones = torch.ones(4)
+    far = torch.tensor([-5, 3, 2**32 + 4, 2**40]), ones, 1.0
+    near = torch.tensor([3, 4, 5, 4999]), ones, 1.0
+    packets = [far, near, (torch.tensor([-1, 0, 3, 6000], dtype=torch.int32), ones, 1.0)]
+    got = make(backend).gram(*map(list, zip(*packets, strict=True)), 5000)
+    assert got.tolist() == [[4, 1, 1], [1, 4, 1], [1, 1, 4]]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_lists_that_do_not_fit_a_window(backend: str) -> None:
     draw = random.Random(2)
     packets = [packet(draw, 4100, True, [1.0]) for _ in range(9)]  # 9 * 2048 entries a tile
