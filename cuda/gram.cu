@@ -25,6 +25,7 @@ struct Scratch {
   uint64_t* count;
   PairSum* sums;
   double* tile_sum;
+  int64_t* starts;
   char* end;
 
   Scratch(void* at, int64_t m)
@@ -33,7 +34,8 @@ struct Scratch {
         count(reinterpret_cast<uint64_t*>(packets + m)),
         sums(reinterpret_cast<PairSum*>(count + m * m)),
         tile_sum(reinterpret_cast<double*>(sums + m * m)),
-        end(reinterpret_cast<char*>(tile_sum + tiles_at_once(m, kGramBlocks) * m * m)) {}
+        starts(reinterpret_cast<int64_t*>(tile_sum + tiles_at_once(m, kGramBlocks) * m * m)),
+        end(reinterpret_cast<char*>(starts + (tiles_at_once(m, kGramBlocks) + 1) * m)) {}
 };
 
 }  // namespace
@@ -50,8 +52,11 @@ cudaError_t launch_gram(const GramLaunch& args, cudaStream_t stream) {
   if (const cudaError_t error = launch_take(args.packets, m, scratch.packets, stream);
       error != cudaSuccess)
     return error;
-  int64_t ternary = 0;
-  for (int64_t i = 0; i < m; ++i) ternary += is_ternary(args.packets[i]);
+  int64_t ternary = 0, dense = 0;
+  for (int64_t i = 0; i < m; ++i) {
+    ternary += is_ternary(args.packets[i]);
+    dense += args.packets[i].packet.dense;
+  }
   const int64_t pair_blocks = blocks_for_threads(m * m, args.max_blocks);
   GCEXT_LAUNCH(gram_clear_kernel, pair_blocks, kGramThreads, stream, m, scratch.count,
                scratch.sums);
@@ -64,11 +69,23 @@ cudaError_t launch_gram(const GramLaunch& args, cudaStream_t stream) {
                 at_once = tiles_at_once(m, args.max_blocks);
   for (int64_t first = 0; ternary < m && first < tiles; first += at_once) {
     const int64_t some = tiles - first < at_once ? tiles - first : at_once;
-    GCEXT_LAUNCH(gram_sum_kernel, blocks_for_threads(some * m * m * kLanes, 16 * args.max_blocks),
-                 kGramThreads, stream, scratch.packets, m, args.numel, first, some,
-                 scratch.tile_sum);
-    GCEXT_LAUNCH(gram_add_kernel, pair_blocks, kGramThreads, stream, scratch.packets, m, first,
-                 some, ceil_div(tiles, kGramChunks), scratch.tile_sum, scratch.sums);
+    if (dense > 0) {
+      const int64_t tasks = some * side_pairs(m);
+      GCEXT_LAUNCH(gram_dense_kernel, tasks < 16 * args.max_blocks ? tasks : 16 * args.max_blocks,
+                   kDenseThreads, stream, scratch.packets, m, args.numel, first, some,
+                   scratch.tile_sum);
+    }
+    if (dense < m) {
+      GCEXT_LAUNCH(gram_seek_kernel, blocks_for_threads((some + 1) * m, args.max_blocks),
+                   kGramThreads, stream, scratch.packets, m, first, some, scratch.starts);
+      GCEXT_LAUNCH(gram_sparse_kernel,
+                   blocks_for_threads(some * m * m * kLanes, 16 * args.max_blocks), kGramThreads,
+                   stream, scratch.packets, m, args.numel, first, some, scratch.starts,
+                   scratch.tile_sum);
+    }
+    GCEXT_LAUNCH(gram_add_kernel, blocks_for_threads(m * m * kWarp, args.max_blocks), kGramThreads,
+                 stream, scratch.packets, m, first, some, ceil_div(tiles, kGramChunks),
+                 scratch.tile_sum, scratch.sums);
   }
   GCEXT_LAUNCH(gram_finish_kernel, pair_blocks, kGramThreads, stream, scratch.packets, m,
                scratch.count, scratch.sums, args.out);

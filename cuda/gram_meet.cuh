@@ -38,8 +38,13 @@ static_assert(kMeetLinks <= kNoLink && kGramPackets <= 1 << 15, "a link is two h
 static_assert(kMeetPackets % kTogether == 0);
 static_assert(kGramPackets <= kMeetLinks, "a window of one element always fits");
 
-// All that an H200 holds at once: 44 KiB of shared memory and 48 registers a thread let five on
-// each of its 132 processors.
+// All that an H200 holds at once: 44 KiB of shared memory and 48 registers a thread let five blocks
+// on each of its 132 processors. A processor of 7.5 has room for 1,024 threads.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kMeetBlocksEach = 1;
+#else
+constexpr int kMeetBlocksEach = 5;
+#endif
 constexpr int64_t kMeetBlocks = 5 * 132;
 
 // An empty packet too: all its counts are zero.
@@ -141,7 +146,7 @@ __device__ inline void link_entries(Row* rows, int m, const Window& window, uint
 }
 
 // Steps 1 and 2. `far_rows` has room for rows_of(m) of each block.
-__global__ void __launch_bounds__(kGramThreads)
+__global__ void __launch_bounds__(kGramThreads, kMeetBlocksEach)
     gram_meet_kernel(const WeightedPacket* packets, int64_t m, int64_t numel, Row* far_rows,
                      uint64_t* count) {
   __shared__ uint32_t head[kMeetTile + kWarp];

@@ -11,9 +11,9 @@ __device__ inline int64_t index_at(const PacketView& p, int64_t entry) {
                 : static_cast<const int32_t*>(p.index)[entry];
 }
 
-// The first entry whose index is not below `bound`.
-__device__ inline int64_t first_entry_from(const PacketView& p, int64_t bound) {
-  int64_t low = 0, high = p.k;
+// The first entry of [low, high) whose index is not below `bound`, or high.
+__device__ inline int64_t first_entry_from(const PacketView& p, int64_t bound, int64_t low,
+                                           int64_t high) {
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
     if (index_at(p, middle) < bound) {
@@ -23,6 +23,10 @@ __device__ inline int64_t first_entry_from(const PacketView& p, int64_t bound) {
     }
   }
   return low;
+}
+
+__device__ inline int64_t first_entry_from(const PacketView& p, int64_t bound) {
+  return first_entry_from(p, bound, 0, p.k);
 }
 
 }  // namespace gcext

@@ -117,13 +117,37 @@ def test_lists_that_do_not_fit_a_window(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_chunks_and_tiles_are_added_in_order(backend: str) -> None:
-    """More tiles than chunks, and than one launch takes: 2048 sums for every block."""
+@pytest.mark.parametrize("m", [7, 10])
+def test_chunks_and_tiles_are_added_in_order(backend: str, m: int) -> None:
+    """More tiles than chunks, and than one launch takes: 2048 sums for every block.
+
+    A chunk is three tiles. With one block, launches of 41 end within a chunk; of 20, a third one
+    ends with it. All terms are about as large, so that every other order rounds to other bits.
+    """
     draw = random.Random(3)
+    torch.manual_seed(3)
     numel = 70 * 16_384 + 5
-    packets = [packet(draw, numel, i == 0, [0.001]) for i in range(7)]
+    packets = [packet(draw, numel, i == 0, [0.001]) for i in range(m)]
+    for i, (index, value, scale) in enumerate(packets[1:], 1):
+        packets[i] = index, torch.randn(value.numel()), scale
     for max_blocks in (1, 2, 1024):
         compare(backend, packets, numel, max_blocks)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("m", [3, 10, 16, 17, 20, 37])
+def test_dense_packets(backend: str, m: int) -> None:
+    """Blocks of pairs of one side and of two, whole and not; rows on any address; one not dense."""
+    draw = random.Random(m)
+    torch.manual_seed(m)
+    for numel in (1, 127, 129, 1000, 16_384 + 130):
+        packets: list[Packet] = []
+        for i in range(m):
+            value = torch.randn(numel + 4) * 10.0 ** draw.randrange(-20, 18)
+            packets.append((torch.empty(0, dtype=torch.int64), value[i % 4 :][:numel], 0.0))
+        packets[m // 2][1][-1] = torch.inf
+        packets[1] = packet(draw, numel, False, [0.1])
+        compare(backend, packets, numel, draw.choice([1, 3, 1024]), draw.random() < 0.5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
