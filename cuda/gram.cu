@@ -30,7 +30,8 @@ struct Scratch {
 
   Scratch(void* at, int64_t m)
       : rows(static_cast<Row*>(at)),
-        packets(reinterpret_cast<WeightedPacket*>(rows + kMeetBlocks * rows_of(m))),
+        packets(reinterpret_cast<WeightedPacket*>(
+            rows + (m > kMeetPackets ? kMeetBlocks * rows_of(m) : 0))),
         count(reinterpret_cast<uint64_t*>(packets + m)),
         sums(reinterpret_cast<PairSum*>(count + m * m)),
         tile_sum(reinterpret_cast<double*>(sums + m * m)),

@@ -9,12 +9,12 @@
 //
 //   1. Link: a warp takes the entries of four packets at a time, a lane one of each, so that four
 //      rows of loads are under way at once. Those within the window get places among the links, and
-//      each is exchanged with the head of its element. An entry is read once, but for the last
-//      lanes of a row, which the next window reads again. Where the links would not fit, the window
-//      is halved and begun again.
-//   2. Meet: a thread goes from an entry down its list, one update of c a link; so two entries meet
-//      once. At the end of one list it starts on the next at once, as most have one link and none,
-//      and no lane waits for the longest.
+//      each is exchanged with the head of its element. An entry comes from memory once; the last
+//      lanes of a row read those of the next window, which finds them in the cache. Where the links
+//      would not fit, the window is halved and begun again.
+//   2. Meet: a thread goes from an entry down its list, one update of c a link, so that two entries
+//      meet once. From the end of a list it goes on to its next entry at once: most have nobody
+//      before them, and no lane waits for the longest list.
 //
 // An element with e entries costs e*(e-1)/2 updates, so m ternary packets of density p cost
 // numel*(m*p + (m*p)^2/2): at m = 100 and p = 0.01 half an update an entry. The bytes moved are the
@@ -102,11 +102,11 @@ __device__ inline void link_entries(Row* rows, int m, const Window& window, uint
         high[c] = wide ? index[1] : there ? 0 : ~0u;
         value[c] = there ? row.value[lane] : 0.0f;
       }
-      // A lane without an entry in the window takes what is behind the others': no branch. Lane c
-      // counts the entries of row c.
+      // A lane without an entry in the window takes a head and a link behind the others', so that
+      // nothing branches. `own` are the entries of row `lane`.
+      unsigned inside[kTogether];
       uint32_t place[kTogether], at[kTogether], number = 0, own = 0;
       more = false;
-      unsigned inside[kTogether];
       for (int c = 0; c < kTogether; ++c) {
         const uint64_t element = static_cast<uint64_t>(high[c]) << 32 | low[c],
                        offset = element - static_cast<uint64_t>(window.begin);
@@ -134,7 +134,7 @@ __device__ inline void link_entries(Row* rows, int m, const Window& window, uint
               (static_cast<uint32_t>(2 * (first + c)) + minus) << 16 | (before[c] & 0xffff);
         }
       }
-      if (own > 0) {  // lanes below kTogether
+      if (own > 0) {
         Row& row = rows[first + lane];
         row.index += row.stride * own;
         row.value += own;
