@@ -93,7 +93,8 @@ class Packet:
     @property
     def value(self) -> Tensor:
         """The elements: float32, k long. Decoded each time, unless the packet holds them."""
-        return self.coded.decode(self._sent) if isinstance(self.coded, Code) else self.coded
+        # Not "is it a Code", which an abstract class takes long to answer.
+        return self.coded if isinstance(self.coded, Tensor) else self.coded.decode(self._sent)
 
     @property
     def numel(self) -> int:
@@ -113,7 +114,7 @@ class Packet:
     @property
     def _place(self) -> Tensor | None:
         """Which of the support's elements have a value; None for each of them."""
-        return self.coded.place if isinstance(self.coded, Code) else None
+        return None if isinstance(self.coded, Tensor) else self.coded.place
 
     @property
     def _sent(self) -> int:
