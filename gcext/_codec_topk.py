@@ -15,7 +15,7 @@ from gcext._late import Contents, narrow
 from gcext._seed import derive
 from gcext._selected import Selected, pairs, ternary_pairs
 from gcext._spec import Spec, write
-from gcext._sum import SCALED, Sum, finite, refuse, spoil
+from gcext._sum import SCALED, Sum, finite, spoil
 from gcext.packet import Packet
 from gcext.values import Random
 
@@ -82,10 +82,10 @@ class TopK(Codec):
         index, value, info = _lib.select_many(
             tensors, memory, out, ks, 1.0, first.decay, self.ternary
         )
-        if not _late.comes_late(info):  # before the pairs are taken apart: they may not be there
-            for each, (_, status, where, _) in zip(sums, info.tolist(), strict=True):
-                refuse(self.name + each.which, status, where, each.source)
-        rows = zip(sums, index.split(ks), value.split(ks), info, strict=True)
+        infos = info.unbind()
+        for each, its in zip(sums, infos, strict=True):
+            each.check(self.name, its)  # before the pairs are taken apart: they may not be there
+        rows = zip(sums, index.split(ks), value.split(ks), infos, strict=True)
         return [self._packet(*row) for row in rows]
 
     def _packet(self, acc: Sum, index: Tensor, value: Tensor, info: Tensor) -> Packet:
@@ -113,9 +113,7 @@ def top_support(acc: Sum, p: float, op: str) -> tuple[Tensor, Tensor, Tensor]:
     """
     k = count(p, acc.tensor.numel())
     index, value, info = _lib.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, False)
-    found, status, where, _ = info.tolist()
-    refuse(op + acc.which, status, where, acc.source)
-    index, value = narrow(found, index, value)
+    index, value = narrow(acc.look(op, info)[0], index, value)
     if acc.out is not None:  # the operator took out what it chose
         _server_ops.combine_add_(acc.out.view(-1), index, value, 1.0)
     return index, value, info

@@ -84,8 +84,8 @@ class Sum(NamedTuple):
         Raises what Codec.encode does, so it waits for the device; ``add_late`` does not.
         """
         whole, info = self.add_late(op)
-        _, status, where, _ = info.tolist()
-        refuse(op + self.which, status, where, self.source)
+        if _late.comes_late(info):  # on the CPU add_late has looked
+            self.look(op, info)
         return whole
 
     def add_late(self, op: str) -> tuple[Tensor, Tensor]:
@@ -115,14 +115,19 @@ class Sum(NamedTuple):
         shape, dtype = tuple(self.source.shape), self.source.dtype
         if _late.comes_late(info):
             return kind(method, shape, dtype, room, info, partial(refuse, op + self.which), finish)
-        self.check(op, info)
-        return Packet(method, shape, dtype, *finish(info.tolist(), *room))
+        return Packet(method, shape, dtype, *finish(self.look(op, info), *room))
 
     def check(self, op: str, info: Tensor) -> None:
         """Raise what info has wrong, on the CPU; on CUDA that is the packet's to tell."""
         if not _late.comes_late(info):
-            _, status, where, _ = info.tolist()
-            refuse(op + self.which, status, where, self.source)
+            self.look(op, info)
+
+    def look(self, op: str, info: Tensor) -> list[int]:
+        """Return info's numbers, which waits for the device; raises what they have wrong."""
+        numbers: list[int] = info.tolist()
+        _, status, where, _ = numbers
+        refuse(op + self.which, status, where, self.source)
+        return numbers
 
     def packet(
         self, method: str, support: Tensor | Random | None, coded: Tensor | Code, scale: float = 0.0

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gcext.aggregate.sums import mean
+from gcext.aggregate.sums import alike, mean
+from gcext.history import History
 from gcext.packet import Packet
 
 __all__ = ["Aggregator", "Mean"]
@@ -95,6 +96,30 @@ class Stateless(Aggregator):
             raise ValueError(f"{type(self).__name__}: its state is empty, got {sorted(state)}.")
 
 
+class Keeping(Aggregator):
+    """An aggregator whose state is its keeper's: its history's, or the inner aggregator's."""
+
+    @property
+    @abstractmethod
+    def _keeper(self) -> Aggregator | History: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the keeper's state."""
+        return self._keeper.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load the keeper's state."""
+        self._keeper.load_state_dict(state)
+
+    def snapshot(self) -> Any:
+        """Return the keeper's snapshot."""
+        return self._keeper.snapshot()
+
+    def restore(self, snapshot: Any) -> None:
+        """Restore the keeper."""
+        self._keeper.restore(snapshot)
+
+
 class Mean(Stateless):
     """The mean of the updates, weighted where weights are given.
 
@@ -141,7 +166,7 @@ class Mean(Stateless):
 
 def check_same_shape(op: str, one: int, packet: Packet, other: int, theirs: Packet) -> None:
     """Raise ValueError where the packets of two clients do not fit together."""
-    if packet.shape != theirs.shape or (packet.method == "group") != (theirs.method == "group"):
+    if not alike(packet, theirs):
         raise ValueError(
             f"{op}: packets must have one shape, got {packet.shape} from client {one} and "
             f"{theirs.shape} from client {other}."

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from gcext._project import Order, project
-from gcext.aggregate.aggregator import Aggregator
+from gcext.aggregate.aggregator import Keeping
 from gcext.aggregate.sums import check_packets, gram, weighted_sum
 from gcext.history import History
 from gcext.packet import Packet
@@ -18,7 +18,7 @@ from gcext.packet import Packet
 __all__ = ["Projection"]
 
 
-class Projection(Aggregator):
+class Projection(Keeping):
     r"""The mean of the updates after conflicts among them were projected away.
 
     FedFV (Wang et al. 2021, arXiv:2104.14937) on compressed updates, as in projected STC (Tian
@@ -41,7 +41,8 @@ class Projection(Aggregator):
         alpha: share of clients, those of largest loss, that keep their update; in [0, 1].
         tau: rounds that are looked back at, at least 0.
         history: where every client's last packet is remembered; None: in memory. Only the packets
-            of the last ``tau`` rounds are ever unpacked.
+            of the last ``tau`` rounds are ever unpacked. Its state is this aggregator's: with a
+            file, what that must hold to go on.
         order: "paper", or "fedfv" for what its authors run: it keeps ``floor(alpha*m + 1 - alpha)``
             updates where alpha > 0, and looks at rounds t - tau + 1 to t, this round's own updates
             last, but at none before round tau.
@@ -119,21 +120,9 @@ class Projection(Aggregator):
         if not math.isfinite(loss):
             raise ValueError(f"Projection: a loss must be finite, got {loss} for client {client}.")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the history's state; with a file, what it must hold to go on."""
-        return self.history.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where ``state_dict`` was called; see `History.load_state_dict`."""
-        self.history.load_state_dict(state)
-
-    def snapshot(self) -> Any:
-        """Return the history's snapshot, which copies no packet."""
-        return self.history.snapshot()
-
-    def restore(self, snapshot: Any) -> None:
-        """Be as when ``snapshot`` was called."""
-        self.history.restore(snapshot)
+    @property
+    def _keeper(self) -> History:
+        return self.history
 
     def _past(self, now: int) -> range:
         """The remembered rounds that are met."""

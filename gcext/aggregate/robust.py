@@ -10,40 +10,28 @@ from typing import Any
 from torch import Tensor
 
 from gcext import _robust_ops
-from gcext.aggregate.aggregator import Aggregator, Mean, Stateless
+from gcext.aggregate.aggregator import Aggregator, Keeping, Mean, Stateless
 from gcext.aggregate.sums import columns, gram, pairs
 from gcext.packet import Packet
 
 __all__ = ["MaxK", "Median", "NormBound", "TrimmedMean"]
 
 
-class _Guard(Aggregator):
+class _Guard(Keeping):
     """An aggregator in front of another one, whose state is that one's."""
 
     def __init__(self, inner: Aggregator | None) -> None:
         self.inner = Mean() if inner is None else inner
+
+    @property
+    def _keeper(self) -> Aggregator:
+        return self.inner
 
     def check(
         self, client: int, packet: Packet, loss: float | None = None, weight: float | None = None
     ) -> None:
         """Raise what the inner aggregator does."""
         self.inner.check(client, packet, loss, weight)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the inner aggregator's state."""
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the inner aggregator's state."""
-        self.inner.load_state_dict(state)
-
-    def snapshot(self) -> Any:
-        """Return the inner aggregator's snapshot."""
-        return self.inner.snapshot()
-
-    def restore(self, snapshot: Any) -> None:
-        """Restore the inner aggregator."""
-        self.inner.restore(snapshot)
 
 
 class NormBound(_Guard):

@@ -12,7 +12,8 @@ from torch import Tensor
 from gcext import _server_ops
 from gcext.packet import Packet
 
-__all__ = ["check_packets", "columns", "combine", "gram", "mean", "pairs", "weighted_sum"]
+__all__ = ["alike", "check_packets", "columns", "combine", "gram", "mean", "pairs"]
+__all__ += ["weighted_sum"]
 
 
 def combine(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | Any:
@@ -136,7 +137,12 @@ def check_packets(op: str, packets: Sequence[Packet]) -> None:
         raise ValueError(f"{op}: needs at least one packet, got none.")
     first = packets[0]
     for packet in packets[1:]:
-        if packet.shape != first.shape or (packet.method == "group") != (first.method == "group"):
+        if not alike(packet, first):
             raise ValueError(
                 f"{op}: packets must have one shape, got {first.shape} and {packet.shape}."
             )
+
+
+def alike(one: Packet, other: Packet) -> bool:
+    """Whether two packets are of one shape, groups of the same shapes."""
+    return one.shape == other.shape and (one.method == "group") == (other.method == "group")
