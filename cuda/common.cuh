@@ -35,6 +35,18 @@ __device__ inline void atomic_min(uint64_t* to, uint64_t x) {
   atomicMin(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(x));
 }
 
+// Of rising numbers, the place of the last one not above x: the item whose blocks, numbered through
+// all items, hold block x. first[0] <= x.
+template <class T>
+__device__ inline int64_t last_not_above(const T* first, int64_t count, T x) {
+  int64_t low = 0, high = count;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (first[middle] <= x ? low : high) = middle;
+  }
+  return low;
+}
+
 // The lanes of a warp below this one.
 __device__ inline unsigned lanes_below() { return (1u << (threadIdx.x % kWarp)) - 1; }
 

@@ -59,13 +59,9 @@ struct Duty {
 template <class Item>
 __device__ inline Duty<Item> duty_of(const Chunk<Item>& chunk) {
   const uint32_t number = chunk.first[0] + blockIdx.x;
-  int low = 0, high = chunk.count;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (chunk.first[middle] <= number ? low : high) = middle;
-  }
-  const uint32_t first = chunk.first[low];
-  return {chunk.item[low], number - first, chunk.first[low + 1] - first, first};
+  const int64_t item = last_not_above(chunk.first, chunk.count, number);
+  const uint32_t first = chunk.first[item];
+  return {chunk.item[item], number - first, chunk.first[item + 1] - first, first};
 }
 
 // Of one block's tiles.

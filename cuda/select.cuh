@@ -135,12 +135,8 @@ struct Duty {
 };
 
 __device__ inline Duty duty_of(const SelectGrid& grid, int64_t block) {
-  int64_t low = 0, high = grid.count;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    (grid.first[middle] <= block ? low : high) = middle;
-  }
-  return {grid.works + low, block - grid.first[low]};
+  const int64_t item = last_not_above(grid.first, grid.count, block);
+  return {grid.works + item, block - grid.first[item]};
 }
 
 __device__ inline uint32_t float_bits(float x) { return static_cast<uint32_t>(__float_as_int(x)); }
