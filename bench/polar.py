@@ -24,9 +24,9 @@ from rich.table import Table
 import gcext
 from bench import polar_real
 from bench.polar_real import RATES, Row
-from gcext import _polar_design as design
-from gcext import _polar_ops as ops
 from gcext import polar
+from gcext._native import ops
+from gcext.polar import _design as design
 
 # Mean distortion as published, by N and rate. In full each figure is a whole number of wrong
 # symbols in three blocks: so many were averaged.
@@ -62,7 +62,7 @@ def distortion(blocks: int, lengths: list[int], seed: int = 0) -> list[Row]:
         for name, longest, options in CODERS:
             for i, rate in enumerate(RATES) if block <= longest else ():
                 coded = polar.encode(source, rate, block, packed=True, **options)
-                wrong = ops.unpack(source ^ polar.decode(coded), numel).view(
+                wrong = ops.polar_unpack(source ^ polar.decode(coded), numel).view(
                     blocks // 64, block, 64
                 )
                 each = wrong.sum(1, dtype=torch.float64).view(-1) / block  # by block

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 import gcext
-from gcext import _polar_ops as ops
 from gcext import polar
-from gcext._polar_ops import chunks_of, seed_of
+from gcext._native import ops
+from gcext.polar._values import chunks_of, seed_of
 
 Row = dict[str, Any]
 

@@ -32,7 +32,7 @@ from bench import oracle, report
 from bench.case import Variant
 from bench.memory import growth
 from bench.timing import interleave
-from gcext._project import kept, project
+from gcext.aggregate._project import kept, project
 
 Row = dict[str, Any]
 

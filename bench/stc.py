@@ -14,7 +14,7 @@ import gcext
 from bench import oracle
 from bench.case import Case, Problem, Selected, Setting, Variant
 from bench.variants import Formulation, Named, formulations
-from gcext import _lib
+from gcext._native import ops
 
 
 def stc(setting: Setting, compiled: bool) -> Case:
@@ -92,7 +92,7 @@ def select(setting: Setting, compiled: bool) -> Case:
     return Case(
         "select",
         setting,
-        Variant("gcext", partial(_lib.select, *args), check, problem.reset),
+        Variant("gcext", partial(ops.select, *args), check, problem.reset),
         _baselines(problem, problem.residual, False, compiled),
         problem.floor(),
         Problem.floor_is,

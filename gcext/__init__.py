@@ -6,14 +6,14 @@ update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
 from gcext import aggregate, polar
-from gcext._lib import build_info
+from gcext._codecs.registry import Codec, codec, codecs, stc
+from gcext._errors import DecodeError
+from gcext._links import Diagnostics, ErrorFeedback, Link
+from gcext._native.library import build_info
+from gcext._packet.packet import Packet
+from gcext._recipes import Recipe, Schedule, recipe, recipes
 from gcext.aggregate import combine, gram
-from gcext.codec import Codec, codec, codecs, stc
-from gcext.errors import DecodeError
-from gcext.history import History
-from gcext.link import Diagnostics, ErrorFeedback, Link
-from gcext.packet import Packet
-from gcext.recipes import Recipe, Schedule, recipe, recipes
+from gcext.aggregate._history import History
 
 __version__ = "0.1.0"
 

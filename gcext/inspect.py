@@ -17,9 +17,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gcext import _wire, wire
-from gcext._polar_ops import chunks_of
-from gcext.errors import DecodeError
+from gcext import _wire
+from gcext._errors import DecodeError
+from gcext._packet import wire
+from gcext.polar._values import chunks_of
 
 _TILE = _wire.TILE
 _SHOWN_BYTES = 8  # of a long field

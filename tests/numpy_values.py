@@ -14,7 +14,7 @@ import numpy as np
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
-TABLES = Path(__file__).parent.parent / "gcext" / "polar_tables.json"
+TABLES = Path(__file__).parent.parent / "gcext" / "polar" / "tables.json"
 
 
 def mixed(x):

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from gcext import _polar_design as design
-from gcext import _polar_ops as ops
 from gcext import polar
+from gcext._native import ops
+from gcext.polar import _design as design
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -24,7 +24,7 @@ def distortions(block, rate, blocks, **options):
     source = torch.from_numpy(np.random.default_rng(block).integers(0, 256, n // 8, np.uint8))
     coded = polar.encode(source, rate, block, packed=True, **options)
     assert coded.nbytes == coded.kept * blocks // 8
-    wrong = ops.unpack(source ^ polar.decode(coded), n).view(-1, block, 64)
+    wrong = ops.polar_unpack(source ^ polar.decode(coded), n).view(-1, block, 64)
     return wrong.sum(1, dtype=torch.float64).view(-1) / block
 
 

@@ -93,7 +93,7 @@ def test_bad_arguments_are_named():
 
 SAME = """
 import hashlib, numpy as np, torch, gcext
-from gcext import _server_ops as ops
+from gcext._native import ops
 rng = np.random.default_rng(0)
 n = 150_001
 packets = []

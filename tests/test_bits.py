@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gcext import _wire, wire
+from gcext import _wire
+from gcext._packet import wire
 
 
 def plane(value: np.ndarray, b: int) -> bytes:

@@ -10,7 +10,7 @@ from isa_kit import at_every_isa
 from torch import Tensor
 
 import gcext
-from gcext.codec import TopK
+from gcext._codecs.registry import TopK
 
 DRAWN = [
     "randomk:p=0.2",

@@ -8,7 +8,7 @@ import torch
 from wire_kit import peak_growth
 
 import gcext
-from gcext import _server_ops as ops
+from gcext._native import ops
 
 NONE = torch.empty(0, dtype=torch.int32)
 

@@ -11,7 +11,7 @@ from emu.backends import same_bits
 from emu.bits import Emu
 
 from gcext import _wire
-from gcext.values import signed
+from gcext._packet.codes import signed
 
 SIZES = [0, 1, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025, 5003]
 SCHEDULES = [(65536, False), (1, True), (3, False), (2, True)]

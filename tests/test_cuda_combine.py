@@ -10,7 +10,7 @@ from emu.backends import BACKENDS, same_bits
 from emu.combine import make
 from torch import Tensor
 
-import gcext._lib  # noqa: F401  loads the CPU operator
+import gcext._native.library  # noqa: F401  loads the CPU operator
 
 Pair = tuple[Tensor, Tensor]
 

@@ -13,7 +13,8 @@ from test_late import SPECS
 from xxhash import xxh3_64_intdigest
 
 import gcext
-from gcext import DecodeError, Packet, wire
+from gcext import DecodeError, Packet
+from gcext._packet import wire
 
 pytestmark = pytest.mark.cuda
 

@@ -10,7 +10,7 @@ from emu.backends import BACKENDS, same_bits
 from emu.gram import make
 from torch import Tensor
 
-import gcext._lib  # noqa: F401  loads the CPU operator
+import gcext._native.library  # noqa: F401  loads the CPU operator
 
 Packet = tuple[Tensor, Tensor, float]
 SIZES = [0, 1, 31, 33, 2047, 2048, 2049, 5003]

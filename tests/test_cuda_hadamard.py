@@ -9,7 +9,7 @@ import torch
 from emu.backends import BACKENDS, same_bits
 from emu.hadamard import make
 
-from gcext import _polar_ops as ops
+from gcext._native import ops
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -10,9 +10,10 @@ import torch
 from emu.backends import BACKENDS, same_bits
 from emu.polar import make
 
-from gcext import _polar_code, polar
-from gcext import _polar_design as design
-from gcext import _polar_ops as ops
+from gcext import polar
+from gcext._native import ops
+from gcext.polar import _code as _polar_code
+from gcext.polar import _design as design
 
 POISON = 249  # what the emulator's outputs hold before
 
@@ -27,12 +28,12 @@ def check(backend, block, kept, numel, soft, draw, values=None):
     else:
         source = torch.randint(0, 256, ((numel + 7) // 8,), dtype=torch.uint8)
     weight, correction = _polar_code._steps(kept, block, soft, draw.random() < 0.7)
-    want, _ = ops.encode(source, frozen, kept, numel, weight, correction)
+    want, _ = ops.polar_encode(source, frozen, kept, numel, weight, correction)
     run = make(backend, draw.choice([1, 2, 1024]), draw.random() < 0.3)
     got, bad = run.encode(source, frozen, kept, numel, weight, correction)
     assert int(bad) == -1
     assert same_bits(got, want)
-    assert same_bits(run.decode(got, frozen, numel), ops.decode(want, frozen, numel))
+    assert same_bits(run.decode(got, frozen, numel), ops.polar_decode(want, frozen, numel))
 
 
 def sizes(block, draw):
@@ -86,10 +87,12 @@ def test_any_frozen_set(backend):
         ).byte()
         free, numel = int((1 - frozen).sum()), 64 * draw.choice([3, 64, 70]) - draw.randint(0, 9)
         source = torch.randint(0, 256, ((numel + 7) // 8,), dtype=torch.uint8)
-        want, _ = ops.encode(source, frozen, free, numel, 3.0, 9)
+        want, _ = ops.polar_encode(source, frozen, free, numel, 3.0, 9)
         got, _ = make(backend, reverse=seed % 2 == 0).encode(source, frozen, free, numel, 3.0, 9)
         assert same_bits(got, want)
-        assert same_bits(make(backend).decode(got, frozen, numel), ops.decode(want, frozen, numel))
+        assert same_bits(
+            make(backend).decode(got, frozen, numel), ops.polar_decode(want, frozen, numel)
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -118,9 +121,9 @@ def test_what_does_not_fit_the_frozen_set_is_not_written():
 def test_pack_and_unpack(backend, numel):
     symbols = torch.randint(0, 256, (numel,), dtype=torch.uint8) * torch.randint(0, 2, (numel,))
     symbols = symbols.to(torch.uint8)
-    packed = ops.pack(symbols)
+    packed = ops.polar_pack(symbols)
     assert same_bits(make(backend).pack(symbols), packed)
-    assert same_bits(make(backend).unpack(packed, numel), ops.unpack(packed, numel))
+    assert same_bits(make(backend).unpack(packed, numel), ops.polar_unpack(packed, numel))
 
 
 @pytest.mark.cuda
@@ -140,11 +143,11 @@ def test_python_floor() -> None:
 @pytest.mark.cuda
 def test_encode_is_captured_in_a_graph() -> None:
     frozen, source = design.frozen_set(1024, 512, True).cuda(), torch.randn(100_000).cuda()
-    ops.encode(source, frozen, 512, 100_000, 20.0, 14)  # loads the kernels
+    ops.polar_encode(source, frozen, 512, 100_000, 20.0, 14)  # loads the kernels
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        got, _ = ops.encode(source, frozen, 512, 100_000, 20.0, 14)
+        got, _ = ops.polar_encode(source, frozen, 512, 100_000, 20.0, 14)
     source.copy_(torch.randn(100_000))
     graph.replay()
-    want, _ = ops.encode(source.cpu(), frozen.cpu(), 512, 100_000, 20.0, 14)
+    want, _ = ops.polar_encode(source.cpu(), frozen.cpu(), 512, 100_000, 20.0, 14)
     assert same_bits(got.cpu(), want)

@@ -11,7 +11,8 @@ from emu.backends import BACKENDS, same_bits
 from emu.quantize import make
 from torch import Tensor
 
-from gcext import _lib, _wire  # noqa: F401  (_lib loads the CPU operators)
+from gcext import _wire
+from gcext._native import library as _lib  # noqa: F401  (_lib loads the CPU operators)
 
 SIZES = [1, 7, 31, 32, 33, 255, 257, 1023, 4095, 4096, 4097, 9001]
 FORMS = ["plain", "memory", "in place"]

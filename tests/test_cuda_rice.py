@@ -14,8 +14,9 @@ from emu.backends import BACKENDS, same_bits
 from emu.rice import Emu, Located, Pairs, make
 from xxhash import xxh3_64_intdigest
 
-import gcext._lib  # noqa: F401  loads the CPU operators
-from gcext import DecodeError, _wire, wire
+import gcext._native.library  # noqa: F401  loads the CPU operators
+from gcext import DecodeError, _wire
+from gcext._packet import wire
 
 TILE = _wire.TILE
 SCALE, SCALE_BITS = 0.5, 0x3F000000

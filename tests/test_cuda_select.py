@@ -11,7 +11,7 @@ from emu.backends import BACKENDS, same_bits
 from emu.select import Emu, Schedule, make
 from torch import Tensor
 
-import gcext._lib  # noqa: F401  loads the CPU operator
+import gcext._native.library  # noqa: F401  loads the CPU operator
 
 SIZES = [0, 1, 31, 32, 33, 1000, 4097, 20011]
 FORMS = ["plain", "memory", "in place"]

@@ -17,10 +17,11 @@ from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
 import gcext
-from gcext import DecodeError, Packet, wire
-from gcext._selected import Selected, ternary_pairs
-from gcext._sum import refuse
-from gcext.packet import _body, open_there
+from gcext import DecodeError, Packet
+from gcext._codecs.input import refuse
+from gcext._packet import wire
+from gcext._packet.packet import _body, open_there
+from gcext._packet.selected import Selected, ternary_pairs
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("pack_ternary", "unpack_ternary"):
         monkeypatch.setattr(torch.ops.gcext, name, note(name), raising=False)
-    monkeypatch.setattr("gcext.packet.made_there", lambda packet: packet.method == "ternary")
+    monkeypatch.setattr(
+        "gcext._packet.packet.made_there", lambda packet: packet.method == "ternary"
+    )
     return done
 
 

@@ -10,7 +10,7 @@ import torch
 from isa_kit import at_every_isa
 
 import gcext
-from gcext import _server_ops as ops
+from gcext._native import ops
 
 NONE = torch.empty(0, dtype=torch.int32)
 TILE = 16384

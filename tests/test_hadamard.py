@@ -7,8 +7,8 @@ import pytest
 import torch
 from isa_kit import at_every_isa
 
-from gcext import _polar_ops as ops
 from gcext import polar
+from gcext._native import ops
 
 MASK = 2**64 - 1
 
@@ -60,7 +60,8 @@ def test_small_integers_are_exact():
 
 DIGEST = """
 import hashlib, torch, gcext
-from gcext import _polar_ops as ops, polar
+from gcext import polar
+from gcext._native import ops
 g = torch.Generator().manual_seed(0)
 digest = hashlib.sha256()
 for threads in (1, 3):

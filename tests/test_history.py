@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 import gcext
 from gcext import History
+from gcext._links import Link
 from gcext.aggregate import Projection
 from gcext.fl import run as run_module
 from gcext.fl.data import load
 from gcext.fl.run import Interrupted, run
 from gcext.fl.settings import Settings
-from gcext.link import Link
 
 KINDS = pytest.mark.parametrize("kind", ["memory", "file"])
 

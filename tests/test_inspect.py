@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gcext import inspect, wire
+from gcext import inspect
+from gcext._packet import wire
 
 V1 = Path(__file__).parent / "vectors" / "v1"
 INDEX = json.loads((V1 / "index.json").read_text())

@@ -13,8 +13,9 @@ from emu.late import Late
 from torch import Tensor
 
 import gcext
-from gcext import Packet, _late
-from gcext.values import Code
+from gcext import Packet
+from gcext._packet import deferred as _late
+from gcext._packet.codes import Code
 
 SPECS = [
     "stc:p=0.1", "topk:p=0.02", "dense", "sign", "qsgd:bits=2,bucket=100", "terngrad:clip=2.5",

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import gcext
-from gcext.codec import TopK
-from gcext.link import Sender, Stateless
+from gcext._codecs.registry import TopK
+from gcext._links import Sender, Stateless
 
 
 def feedback(p: float = 0.1, **options: object) -> gcext.ErrorFeedback:
@@ -84,7 +84,7 @@ def test_no_memory_leaves_the_residual(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.empty(100), torch.empty(100), torch.tensor([0, 4, -1, 0])
 
     with monkeypatch.context() as patch:
-        patch.setattr("gcext._lib.select", refused)
+        patch.setattr("gcext._native.ops.select", refused)
         with pytest.raises(MemoryError, match="no memory"):
             comp.compress(torch.randn(1000), "w")
     assert torch.equal(comp.residual("w"), before)

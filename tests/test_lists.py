@@ -7,7 +7,6 @@ import torch
 from emu.backends import same_bits
 
 import gcext
-from gcext import _lib
 
 
 @pytest.mark.parametrize("spec", ["stc:p=0.1", "topk:p=0.02", "dense", "sign"])
@@ -52,7 +51,11 @@ def test_a_list_with_a_bad_tensor_changes_nothing(spec: str) -> None:
 
 def test_operator_of_many_is_sound() -> None:
     tensors, outs = [torch.randn(50), torch.randn(3)], [torch.randn(50), torch.randn(3)]
-    torch.library.opcheck(_lib.select_many, (tensors, [], outs, [5, 1], 1.0, 1.0, True))
-    torch.library.opcheck(_lib.select_many, (tensors, [], [], [5, 1], 1.0, 1.0, False))
+    torch.library.opcheck(
+        torch.ops.gcext.select_many.default, (tensors, [], outs, [5, 1], 1.0, 1.0, True)
+    )
+    torch.library.opcheck(
+        torch.ops.gcext.select_many.default, (tensors, [], [], [5, 1], 1.0, 1.0, False)
+    )
     with pytest.raises(RuntimeError, match="needs a k for every tensor"):
-        _lib.select_many(tensors, [], outs, [5], 1.0, 1.0, True)
+        torch.ops.gcext.select_many.default(tensors, [], outs, [5], 1.0, 1.0, True)

@@ -10,7 +10,7 @@ import numpy_decoder as twin
 import pytest
 from wire_kit import assert_equal, assert_twin, golden, ternary
 
-from gcext import wire
+from gcext._packet import wire
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_wire_needs_no_torch() -> None:
 def test_cuda_tensors_say_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     if gcext.build_info()["cuda"]:
         pytest.skip("CUDA is on here")
-    from gcext._lib import require_device
+    from gcext._native.library import require_device
 
     class Elsewhere:
         device = torch.device("cuda")

@@ -7,9 +7,10 @@ import torch
 from isa_kit import at_every_isa
 from polar_kit import RATES, bits, code, distortion
 
-from gcext import _polar_code, polar
-from gcext import _polar_design as design
-from gcext import _polar_ops as ops
+from gcext import polar
+from gcext._native import ops
+from gcext.polar import _code as _polar_code
+from gcext.polar import _design as design
 
 CASES = [
     (32, 16, 1),
@@ -67,7 +68,7 @@ def test_every_pair_of_llrs_in_f_and_g(correction):
         weight = total / len(group)  # a step is 1
         if weight == 0:
             continue
-        message, _ = ops.encode(
+        message, _ = ops.polar_encode(
             torch.from_numpy(group), torch.from_numpy(frozen), 2, len(group), weight, correction
         )
         got = np.unpackbits(message.numpy(), bitorder="little").reshape(2, 64).T
@@ -290,8 +291,8 @@ def test_operators():
     for name, args in cases:
         torch.library.opcheck(getattr(torch.ops.gcext, name).default, args)
     with pytest.raises(RuntimeError, match="zeros in frozen"):
-        ops.encode(source, frozen, 31, 800, 1.0, 0)
+        ops.polar_encode(source, frozen, 31, 800, 1.0, 0)
     with pytest.raises(RuntimeError, match="K bits a block"):
-        ops.decode(source, frozen, 800)
+        ops.polar_decode(source, frozen, 800)
     with pytest.raises(RuntimeError, match="power of two"):
-        ops.decode(source, frozen[:63].clone(), 800)
+        ops.polar_decode(source, frozen[:63].clone(), 800)

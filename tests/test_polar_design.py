@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcext import _polar_design as design
+from gcext.polar import _design as design
 
 
 @pytest.mark.parametrize("soft", [False, True])

@@ -10,8 +10,8 @@ from project_oracle import Loops
 from project_oracle import project as expected
 
 import gcext
-from gcext import _server_ops as ops
-from gcext._project import kept, project
+from gcext._native import ops
+from gcext.aggregate._project import kept, project
 
 ALPHAS = [0.0, 0.1, 0.5, 1.0]
 
@@ -126,7 +126,7 @@ def test_an_exact_zero_is_no_conflict():
 def test_same_bits_everywhere():
     script = """
 import hashlib, numpy as np, torch
-from gcext._project import project
+from gcext.aggregate._project import project
 x = np.random.default_rng(0).standard_normal((700, 40))
 dots = np.einsum("ik,jk->ij", x, x)
 for threads in (1, 2, 3, 8):

@@ -12,8 +12,8 @@ from project_oracle import Loops
 from round_kit import dense, drawn, mixed
 
 import gcext
-from gcext._project import project
 from gcext.aggregate import Projection
+from gcext.aggregate._project import project
 
 
 @pytest.mark.parametrize("alpha", [0, 0.1, 0.5, 1])

@@ -14,7 +14,7 @@ from isa_kit import at_every_isa
 from test_select import KINDS, same_bits
 from torch import Tensor
 
-from gcext._quantize_ops import levels, sign
+from gcext._native.ops import levels, sign
 
 F32 = npt.NDArray[np.float32]
 FORMS = ("none", "place", "slots")

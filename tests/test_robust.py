@@ -11,7 +11,7 @@ from isa_kit import at_every_isa
 from round_kit import dense, drawn, mixed
 
 import gcext
-from gcext import _robust_ops as ops
+from gcext._native import ops
 from gcext.aggregate import MaxK, Mean, Median, NormBound, Projection, TrimmedMean
 
 NONE = torch.empty(0, dtype=torch.int32)

@@ -12,7 +12,8 @@ from isa_kit import at_every_isa
 from torch import Tensor
 
 import gcext
-from gcext._lib import select
+
+select = torch.ops.gcext.select.default
 
 DTYPES = [torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SHARES = [0.0005, 0.001, 0.01, 0.1, 0.5, 1.0]

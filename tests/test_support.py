@@ -10,7 +10,7 @@ import numpy_values as twin
 import pytest
 import torch
 
-from gcext.values import Random
+from gcext._packet.codes import Random
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from emu import bits, quantize
 from torch import Tensor
 
 import gcext
-from gcext import Packet, values
-from gcext.values import Code, Levels, Polar, Random, Signs
+from gcext import Packet
+from gcext._packet import codes as values
+from gcext._packet.codes import Code, Levels, Random, Signs
+from gcext.polar._values import Polar
 
 N = 300
 SUPPORTS = {

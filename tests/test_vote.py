@@ -10,7 +10,7 @@ import torch
 from isa_kit import at_every_isa
 
 import gcext
-from gcext import _robust_ops as ops
+from gcext._native import ops
 from gcext.aggregate import Vote
 
 

@@ -33,8 +33,9 @@ from wire_kit import (
     ternary,
 )
 
-from gcext import _wire, wire
-from gcext.errors import DecodeError
+from gcext import _wire
+from gcext._errors import DecodeError
+from gcext._packet import wire
 
 PAGE = Path(__file__).parent.parent / "docs" / "wire-format.md"
 
@@ -332,7 +333,8 @@ _DIGEST = """
 import hashlib, sys
 import numpy as np
 from pathlib import Path
-from gcext import _wire, wire
+from gcext import _wire
+from gcext._packet import wire
 h = hashlib.sha256()
 def add(body):
     message = wire.pack(body)

@@ -13,7 +13,7 @@ import xxhash
 from wire_kit import INDEX, golden
 
 import gcext
-from gcext import wire
+from gcext._packet import wire
 
 
 @pytest.mark.parametrize(("name", "digest"), INDEX["values"].items())

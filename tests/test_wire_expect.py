@@ -10,8 +10,8 @@ import numpy_decoder as twin
 import pytest
 from wire_kit import golden, peak_growth, seal
 
-from gcext import wire
-from gcext.errors import DecodeError
+from gcext._errors import DecodeError
+from gcext._packet import wire
 
 MIB = 1 << 20
 

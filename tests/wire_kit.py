@@ -16,8 +16,8 @@ import pytest
 import xxhash
 from hypothesis import strategies as st
 
-from gcext import wire
-from gcext.errors import DecodeError
+from gcext._errors import DecodeError
+from gcext._packet import wire
 
 V1 = Path(__file__).parent / "vectors" / "v1"
 INDEX = json.loads((V1 / "index.json").read_text())

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from gcext._polar_design import TABLES, VERSION, computed_set, order
 from torch import Tensor
 
 from gcext import _polar_code
 from gcext import _polar_design as design
 from gcext import _polar_ops as ops
-from gcext._polar_design import TABLES, VERSION, computed_set, order
 
 RATES = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
 LEVELS = range(5, 14)

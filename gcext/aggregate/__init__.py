@@ -4,12 +4,12 @@ Nothing is decompressed: packets are combined, and multiplied with each other, a
 `Aggregator` is what stands at the receiving end of a link; a `Round` feeds it packets one by one.
 """
 
-from gcext.aggregate.aggregator import Aggregator, Mean
-from gcext.aggregate.projection import Projection
-from gcext.aggregate.robust import MaxK, Median, NormBound, TrimmedMean
-from gcext.aggregate.round import Round
-from gcext.aggregate.sums import combine, gram, mean
-from gcext.aggregate.vote import Vote
+from gcext.aggregate._aggregator import Aggregator, Mean
+from gcext.aggregate._projection import Projection
+from gcext.aggregate._robust import MaxK, Median, NormBound, TrimmedMean
+from gcext.aggregate._round import Round
+from gcext.aggregate._sums import combine, gram, mean
+from gcext.aggregate._vote import Vote
 
 __all__ = [
     "Aggregator",

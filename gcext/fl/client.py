@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gcext._links import Link
+from gcext._packet.packet import Packet
 from gcext.fl.models import FlatModel
 from gcext.fl.server import Download
-from gcext.link import Link
-from gcext.packet import Packet
 
 __all__ = ["Clients", "local_sgd"]
 

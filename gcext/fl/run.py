@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import gcext
+from gcext._packet.packet import Packet
 from gcext.fl import checkpoint
 from gcext.fl.checkpoint import CheckpointError
 from gcext.fl.client import Clients, local_sgd
@@ -27,7 +28,6 @@ from gcext.fl.server import Download, Server
 from gcext.fl.settings import Settings
 from gcext.fl.split import split
 from gcext.fl.workers import Workers
-from gcext.packet import Packet
 
 __all__ = ["Federation", "Interrupted", "Record", "run"]
 

@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from gcext.codec import codec
-from gcext.packet import Packet
-from gcext.recipes import Recipe
+from gcext._codecs.registry import codec
+from gcext._packet.packet import Packet
+from gcext._recipes import Recipe
 
 __all__ = ["Broadcast", "Download", "Server"]
 

@@ -15,8 +15,10 @@ from emu.select import Emu, Schedule
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gcext import Packet, _late, _lib, _quantize_ops
-from gcext.codec import Codec, Sum
+from gcext import Packet
+from gcext._codecs.registry import Codec, Sum
+from gcext._native import ops
+from gcext._packet import deferred as _late
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ def on_a_gpu() -> Iterator[None]:
     """Put the emulated kernels under the codecs. Polar codes keep the CPU's, which never wait."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_late, "comes_late", lambda info: True)
-        patch.setattr(_lib, "select", _device(_select))
-        patch.setattr(_lib, "select_many", _device(_select_many))
-        patch.setattr(_quantize_ops, "sign", _device(_sign))
-        patch.setattr(_quantize_ops, "levels", _device(_levels))
+        patch.setattr(ops, "select", _device(_select))
+        patch.setattr(ops, "select_many", _device(_select_many))
+        patch.setattr(ops, "sign", _device(_sign))
+        patch.setattr(ops, "levels", _device(_levels))
         yield
 
 

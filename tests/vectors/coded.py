@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pieces import bits, f32, seal, support, varint
 
-from gcext import wire
+from gcext._packet import wire
 
 TINY, LARGE = float(np.float32(1e-45)), float(np.finfo(np.float32).max)
 SEED = 0x0123456789ABCDEF

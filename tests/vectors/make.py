@@ -21,7 +21,8 @@ import numpy as np
 import xxhash
 from pieces import bits, f32, seal, support, varint
 
-from gcext import Packet, wire
+from gcext import Packet
+from gcext._packet import wire
 
 HERE = Path(__file__).parent / "v1"
 

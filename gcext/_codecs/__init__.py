@@ -1,0 +1,1 @@
+"""Codecs: stateless, ``tensor -> packet -> tensor``."""

@@ -1,0 +1,115 @@
+"""Loads the native code, tells torch.compile about its operators, and says what was built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["BY_NAME", "DTYPES", "build_info", "current_stream", "memory_errors"]
+__all__ += ["require_device", "touched"]
+
+DTYPES: dict[torch.dtype, str] = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
+
+_HERE = Path(__file__).resolve().parents[1]  # the package
+
+
+def _load() -> tuple[dict[str, str], str]:
+    """Load the libraries; return the build's record and why CUDA is off ("" where it is on)."""
+    try:
+        build = json.loads((_HERE / "_build.json").read_text())
+        from gcext import _wire
+
+        _wire.isa()  # raises what GCEXT_ISA has wrong, before a kernel could
+        torch.ops.load_library(str(_HERE / "_ops.so"))  # type: ignore[no-untyped-call]
+    except FileNotFoundError as error:
+        raise ImportError(
+            f"gcext: its native code must be built, got no {error.filename}. "
+            "Install torch and a C++17 compiler, then run `pip install .` in the sources."
+        ) from error
+    if build["cuda_why"]:
+        return build, build["cuda_why"]
+    if torch.version.cuda is None:
+        return build, f"torch {torch.__version__} has no CUDA; install a CUDA build of torch"
+    try:
+        torch.ops.load_library(str(_HERE / "_cuda.so"))  # type: ignore[no-untyped-call]
+    except OSError as error:
+        return build, f"_cuda.so could not be loaded: {error}"
+    if not torch.cuda.is_available():
+        return build, "torch finds no CUDA device; see nvidia-smi"
+    return build, ""
+
+
+_BUILD, _WHY_NO_CUDA = _load()
+
+
+def build_info() -> dict[str, Any]:
+    """Return what runs here: instruction set, threads, CUDA architectures, versions.
+
+    ``why_no_cuda`` says why CUDA tensors cannot be encoded and what to do; it is empty where they
+    can.
+
+    >>> import gcext
+    >>> sorted(gcext.build_info())[:3]
+    ['compiler', 'cuda', 'cuda_archs']
+    """
+    from gcext import __version__, _wire
+
+    return {
+        "gcext": __version__,
+        "torch": torch.__version__,
+        "isa": _wire.isa(),
+        "isas_built": _BUILD["isas"].split(";"),
+        "threads": torch.get_num_threads(),
+        "compiler": _BUILD["compiler"],
+        "cuda": not _WHY_NO_CUDA,
+        "cuda_archs": _BUILD["cuda_archs"].split(";") if _BUILD["cuda_compiler"] else [],
+        "cuda_compiler": _BUILD["cuda_compiler"],
+        "why_no_cuda": _WHY_NO_CUDA,
+    }
+
+
+def require_device(tensor: Tensor, op: str) -> None:
+    """Raise RuntimeError with the remedy where no kernel serves the tensor's device."""
+    if tensor.device.type == "cuda" and _WHY_NO_CUDA:
+        raise RuntimeError(f"{op}: CUDA kernels are off: {_WHY_NO_CUDA}. Or move to the CPU.")
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"{op}: tensor must be on cpu or cuda, got {tensor.device}. Move it with .cpu()."
+        )
+
+
+def current_stream(device: torch.device) -> torch.Stream | None:
+    """Return the stream that work on the device goes to; None on the CPU.
+
+    Of torch.accelerator, which takes a seventh of torch.cuda's time.
+    """
+    return torch.accelerator.current_stream(device.index) if device.type == "cuda" else None
+
+
+def touched(tensor: Tensor) -> None:
+    """Tell autograd that an operator wrote to ``tensor``; the stable ABI does not."""
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
+
+
+@contextmanager
+def memory_errors(op: str) -> Iterator[None]:
+    """Raise torch's failed allocations as what they are, MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise MemoryError(f"{op}: no memory: {error}. Encode in parts.") from error
+        raise

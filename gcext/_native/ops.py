@@ -1,0 +1,399 @@
+"""Every operator of the native code: its types here, its fake for torch.compile beside it.
+
+A wrapper takes what the schema takes, in its order; the kernel's header has the contract. Tensors
+are flat and contiguous. Where an operator encodes ``a*tensor + b*memory``, all three are float32
+and of one length: ``memory`` is read, ``out`` gets the new residual; without ``memory`` out is
+both, and without either the tensor alone is encoded. ``info`` is int64 of shape (4,): the number of
+elements found, a status and where it applies (gcext._native.status), the bits of the scale.
+
+Seeds are any integers; the operators take them modulo 2^64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcext._native import library  # noqa: F401  (loads the operators)
+
+_ops = torch.ops.gcext
+
+
+def _fake(function: Callable[..., Any]) -> None:
+    """Register ``_fake_x`` as what torch.compile is to know of the operator x."""
+    torch.library.register_fake("gcext::" + function.__name__.removeprefix("_fake_"), function)
+
+
+def signed(seed: int) -> int:
+    """Return the seed modulo 2^64 as the signed integer that an operator takes."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def _index_type(numel: int) -> torch.dtype:
+    return torch.int64 if numel >= 2**31 else torch.int32
+
+
+# --- select: exact top-k fused with the residual's update, csrc/select/select.h ---
+
+
+def select(
+    tensor: Tensor,
+    memory: Tensor | None,
+    out: Tensor | None,
+    k: int,
+    a: float,
+    b: float,
+    ternary: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return index, value (room for k elements each) and info of the k of largest magnitude.
+
+    ternary: values are plus or minus the mean magnitude, whose bits are in info.
+    """
+    index, value, info = _ops.select.default(tensor, memory, out, k, a, b, ternary)
+    return index, value, info
+
+
+@_fake
+def _fake_select(
+    tensor: Tensor, memory: Any, out: Any, k: int, a: float, b: float, ternary: bool
+) -> tuple[Tensor, ...]:
+    return (
+        tensor.new_empty((k,), dtype=_index_type(tensor.numel())),
+        tensor.new_empty((k,)),
+        tensor.new_empty((4,), dtype=torch.int64),
+    )
+
+
+def select_many(
+    tensor: Sequence[Tensor],
+    memory: Sequence[Tensor],
+    out: Sequence[Tensor],
+    k: Sequence[int],
+    a: float,
+    b: float,
+    ternary: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``select`` of many tensors, concatenated; info has a row a tensor.
+
+    memory, out: one a tensor, or none. Each tensor has less than 2^31 elements.
+    """
+    index, value, info = _ops.select_many.default(tensor, memory, out, k, a, b, ternary)
+    return index, value, info
+
+
+@_fake
+def _fake_select_many(
+    tensor: list[Tensor], memory: Any, out: Any, k: list[int], a: float, b: float, ternary: bool
+) -> tuple[Tensor, ...]:
+    return (
+        tensor[0].new_empty((sum(k),), dtype=torch.int32),
+        tensor[0].new_empty((sum(k),)),
+        tensor[0].new_empty((len(tensor), 4), dtype=torch.int64),
+    )
+
+
+def narrow_float64(tensor: Tensor) -> Tensor:
+    """Return float64 values rounded to float32, denormals kept; on the CPU."""
+    return _ops.narrow_float64.default(tensor)
+
+
+@_fake
+def _fake_narrow_float64(tensor: Tensor) -> Tensor:
+    return tensor.new_empty((tensor.numel(),), dtype=torch.float32)
+
+
+# --- quantize: an element becomes a bit or a few, csrc/quantize.h ---
+
+
+def sign(
+    tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float
+) -> tuple[Tensor, Tensor]:
+    """Return the sign bits (uint8, 8 a byte) and info, with the mean magnitude's bits."""
+    bits, info = _ops.sign.default(tensor, memory, out, decay)
+    return bits, info
+
+
+@_fake
+def _fake_sign(tensor: Tensor, memory: Any, out: Any, decay: float) -> tuple[Tensor, Tensor]:
+    bits = tensor.new_empty((_bytes(tensor.numel()),), dtype=torch.uint8)
+    return bits, tensor.new_empty((4,), dtype=torch.int64)
+
+
+def levels(
+    tensor: Tensor,
+    memory: Tensor | None,
+    out: Tensor | None,
+    decay: float,
+    steps: int,
+    bucket: int,
+    largest: bool,
+    clip: float,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return norms, at and level (the fields of codes.Levels) and info; drawn from ``seed``.
+
+    largest: the norm is a bucket's largest magnitude, clipped at ``clip`` root mean squares where
+    that is above 0; otherwise the 2-norm.
+    """
+    norms, at, level, info = _ops.levels.default(
+        tensor, memory, out, decay, steps, bucket, largest, clip, signed(seed)
+    )
+    return norms, at, level, info
+
+
+@_fake
+def _fake_levels(
+    tensor: Tensor,
+    memory: Any,
+    out: Any,
+    decay: float,
+    steps: int,
+    bucket: int,
+    largest: bool,
+    clip: float,
+    seed: int,
+) -> tuple[Tensor, ...]:
+    n = tensor.numel()
+    count = torch.library.get_ctx().new_dynamic_size()
+    return (
+        tensor.new_empty((-(-n // bucket) if bucket else min(n, 1),)),
+        tensor.new_empty((count,), dtype=_index_type(n)),
+        tensor.new_empty((count,), dtype=torch.int16),
+        tensor.new_empty((4,), dtype=torch.int64),
+    )
+
+
+def level_values(norms: Tensor, at: Tensor, level: Tensor, bucket: int, steps: int) -> Tensor:
+    """Return float32 norm*level/steps; on CUDA (gcext._wire has it for the CPU)."""
+    return _ops.level_values(norms, at, level, bucket, steps)
+
+
+def unpack_signs(bits: Tensor, n: int, scale: float, scales: Tensor | None, run: int) -> Tensor:
+    """Return n float32, plus or minus the scale (of many: one every ``run`` values); on CUDA."""
+    return _ops.unpack_signs(bits, n, scale, scales, run)
+
+
+# --- support: elements drawn by counter, csrc/support.h ---
+
+
+def random_support(seed: int, k: int, numel: int) -> Tensor:
+    """Return k of numel indices, rising, each equally likely: int32, from 2^31 on int64."""
+    return _ops.random_support.default(signed(seed), k, numel)
+
+
+@_fake
+def _fake_random_support(seed: int, k: int, numel: int) -> Tensor:
+    return torch.empty(k, dtype=_index_type(numel))
+
+
+# --- rice: ternary packets as bytes, on CUDA only, cuda/rice_launch.h ---
+
+
+def pack_ternary(
+    index: Sequence[Tensor], value: Sequence[Tensor], info: Sequence[Tensor], numel: Sequence[int]
+) -> Tensor:
+    """Return the streams of many ternary packets as one uint8 tensor, a table of them first."""
+    return _ops.pack_ternary(index, value, info, numel)
+
+
+def unpack_ternary(
+    message: Tensor,
+    begin: Sequence[int],
+    end: Sequence[int],
+    remainder_bytes: Sequence[int],
+    k: Sequence[int],
+    numel: Sequence[int],
+    scale: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return index (int64) and value, concatenated, and a flag a packet that is not canonical."""
+    index, value, wrong = _ops.unpack_ternary(message, begin, end, remainder_bytes, k, numel, scale)
+    return index, value, wrong
+
+
+# --- combine, gram, project, robust, vote: the server's side ---
+# Packets are lists of index (int32 or int64, rising strictly; empty beside numel values where all
+# elements travel) and value (float32).
+
+
+def combine(
+    index: Sequence[Tensor], value: Sequence[Tensor], weights: Sequence[float], numel: int
+) -> Tensor:
+    """Return the weighted sum of packets, float32 of shape (numel,); csrc/combine.h."""
+    return _ops.combine.default(index, value, weights, numel)
+
+
+@_fake
+def _fake_combine(
+    index: list[Tensor], value: list[Tensor], weights: list[float], numel: int
+) -> Tensor:
+    return value[0].new_empty((numel,))
+
+
+def combine_add_(dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> None:
+    """Add alpha times a packet to float32 ``dense`` in place; csrc/combine.h."""
+    _ops.combine_add_.default(dense, index, value, alpha)
+
+
+@_fake
+def _fake_combine_add_(dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> None:
+    return None
+
+
+def gram(
+    index: Sequence[Tensor], value: Sequence[Tensor], scale: Sequence[float], numel: int
+) -> Tensor:
+    """Return all dot products, float64 (m, m); a positive scale says ternary; csrc/gram/gram.h."""
+    return _ops.gram.default(index, value, scale, numel)
+
+
+@_fake
+def _fake_gram(index: list[Tensor], value: list[Tensor], scale: list[float], numel: int) -> Tensor:
+    return value[0].new_empty((len(value), len(value)), dtype=torch.float64)
+
+
+def project(dots: Tensor, m: int, kept: int, first: Sequence[int], last: Sequence[int]) -> Tensor:
+    """Return the projection's coefficients, float64 of shape (M,); csrc/project.h.
+
+    dots: float64 (M, M) on the CPU; the spans of remembered updates are [first, last).
+    """
+    return _ops.project.default(dots, m, kept, first, last)
+
+
+@_fake
+def _fake_project(dots: Tensor, m: int, kept: int, first: list[int], last: list[int]) -> Tensor:
+    return dots.new_empty((dots.shape[0],))
+
+
+def trimmed_mean(index: Sequence[Tensor], value: Sequence[Tensor], drop: int, numel: int) -> Tensor:
+    """Return each element's mean without its ``drop`` least and greatest values; csrc/robust.h."""
+    return _ops.trimmed_mean.default(index, value, drop, numel)
+
+
+@_fake
+def _fake_trimmed_mean(index: list[Tensor], value: list[Tensor], drop: int, numel: int) -> Tensor:
+    return value[0].new_empty((numel,))
+
+
+def vote(
+    plane: Sequence[Tensor],
+    index: Sequence[Tensor],
+    value: Sequence[Tensor],
+    scale: float,
+    numel: int,
+) -> Tensor:
+    """Return the majority's sign times scale, float32 of shape (numel,); csrc/vote.h.
+
+    plane: uint8, the sign bits of voters on every element. index, value: voters on some of them.
+    """
+    return _ops.vote.default(plane, index, value, scale, numel)
+
+
+@_fake
+def _fake_vote(
+    plane: list[Tensor], index: list[Tensor], value: list[Tensor], scale: float, numel: int
+) -> Tensor:
+    return (*plane, *value)[0].new_empty((numel,), dtype=torch.float32)
+
+
+# --- polar: lossy source coding, csrc/polar/polar.h and hadamard.h ---
+
+
+def polar_encode(
+    source: Tensor, frozen: Tensor, free: int, numel: int, weight: float, correction: int
+) -> tuple[Tensor, Tensor]:
+    """Return the message, packed uint8, and the index of the first non-finite value or -1.
+
+    source: uint8, 8 symbols each, lowest bit first, or float32 values. frozen: uint8 of shape (N,)
+    with ``free`` zeros. weight: LLR steps of a sign, or of the mean magnitude. correction: four
+    times the steps of ln 2, or 0 for min-sum.
+    """
+    message, bad = _ops.polar_encode.default(source, frozen, free, numel, weight, correction)
+    return message, bad
+
+
+@_fake
+def _fake_polar_encode(
+    source: Tensor, frozen: Tensor, free: int, numel: int, *options: Any
+) -> tuple[Tensor, Tensor]:
+    blocks = (numel + frozen.numel() - 1) // frozen.numel()
+    message = source.new_empty((_bytes(free * blocks),), dtype=torch.uint8)
+    return message, source.new_empty((1,), dtype=torch.int64)
+
+
+def polar_search(
+    source: Tensor,
+    frozen: Tensor,
+    free: int,
+    numel: int,
+    weight: int,
+    list_size: int,
+    seed: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Return what polar_encode does, by a list or (with a seed) by randomised rounding.
+
+    weight: of a sign, or of a block's mean magnitude, in units of 1/128 nat.
+    """
+    message, bad = _ops.polar_search.default(
+        source, frozen, free, numel, weight, list_size, None if seed is None else signed(seed)
+    )
+    return message, bad
+
+
+torch.library.register_fake("gcext::polar_search", _fake_polar_encode)
+
+
+def polar_decode(message: Tensor, frozen: Tensor, numel: int) -> Tensor:
+    """Return the codewords' first numel symbols, packed uint8."""
+    return _ops.polar_decode.default(message, frozen, numel)
+
+
+@_fake
+def _fake_polar_decode(message: Tensor, frozen: Tensor, numel: int) -> Tensor:
+    return message.new_empty((_bytes(numel),))
+
+
+def polar_pack(symbols: Tensor) -> Tensor:
+    """Return uint8 symbols (any non-zero is a one) as packed uint8, lowest bit first."""
+    return _ops.polar_pack.default(symbols)
+
+
+@_fake
+def _fake_polar_pack(symbols: Tensor) -> Tensor:
+    return symbols.new_empty((_bytes(symbols.numel()),))
+
+
+def polar_unpack(packed: Tensor, numel: int) -> Tensor:
+    """Return numel symbols, uint8 0 or 1, of packed uint8."""
+    return _ops.polar_unpack.default(packed, numel)
+
+
+@_fake
+def _fake_polar_unpack(packed: Tensor, numel: int) -> Tensor:
+    return packed.new_empty((numel,))
+
+
+def polar_order(density: Tensor, block: int) -> Tensor:
+    """Return a block's indices, int32, the most reliable first, for a channel's LLR density."""
+    return _ops.polar_order.default(density, block)
+
+
+@_fake
+def _fake_polar_order(density: Tensor, block: int) -> Tensor:
+    return density.new_empty((block,), dtype=torch.int32)
+
+
+def hadamard(values: Tensor, size: int, seed: int, inverse: bool) -> Tensor:
+    """Return float32 values rotated in chunks of ``size``, or rotated back; hadamard.h."""
+    return _ops.hadamard.default(values, size, signed(seed), inverse)
+
+
+@_fake
+def _fake_hadamard(values: Tensor, size: int, seed: int, inverse: bool) -> Tensor:
+    return torch.empty_like(values)
+
+
+def _bytes(bits: int) -> int:
+    return (bits + 7) // 8

@@ -1,0 +1,192 @@
+"""What travels inside a packet where it is not plain arrays: supports and value codes.
+
+A *support* says which elements travel: all of them (None), those of an index tensor, or ``Random``.
+A *value code* says what they became: ``Signs``, ``Levels`` or ``Polar`` instead of float32 values.
+Contents are never changed; index and float32 values are computed from them whenever asked for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from gcext import _wire
+from gcext._native import ops
+
+__all__ = ["Code", "Levels", "Random", "Signs", "register_code"]
+
+_Code = TypeVar("_Code", bound="Code")
+
+
+@dataclass(frozen=True)
+class Random:
+    """A support of ``k`` elements drawn from ``seed``, any integer; csrc/support.h.
+
+    >>> Random(seed=1, k=3).draw(10)
+    tensor([1, 6, 7], dtype=torch.int32)
+    """
+
+    seed: int
+    k: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", int(self.seed) % 2**64)
+
+    def draw(self, numel: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return the indices: rising, int32, from 2^31 elements int64; each is equally likely."""
+        index = ops.random_support(self.seed, self.k, numel)
+        if torch.device(device).type == "cuda":  # a copy from pageable memory would wait
+            return index.pin_memory().to(device, non_blocking=True)
+        return index.to(device)
+
+
+class Code(ABC):
+    """The values of a packet, in the order of the elements that its support names."""
+
+    method: ClassVar[str]
+    """The packet's method."""
+
+    @property
+    def place(self) -> Tensor | None:
+        """Which of the support's elements are not zero; None where each has a value."""
+        return None
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the contents are."""
+
+    @abstractmethod
+    def decode(self, sent: int) -> Tensor:
+        """Return the values, float32: those at ``place``, or of all ``sent`` elements."""
+
+    def to(self: _Code, device: torch.device | str) -> _Code:
+        """Return the contents on ``device``."""
+        return type(self)(*(x.to(device) if isinstance(x, Tensor) else x for x in self.fields()))
+
+    def fields(self) -> tuple[Any, ...]:
+        """Return the fields in order."""
+        return tuple(getattr(self, field.name) for field in dataclass_fields(self))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class Signs(Code):
+    """Plus or minus one scale.
+
+    scale: at least 0, a float32; 0 only where no bit is set.
+    bits: uint8, element i is bit i & 7 of byte i >> 3 and a one is negative; zeros after the last.
+        These are the bytes that travel.
+
+    >>> Signs(0.5, torch.tensor([0b10], dtype=torch.uint8)).decode(3)
+    tensor([ 0.5000, -0.5000,  0.5000])
+    """
+
+    scale: float
+    bits: Tensor
+
+    method = "sign"
+
+    @property
+    def device(self) -> torch.device:
+        """See Code."""
+        return self.bits.device
+
+    def decode(self, sent: int) -> Tensor:
+        """See Code."""
+        return signed(self.bits, sent, self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Levels(Code):
+    """Norm times level over ``steps``: stochastic quantization, once the draws were made.
+
+    QSGD (Alistarh et al. 2017), and with one step TernGrad (Wen et al. 2017).
+
+    steps: s, from 1 to 2^15 - 1.
+    bucket: elements that share a norm, in the order sent; 0 where one norm serves all.
+    norms: float32, at least 0; one a bucket, or one in all; none of no element.
+    at: the elements whose level is not 0, rising: int32, int64 where numel >= 2^31.
+    level: int16, as long as ``at``, from -s to s and never 0.
+
+    >>> norms = torch.tensor([1.0, 4.0])
+    >>> code = Levels.of(torch.tensor([0, 2, -1, 0]), steps=2, bucket=2, norms=norms)
+    >>> code.at, code.decode(4)
+    (tensor([1, 2], dtype=torch.int32), tensor([ 1., -2.]))
+    """
+
+    steps: int
+    bucket: int
+    norms: Tensor
+    at: Tensor
+    level: Tensor
+
+    method = "levels"
+
+    @classmethod
+    def of(cls, level: Tensor, steps: int, bucket: int, norms: Tensor) -> Levels:
+        """Return the contents that say ``level``, one integer an element.
+
+        A bucket that all elements fit into is the same as none.
+        """
+        at = torch.nonzero(level).flatten()
+        if level.numel() < 2**31:
+            at = at.to(torch.int32)
+        bucket = bucket if bucket < level.numel() else 0
+        return cls(steps, bucket, norms, at, level[at.long()].to(torch.int16))
+
+    @property
+    def place(self) -> Tensor:
+        """See Code."""
+        return self.at
+
+    @property
+    def device(self) -> torch.device:
+        """See Code."""
+        return self.level.device
+
+    def decode(self, sent: int) -> Tensor:
+        """See Code. float64 norm*level/steps, rounded to float32."""
+        if self.device.type == "cpu":
+            arrays = (x.numpy() for x in (self.norms, self.at, self.level))
+            return torch.from_numpy(_wire.level_values(self.steps, self.bucket, *arrays))
+        return self._decode_there()
+
+    def _decode_there(self) -> Tensor:
+        arrays = (self.norms, self.at, self.level)
+        value: Tensor = torch.ops.gcext.level_values(*arrays, self.bucket, self.steps)
+        return value
+
+
+CODES: dict[str, type[Code]] = {code.method: code for code in (Signs, Levels)}
+
+
+def register_code(code: type[_Code]) -> type[_Code]:
+    """Make packets of ``code.method`` decode to this class."""
+    CODES[code.method] = code
+    return code
+
+
+def signed(bits: Tensor, n: int, scale: float | Tensor, run: int = 0) -> Tensor:
+    """Return n float32 of sign bits: the scale, negative where the bit is set.
+
+    Of several scales each serves ``run`` values, a multiple of 8.
+    """
+    if bits.device.type == "cpu":
+        scales = scale.cpu().numpy() if isinstance(scale, Tensor) else scale
+        return torch.from_numpy(_wire.signs_unpack(bits.numpy(), n, scales, run))
+    return _signed_there(bits, n, scale, run)
+
+
+def _signed_there(bits: Tensor, n: int, scale: float | Tensor, run: int) -> Tensor:
+    if isinstance(scale, Tensor):
+        scales, one = scale.to(bits.device), 0.0
+        run = run if len(scale) > 1 else -(-n // 8) * 8
+    else:
+        scales, one = None, scale
+    value: Tensor = torch.ops.gcext.unpack_signs(bits, n, one, scales, run)
+    return value

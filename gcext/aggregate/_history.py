@@ -1,0 +1,226 @@
+"""The last packet of every client ever seen and the round it came in, kept compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from gcext._packet.packet import Packet
+from gcext.aggregate._history_file import FileStore
+
+__all__ = ["History"]
+
+Messages = Mapping[int, bytes]  # by client
+
+
+class History:
+    """The last packet and round of every client ever seen, with an index by round.
+
+    What projected STC calls GH (Tian 2022, Algorithm 3). Packets are kept as messages and unpacked
+    when they are asked for. In memory that is their bytes and some 250 more a client; in a file,
+    an SQLite database, memory stays the same however many clients there are.
+
+    A round counts whole or not at all, in the file too, where a crash leaves the last whole one.
+    One history at a time writes to a file; others may read it.
+
+    Args:
+        path: the file, made where there is none; None: in memory.
+
+    Raises ValueError where the file is no history, or of a later version.
+
+    >>> import gcext, torch
+    >>> history = gcext.History()
+    >>> history.put(1, {7: gcext.stc(torch.ones(2), p=1), 9: gcext.stc(torch.zeros(2), p=1)})
+    >>> history.put(2, {7: gcext.stc(-torch.ones(2), p=1)})
+    >>> len(history), history.last_round, history.round_of(9), history.clients_of_round(1)
+    (2, 2, 1, [9])
+    >>> history.packet(7).to_dense()
+    tensor([-1., -1.])
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self._store: _Store = _Memory() if path is None else FileStore(Path(path))
+
+    @property
+    def last_round(self) -> int | None:
+        """The last round put in, None where there was none."""
+        return self._store.last_round()
+
+    def __len__(self) -> int:
+        """Clients ever seen."""
+        return self._store.count()
+
+    def __contains__(self, client: int) -> bool:
+        """Whether the client was ever seen."""
+        return self.round_of(client) is not None
+
+    def round_of(self, client: int) -> int | None:
+        """Return the round of the client's last packet, None where it was never seen."""
+        return self._store.round_of(client)
+
+    def clients_of_round(self, round: int) -> list[int]:
+        """Return the clients whose last packet is of that round, in order."""
+        return sorted(self._store.clients(round))
+
+    def packet(self, client: int, device: torch.device | str = "cpu") -> Packet:
+        """Return the client's last packet; KeyError where it was never seen."""
+        message = self._store.message(client)
+        if message is None:
+            raise KeyError(client)
+        return Packet.from_bytes(message, device)
+
+    def put(self, round: int, packets: Mapping[int, Packet]) -> None:
+        """Make these the last packets of their clients.
+
+        Raises ValueError where the round is negative or does not rise. What is raised leaves the
+        history as it was.
+        """
+        last = self.last_round
+        if round < 0 or (last is not None and round <= last):
+            raise ValueError(
+                f"History: rounds must rise from 0 on, got {round} after {last}. "
+                "To repeat a round, go back with restore or load_state_dict first."
+            )
+        messages = {int(client): packet.to_bytes() for client, packet in packets.items()}
+        self._store.put(int(round), messages)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what ``load_state_dict`` needs to go back to this round.
+
+        In memory: the last round and all messages, by round and client. With a file: the last
+        round and a digest of all up to it, while the file keeps what the states of the last two
+        rounds asked for need; so a state that could not be saved does not cost the one before.
+        """
+        return self._store.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Be as when ``state_dict`` was called; a file forgets the rounds after it.
+
+        Raises ValueError where the state is another kind's, or the file does not hold its round;
+        gcext.DecodeError where a message is damaged. The history is then as before.
+        """
+        self._store.load_state_dict(state)
+
+    def snapshot(self) -> Any:
+        """Return what ``restore`` goes back to within this process; it copies no packet.
+
+        A file keeps what its last snapshot needs, and no earlier one's.
+        """
+        return self._store.snapshot()
+
+    def restore(self, snapshot: Any) -> None:
+        """Be as when ``snapshot`` was called; ValueError where a file no longer can."""
+        self._store.restore(snapshot)
+
+    def close(self) -> None:
+        """Close the file. What was put is in it already."""
+        self._store.close()
+
+    def __enter__(self) -> History:
+        """Return the history itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+
+class _Store(Protocol):
+    """Where messages are; rounds given to ``put`` rise."""
+
+    def last_round(self) -> int | None: ...
+    def count(self) -> int: ...
+    def round_of(self, client: int) -> int | None: ...
+    def clients(self, round: int) -> list[int]: ...
+    def message(self, client: int) -> bytes | None: ...
+    def put(self, round: int, messages: Messages) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def snapshot(self) -> Any: ...
+    def restore(self, snapshot: Any) -> None: ...
+    def close(self) -> None: ...
+
+
+class _View(NamedTuple):
+    """A history at one time. Never changed: a round puts another in its place."""
+
+    last: int | None
+    round_of: dict[int, int]  # client -> round
+    rounds: dict[int, Messages]  # without the clients that came again later
+
+
+class _Memory:
+    def __init__(self) -> None:
+        self._view = _View(None, {}, {})
+
+    def last_round(self) -> int | None:
+        return self._view.last
+
+    def count(self) -> int:
+        return len(self._view.round_of)
+
+    def round_of(self, client: int) -> int | None:
+        return self._view.round_of.get(client)
+
+    def clients(self, round: int) -> list[int]:
+        return list(self._view.rounds.get(round, ()))
+
+    def message(self, client: int) -> bytes | None:
+        round = self.round_of(client)
+        return None if round is None else self._view.rounds[round][client]
+
+    def put(self, round: int, messages: Messages) -> None:
+        rounds = dict(self._view.rounds)
+        for past in {self._view.round_of[c] for c in messages if c in self._view.round_of}:
+            kept = {c: m for c, m in rounds.pop(past).items() if c not in messages}
+            if kept:
+                rounds[past] = kept
+        rounds[round] = messages
+        self._view = _View(round, self._view.round_of | dict.fromkeys(messages, round), rounds)
+
+    def state_dict(self) -> dict[str, Any]:
+        rounds = {past: dict(held) for past, held in sorted(self._view.rounds.items())}
+        return {"round": self._view.last, "packets": rounds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if set(state) != {"round", "packets"}:
+            raise ValueError(
+                f"History: a state of one in memory holds round and packets, got {sorted(state)}. "
+                "Open the file that the state is of."
+            )
+        last = None if state["round"] is None else int(state["round"])
+        round_of: dict[int, int] = {}
+        rounds: dict[int, Messages] = {}
+        for past, held in state["packets"].items():
+            for client, message in held.items():
+                Packet.from_bytes(message)
+                if round_of.setdefault(int(client), int(past)) != past:
+                    raise ValueError(
+                        f"History: a client has one last packet, got rounds {round_of[client]} and "
+                        f"{past} of client {client}. Check the file."
+                    )
+            rounds[int(past)] = {int(client): bytes(message) for client, message in held.items()}
+        if rounds and (last is None or last < max(rounds)):
+            raise ValueError(
+                f"History: no packet is later than the last round, got {max(rounds)} after {last}. "
+                "Check the file."
+            )
+        self._view = _View(last, round_of, rounds)
+
+    def snapshot(self) -> _View:
+        return self._view
+
+    def restore(self, snapshot: _View) -> None:
+        self._view = snapshot
+
+    def close(self) -> None:
+        return None

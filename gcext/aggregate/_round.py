@@ -1,0 +1,121 @@
+"""Packets of a round that arrive one by one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from gcext._packet.packet import Packet
+from gcext.aggregate._aggregator import Aggregator, check_same_shape
+
+__all__ = ["Round"]
+
+
+class _Sent(NamedTuple):
+    packet: Packet
+    loss: float | None
+    weight: float | None
+
+
+class Round:
+    """The packets of one round, arriving one by one and in any order.
+
+    Each is checked as it comes and kept as it is, compressed; ``finish`` hands them all to the
+    aggregator, by client. So the order of arrival cannot be seen in the result, not in one bit, and
+    any aggregator will do. Memory is the packets': 8 bytes an element that travels.
+
+    Args:
+        aggregator: what the round is for.
+        expect: the shape of all packets (groups: of their members). It is checked before anything
+            is allocated; without it, the first packet decides.
+        number: the round's, as ``round`` of ``Aggregator.aggregate``.
+
+    >>> import gcext, torch
+    >>> round = gcext.aggregate.Round(gcext.aggregate.Mean(), expect=(2,))
+    >>> for client in (7, 3):
+    ...     message = gcext.stc(torch.full((2,), float(client)), p=1).to_bytes()
+    ...     arrived = round.add(client, message, weight=client)
+    >>> round.add(3, message, weight=3), len(round)  # once more, because the answer was lost
+    (False, 2)
+    >>> round.finish()
+    tensor([5.8000, 5.8000])
+    """
+
+    def __init__(
+        self,
+        aggregator: Aggregator,
+        expect: tuple[Any, ...] | None = None,
+        number: int | None = None,
+    ) -> None:
+        self.aggregator = aggregator
+        self.expect = expect
+        self.number = number
+        self._sent: dict[int, _Sent] = {}
+        self._finished = False
+
+    def __len__(self) -> int:
+        """Clients that have sent."""
+        return len(self._sent)
+
+    def add(
+        self,
+        client: int,
+        packet: Packet | bytes,
+        loss: float | None = None,
+        weight: float | None = None,
+    ) -> bool:
+        """Take one client's packet, or its bytes; True where it is new.
+
+        The same once more changes nothing and returns False: a client may send again when no answer
+        came. Another packet, loss or weight of a client that has sent is refused.
+
+        Raises:
+            DecodeError: bytes that are no packet of this shape.
+            ValueError: a packet of another shape, what the aggregator's ``check`` refuses, or a
+                second, different one of a client. The round is then as before.
+            RuntimeError: the round is finished.
+        """
+        self._open("add")
+        if not isinstance(packet, Packet):
+            packet = Packet.from_bytes(packet, expect=self.expect)
+        elif self.expect is not None and packet.shape != self.expect:
+            raise ValueError(
+                f"Round: packets must have the shape {self.expect}, got {packet.shape} from client "
+                f"{client}."
+            )
+        for first in list(self._sent)[:1]:
+            check_same_shape("Round", first, self._sent[first].packet, client, packet)
+        self.aggregator.check(client, packet, loss, weight)
+        if client not in self._sent:
+            self._sent[client] = _Sent(packet, loss, weight)
+            return True
+        held = self._sent[client]
+        if held[1:] != (loss, weight) or held.packet.to_bytes() != packet.to_bytes():
+            raise ValueError(
+                f"Round: a client sends once a round, got something else from client {client}. "
+                "Keep the first, or begin the round anew."
+            )
+        return False
+
+    def finish(self) -> Tensor | Any:
+        """Return the round's update: float32 of the packets' shape (groups: a list).
+
+        Raises ValueError for what the aggregator cannot use, RuntimeError where the round is
+        finished. The round is then as before.
+        """
+        self._open("finish")
+        losses = {c: sent.loss for c, sent in self._sent.items() if sent.loss is not None}
+        weights = {c: sent.weight for c, sent in self._sent.items() if sent.weight is not None}
+        update = self.aggregator.aggregate(
+            {client: sent.packet for client, sent in self._sent.items()},
+            losses or None,
+            self.number,
+            weights or None,
+        )
+        self._finished = True
+        return update
+
+    def _open(self, what: str) -> None:
+        if self._finished:
+            raise RuntimeError(f"Round.{what}: the round is finished. Begin another.")

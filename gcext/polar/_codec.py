@@ -1,0 +1,144 @@
+"""The codec of polar codes: signs in less than a bit, of all elements or of selected ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gcext._codecs.base import Codec
+from gcext._codecs.input import ROTATED, Sum, spoil
+from gcext._codecs.seeds import derive
+from gcext._codecs.topk import random_support, share, top_support
+from gcext._packet.codes import Random
+from gcext._packet.deferred import Contents
+from gcext._packet.packet import Packet
+from gcext._spec import Spec, write
+from gcext.polar import _code as coder
+from gcext.polar._rotated import code_rotated
+from gcext.polar._values import Polar, chunks_of
+
+__all__ = ["PolarSigns", "polar"]
+
+SELECTS = ("all", "topk", "randomk")
+
+
+@dataclass(frozen=True)
+class PolarSigns(Codec):
+    """Signs within ``rate`` bits an element (gcext.polar), wrong where little is lost, and a scale.
+
+    rotate: code a random rotation of the values, chunk by chunk. Without a residual the scale is
+        the one that makes the mean over seeds the tensor (Vargaftik et al. 2022); with one, and
+        wherever nothing is rotated, it is that of least squares, which is a contraction.
+    block: of the code; see gcext.polar.encode.
+    select: "all"; "topk", the share p of largest magnitude; or "randomk", a random share p,
+        without a residual scaled to be unbiased where ``rotate`` is.
+    """
+
+    rate: float
+    block: int = 1024
+    rotate: bool = True
+    select: str = "all"
+    p: float = 0.01
+
+    def __post_init__(self) -> None:
+        coder.check(self.rate, self.block)
+        if round(self.rate * self.block) == 0:
+            raise ValueError(
+                f"polar: rate*block must be at least 1 bit, got {self.rate * self.block:g}. "
+                "Raise the rate."
+            )
+        if self.select not in SELECTS:
+            raise ValueError(
+                f"polar: select must be one of {', '.join(SELECTS)}, got {self.select!r}."
+            )
+        object.__setattr__(self, "rate", float(self.rate))
+        object.__setattr__(self, "p", share(self.p, "polar"))
+
+    @property
+    def spec(self) -> str:
+        """See Codec."""
+        options: dict[str, bool | int | float | str]
+        options = {"rate": self.rate, "block": self.block, "rotate": self.rotate}
+        if self.select != "all":
+            options |= {"select": self.select, "p": self.p}
+        return write("polar", options)
+
+    @property
+    def stochastic(self) -> bool:
+        """See Codec."""
+        return self.rotate or self.select == "randomk"
+
+    def encode_sum(self, acc: Sum, seed: int) -> Packet:
+        """See Codec."""
+        support: Tensor | Random | None
+        index: Tensor | None
+        if self.select == "topk":
+            index, value, info = top_support(acc, self.p, "polar")
+            support = index
+        elif self.select == "randomk":
+            support, index, value, info = random_support(acc, self.p, "polar", seed)
+        else:
+            support = index = None
+            value, info = acc.add_late("polar")
+        if self.rotate:
+            biased = acc.out is not None
+            coded, bad = self._rotated(value, derive(seed, "rotation"), biased)
+            spoil(info, bad, ROTATED)
+        else:
+            coded = self._plain(value)
+        acc.check("polar", info)
+        if acc.out is not None:
+            acc.take(index, coded.decode(value.numel()), info)
+        acc.restore(info)
+
+        def contents(numbers: list[int], message: Tensor, scale: Tensor) -> Contents:
+            return support, replace(coded, message=message, scale=scale), 0.0
+
+        return acc.packet_of("polar", "polar", (coded.message, coded.scale), info, contents)
+
+    def _plain(self, value: Tensor) -> Polar:
+        n, kept = value.numel(), round(self.rate * self.block)
+        message, _ = coder.code(value, n, self.block, kept, soft=True)
+        signs = Polar(message, self.block, kept, True, value.new_ones(1))
+        scale = _positive(_dot(value, signs.decode(n))) / max(n, 1)
+        return replace(signs, scale=scale.float().view(1))
+
+    def _rotated(self, value: Tensor, seed: int, biased: bool) -> tuple[Polar, Tensor]:
+        coded, bad = code_rotated(value, self.rate, self.block, seed)
+        if biased:  # <x, s*c> / <c, c> of each chunk, the estimate being s times a rotated c
+            estimate, scale = coded.decode(value.numel()), coded.scale.clone()
+            for i, (start, size) in enumerate(chunks_of(value.numel(), self.block)):
+                part, s = slice(start, start + size), scale[i].double()
+                best = _positive(_dot(value[part], estimate[part])) / (s * size)
+                scale[i] = torch.where(s > 0, best, s)
+            coded = replace(coded, scale=scale)
+        return coded, bad
+
+
+def _positive(x: Tensor) -> Tensor:
+    """Return x, or 0 where it is not above that."""
+    return torch.where(x > 0, x, torch.zeros_like(x))
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Return the dot product, in float64 by a fixed tree of additions; of shape ()."""
+    products = x.double() * y.double()
+    while len(products) > 1:
+        half = len(products) // 2
+        rest = products[2 * half :]
+        products = torch.cat([products[:half] + products[half : 2 * half], rest])
+    return products.sum()
+
+
+def polar(spec: Spec) -> Codec:
+    """Return the codec of a polar spec."""
+    select = spec.choice("select", "all", SELECTS)
+    return PolarSigns(
+        rate=spec.number("rate", 0.5),
+        block=spec.integer("block", 1024),
+        rotate=spec.flag("rotate", True),
+        select=select,
+        p=0.01 if select == "all" else spec.number("p", 0.01),
+    )
