@@ -1,5 +1,6 @@
 # make demo   environment, build, and projected STC against STC and FedAvg on handwritten digits
 # make test   every test; make lint, make bench, make format as they say
+# make docs   the user's guide and the API reference, in build/docs/index.html; every warning is an error
 # make gpu-test, make gpu-bench   on a machine with nvcc and a GPU; make fake-gpu-test: with nvcc, without one: docs/cuda.md
 VENV ?= .venv
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc cuda -type f)
 CPP := $(shell find csrc cuda tests/emu tests/fakegpu -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench gpu-test gpu-bench fake-gpu-test clean
+.PHONY: demo test lint format docs bench gpu-test gpu-bench fake-gpu-test clean
 demo: $(VENV)/installed
 	@mkdir -p demo
 	$(BIN)/python -m gcext fl --data digits --method fedavg --method stc --method pstc \
@@ -29,6 +30,10 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -E -b html -W --keep-going -n -q -d build/doctrees docs build/docs
+	@echo "The documentation is in build/docs/index.html."
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench stc --n 10M --p 0.001,0.01,0.1
@@ -60,6 +65,10 @@ $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	@touch $@
 
 clean:

@@ -1,6 +1,7 @@
 """Benchmarks: ``python -m bench stc --n 10M --p 0.01 --json OUT.json``.
 
-case.py says what a row is made of; stc.py, codes.py and server.py make the rows of each stem;
-variants.py holds the PyTorch formulations they are compared with, oracle.py what all must agree
-with; timing.py and memory.py measure; report.py turns it into rows, tables and JSON.
+report.py has the row, the table and the JSON of every command, options.py what their options share.
+rows.py makes most rows from cases (case.py): those of stc.py, codes.py and packets.py, compared
+with the formulations of variants.py and checked against oracle.py. server.py, polar.py,
+polar_real.py and gpu.py are commands of their own. timing.py and memory.py measure.
 """

@@ -1,31 +1,40 @@
-"""What a row is made of: a problem, the variants that solve it, and the floor under them."""
+"""What most rows are made of: a problem, the variants that solve it, and the floor under them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import gcext
 from bench import oracle
+from bench.timing import Variant
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Elements, share of them that travels, seed of the data, packets at a server."""
+    """Elements, share of them that is sent, seed of the data, packets at a server."""
 
     n: int
     p: float
     seed: int = 0
     m: int = 10
 
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"bench: n must be at least 1, got {self.n}.")
+        if not 0 < self.p <= 1:
+            raise ValueError(f"bench: p must be in (0, 1], got {self.p:g}.")
+        if self.m < 1:
+            raise ValueError(f"bench: m must be at least 1, got {self.m}.")
+
     @property
     def k(self) -> int:
-        """Elements that travel, as gcext counts them."""
+        """Elements that are sent, as gcext counts them."""
         return max(int(self.p * self.n), 1)
 
     def generator(self) -> torch.Generator:
@@ -34,25 +43,9 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way to do the job. Only ``run`` is timed.
-
-    check: "" where what ``run`` returned (and wrote) is right, else how it differs.
-    compiled: runs under torch.compile, so that its first call is nothing like the others.
-    """
-
-    name: str
-    run: Callable[[], Any]
-    check: Callable[[Any], str]
-    reset: Callable[[], object] = field(default=lambda: None)
-    compiled: bool = False
-
-
-@dataclass(frozen=True)
 class Case:
-    """One row to be: gcext against the baselines, the first of which is the usual formulation.
+    """A row before it is measured: gcext against the baselines, the usual formulation first.
 
-    floor_is: what the floor does, for the reader.
     also: variants timed in the same rounds, each giving a field ``<name>_ms``.
     facts: further fields of the row.
     """
@@ -61,19 +54,19 @@ class Case:
     setting: Setting
     gcext: Variant
     baselines: tuple[Variant, ...]
-    floor: Variant
-    floor_is: str
+    floor: Variant | None
     also: tuple[Variant, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def variants(self) -> tuple[Variant, ...]:
         """All of them, in the order of the report."""
-        return (self.gcext, *self.baselines, *self.also, self.floor)
+        floor = () if self.floor is None else (self.floor,)
+        return (self.gcext, *self.baselines, *self.also, *floor)
 
 
 class Selected(NamedTuple):
-    """What a selection gave. Without indices, values are the dense decoded tensor's."""
+    """What a baseline selected. Without indices, values are the dense decoded tensor's."""
 
     indices: Tensor | None
     values: Tensor
@@ -84,23 +77,23 @@ class Problem:
     """One gradient, one residual, and the top-k of their sum, without ties around the k-th place.
 
     torch.topk and a threshold mask each break ties in their own way; gcext takes the lower index.
-    So that all can be held to one answer, elements that tie with the k-th and lose are zeroed.
+    So that all have one answer, elements that tie with the k-th and are not chosen are zeroed.
 
     All variants add into one working residual, which ``reset`` refills before every call outside
     the timed part. So each call sees equal data in the same physical pages, with its residual just
-    written; residuals that evolve would let each variant meet its own data, and would let that of
-    the floor, which sends nothing, grow without end. No cache is flushed: the floor of the same
-    run, measured under the same conditions, is what a time must be read against.
+    written; residuals that evolve would give each variant its own data, and that of the floor,
+    which sends nothing, would grow without end. No cache is flushed: a time must be read against
+    the floor of the same run, measured under the same conditions.
     """
 
-    def __init__(self, setting: Setting, feedback: bool = True) -> None:
+    def __init__(self, setting: Setting, feedback: bool = True, ternary: bool = True) -> None:
         generator = setting.generator()
-        self.k = setting.k
+        self.setting, self.feedback, self.ternary = setting, feedback, ternary
         self.tensor = torch.randn(setting.n, generator=generator)
         self.start = torch.randn(setting.n, generator=generator)
         self.residual = torch.empty(setting.n)
-        self.feedback = feedback
-        losers = torch.from_numpy(oracle.tie_losers(self._accumulated(), self.k))
+        total = self.tensor + self.start if feedback else self.tensor
+        losers = torch.from_numpy(oracle.tie_losers(total.numpy(), setting.k))
         self.tensor[losers] = 0.0
         self.start[losers] = 0.0
 
@@ -109,27 +102,47 @@ class Problem:
         self.residual.copy_(self.start)
 
     @cached_property
-    def ternary(self) -> oracle.Answer:
-        """The right answer of sparse ternary compression."""
-        return oracle.select(self._accumulated(), self.k, ternary=True)
+    def answer(self) -> oracle.Answer:
+        """The right answer."""
+        start = self.start.numpy() if self.feedback else None
+        return oracle.stc(self.tensor.numpy(), start, self.setting.k, self.ternary)
 
-    @cached_property
-    def sparse(self) -> oracle.Answer:
-        """The right answer of top-k."""
-        return oracle.select(self._accumulated(), self.k, ternary=False)
+    def exact(self, packet: gcext.Packet, residual: Tensor | None = None) -> str:
+        """Return how what gcext gave differs from the answer by a bit, or ""."""
+        return self.exact_pairs(packet.indices(), packet.values(), residual)
 
-    def _accumulated(self) -> oracle.Floats:
-        tensor = self.tensor.numpy()
-        total: oracle.Floats = np.add(tensor, self.start.numpy()) if self.feedback else tensor
-        return total
+    def exact_pairs(self, indices: Tensor, values: Tensor, residual: Tensor | None) -> str:
+        """The same of indices and values."""
+        why = oracle.differs("indices", indices.long().numpy(), self.answer.index)
+        why = why or oracle.differs("values", values.numpy(), self.answer.value)
+        if why or residual is None:
+            return why
+        return oracle.differs("residual", residual.numpy(), self.answer.residual)
+
+    def close(self, got: Selected) -> str:
+        """Return how a baseline differs: in any index, or in values beyond rounding, or ""."""
+        answer = self.answer
+        if got.indices is None:
+            index = got.values.nonzero().squeeze(1)
+            value = got.values[index].numpy()
+        else:
+            index, order = got.indices.sort()
+            value = got.values[order].numpy()
+        why = oracle.differs("indices", index.long().numpy(), answer.index)
+        why = why or oracle.departs("values", value, answer.value, answer.value)
+        if why or got.residual is None:
+            return why
+        # Where nothing was chosen the residual is the sum; elsewhere the mean's rounding shows.
+        scale = np.zeros_like(answer.residual)
+        scale[answer.index] = np.abs(answer.value) + np.abs(answer.residual[answer.index])
+        return oracle.departs("residual", got.residual.numpy(), answer.residual, scale)
 
     def floor(self) -> Variant:
         """Return the bare streaming pass: read both, write one."""
 
-        def check(_: Any) -> str:
+        def check(_: Tensor) -> str:
             expected = self.start.numpy() + self.tensor.numpy()
             return oracle.differs("the sum", self.residual.numpy(), expected)
 
-        return Variant("floor", lambda: self.residual.add_(self.tensor), check, self.reset)
-
-    floor_is = "residual.add_(tensor)"
+        run = partial(self.residual.add_, self.tensor)
+        return Variant("floor", run, check, self.reset, does="residual.add_(tensor)")

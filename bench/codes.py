@@ -1,4 +1,4 @@
-"""The rows rice, bits-pack and bits-unpack: kernels that NumPy, not PyTorch, is the rival of.
+"""The rows rice, bits-pack and bits-unpack: kernels that are compared with NumPy, not PyTorch.
 
 All work on k = p*n symbols; the floor is a plain copy of the array that goes in or comes out.
 """
@@ -6,15 +6,16 @@ All work on k = p*n symbols; the floor is a plain copy of the array that goes in
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench import oracle
-from bench.case import Case, Setting, Variant
-from gcext import _wire
+from bench import internals, oracle
+from bench.case import Case, Setting
+from bench.timing import Variant
 
 Streams = tuple[bytes, bytes, bytes]
 Symbols = npt.NDArray[np.uint32]
@@ -25,21 +26,15 @@ def rice(setting: Setting, compiled: bool) -> Case:
     rng = np.random.default_rng(setting.seed)
     index = rng.choice(setting.n, setting.k, replace=False, shuffle=False)
     index = np.sort(index).astype(np.int32 if setting.n < 2**31 else np.int64)
+    ours = partial(internals.rice_pack, index, setting.n)
 
     def check(streams: Streams) -> str:
-        back = oracle.rice_decode(streams, index.size, _wire.TILE)
+        back = oracle.rice_decode(streams, index.size, internals.TILE)
         return oracle.differs("decoded indices", back, index.astype(np.int64))
 
-    streams = _wire.rice_pack(index, setting.n)
-    return Case(
-        "rice",
-        setting,
-        Variant("gcext", partial(_wire.rice_pack, index, setting.n), check),
-        (Variant("numpy", partial(_numpy_rice, index), check),),
-        _copy(index),
-        "copy of the indices",
-        facts={"bytes": sum(map(len, streams)), "bits_per_index": _bits(streams) / index.size},
-    )
+    size = sum(map(len, ours()))
+    facts = {"bytes": size, "bits_per_index": 8 * size / index.size}
+    return _case("rice", setting, ours, partial(_numpy_rice, index), check, index, facts)
 
 
 def bits_pack(setting: Setting, compiled: bool) -> Case:
@@ -49,38 +44,40 @@ def bits_pack(setting: Setting, compiled: bool) -> Case:
     def check(plane: bytes) -> str:
         return oracle.differs("plane", np.frombuffer(plane, np.uint8), _plane(value, b))
 
-    return Case(
-        "bits-pack",
-        setting,
-        Variant("gcext", partial(_wire.bits_pack, value, b), check),
-        (Variant("numpy", partial(_numpy_pack, value, b), check),),
-        _copy(value),
-        "copy of the symbols",
-        facts={"b": b},
-    )
+    ours, numpy = partial(internals.bits_pack, value, b), partial(_numpy_pack, value, b)
+    return _case("bits-pack", setting, ours, numpy, check, value, {"b": b})
 
 
 def bits_unpack(setting: Setting, compiled: bool) -> Case:
     """A plane back into b-bit symbols."""
     value, b = _symbols(setting)
-    plane = _plane(value, b).tobytes()
+    args = (_plane(value, b).tobytes(), value.size, b)
 
     def check(got: Symbols) -> str:
         return oracle.differs("symbols", got, value)
 
-    return Case(
-        "bits-unpack",
-        setting,
-        Variant("gcext", partial(_wire.bits_unpack, plane, value.size, b), check),
-        (Variant("numpy", partial(_numpy_unpack, plane, value.size, b), check),),
-        _copy(value),
-        "copy of the symbols",
-        facts={"b": b},
+    ours, numpy = partial(internals.bits_unpack, *args), partial(_numpy_unpack, *args)
+    return _case("bits-unpack", setting, ours, numpy, check, value, {"b": b})
+
+
+def _case(
+    name: str,
+    setting: Setting,
+    ours: Callable[[], object],
+    numpy: Callable[[], object],
+    check: Callable[[Any], str],
+    array: npt.NDArray[Any],
+    facts: dict[str, Any],
+) -> Case:
+    to = np.empty_like(array)
+    floor = Variant(
+        "floor",
+        partial(np.copyto, to, array),
+        lambda _: oracle.differs("copy", to, array),
+        does="copy of the indices" if name == "rice" else "copy of the symbols",
     )
-
-
-def _bits(streams: Streams) -> int:
-    return 8 * sum(map(len, streams))
+    baselines = (Variant("numpy", numpy, check),)
+    return Case(name, setting, Variant("gcext", ours, check), baselines, floor, facts=facts)
 
 
 def _symbols(setting: Setting) -> tuple[Symbols, int]:
@@ -95,15 +92,6 @@ def _plane(value: Symbols, b: int) -> npt.NDArray[np.uint8]:
     for bit in range(b):
         out[bit::b] = value >> np.uint32(bit) & np.uint32(1)
     return np.packbits(out, bitorder="little")
-
-
-def _copy(array: npt.NDArray[Any]) -> Variant:
-    to = np.empty_like(array)
-
-    def check(_: None) -> str:
-        return oracle.differs("copy", to, array)
-
-    return Variant("floor", partial(np.copyto, to, array), check)
 
 
 def _numpy_pack(value: Symbols, b: int) -> bytes:
@@ -121,7 +109,7 @@ def _numpy_unpack(plane: bytes, n: int, b: int) -> Symbols:
 def _numpy_rice(index: npt.NDArray[np.int32] | npt.NDArray[np.int64]) -> Streams:
     # The stubs take any difference for one of dates.
     gap = np.asarray(np.diff(index.astype(np.int64), prepend=-1), np.int64) - 1
-    first = np.arange(0, gap.size, _wire.TILE)
+    first = np.arange(0, gap.size, internals.TILE)
     count = np.diff(first, append=gap.size)
     # The smallest b with sum ceil((gap >> b) / 2) <= count is that of the shortest code.
     b = np.zeros(first.size, np.int64)

@@ -1,7 +1,7 @@
 """Peak memory of one call: how far the resident set rises above what the inputs hold.
 
 tracemalloc does not see what torch allocates, and a peak once reached hides all lower ones; so each
-variant runs in a process of its own, and the kernel is asked (Linux only).
+call is measured in a process of its own, by the kernel's account (Linux only).
 """
 
 from __future__ import annotations
@@ -10,56 +10,40 @@ import ctypes
 import gc
 import multiprocessing
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from bench.case import Case, Setting, Variant
-
-# Enough elements for threads to start, so that their stacks are there before the measurement.
-_WARM = 1 << 18
+T = TypeVar("T")
+Prepare = Callable[[T], Callable[[], object]]
 
 
-def peak_bytes(row: str, setting: Setting, variant: str, threads: int) -> int | None:
-    """Return the bytes a call takes beyond its inputs, or None where the system cannot tell.
+def peak_bytes(prepare: Prepare[T], small: T, full: T) -> int | None:
+    """Return the bytes that ``prepare(full)()`` takes beyond what ``prepare`` made for it.
 
-    What a variant keeps between calls counts, for the measured call is its first of that size
-    (a compiled one's second, as compiling takes far more than running).
+    None where the system does not report it. What a call keeps for later ones counts, for the
+    measured one is the first of its size. That of ``small`` runs before: what a library allocates
+    once is not the call's. ``prepare`` must be picklable.
     """
     if not Path("/proc/self/clear_refs").exists():
         return None
     # Spawned: OpenMP's threads do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (row, setting, variant, threads))
+        return pool.apply(_measure, (prepare, small, full, torch.get_num_threads()))
 
 
-def _measure(row: str, setting: Setting, name: str, threads: int) -> int | None:
-    from bench.rows import ROWS
-
+def _measure(prepare: Prepare[T], small: T, full: T, threads: int) -> int | None:
     torch.set_num_threads(threads)
-
-    def make(at: Setting) -> tuple[Case, Variant]:
-        case = ROWS[row](at, name.startswith("compiled-"))
-        return case, next(each for each in case.variants if each.name == name)
-
-    # A small problem first: what a library allocates once is not the call's.
-    _, small = make(replace(setting, n=min(setting.n, _WARM)))
-    small.reset()
-    small.run()
-    _, variant = make(setting)
-    variant.reset()
-    if variant.compiled:
-        variant.run()
-        variant.reset()
-    del small
-    return growth(variant.run)
-
-
-def growth(run: Callable[[], object]) -> int | None:
-    """Return how far the resident set rises while ``run`` runs, None where it cannot be told."""
+    warm = prepare(small)
+    warm()
+    run = prepare(full)
+    del warm
     gc.collect()
-    _return_free_pages()
+    # Freed pages go back to the system: a call that reused them would seem to need less.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
+    if trim is not None:
+        trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     except OSError:
@@ -69,13 +53,6 @@ def growth(run: Callable[[], object]) -> int | None:
     peak = _status_bytes("VmHWM")
     del result
     return max(peak - before, 0)
-
-
-def _return_free_pages() -> None:
-    """Give what was freed back to the system: a call that reused it would look frugal."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
-    if trim is not None:
-        trim(0)
 
 
 def _status_bytes(field: str) -> int:

@@ -1,7 +1,7 @@
-"""What every variant must agree with: NumPy and Python integers, slow and plain.
+"""The answers that every variant and every kernel is compared with: NumPy, Python integers.
 
-gcext is held to these answers bit for bit. PyTorch rounds a mean in its own way, so baselines are
-held to the same indices exactly, and to the values within RELATIVE of them.
+gcext must give these bit for bit. PyTorch rounds a mean in its own way, so baselines must give the
+same indices exactly, and the values within RELATIVE of them. The tests use this module, too.
 """
 
 from __future__ import annotations
@@ -23,50 +23,59 @@ RELATIVE = 1e-5
 
 @dataclass(frozen=True)
 class Answer:
-    """index rising, value float32 of the same length, and what is left of the whole tensor."""
+    """index rising, value of the same length, what is left of the whole tensor, mean magnitude."""
 
     index: Index
     value: Floats
     residual: Floats
+    mean: np.float32
 
 
-def select(acc: Floats, k: int, ternary: bool) -> Answer:
-    """Return the k largest magnitudes that are not zero, ties to the lower index."""
+def stc(tensor: Floats, residual: Floats | None, k: int, ternary: bool = True) -> Answer:
+    """Return the selection from tensor + residual; ``ternary``: as plus or minus the exact mean."""
+    with np.errstate(over="ignore", under="ignore"):
+        acc = tensor.copy() if residual is None else tensor + residual
+        index = top_k(acc, k)
+        mean = exact_mean(acc[index])
+        value = np.copysign(mean, acc[index]) if ternary else acc[index]
+        left = acc.copy()
+        left[index] = acc[index] - value
+    return Answer(index, value, left, mean)
+
+
+def top_k(acc: Floats, k: int) -> Index:
+    """Return the indices of the k largest magnitudes that are not zero, ties to the lower index."""
     key = _keys(acc)
+    k = min(k, int(np.count_nonzero(key)))
+    if k == 0:
+        return np.empty(0, np.int64)
     kth = np.partition(key, key.size - k)[key.size - k]
     greater = np.flatnonzero(key > kth)
-    equal = np.flatnonzero(key == kth) if kth else np.empty(0, np.int64)
-    index = np.sort(np.concatenate([greater, equal[: k - greater.size]])).astype(np.int64)
-    value = acc[index]
-    if ternary and index.size:
-        value = np.copysign(exact_mean(value), value)
-    residual = acc.copy()
-    residual[index] -= value
-    return Answer(index, value, residual)
+    equal = np.flatnonzero(key == kth)[: k - greater.size]
+    return np.sort(np.concatenate([greater, equal]))
 
 
 def tie_losers(acc: Floats, k: int) -> Index:
     """Return the indices whose magnitude is the k-th largest, but that are not chosen."""
     key = _keys(acc)
     kth = np.partition(key, key.size - k)[key.size - k]
-    return np.flatnonzero(key == kth)[k - np.count_nonzero(key > kth) :].astype(np.int64)
+    return np.flatnonzero(key == kth)[k - np.count_nonzero(key > kth) :]
 
 
 def exact_mean(values: Floats) -> np.float32:
     """Return the mean magnitude, summed as an integer and rounded once (nearest, ties to even)."""
-    key = _keys(values)
-    exponent = (key >> 23).astype(np.int64)
-    mantissa = (key & 0x7FFFFF).astype(np.uint64) | np.where(exponent > 0, 0x800000, 0).astype(
-        np.uint64
-    )
+    if values.size == 0:
+        return np.float32(0)
+    key = _keys(values).astype(np.uint64)
+    exponent = key >> np.uint64(23)
+    mantissa = key & np.uint64(0x7FFFFF) | np.where(exponent > 0, np.uint64(1 << 23), np.uint64(0))
     total = 0  # in units of 2^-149
     for e in np.unique(exponent).tolist():
-        total += int(mantissa[exponent == e].sum(dtype=np.uint64)) << max(e - 1, 0)
+        total += int(mantissa[exponent == e].sum()) << max(e - 1, 0)
     drop = max((total // values.size).bit_length() - 24, 0)
     divisor = values.size << drop
     kept, rest = divmod(total, divisor)
-    if 2 * rest > divisor or (2 * rest == divisor and kept & 1):
-        kept += 1
+    kept += 2 * rest > divisor or (2 * rest == divisor and kept & 1)
     return np.float32(math.ldexp(kept, drop - 149))
 
 
@@ -78,24 +87,20 @@ def combine(pairs: Sequence[tuple[Index, Floats]], weights: Sequence[float], num
     return total.astype(np.float32)
 
 
-def gram(pairs: Sequence[tuple[Index, Floats]], scales: Sequence[float]) -> Doubles:
+def gram(pairs: Sequence[tuple[Index, Floats]], scales: Sequence[float], numel: int) -> Doubles:
     """Return the dot products of ternary packets: an integer times the product of two scales."""
-    m = len(pairs)
-    out = np.zeros((m, m))
-    for i, (index_i, value_i) in enumerate(pairs):
-        for j, (index_j, value_j) in enumerate(pairs[: i + 1]):
-            _, at_i, at_j = np.intersect1d(
-                index_i, index_j, assume_unique=True, return_indices=True
-            )
-            agree = np.sign(value_i[at_i]).astype(np.int64) * np.sign(value_j[at_j]).astype(
-                np.int64
-            )
-            out[i, j] = out[j, i] = scales[i] * scales[j] * int(agree.sum())
+    out = np.zeros((len(pairs), len(pairs)))
+    for i, (index, value) in enumerate(pairs):
+        signs = np.zeros(numel)
+        signs[index] = np.sign(value)
+        for j, (other, its) in enumerate(pairs[: i + 1]):
+            agreement = float(signs[other] @ np.sign(its))  # a sum of -1, 0 and 1: exact
+            out[i, j] = out[j, i] = scales[i] * scales[j] * agreement
     return out
 
 
 def rice_decode(streams: tuple[bytes, bytes, bytes], count: int, tile: int) -> Index:
-    """Return the indices that a Rice section says; csrc/rice.h has the layout."""
+    """Return the indices that the streams of a Rice section hold; docs/wire-format.md."""
     table = np.frombuffer(streams[0], np.dtype([("b", "u1"), ("zeros", "<u2")]))
     b = np.repeat(table["b"].astype(np.int64), tile)[:count]
     place = np.flatnonzero(np.unpackbits(np.frombuffer(streams[2], np.uint8), bitorder="little"))
@@ -116,10 +121,8 @@ def differs(what: str, got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> str
             f"{what}: expected {expected.dtype}{list(expected.shape)}, "
             f"got {got.dtype}{list(got.shape)}"
         )
-    if got.dtype.kind == "f":
-        wrong = got.view(f"u{got.dtype.itemsize}") != expected.view(f"u{got.dtype.itemsize}")
-    else:
-        wrong = got != expected
+    bits = f"u{got.dtype.itemsize}"
+    wrong = got.view(bits) != expected.view(bits)
     return _first(what, wrong, got, expected)
 
 

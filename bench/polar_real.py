@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import gcext
+from bench.internals import chunks_of, dense, hadamard, seed_of
+from bench.report import Row
 from gcext import polar
-from gcext._native import ops
-from gcext.polar._values import chunks_of, seed_of
-
-Row = dict[str, Any]
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 CLIENTS = 16
@@ -32,9 +29,7 @@ def updates(data: str, data_dir: Path | None, seed: int = 0) -> list[Tensor]:
     chance weights.
     """
     try:
-        from gcext.fl.client import local_sgd
-        from gcext.fl.data import load
-        from gcext.fl.models import build, initial
+        from gcext.fl import build, initial, load, local_sgd
 
         loaded = load(data, data_dir)
     except (ImportError, FileNotFoundError, ValueError):
@@ -89,30 +84,24 @@ def cosine(real: list[Tensor], n: int = 1 << 20, seed: int = 0) -> list[Row]:
         for rate in RATES:
             coded = polar.encode(x, rate, block, soft=True)
             plain = polar.encode(x < 0, rate, block)
-            room = 8 * (coded.nbytes - 4 * len(chunks) - 8)
-            rotated = polar.encode_rotated(x, int(room / padded * block) / block, block, seed=seed)
+            capacity = 8 * (coded.nbytes - 4 * len(chunks) - 8)
+            reached = int(capacity / padded * block) / block
+            rotated = polar.encode_rotated(x, reached, block, seed=seed)
             chosen = torch.randperm(len(x), generator=generator)[: 8 * coded.nbytes]
             signs = torch.zeros_like(x)
             signs[chosen] = x[chosen].sign()
             share, packet = _stc_of_size(x, coded.nbytes)
-            rows.append(
-                {
-                    "name": "polar-cosine",
-                    "source": source,
-                    "n": len(x),
-                    "block": block,
-                    "rate": rate,
-                    "bytes": coded.nbytes,
-                    "weighted": _squared_cosine(x, 1.0 - 2.0 * polar.decode(coded)),
-                    "plain": _squared_cosine(x, 1.0 - 2.0 * polar.decode(plain)),
-                    "rotated": _squared_cosine(x, rotated.to_dense()),
-                    "rotated_bytes": rotated.nbytes,
-                    "signs": _squared_cosine(x, signs),
-                    "stc": _squared_cosine(x, packet.to_dense()),
-                    "stc_p": share,
-                    "stc_bytes": packet.nbytes,
-                }
-            )
+            extra = {
+                "source": source, "block": block, "rate": rate, "bytes": coded.nbytes,
+                "weighted": _squared_cosine(x, 1.0 - 2.0 * polar.decode(coded)),
+                "plain": _squared_cosine(x, 1.0 - 2.0 * polar.decode(plain)),
+                "rotated": _squared_cosine(x, rotated.to_dense()),
+                "rotated_bytes": rotated.nbytes,
+                "signs": _squared_cosine(x, signs),
+                "stc": _squared_cosine(x, dense(packet)),
+                "stc_p": share, "stc_bytes": packet.nbytes,
+            }  # fmt: skip
+            rows.append(Row("polar-cosine", len(x), extra=extra))
     return rows
 
 
@@ -130,12 +119,6 @@ def _stc_of_size(x: Tensor, nbytes: int) -> tuple[float, gcext.Packet]:
     return low, best
 
 
-def _sparse(*values: float) -> Tensor:
-    x = torch.zeros(1024)
-    x[: len(values)] = torch.tensor(values)
-    return x
-
-
 def bias(real: list[Tensor], draws: tuple[int, ...] = (250, 1000, 4000)) -> list[Row]:
     """Return T |mean of T estimates - x|^2 / |x|^2: flat in T where the estimate is unbiased.
 
@@ -143,26 +126,26 @@ def bias(real: list[Tensor], draws: tuple[int, ...] = (250, 1000, 4000)) -> list
     """
     sources = {
         "gaussian": torch.randn(1024, generator=torch.Generator().manual_seed(1)),
-        "two": _sparse(1.0, 0.5),
-        "three": _sparse(3.0, 2.0, 1.0),
+        "two": torch.tensor([1.0, 0.5] + 1022 * [0.0]),
+        "three": torch.tensor([3.0, 2.0, 1.0] + 1021 * [0.0]),
     }
     if real:
         sources["update"] = real[0]
     rows = []
     for source, x in sources.items():
         total = torch.zeros(len(x), dtype=torch.float64)
-        row: Row = {"name": "polar-bias", "source": source, "n": len(x), "rate": 0.5}
+        extra: dict[str, str | float] = {"source": source, "rate": 0.5}
         for seed in range(max(draws)):
             total += polar.encode_rotated(x, 0.5, seed=seed).to_dense()
             if seed + 1 in draws:
                 error = float((total / (seed + 1) - x).square().sum() / x.double().square().sum())
-                row[f"T={seed + 1}"] = error * (seed + 1)
-        rows.append(row)
+                extra[f"T={seed + 1}"] = error * (seed + 1)
+        rows.append(Row("polar-bias", len(x), extra=extra))
     return rows
 
 
 def subsampled_signs(x: Tensor, bits: list[int], seed: int) -> Tensor:
-    """Return the rival's unbiased estimate: of each chunk's rotated values, the signs of ``bits``.
+    """Return an unbiased estimate: of each chunk's rotated values the signs of ``bits``.
 
     Which ones is drawn from the seed. The rotation is polar's, the scale |x|^2 / <y, signs> too.
     """
@@ -171,13 +154,13 @@ def subsampled_signs(x: Tensor, bits: list[int], seed: int) -> Tensor:
     for index, (start, size) in enumerate(chunks_of(len(x), 1024)):
         part = x[start : start + size]
         part = torch.nn.functional.pad(part, (0, size - len(part)))
-        y = ops.hadamard(part, size, seed_of(seed, index), False)
+        y = hadamard(part, size, seed_of(seed, index), False)
         chosen = torch.randperm(size, generator=generator)[: bits[index]]
         signs = torch.zeros(size)
         signs[chosen] = 1.0 - 2.0 * (y[chosen] < 0).float()
         agreement = float(y.double() @ signs.double())
         scale = float(part.double().square().sum()) / agreement if agreement else 0.0
-        parts.append(ops.hadamard(scale * signs, size, seed_of(seed, index), True))
+        parts.append(hadamard(scale * signs, size, seed_of(seed, index), True))
     return torch.cat(parts)[: len(x)]
 
 
@@ -204,21 +187,13 @@ def variance(real: list[Tensor], rounds: int = 8, n: int = 1 << 16) -> list[Row]
                 return subsampled_signs(x, bits, seed)
 
             ours, theirs = (_error_of_mean(vectors, f, rounds) for f in (code, sample))
-            rows.append(
-                {
-                    "name": "polar-variance",
-                    "source": source,
-                    "n": len(vectors[0]),
-                    "clients": len(vectors),
-                    "rounds": rounds,
-                    "rate": rate,
-                    "bytes": polar.encode_rotated(vectors[0], rate, seed=0).nbytes,
-                    "signs_bytes": (sum(bits) + 7) // 8 + 4 * len(chunks) + 8,
-                    "polar": ours,
-                    "signs": theirs,
-                    "ratio": ours / theirs,
-                }
-            )
+            extra = {
+                "source": source, "clients": len(vectors), "rounds": rounds, "rate": rate,
+                "bytes": polar.encode_rotated(vectors[0], rate, seed=0).nbytes,
+                "signs_bytes": (sum(bits) + 7) // 8 + 4 * len(chunks) + 8,
+                "polar": ours, "signs": theirs, "ratio": ours / theirs,
+            }  # fmt: skip
+            rows.append(Row("polar-variance", len(vectors[0]), extra=extra))
     return rows
 
 

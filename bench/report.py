@@ -1,98 +1,73 @@
-"""From a case to its row: check, time, weigh; and rows as a table."""
+"""The row of every command, and rows as a table and as JSON."""
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import platform
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.table import Table
 
 import gcext
-from bench.case import Case, Setting, Variant
-from bench.memory import peak_bytes
-from bench.timing import default_rounds, interleave
-
-Row = dict[str, Any]
-Progress = Callable[[str], None]
 
 
-def measure(
-    case: Case, rounds: int | None = None, peak: bool = True, progress: Progress = lambda _: None
-) -> Row:
-    """Return the row of a case. Times are medians in milliseconds; None: refused, or not there.
+@dataclass
+class Row:
+    """One measurement. Times are milliseconds, medians; None: refused, or not measured.
 
-    Only variants whose output agrees with the oracle are timed; ``refused`` says why the others
-    are not. The check is also the first call, in which compiled variants are compiled.
+    extra: further fields, of which two have a meaning for every row: ``refused``, the variants
+    that were wrong and how; ``extrapolated``, those measured on a part, and by how much.
     """
-    setting = case.setting
-    refused: dict[str, str] = {}
-    for variant in case.variants:
-        progress(f"{case.name}: checking {variant.name}")
-        if why := _refusal(variant):
-            refused[variant.name] = why
-    timed = [variant for variant in case.variants if variant.name not in refused]
-    rounds = rounds or default_rounds(setting.n)
-    progress(f"{case.name}: timing {len(timed)} variants, {rounds} rounds")
-    spreads = interleave(timed, rounds, setting.seed) if timed else {}
-    threads = torch.get_num_threads()
-    variants: dict[str, dict[str, Any]] = {}
-    for variant in timed:
-        ms, low, high = spreads[variant.name]
-        variants[variant.name] = {"ms": ms, "q1_ms": low, "q3_ms": high}
-        if peak and variant is not case.floor:
-            progress(f"{case.name}: memory of {variant.name}")
-            bytes_ = peak_bytes(case.name, setting, variant.name, threads)
-            variants[variant.name]["peak_bytes"] = bytes_
 
-    def field(variant: Variant, key: str) -> Any:
-        return variants.get(variant.name, {}).get(key)
+    name: str
+    n: int | None
+    p: float | None = None
+    device: str = "cpu"
+    gcext_ms: float | None = None
+    torch_ms: float | None = None
+    floor_ms: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(init=False)
 
-    def fastest(among: tuple[Variant, ...]) -> str | None:
-        names = [variant.name for variant in among if variant.name in variants]
-        return min(names, key=lambda name: variants[name]["ms"], default=None)
+    def __post_init__(self) -> None:
+        self.machine = machine(self.device)
 
-    usual, best = case.baselines[0], fastest(case.baselines)
-    compiled = fastest(tuple(variant for variant in case.baselines if variant.compiled))
-    ours, floor, theirs = (field(each, "ms") for each in (case.gcext, case.floor, usual))
-    return {
-        "name": case.name,
-        "n": setting.n,
-        "p": setting.p,
-        "device": "cpu",
-        "gcext_ms": ours,
-        "torch_ms": theirs,
-        "floor_ms": floor,
-        "speedup": _ratio(theirs, ours),
-        "of_floor": _ratio(ours, floor),
-        "torch_best": best,
-        "torch_best_ms": variants[best]["ms"] if best else None,
-        "torch_compiled_ms": variants[compiled]["ms"] if compiled else None,
-        "gcext_peak_bytes": field(case.gcext, "peak_bytes"),
-        "torch_peak_bytes": field(usual, "peak_bytes"),
-        "baseline": usual.name,
-        "floor": case.floor_is,
-        "k": setting.k,
-        "seed": setting.seed,
-        "rounds": rounds,
-        **case.facts,
-        **{f"{also.name}_ms": field(also, "ms") for also in case.also},
-        "variants": variants,
-        "refused": refused,
-        **machine(),
-    }
+    @property
+    def failed(self) -> bool:
+        """Whether gcext itself was wrong."""
+        return "gcext" in self.extra.get("refused", {})
+
+    @property
+    def where(self) -> str:
+        """The row's name, n and p."""
+        return f"{self.name} n={_cell('n', self.n)} p={_cell('p', self.p)}"
+
+    def flat(self) -> dict[str, Any]:
+        """Return what the JSON holds: the fixed fields, the further ones and the machine's."""
+        fixed = ("name", "n", "p", "device", "gcext_ms", "torch_ms", "floor_ms")
+        return {
+            **{key: getattr(self, key) for key in fixed},
+            "speedup": _ratio(self.torch_ms, self.gcext_ms),
+            "of_floor": _ratio(self.gcext_ms, self.floor_ms),
+            **self.extra,
+            **self.machine,
+        }
+
+    def __getitem__(self, key: str) -> Any:
+        return self.flat()[key]
 
 
-def failed(row: Row) -> bool:
-    """Return whether gcext itself was wrong."""
-    return row["gcext_ms"] is None
-
-
-def machine() -> Row:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what a figure depends on beside the code."""
     info = gcext.build_info()
     return {
@@ -108,57 +83,122 @@ def machine() -> Row:
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
+        **(_gpu() if device == "cuda" else {}),
     }
 
 
-def table(rows: list[Row]) -> Table:
-    """Return the figures of rows, one line each."""
-    out = Table(title="milliseconds are medians; peak is beyond the inputs", title_justify="left")
-    out.add_column("row", no_wrap=True)
-    for name in (
-        "n", "p", "gcext ms", "floor ms", "of floor", "torch ms", "speedup", "best ms", "compiled",
-        "peak", "torch's",
-    ):  # fmt: skip
-        out.add_column(name, justify="right", no_wrap=True)
+def figures(ms: Mapping[str, float], ratios: Mapping[str, tuple[str, str]]) -> dict[str, float]:
+    """Return each time as ``<name>_ms``, and the ratios whose two times are there."""
+    quotients = {
+        name: ms[over] / ms[under]
+        for name, (over, under) in ratios.items()
+        if over in ms and under in ms
+    }
+    return {f"{name}_ms": each for name, each in ms.items()} | quotients
+
+
+@functools.cache
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@functools.cache
+def _gpu() -> dict[str, Any]:
+    info, chip = gcext.build_info(), torch.cuda.get_device_properties(0)
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = "unknown: no nvidia-smi on PATH"
+    if shutil.which(query[0]) is not None:
+        driver = subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[0]
+    return {
+        "chip": chip.name,
+        "capability": f"{chip.major}.{chip.minor}",
+        "memory_bytes": chip.total_memory,
+        "driver": driver,
+        "cuda_of_torch": torch.version.cuda,
+        "nvcc": info["cuda_compiler"],
+        "cuda_archs": info["cuda_archs"],
+    }
+
+
+def save(rows: Sequence[Row], path: Path | None) -> None:
+    """Write the rows as a JSON list, where there is a path."""
+    if path is not None:
+        path.write_text(json.dumps([row.flat() for row in rows], indent=1) + "\n")
+
+
+def show(
+    rows: Sequence[Row],
+    columns: Mapping[str, str] | None = None,
+    title: str = "",
+    variants: bool = False,
+) -> Console:
+    """Print machine, rows and notes; returns the screen.
+
+    Without columns: one table a name, of all fields. variants: every variant of each row, too.
+    """
+    screen = Console()
+    if not screen.is_terminal:
+        screen = Console(width=200)
+    if rows:
+        at = rows[0].machine
+        line = f"{at.get('chip', at['cpu'])}, {at['threads']} threads, {at['isa']}"
+        screen.print(f"{line}, torch {at['versions']['torch']}", highlight=False)
+    if columns is not None:
+        screen.print(table([row.flat() for row in rows], columns, title))
+    for name in dict.fromkeys(row.name for row in rows) if columns is None else ():
+        these = [row.flat() for row in rows if row.name == name]
+        hidden = {"name", "device", *rows[0].machine}
+        there = (key for row in these for key, value in row.items() if value is not None)
+        keys = [key for key in there if key not in hidden and "_best_" not in key]
+        screen.print(table(these, {key.replace("_", " "): key for key in keys}, name))
+    for row in rows if variants else ():
+        screen.print(details(row))
+    for note in notes(rows):
+        screen.print(note, highlight=False, markup=False, soft_wrap=True)
+    return screen
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str) -> Table:
+    """Return one line for each row, of the fields that columns name; *: extrapolated."""
+    out = Table(title=title, title_justify="left")
+    for name in columns:
+        out.add_column(name, justify="left" if name in ("row", "variant") else "right")
     for row in rows:
-        out.add_row(
-            row["name"], short(row["n"]), f"{row['p']:g}", _number(row["gcext_ms"]),
-            _number(row["floor_ms"]), _number(row["of_floor"], "x"), _number(row["torch_ms"]),
-            _number(row["speedup"], "x"), _number(row["torch_best_ms"]),
-            _number(row["torch_compiled_ms"]), _bytes(row["gcext_peak_bytes"]),
-            _bytes(row["torch_peak_bytes"]), style="red" if failed(row) else "",
-        )  # fmt: skip
+        scaled = row.get("extrapolated", {})
+        cells = (
+            _cell(key, row.get(key)) + "*" * (key.removesuffix("_ms") in scaled)
+            for key in columns.values()
+        )
+        out.add_row(*cells, style="red" if "gcext" in row.get("refused", {}) else "")
     return out
 
 
 def details(row: Row) -> Table:
     """Return every variant of a row: quartiles and peak memory."""
-    title = f"{row['name']}  n={short(row['n'])} p={row['p']:g}  {row['rounds']} rounds"
-    out = Table(title=title, title_justify="left")
-    for name in ("variant", "median ms", "q1", "q3", "peak"):
-        out.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
-    for name, at in row["variants"].items():
-        figures = (_number(at[key]) for key in ("ms", "q1_ms", "q3_ms"))
-        out.add_row(name, *figures, _bytes(at.get("peak_bytes")))
-    return out
+    rows = [{"variant": name, **figures} for name, figures in row["variants"].items()]
+    columns = {
+        "variant": "variant", "median ms": "ms", "q1": "q1_ms", "q3": "q3_ms", "peak": "peak_bytes",
+    }  # fmt: skip
+    return table(rows, columns, f"{row.where}, {row['rounds']} rounds")
 
 
-def notes(rows: list[Row]) -> list[str]:
+def notes(rows: Sequence[Row]) -> list[str]:
     """Return what the reader of the table must know."""
     out = []
     for row in rows:
-        where = f"{row['name']} n={short(row['n'])} p={row['p']:g}"
-        out += [f"{where}: {name} refused: {why}" for name, why in row["refused"].items()]
-        if "bytes" in row:
-            beside = "".join(
-                f", {row[key]:.0f} {what}"
-                for key, what in (("entropy_bytes", "by entropy"), ("torch_bytes", "by torch.save"))
-                if key in row
-            )
-            out.append(f"{where}: {row['bytes']} bytes{beside}")
-        if row.get("stc_ms") and row["gcext_ms"]:
-            out.append(f"{where}: {row['gcext_ms'] / row['stc_ms']:.2f}x of stc, which made it")
-    busy = max((row["load"] for row in rows), default=0)
+        at = row.flat()
+        refused = at.get("refused", {})
+        out += [f"{row.where}: {name} refused: {why}" for name, why in refused.items()]
+        if row.name in ("stc-wire", "rice"):
+            beside = (("entropy_bytes", "by entropy"), ("torch_bytes", "by torch.save"))
+            also = "".join(f", {at[key]:.0f} {what}" for key, what in beside if key in at)
+            out.append(f"{row.where}: {at['bytes']} bytes{also}")
+        if at.get("stc_ms") and row.gcext_ms:
+            out.append(f"{row.where}: {row.gcext_ms / at['stc_ms']:.2f}x of stc, which made it")
+    busy = max((row.machine["load"] for row in rows), default=0)
     cores = os.cpu_count() or 1
     if busy > cores + 0.5:
         out.append(f"the machine was busy: load {busy:.1f} on {cores} cores. Measure again.")
@@ -173,43 +213,20 @@ def short(n: int) -> str:
     return str(n)
 
 
-def make_setting(n: int, p: float, seed: int, m: int) -> Setting:
-    """Return a setting, or raise ValueError with the rule that it breaks."""
-    if n < 1:
-        raise ValueError(f"bench: n must be at least 1, got {n}. Raise --n.")
-    if not 0 < p <= 1:
-        raise ValueError(f"bench: p must be in (0, 1], got {p:g}. Choose a share.")
-    if m < 1:
-        raise ValueError(f"bench: m must be at least 1, got {m}. Raise --m.")
-    return Setting(n, p, seed, m)
-
-
-def _refusal(variant: Variant) -> str:
-    """Return "" where the variant may be timed, else why not."""
-    try:
-        variant.reset()
-        return variant.check(variant.run())
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        return f"{type(error).__name__}: {lines[0]}"
-
-
 def _ratio(a: float | None, b: float | None) -> float | None:
     return a / b if a is not None and b else None
 
 
-def _number(value: float | None, unit: str = "") -> str:
+def _cell(key: str, value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}{unit}" if value < 0.1 else f"{value:.2f}{unit}"
-
-
-def _bytes(value: int | None) -> str:
-    return "-" if value is None else f"{value / 1e6:.1f} MB"
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    if key == "n":
+        return short(value)
+    if key.endswith("peak_bytes"):
+        return f"{value / 1e6:.1f} MB"
+    if not isinstance(value, float):
+        return str(value)
+    if key in ("p", "rate"):
+        return f"{value:g}"
+    digits = ".4f" if 1e-4 <= abs(value) < 1 else ".0f" if abs(value) >= 1e4 else ".4g"
+    return f"{value:{digits}}" + "x" * (key in ("speedup", "of_floor"))

@@ -11,23 +11,16 @@ import torch
 from torch import Tensor
 
 import gcext
-from bench import oracle
-from bench.case import Case, Problem, Selected, Setting, Variant
-from bench.variants import Formulation, Named, formulations
-from gcext._native import ops
+from bench import internals, oracle
+from bench.case import Case, Problem, Selected, Setting
+from bench.timing import Variant
+from bench.variants import Formulation, formulations
 
 
 def stc(setting: Setting, compiled: bool) -> Case:
     """``gcext.stc`` with its residual: what a training step calls."""
     problem = Problem(setting)
-    return Case(
-        "stc",
-        setting,
-        _stc_variant(problem, setting.p, "gcext"),
-        _baselines(problem, problem.residual, True, compiled),
-        problem.floor(),
-        Problem.floor_is,
-    )
+    return _case("stc", problem, _stc_variant(problem, "gcext"), compiled)
 
 
 def stc_ef(setting: Setting, compiled: bool) -> Case:
@@ -45,58 +38,33 @@ def stc_ef(setting: Setting, compiled: bool) -> Case:
             feedback.rollback("g")
 
     def check(packet: gcext.Packet) -> str:
-        residual = feedback.state_dict()["pending"]["g"]
-        return check_exact(problem.ternary, Selected(packet.index, packet.value, residual))
+        return problem.exact(packet, feedback.state_dict()["pending"]["g"])
 
     run = partial(feedback.compress, problem.tensor, "g", commit=False)
-    return Case(
-        "stc-ef",
-        setting,
-        Variant("gcext", run, check, reset),
-        _baselines(problem, problem.residual, True, compiled),
-        problem.floor(),
-        Problem.floor_is,
-    )
+    return _case("stc-ef", problem, Variant("gcext", run, check, reset), compiled)
 
 
 def stc_plain(setting: Setting, compiled: bool) -> Case:
     """``gcext.stc`` without a residual: one read, so it may beat the floor, which also writes."""
     problem = Problem(setting, feedback=False)
-
-    def check(packet: gcext.Packet) -> str:
-        return check_exact(problem.ternary, Selected(packet.index, packet.value, None))
-
-    return Case(
-        "stc-plain",
-        setting,
-        Variant("gcext", partial(gcext.stc, problem.tensor, setting.p), check),
-        _baselines(problem, None, True, compiled),
-        problem.floor(),
-        Problem.floor_is,
-    )
+    run = partial(gcext.stc, problem.tensor, setting.p)
+    return _case("stc-plain", problem, Variant("gcext", run, problem.exact), compiled)
 
 
 def select(setting: Setting, compiled: bool) -> Case:
     """The operator alone, fp32 values, residual in place."""
-    problem = Problem(setting)
-    args = (problem.tensor, None, problem.residual, problem.k, 1.0, 1.0, False)
+    problem = Problem(setting, ternary=False)
+    args = (problem.tensor, None, problem.residual, setting.k, 1.0, 1.0, False)
 
     def check(got: tuple[Tensor, Tensor, Tensor]) -> str:
         index, value, info = got
         count, status = info[:2].tolist()
         if status:
             return f"status {status}"
-        selected = Selected(index[:count], value[:count], problem.residual)
-        return check_exact(problem.sparse, selected)
+        return problem.exact_pairs(index[:count], value[:count], problem.residual)
 
-    return Case(
-        "select",
-        setting,
-        Variant("gcext", partial(ops.select, *args), check, problem.reset),
-        _baselines(problem, problem.residual, False, compiled),
-        problem.floor(),
-        Problem.floor_is,
-    )
+    run = partial(internals.select, *args)
+    return _case("select", problem, Variant("gcext", run, check, problem.reset), compiled)
 
 
 def stc_wire(setting: Setting, compiled: bool) -> Case:
@@ -108,18 +76,17 @@ def stc_wire(setting: Setting, compiled: bool) -> Case:
     problem = Problem(setting)
     problem.reset()
     made = gcext.stc(problem.tensor, setting.p, residual=problem.residual)
-    assert made.index is not None
-    index, value, shape = made.index, made.value, tuple(problem.tensor.shape)
+    index, value = internals.pairs(made)
     fresh = [made]
 
     def reset() -> None:
         # A packet remembers its bytes, so each call gets one that has none yet.
-        fresh[0] = gcext.Packet("ternary", shape, torch.float32, index, value, made.scale)
+        fresh[0] = internals.ternary(setting.n, index, value, made.scale)
         problem.reset()
 
     def run() -> bytes:
         message = fresh[0].to_bytes()
-        gcext.Packet.from_bytes(message, expect=shape).add_to_(problem.residual)
+        gcext.Packet.from_bytes(message, expect=(setting.n,)).add_to_(problem.residual)
         return message
 
     def saved() -> bytes:
@@ -139,91 +106,42 @@ def stc_wire(setting: Setting, compiled: bool) -> Case:
 
     def added(_: bytes) -> str:
         expected = problem.start.numpy().copy()
-        expected[problem.ternary.index] += problem.ternary.value
+        expected[problem.answer.index] += problem.answer.value
         return oracle.differs("the tensor added to", problem.residual.numpy(), expected)
 
     def check(message: bytes) -> str:
-        packet = gcext.Packet.from_bytes(message, expect=shape)
-        pairs = Selected(packet.index, packet.value, None)
-        return check_exact(problem.ternary, pairs) or added(message)
+        packet = gcext.Packet.from_bytes(message, expect=(setting.n,))
+        return problem.exact(packet) or added(message)
 
+    # n*(H(q)+q)/8 at q = k/n: no code of random supports and signs is shorter on average.
+    q = setting.k / setting.n
+    entropy = setting.n * (sum(-x * math.log2(x) for x in (q, 1 - q) if x > 0) + q) / 8
     return Case(
         "stc-wire",
         setting,
         Variant("gcext", run, check, reset),
         (Variant("torch.save", saved, added, reset), Variant("raw", raw, added, reset)),
         problem.floor(),
-        Problem.floor_is,
-        also=(_stc_variant(problem, setting.p, "stc"),),
-        facts={
-            "bytes": made.nbytes,
-            "entropy_bytes": _entropy_bytes(setting),
-            "torch_bytes": len(saved()),
-        },
+        also=(_stc_variant(problem, "stc"),),
+        facts={"bytes": made.nbytes, "entropy_bytes": entropy, "torch_bytes": len(saved())},
     )
 
 
-def check_exact(answer: oracle.Answer, got: Selected) -> str:
-    """Return how what gcext gave differs from the answer by a bit, or ""."""
-    if got.indices is None:
-        return "no indices"
-    return (
-        oracle.differs("indices", got.indices.long().numpy(), answer.index)
-        or oracle.differs("values", got.values.numpy(), answer.value)
-        or (
-            oracle.differs("residual", got.residual.numpy(), answer.residual)
-            if got.residual is not None
-            else ""
-        )
-    )
-
-
-def check_close(answer: oracle.Answer, got: Selected) -> str:
-    """Return how a baseline differs from the answer: in any index, or in values beyond rounding."""
-    if got.indices is None:
-        index = got.values.nonzero().squeeze(1)
-        value = got.values[index].numpy()
-    else:
-        index, order = got.indices.sort()
-        value = got.values[order].numpy()
-    why = oracle.differs("indices", index.long().numpy(), answer.index)
-    why = why or oracle.departs("values", value, answer.value, answer.value)
-    if why or got.residual is None:
-        return why
-    # Where nothing was chosen the residual is the sum itself; elsewhere the mean's rounding shows.
-    left = got.residual.numpy()
-    scale = np.zeros_like(answer.residual)
-    scale[answer.index] = np.abs(answer.value) + np.abs(answer.residual[answer.index])
-    return oracle.departs("residual", left, answer.residual, scale)
-
-
-def _stc_variant(problem: Problem, p: float, name: str) -> Variant:
-    def check(packet: gcext.Packet) -> str:
-        got = Selected(packet.index, packet.value, problem.residual)
-        return check_exact(problem.ternary, got)
-
-    run = partial(gcext.stc, problem.tensor, p, residual=problem.residual)
+def _stc_variant(problem: Problem, name: str) -> Variant:
+    run = partial(gcext.stc, problem.tensor, problem.setting.p, residual=problem.residual)
+    check = partial(problem.exact, residual=problem.residual)
     return Variant(name, run, check, problem.reset)
 
 
-def _baselines(
-    problem: Problem, residual: Tensor | None, ternary: bool, compiled: bool
-) -> tuple[Variant, ...]:
+def _case(name: str, problem: Problem, ours: Variant, compiled: bool) -> Case:
+    """Return the case of ``ours`` against every formulation, over the bare pass."""
+    residual = problem.residual if problem.feedback else None
+
     def run(formulation: Formulation) -> Selected:
-        return formulation(problem.tensor, residual, problem.k, ternary)
+        return formulation(problem.tensor, residual, problem.setting.k, problem.ternary)
 
-    def check(got: Selected) -> str:
-        return check_close(problem.ternary if ternary else problem.sparse, got)
-
-    def variant(named: Named) -> Variant:
-        run_it = partial(run, named.run)
-        return Variant(named.name, run_it, check, problem.reset, compiled=named.compiled)
-
-    return tuple(variant(named) for named in formulations(compiled))
-
-
-def _entropy_bytes(setting: Setting) -> float:
-    """n*(H(q)+q)/8 at q = k/n: no code of random supports and signs is shorter on average."""
-    q = setting.k / setting.n
-    entropy = sum(-x * math.log2(x) for x in (q, 1 - q) if x > 0)
-    return setting.n * (entropy + q) / 8
+    baselines = tuple(
+        Variant(each.name, partial(run, each.run), problem.close, problem.reset, each.compiled)
+        for each in formulations(compiled)
+    )
+    return Case(name, problem.setting, ours, baselines, problem.floor())

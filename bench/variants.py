@@ -1,8 +1,8 @@
 """Top-k with error feedback in PyTorch: the usual formulation, and the best ones we could find.
 
 Each takes the flat gradient, the residual (None: without memory), k, and whether the elements
-become plus or minus their mean magnitude. They may destroy the residual they are given, and return
-the new one. None of them sorts its indices, which a packet needs: the comparison is in their
+become plus or minus their mean magnitude. They may overwrite the residual they are given, and
+return the new one. None of them sorts its indices, which a packet needs: the comparison is in their
 favour.
 """
 
@@ -48,20 +48,16 @@ def topk_inplace(tensor: Tensor, residual: Tensor | None, k: int, ternary: bool)
 
 
 def mask(tensor: Tensor, residual: Tensor | None, k: int, ternary: bool) -> Selected:
-    """A threshold mask by kthvalue. Ties with the threshold travel too, so it is not exact."""
-    acc = tensor if residual is None else tensor + residual
-    magnitude = acc.abs()
-    return _masked(
-        acc, magnitude, magnitude.kthvalue(acc.numel() - k + 1).values, residual, ternary
-    )
+    """A threshold mask by kthvalue. Ties with the threshold are sent too, so it is not exact."""
+    rank = tensor.numel() - k + 1
+    return _masked(tensor, residual, ternary, lambda each: each.kthvalue(rank).values)
 
 
 def mask_topk(tensor: Tensor, residual: Tensor | None, k: int, ternary: bool) -> Selected:
-    """A threshold mask by topk. Ties with the threshold travel too, so it is not exact."""
-    acc = tensor if residual is None else tensor + residual
-    magnitude = acc.abs()
-    threshold = torch.topk(magnitude, k, sorted=False).values.min()
-    return _masked(acc, magnitude, threshold, residual, ternary)
+    """A threshold mask by topk. Ties with the threshold are sent too, so it is not exact."""
+    return _masked(
+        tensor, residual, ternary, lambda each: torch.topk(each, k, sorted=False).values.min()
+    )
 
 
 def sampled(tensor: Tensor, residual: Tensor | None, k: int, ternary: bool) -> Selected:
@@ -84,18 +80,12 @@ def sampled(tensor: Tensor, residual: Tensor | None, k: int, ternary: bool) -> S
 
 def formulations(compiled: bool) -> list[Named]:
     """Return them all, the usual one first; ``compiled``: the compiled ones as well."""
-    found = [
-        Named("topk", topk),
-        Named("topk-inplace", topk_inplace),
-        Named("mask", mask),
-        Named("mask-topk", mask_topk),
-        Named("sampled", sampled),
-    ]
-    if compiled:
-        found += [
-            Named(f"compiled-{each.__name__}", _compile(each), compiled=True)
-            for each in (topk, mask)
-        ]
+    eager = (topk, topk_inplace, mask, mask_topk, sampled)
+    found = [Named(each.__name__.replace("_", "-"), each) for each in eager]
+    for each in (topk, mask) if compiled else ():
+        # Compiled by the first call, which is never timed.
+        whole = torch.compile(each, fullgraph=True, dynamic=False)
+        found.append(Named(f"compiled-{each.__name__}", whole, compiled=True))
     return found
 
 
@@ -109,17 +99,17 @@ def _finish(acc: Tensor, index: Tensor, residual: Tensor | None, ternary: bool) 
 
 
 def _masked(
-    acc: Tensor, magnitude: Tensor, threshold: Tensor, residual: Tensor | None, ternary: bool
+    tensor: Tensor,
+    residual: Tensor | None,
+    ternary: bool,
+    threshold: Callable[[Tensor], Tensor],
 ) -> Selected:
-    """Decode every element whose magnitude reaches the threshold, densely."""
-    chosen = magnitude >= threshold
+    """Decode every element whose magnitude reaches the threshold of all magnitudes, densely."""
+    acc = tensor if residual is None else tensor + residual
+    magnitude = acc.abs()
+    chosen = magnitude >= threshold(magnitude)
     value = acc
     if ternary:
         value = acc.sign() * ((magnitude * chosen).sum() / chosen.sum())
     decoded = torch.where(chosen, value, 0.0)
     return Selected(None, decoded, None if residual is None else acc - decoded)
-
-
-def _compile(formulation: Formulation) -> Formulation:
-    """Return it under torch.compile; compiled by the first call, which is never timed."""
-    return torch.compile(formulation, fullgraph=True, dynamic=False)

@@ -12,7 +12,7 @@
 
 #include <cstdint>
 
-#include "isa.h"
+#include "common/isa.h"
 
 namespace gcext {
 
@@ -32,7 +32,10 @@ struct BitsTable {
 GCEXT_DECLARE_TABLE(BitsTable, bits_table)
 
 // The table of the instruction set in use.
-const BitsTable& bits();
+inline const BitsTable& bits() {
+  static const BitsTable& table = GCEXT_TABLE(bits_table);
+  return table;
+}
 
 // The bytes of a plane of n values of b bits. n*b must stay below 2^63.
 inline int64_t plane_bytes(int64_t n, int b) { return n * b / 8 + (n * b % 8 != 0); }

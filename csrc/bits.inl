@@ -8,8 +8,7 @@
 #include <immintrin.h>
 #endif
 
-namespace gcext {
-namespace GCEXT_ISA {
+namespace gcext::GCEXT_ISA {
 namespace {
 
 inline uint64_t load64(const uint8_t* p) {
@@ -175,5 +174,4 @@ void unpack_signs(const uint8_t* in, int64_t n, float scale, float* value) {
 
 const BitsTable bits_table = {pack, unpack, pack_signs, unpack_signs};
 
-}  // namespace GCEXT_ISA
-}  // namespace gcext
+}  // namespace gcext::GCEXT_ISA

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "packet.h"
+#include "common/packet.h"
 
 namespace gcext {
 namespace {
@@ -72,14 +72,9 @@ void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
-  m.def("combine(Tensor[] index, Tensor[] value, float[] weights, int numel) -> Tensor");
-  m.def("combine_add_(Tensor(a!) dense, Tensor index, Tensor value, float alpha) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) {
-  m.impl("combine", TORCH_BOX(&combine));
-  m.impl("combine_add_", TORCH_BOX(&combine_add_));
-}
+GCEXT_OPERATOR(CPU, combine,
+               "(Tensor[] index, Tensor[] value, float[] weights, int numel) -> Tensor")
+GCEXT_OPERATOR(CPU, combine_add_,
+               "(Tensor(a!) dense, Tensor index, Tensor value, float alpha) -> ()")
 
 }  // namespace gcext

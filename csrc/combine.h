@@ -6,8 +6,6 @@
 //                                                      float32
 //   dense_e = fl32(dense_e + fl32(fl32(alpha)*x_e))    where the packet has an entry, float32
 //
-// A packet is k pairs (index, value), indices strictly rising, or dense: numel values and no index.
-//
 //   elements  |--------|--------|--------|--------|---     tiles of kCombineTile
 //             <----- part 0 ----><----- part 1 ----->      each thread owns whole tiles
 //   packet 1   ^ ^  ^     ^                                a cursor a packet and part, which only
@@ -15,28 +13,18 @@
 //
 // A tile is summed in float64 scratch that stays in the cache and leaves it rounded, so memory sees
 // the packets once and the output once. No element is touched by two threads and each is summed in
-// packet order: the number of threads and the instruction set are never seen in the result.
+// packet order: the result depends neither on the number of threads nor on the
+// instruction set.
 #pragma once
 
 #include <cstdint>
 
-#include "isa.h"
+#include "common/isa.h"
+#include "common/packet_view.h"
 
 namespace gcext {
 
-// One packet, borrowed.
-struct PacketView {
-  const void* index;  // of a sparse one
-  const float* value;
-  int64_t k;   // entries; numel where dense
-  bool wide;   // index is int64, not int32
-  bool dense;  // not by a null index: that of an empty packet may be null, too
-
-  const int32_t* index32() const { return static_cast<const int32_t*>(index); }
-  const int64_t* index64() const { return static_cast<const int64_t*>(index); }
-};
-
-// 128 KiB of float64, for the second-level cache. A smaller one meets too little of each packet at
+// 128 KiB of float64, for the second-level cache. A smaller one reads too little of each packet at
 // a time: at p = 0.01 the 160 entries of 16,384 elements are ten lines, which a prefetcher notices.
 constexpr int64_t kCombineTile = 16384;
 

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "hadamard_check.h"
+#include "common/arguments.h"
 
 namespace gcext {
 namespace {
@@ -13,8 +13,8 @@ void signs_of(uint64_t key, int64_t chunk, int64_t words, int round, std::vector
 
 Tensor hadamard(const Tensor& values, int64_t size, int64_t seed, bool inverse) {
   check_dense(values, ScalarType::Float, "hadamard: values");
-  const int level = check_hadamard(values.numel(), size);
   const int64_t n = values.numel(), chunks = n / size;
+  const int level = hadamard_level(n, size);
   Tensor out = empty(n, ScalarType::Float, values);
   const float* const from = values.const_data_ptr<float>();
   float* const to = out.mutable_data_ptr<float>();
@@ -43,10 +43,6 @@ Tensor hadamard(const Tensor& values, int64_t size, int64_t seed, bool inverse) 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
-  m.def("hadamard(Tensor values, int size, int seed, bool inverse) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) { m.impl("hadamard", TORCH_BOX(&hadamard)); }
+GCEXT_OPERATOR(CPU, hadamard, "(Tensor values, int size, int seed, bool inverse) -> Tensor")
 
 }  // namespace gcext

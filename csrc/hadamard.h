@@ -13,23 +13,18 @@
 // everywhere.
 #pragma once
 
-#include <cstdint>
-
-#include "host_device.h"
-#include "isa.h"
-#include "mixed.h"
+#include "common/isa.h"
+#include "common/scalar.h"
 
 namespace gcext {
-
-constexpr int kMinHadamardLevel = 6, kMaxHadamardLevel = 24;
 
 // The signs of values 64*word and on, counted over all chunks; round 0 or 1, key = mixed(seed).
 GCEXT_HD inline uint64_t hadamard_signs(uint64_t key, int64_t word, int round) {
   return mixed(key ^ mixed(2 * static_cast<uint64_t>(word) + static_cast<uint64_t>(round)));
 }
 
-// The factors before the first and before the second transform, 1/M together: what stands in
-// between keeps near the size of x.
+// The factors before the first and before the second transform, 1/M together: what is in
+// between stays near the size of x.
 GCEXT_HD inline float hadamard_factor(int level, int round) {
   return 1.0f / static_cast<float>(int64_t{1} << ((level + 1 - round) / 2));
 }

@@ -4,8 +4,7 @@
 
 #include "hadamard.h"
 
-namespace gcext {
-namespace GCEXT_ISA {
+namespace gcext::GCEXT_ISA {
 namespace {
 
 void flip(float* x, int64_t n, const uint64_t* sign, float factor) {
@@ -57,5 +56,4 @@ void transform(float* x, int64_t n) {
 
 const HadamardTable hadamard_table = {flip, transform};
 
-}  // namespace GCEXT_ISA
-}  // namespace gcext
+}  // namespace gcext::GCEXT_ISA

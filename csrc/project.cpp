@@ -1,8 +1,9 @@
 #include "project.h"
 
 #include <cmath>
+#include <numeric>
 
-#include "stable.h"
+#include "common/stable.h"
 
 namespace gcext {
 namespace {
@@ -13,7 +14,14 @@ constexpr int64_t kMeetingsPerThread = 1 << 15, kColumnsPerThread = 512;
 class Projection {
  public:
   Projection(const double* dots, int64_t size, int64_t m, double* mean)
-      : dots_(dots), size_(size), m_(m), mean_(mean), along_(static_cast<size_t>(size)) {}
+      : dots_(dots),
+        size_(size),
+        m_(m),
+        mean_(mean),
+        along_(static_cast<size_t>(size)),
+        all_(static_cast<size_t>(m)) {
+    std::iota(all_.begin(), all_.end(), 0);
+  }
 
   // Step 1.
   void internal(int64_t kept) {
@@ -31,9 +39,7 @@ class Projection {
     for (int64_t i = 0; i < size_; ++i) mean_[i] = i >= free && i < m_ ? 1 : 0;
     for (const std::vector<double>& each : change) table_.add(each.data(), m_, 1, mean_);
     for (int64_t i = 0; i < m_; ++i) mean_[i] /= static_cast<double>(m_);
-    std::vector<int64_t> all;
-    for (int64_t i = 0; i < m_; ++i) all.push_back(i);
-    add_rows(all, mean_, &along_);
+    add_rows(all_, mean_, &along_);
   }
 
   // Step 2.
@@ -58,9 +64,7 @@ class Projection {
   void restore_length() {
     double square = 0, most = 0, plain = 0;
     std::vector<double> sum(static_cast<size_t>(size_));
-    std::vector<int64_t> all;
-    for (int64_t j = 0; j < m_; ++j) all.push_back(j);
-    add_rows(all, nullptr, &sum);
+    add_rows(all_, nullptr, &sum);
     for (int64_t j = 0; j < m_; ++j) plain += sum[j];
     for (int64_t j = 0; j < size_; ++j) {
       square += mean_[j] * along_[j];
@@ -89,6 +93,7 @@ class Projection {
   const int64_t size_, m_;
   double* mean_;
   std::vector<double> along_;  // the mean's products with all updates
+  std::vector<int64_t> all_;   // this round's updates: 0 .. m - 1
 };
 
 Tensor project(Tensor dots, int64_t m, int64_t kept, const std::vector<int64_t>& first,
@@ -116,10 +121,6 @@ Tensor project(Tensor dots, int64_t m, int64_t kept, const std::vector<int64_t>&
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
-  m.def("project(Tensor dots, int m, int kept, int[] first, int[] last) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) { m.impl("project", TORCH_BOX(&project)); }
+GCEXT_OPERATOR(CPU, project, "(Tensor dots, int m, int kept, int[] first, int[] last) -> Tensor")
 
 }  // namespace gcext

@@ -25,7 +25,7 @@
 
 #include <cstdint>
 
-#include "isa.h"
+#include "common/isa.h"
 
 namespace gcext {
 

@@ -4,8 +4,7 @@
 
 #include "project.h"
 
-namespace gcext {
-namespace GCEXT_ISA {
+namespace gcext::GCEXT_ISA {
 namespace {
 
 void add(const double* __restrict row, int64_t n, double weight, double* __restrict sum) {
@@ -25,8 +24,8 @@ void add_all(const double* const* rows, const double* weights, int64_t count, in
   for (; i < count; ++i) add(rows[i] + begin, end - begin, weights[i], sum + begin);
 }
 
-// Updates in groups: within one, a meeting is seen by the next at once; beyond it, all that the
-// group did is added in one go.
+// Updates in groups: within one, each change is visible to the next update; beyond it, all changes
+// of the group are added at once.
 void meet(const double* dots, int64_t size, int64_t m, int64_t first, int64_t rows, double* along,
           double* change) {
   constexpr int64_t kGroup = 16;
@@ -57,8 +56,6 @@ void meet(const double* dots, int64_t size, int64_t m, int64_t first, int64_t ro
 
 }  // namespace
 
-extern const ProjectTable project_table;
 const ProjectTable project_table = {meet, add};
 
-}  // namespace GCEXT_ISA
-}  // namespace gcext
+}  // namespace gcext::GCEXT_ISA

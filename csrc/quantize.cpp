@@ -5,47 +5,28 @@
 #include <memory>
 #include <tuple>
 
-#include "quantize_args.h"
+#include "common/arguments.h"
 
 namespace gcext {
 namespace {
 
-// 1. Walk the cells: sum, look for what is not finite, and tally what the scale or the norms need.
-// 2. Refuse, or settle the scale; levels: draw them, and count those that are not zero.
-// 3. Walk the cells again: sum once more, and write out what was not sent; levels: the pairs.
+// 1. Pass over the cells: sum, find what is not finite, and tally what the scale or the norms need.
+// 2. Report what is not finite, or find the scale; levels: draw them, and count those that are not
+//    zero.
+// 3. Pass over the cells again: sum once more, and write out what was not sent; levels: the pairs.
 //
 // A cell is a fixed range of elements within one bucket, and what is not an integer is added cell
-// by cell: no result knows how many threads there were.
+// by cell: no result depends on the number of threads.
 
 constexpr int64_t kGrain = 32768;     // elements that are worth a thread
 constexpr int64_t kCached = 1 << 20;  // elements of an output that may stay in the cache
 
-class Cells {
- public:
-  Cells(int64_t n, int64_t bucket)
-      : n_(n), bucket_(bucket), per_bucket_((bucket + kCell - 1) / kCell) {}
-
-  int64_t buckets() const { return (n_ + bucket_ - 1) / bucket_; }
-  int64_t bucket_of(int64_t cell) const { return cell / per_bucket_; }
-  int64_t first_of(int64_t bucket) const { return bucket * per_bucket_; }
-  int64_t count() const {
-    const int64_t whole = n_ / bucket_, rest = n_ - whole * bucket_;
-    return whole * per_bucket_ + (rest + kCell - 1) / kCell;
-  }
-  int64_t begin(int64_t cell) const {
-    const int64_t bucket = bucket_of(cell);
-    return bucket * bucket_ + (cell - first_of(bucket)) * kCell;
-  }
-  int64_t size(int64_t cell) const {
-    const int64_t until = std::min(n_, (bucket_of(cell) + 1) * bucket_);
-    return std::min(kCell, until - begin(cell));
-  }
-
- private:
-  int64_t n_, bucket_, per_bucket_;
+struct Cell {
+  int64_t part, index, begin, size;
+  uint32_t top;  // the largest key of its sums
 };
 
-// Runs body(part, cell, begin, size, acc) for every cell, each part its own range of them.
+// Runs body(cell, acc) for every cell and its sums, each part its own range of them.
 template <class Body>
 void for_cells(const QuantizeTable& table, const Source& source, const Cells& cells, int64_t parts,
                const Body& body) {
@@ -54,24 +35,23 @@ void for_cells(const QuantizeTable& table, const Source& source, const Cells& ce
     alignas(64) float acc[kCell];
     for (int64_t cell = count * part / parts; cell < count * (part + 1) / parts; ++cell) {
       const int64_t begin = cells.begin(cell), size = cells.size(cell);
-      const uint32_t top = table.accumulate(source, begin, size, acc);
-      body(part, cell, begin, size, acc, top);
+      body(Cell{part, cell, begin, size, table.accumulate(source, begin, size, acc)}, acc);
     }
   });
 }
 
 // Writes a cell of the new memory out, of n elements in all.
-void store(const QuantizeTable& table, const Source& source, int64_t n, const float* acc,
-           int64_t begin, int64_t size) {
+void store(const QuantizeTable& table, const Source& source, int64_t n, const Cell& cell,
+           const float* acc) {
   if (source.out != source.memory && n > kCached) {
-    table.bypass(acc, size, source.out + begin);
+    table.bypass(acc, cell.size, source.out + cell.begin);
   } else {
-    std::memcpy(source.out + begin, acc, static_cast<size_t>(size) * sizeof(float));
+    std::memcpy(source.out + cell.begin, acc, static_cast<size_t>(cell.size) * sizeof(float));
   }
 }
 
-// Says why the sum of the first of these n elements that is not finite is not.
-void refuse(const Source& source, int64_t n, int64_t* info) {
+// Reports why the first sum that is not finite, of these n elements, is not.
+void report(const Source& source, int64_t n, int64_t* info) {
   const auto first = [&](const auto& x) {
     int64_t i = 0;
     while (i < n && std::isfinite(x(i))) ++i;
@@ -112,31 +92,27 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
     uint64_t bins[kBins] = {};
   };
   std::vector<Tally> tallies(static_cast<size_t>(parts));
-  for_cells(
-      table, source, cells, parts,
-      [&](int64_t part, int64_t, int64_t begin, int64_t size, const float* acc, uint32_t top) {
-        Tally& tally = tallies[static_cast<size_t>(part)];
-        tally.top = std::max(tally.top, top);
-        if (tally.top < kInfKey) table.tally_signs(acc, size, top, packed + begin / 8, tally.bins);
-      });
+  for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
+    Tally& tally = tallies[static_cast<size_t>(cell.part)];
+    tally.top = std::max(tally.top, cell.top);
+    if (tally.top < kInfKey)
+      table.tally_signs(acc, cell.size, cell.top, packed + cell.begin / 8, tally.bins);
+  });
   uint64_t bins[kBins] = {};
   for (const Tally& tally : tallies) {
     if (tally.top >= kInfKey) {
-      refuse(source, n, field);
+      report(source, n, field);
       return {bits, info};
     }
     for (int bin = 0; bin < kBins; ++bin) bins[bin] += tally.bins[bin];
   }
   const uint32_t mean = exact_mean_bits(bins, static_cast<uint64_t>(n));
   if (mean == 0) std::memset(packed, 0, static_cast<size_t>((n + 7) / 8));
-  float scale;
-  std::memcpy(&scale, &mean, sizeof scale);
   if (source.out != nullptr) {
-    for_cells(table, source, cells, parts,
-              [&](int64_t, int64_t, int64_t begin, int64_t size, float* acc, uint32_t) {
-                table.mend_signs(acc, size, scale);
-                store(table, source, n, acc, begin, size);
-              });
+    for_cells(table, source, cells, parts, [&](const Cell& cell, float* acc) {
+      table.subtract_signs(acc, cell.size, float_of(mean));
+      store(table, source, n, cell, acc);
+    });
   }
   field[kInfoCount] = n;
   field[kInfoMean] = mean;
@@ -193,10 +169,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
     std::vector<int64_t> counts(static_cast<size_t>(parts + 1));
     const std::unique_ptr<int16_t[]> drawn(new int16_t[static_cast<size_t>(n)]);
     const bool squared = !largest || clip > 0;
-    for_cells(table, source, cells, parts,
-              [&](int64_t, int64_t cell, int64_t, int64_t size, const float* acc, uint32_t top) {
-                sums[static_cast<size_t>(cell)] = {squared ? table.squares(acc, size) : 0, top};
-              });
+    for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
+      sums[static_cast<size_t>(cell.index)] = {squared ? table.squares(acc, cell.size) : 0,
+                                               cell.top};
+    });
     uint32_t highest = 0;
     for (int64_t b = 0, cell = 0; b < cells.buckets(); ++b) {
       double squares = 0;
@@ -211,35 +187,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
       norm[b] = norm_of({largest, clip}, size, squares, top);
     }
     if (highest >= kInfKey) {
-      refuse(source, n, field);
+      report(source, n, field);
       return answer(0);
     }
-    for_cells(
-        table, source, cells, parts,
-        [&](int64_t part, int64_t cell, int64_t begin, int64_t size, const float* acc, uint32_t) {
-          counts[static_cast<size_t>(part + 1)] += table.levels(
-              acc, size, norm[cells.bucket_of(cell)], rule, begin, drawn.get() + begin);
-        });
+    for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
+      counts[static_cast<size_t>(cell.part + 1)] +=
+          table.levels(acc, cell.size, norm[cells.bucket_of(cell.index)], rule, cell.begin,
+                       drawn.get() + cell.begin);
+    });
     for (int64_t part = 0; part < parts; ++part)
       counts[static_cast<size_t>(part + 1)] += counts[static_cast<size_t>(part)];
     auto result = answer(counts.back());
     auto& [_, at, level, __] = result;
     int16_t* const kept = level.mutable_data_ptr<int16_t>();
-    const auto settle = [&](auto* places) {
-      for_cells(table, source, cells, parts,
-                [&](int64_t part, int64_t cell, int64_t begin, int64_t size, float* acc, uint32_t) {
-                  int64_t& next = counts[static_cast<size_t>(part)];
-                  const int16_t* const these = drawn.get() + begin;
-                  next += emit(these, size, begin, places + next, kept + next);
-                  if (source.out == nullptr) return;
-                  table.mend_levels(acc, size, norm[cells.bucket_of(cell)], rule.steps, these);
-                  store(table, source, n, acc, begin, size);
-                });
+    const auto write_out = [&](auto* places) {
+      for_cells(table, source, cells, parts, [&](const Cell& cell, float* acc) {
+        int64_t& next = counts[static_cast<size_t>(cell.part)];
+        const int16_t* const these = drawn.get() + cell.begin;
+        next += emit(these, cell.size, cell.begin, places + next, kept + next);
+        if (source.out == nullptr) return;
+        table.subtract_levels(acc, cell.size, norm[cells.bucket_of(cell.index)], rule.steps, these);
+        store(table, source, n, cell, acc);
+      });
     };
     if (index == ScalarType::Long) {
-      settle(at.mutable_data_ptr<int64_t>());
+      write_out(at.mutable_data_ptr<int64_t>());
     } else {
-      settle(at.mutable_data_ptr<int32_t>());
+      write_out(at.mutable_data_ptr<int32_t>());
     }
     field[kInfoCount] = level.numel();
     return result;
@@ -251,19 +225,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
-  m.def(
-      "sign(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay)"
-      " -> (Tensor bits, Tensor info)");
-  m.def(
-      "levels(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, int steps, int bucket, "
-      "bool largest, float clip, int seed) -> (Tensor norms, Tensor at, Tensor level, Tensor "
-      "info)");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) {
-  m.impl("sign", TORCH_BOX(&sign));
-  m.impl("levels", TORCH_BOX(&levels));
-}
+GCEXT_OPERATOR(
+    CPU, sign,
+    "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay) -> (Tensor bits, Tensor info)")
+GCEXT_OPERATOR(
+    CPU, levels,
+    "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, int steps, int bucket, bool "
+    "largest, float clip, int seed) -> (Tensor norms, Tensor at, Tensor level, Tensor info)")
 
 }  // namespace gcext

@@ -19,8 +19,8 @@
 // The mean of sent_i over seeds is acc_i, unless clipped, to 2^-52 of a step and that one rounding.
 //
 // out_i = acc_i - sent_i, one rounding. out may be memory. Sums are computed twice rather than
-// kept: first to judge them, then to write out. So whatever is refused, nothing was written; but on
-// CUDA, where the caller learns of it late, out then becomes a copy of memory.
+// kept: first to validate them, then to write out. So where a sum is not finite nothing was
+// written; but on CUDA, which reports it deferred, out then becomes a copy of memory.
 //
 //   sign    bits uint8 [(n+7)/8]: element i is bit i & 7 of byte i >> 3, a one is negative
 //           info int64[4], see select.h: n | status | where | bits of scale
@@ -33,19 +33,35 @@
 #pragma once
 
 #include <math.h>
-#include <string.h>
 
-#include <cstdint>
-
-#include "host_device.h"
-#include "isa.h"
-#include "mixed.h"
-#include "select.h"
+#include "common/exact_mean.h"
+#include "common/isa.h"
+#include "common/source.h"
 
 namespace gcext {
 
 constexpr int64_t kCell = 4096;  // elements that are summed at a time, in a fixed order
-constexpr int kLanes = 8;        // sums side by side within a cell
+
+// The n elements cut into buckets, and each bucket into cells.
+struct Cells {
+  int64_t n, bucket, per_bucket;
+
+  GCEXT_HD Cells(int64_t elements, int64_t size)
+      : n(elements), bucket(size), per_bucket((size + kCell - 1) / kCell) {}
+
+  GCEXT_HD int64_t buckets() const { return (n + bucket - 1) / bucket; }
+  GCEXT_HD int64_t count() const {
+    return n / bucket * per_bucket + (n % bucket + kCell - 1) / kCell;
+  }
+  GCEXT_HD int64_t bucket_of(int64_t cell) const { return cell / per_bucket; }
+  GCEXT_HD int64_t begin(int64_t cell) const {
+    return bucket_of(cell) * bucket + cell % per_bucket * kCell;
+  }
+  GCEXT_HD int64_t size(int64_t cell) const {
+    const int64_t end = (bucket_of(cell) + 1) * bucket, until = end < n ? end : n;
+    return until - begin(cell) < kCell ? until - begin(cell) : kCell;
+  }
+};
 
 struct LevelRule {
   uint64_t key;  // mixed(seed)
@@ -60,18 +76,13 @@ GCEXT_HD inline double uniform(uint64_t key, uint64_t index) {
 // The level of |x| <= norm, norm > 0; per_norm = steps / norm. Without a branch.
 GCEXT_HD inline int32_t level_of(double magnitude, int32_t steps, double per_norm, double u) {
   const double r = magnitude * per_norm;
-  const int32_t floor = static_cast<int32_t>(r);
-  const int32_t level = floor + static_cast<int32_t>(u < r - floor);
+  const int32_t whole = static_cast<int32_t>(r);
+  const int32_t level = whole + static_cast<int32_t>(u < r - whole);
   return level < steps ? level : steps;
 }
 
 GCEXT_HD inline float sent_of(float norm, int32_t level, int32_t steps) {
   return static_cast<float>(static_cast<double>(norm) * level / steps);
-}
-
-// Lanes added as a tree; lane j holds the squares of elements j, j + 8, j + 16, ... of a cell.
-GCEXT_HD inline double total_of(const double lane[kLanes]) {
-  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
 struct Norm {
@@ -86,8 +97,7 @@ GCEXT_HD inline float norm_of(const Norm& norm, int64_t n, double squares, uint3
   const double bound = norm.largest ? norm.clip * root : root;
   const float cut = static_cast<float>(bound < kMost ? bound : kMost);
   if (!norm.largest) return cut;
-  float largest;
-  memcpy(&largest, &top, sizeof largest);
+  const float largest = float_of(top);
   return norm.clip > 0 && cut < largest ? cut : largest;
 }
 
@@ -98,13 +108,13 @@ struct QuantizeTable {
   // Packs the signs, and adds the magnitudes to the bins; top is the largest key.
   void (*tally_signs)(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint64_t* bins);
   // acc becomes acc - sent.
-  void (*mend_signs)(float* acc, int64_t n, float scale);
+  void (*subtract_signs)(float* acc, int64_t n, float scale);
   double (*squares)(const float* acc, int64_t n);
   // The levels of elements that share a norm, the first being element `index`. Returns how many
   // are not zero.
   int64_t (*levels)(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
                     int16_t* level);
-  void (*mend_levels)(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level);
+  void (*subtract_levels)(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level);
   // Copies, past the cache where the processor and the alignment of `to` allow it.
   void (*bypass)(const float* from, int64_t n, float* to);
 };

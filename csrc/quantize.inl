@@ -1,6 +1,5 @@
 // Bodies of quantize.h for one instruction set. Plain loops that the compiler turns into vectors;
 // only packing signs is beyond it.
-#include <cstdint>
 #include <cstring>
 
 #if defined(__AVX2__)
@@ -9,24 +8,11 @@
 
 #include "quantize.h"
 
-namespace gcext {
-namespace GCEXT_ISA {
+namespace gcext::GCEXT_ISA {
 namespace {
 
 constexpr int64_t kBatch = 64;  // draws made at a time, in loops of one kind each
 constexpr int kWindow = 28;     // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
-
-inline uint32_t bits_of(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-inline float float_of(int32_t key) {
-  float x;
-  std::memcpy(&x, &key, sizeof x);
-  return x;
-}
 
 uint32_t accumulate(const Source& s, int64_t begin, int64_t n, float* acc) {
   const float* tensor = s.tensor + begin;
@@ -39,7 +25,7 @@ uint32_t accumulate(const Source& s, int64_t begin, int64_t n, float* acc) {
   }
   int32_t top = 0;  // keys are not negative as int32, which the baseline can compare
   for (int64_t i = 0; i < n; ++i) {
-    const int32_t key = static_cast<int32_t>(bits_of(acc[i]) & 0x7fffffffu);
+    const int32_t key = static_cast<int32_t>(key_of(acc[i]));
     top = key > top ? key : top;
   }
   return static_cast<uint32_t>(top);
@@ -75,7 +61,7 @@ void tally_signs(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint6
   uint64_t sum = 0;
   uint32_t far = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const uint32_t key = bits_of(acc[i]) & 0x7fffffffu;
+    const uint32_t key = key_of(acc[i]);
     const uint32_t exponent = key >> 23 != 0 ? key >> 23 : 1;
     const uint32_t mantissa = mantissa_of(key);
     const bool near = static_cast<int32_t>(exponent) >= static_cast<int32_t>(low);
@@ -85,12 +71,12 @@ void tally_signs(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint6
   bins[low] += sum & ((uint64_t{1} << (high - low)) - 1);
   bins[high] += sum >> (high - low);
   for (int64_t i = 0; i < n && far != 0; ++i) {
-    const uint32_t key = bits_of(acc[i]) & 0x7fffffffu;
+    const uint32_t key = key_of(acc[i]);
     if (key >> 23 < low) bins[bin_of(key)] += mantissa_of(key);
   }
 }
 
-void mend_signs(float* acc, int64_t n, float scale) {
+void subtract_signs(float* acc, int64_t n, float scale) {
   for (int64_t i = 0; i < n; ++i) acc[i] -= acc[i] < 0 ? -scale : scale;
 }
 
@@ -107,7 +93,7 @@ double squares(const float* acc, int64_t n) {
     const double x = acc[i + j];
     lane[j] += x * x;
   }
-  return total_of(lane);
+  return add_lanes(lane);
 }
 
 int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
@@ -128,8 +114,9 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
     int32_t drawn[kBatch];
     for (int64_t i = 0; i < m; ++i) u[i] = uniform(rule.key, first + static_cast<uint64_t>(i));
     for (int64_t i = 0; i < m; ++i) {
-      const int32_t key = static_cast<int32_t>(bits_of(x[i]) & 0x7fffffffu);
-      within[i] = float_of(key < most ? key : most);  // keys order as magnitudes do
+      const int32_t key = static_cast<int32_t>(key_of(x[i]));
+      within[i] =
+          float_of(static_cast<uint32_t>(key < most ? key : most));  // keys order as magnitudes do
     }
     for (int64_t i = 0; i < m; ++i) drawn[i] = level_of(within[i], rule.steps, per_norm, u[i]);
     for (int64_t i = 0; i < m; ++i) {
@@ -141,7 +128,7 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
 }
 
 // One step needs no division: norm * 1 / 1 is the norm.
-void mend_levels(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level) {
+void subtract_levels(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level) {
   if (steps > 1) {
     for (int64_t i = 0; i < n; ++i) acc[i] -= sent_of(norm, level[i], steps);
     return;
@@ -167,9 +154,7 @@ void bypass(const float* from, int64_t n, float* to) {
 
 }  // namespace
 
-extern const QuantizeTable quantize_table;
-const QuantizeTable quantize_table = {accumulate, tally_signs, mend_signs, squares,
-                                      levels,     mend_levels, bypass};
+const QuantizeTable quantize_table = {accumulate, tally_signs,     subtract_signs, squares,
+                                      levels,     subtract_levels, bypass};
 
-}  // namespace GCEXT_ISA
-}  // namespace gcext
+}  // namespace gcext::GCEXT_ISA

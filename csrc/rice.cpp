@@ -14,6 +14,16 @@ const RiceTable& table() {
   return chosen;
 }
 
+// sum of gap >> b
+uint64_t shifted_sum(const Gaps& gaps, int b) {
+  uint64_t sum = 0;
+  if (gaps.narrow)
+    for (int64_t i = 0; i < gaps.n; ++i) sum += b > 31 ? 0 : gaps.gap32[i] >> b;
+  else
+    for (int64_t i = 0; i < gaps.n; ++i) sum += gaps.gap64[i] >> b;
+  return sum;
+}
+
 uint64_t half_sum(const Gaps& gaps, int b) {
   if (gaps.narrow) return b > 31 ? 0 : table().half_sum(gaps.gap32, gaps.n, b);
   uint64_t sum = 0;
@@ -70,29 +80,6 @@ RiceStatus finish_wide(RiceTile tile, int64_t n, const uint8_t* remainders, cons
   return beyond ? RiceStatus::range : RiceStatus::ok;
 }
 
-template <class Index>
-RiceStatus read(RiceTile tile, int64_t n, const uint8_t* remainders, const uint64_t* unary,
-                int64_t previous, int64_t limit, Index* index) {
-  const int64_t bits_here = n + tile.zeros;
-  uint32_t place[64 * kUnaryWords + 16];  // a hostile tile may be all ones
-  const int64_t count = table().ones(unary, (bits_here + 63) / 64, place);
-  if (count != n || place[n - 1] != bits_here - 1) return RiceStatus::unary;
-
-  // The largest offset a hostile tile can reach: n - 1 + (zeros << b) + n * (2^b - 1).
-  const bool narrow =
-      tile.b < 32 && (static_cast<uint64_t>(bits_here) << tile.b) + kTile < uint64_t{1} << 32;
-  if (!narrow) return finish_wide(tile, n, remainders, place, previous, limit, index);
-
-  uint32_t remainder[kTile], offset[kTile], halves, tops;
-  bits().unpack(remainders, n, tile.b, remainder);
-  table().join(place, remainder, n, tile.b, offset, &halves, &tops);
-  if (!parameter_is_canonical(tile, n, halves, tops)) return RiceStatus::parameter;
-  const int64_t base = previous + 1;
-  if (offset[n - 1] >= limit - base) return RiceStatus::range;  // offsets rise: the last decides
-  for (int64_t i = 0; i < n; ++i) index[i] = static_cast<Index>(base + offset[i]);
-  return RiceStatus::ok;
-}
-
 }  // namespace
 
 bool rice_gaps(const int32_t* index, int64_t n, int64_t previous, Gaps* gaps) {
@@ -121,11 +108,7 @@ RiceTile rice_choose(const Gaps& gaps) {
   const uint64_t m = static_cast<uint64_t>(gaps.n);
   // S never rises, so walk down from the first guess while S stays within m, else up. The guess:
   // the mean gap, which is within two steps of the answer on a random support.
-  uint64_t sum = 0;
-  if (gaps.narrow)
-    for (int64_t i = 0; i < gaps.n; ++i) sum += gaps.gap32[i];
-  else
-    for (int64_t i = 0; i < gaps.n; ++i) sum += gaps.gap64[i];  // below 2^63: one index's span
+  const uint64_t sum = shifted_sum(gaps, 0);  // below 2^63: one index's span
   int b = 0;
   while (b < kMaxRice && sum >> (b + 1) >= m) ++b;
   if (half_sum(gaps, b) <= m) {
@@ -134,12 +117,7 @@ RiceTile rice_choose(const Gaps& gaps) {
     do ++b;
     while (half_sum(gaps, b) > m);
   }
-  uint64_t zeros = 0;
-  if (gaps.narrow)
-    for (int64_t i = 0; i < gaps.n; ++i) zeros += b > 31 ? 0 : gaps.gap32[i] >> b;
-  else
-    for (int64_t i = 0; i < gaps.n; ++i) zeros += gaps.gap64[i] >> b;
-  return {static_cast<uint8_t>(b), static_cast<uint16_t>(zeros)};
+  return {static_cast<uint8_t>(b), static_cast<uint16_t>(shifted_sum(gaps, b))};
 }
 
 void rice_write(const Gaps& gaps, RiceTile tile, uint8_t* remainders, uint64_t* unary) {
@@ -153,14 +131,32 @@ void rice_write(const Gaps& gaps, RiceTile tile, uint8_t* remainders, uint64_t* 
   bits().pack(remainder, gaps.n, tile.b, remainders);
 }
 
+template <class Index>
 RiceStatus rice_read(RiceTile tile, int64_t n, const uint8_t* remainders, const uint64_t* unary,
-                     int64_t previous, int64_t limit, int32_t* index) {
-  return read(tile, n, remainders, unary, previous, limit, index);
+                     int64_t previous, int64_t limit, Index* index) {
+  const int64_t bits_here = n + tile.zeros;
+  uint32_t place[64 * kUnaryWords + 16];  // a hostile tile may be all ones
+  const int64_t count = table().ones(unary, (bits_here + 63) / 64, place);
+  if (count != n || place[n - 1] != bits_here - 1) return RiceStatus::unary;
+
+  // The largest offset a hostile tile can reach: n - 1 + (zeros << b) + n * (2^b - 1).
+  const bool narrow =
+      tile.b < 32 && (static_cast<uint64_t>(bits_here) << tile.b) + kTile < uint64_t{1} << 32;
+  if (!narrow) return finish_wide(tile, n, remainders, place, previous, limit, index);
+
+  uint32_t remainder[kTile], offset[kTile], halves, tops;
+  bits().unpack(remainders, n, tile.b, remainder);
+  table().join(place, remainder, n, tile.b, offset, &halves, &tops);
+  if (!parameter_is_canonical(tile, n, halves, tops)) return RiceStatus::parameter;
+  const int64_t base = previous + 1;
+  if (offset[n - 1] >= limit - base) return RiceStatus::range;  // offsets rise: the last decides
+  for (int64_t i = 0; i < n; ++i) index[i] = static_cast<Index>(base + offset[i]);
+  return RiceStatus::ok;
 }
 
-RiceStatus rice_read(RiceTile tile, int64_t n, const uint8_t* remainders, const uint64_t* unary,
-                     int64_t previous, int64_t limit, int64_t* index) {
-  return read(tile, n, remainders, unary, previous, limit, index);
-}
+template RiceStatus rice_read(RiceTile, int64_t, const uint8_t*, const uint64_t*, int64_t, int64_t,
+                              int32_t*);
+template RiceStatus rice_read(RiceTile, int64_t, const uint8_t*, const uint64_t*, int64_t, int64_t,
+                              int64_t*);
 
 }  // namespace gcext

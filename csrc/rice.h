@@ -27,7 +27,7 @@
 
 #include <cstdint>
 
-#include "isa.h"
+#include "common/isa.h"
 
 namespace gcext {
 
@@ -46,7 +46,7 @@ struct RiceTile {
   uint16_t zeros;  // sum of q, in [0, 2*m]
 };
 
-// The gaps of one tile; `narrow` says which array holds them (32 bits hold nearly every tile).
+// The gaps of one tile; `narrow`: which array holds them (32 bits hold nearly every tile).
 struct Gaps {
   int64_t n;
   bool narrow;
@@ -75,10 +75,10 @@ enum class RiceStatus {
 // Reads one tile back: n indices, all in (previous, limit), to `index`. `unary` holds n + zeros
 // bits, zero beyond. On any status but ok the contents of `index` are unspecified. `remainders`
 // is read up to kBitsSlack bytes after its end.
+// Index: int32_t or int64_t.
+template <class Index>
 RiceStatus rice_read(RiceTile tile, int64_t n, const uint8_t* remainders, const uint64_t* unary,
-                     int64_t previous, int64_t limit, int32_t* index);
-RiceStatus rice_read(RiceTile tile, int64_t n, const uint8_t* remainders, const uint64_t* unary,
-                     int64_t previous, int64_t limit, int64_t* index);
+                     int64_t previous, int64_t limit, Index* index);
 
 // The bodies behind the functions above, for gaps and offsets that fit 32 bits.
 struct RiceTable {

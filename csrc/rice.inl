@@ -8,8 +8,7 @@
 #include <immintrin.h>
 #endif
 
-namespace gcext {
-namespace GCEXT_ISA {
+namespace gcext::GCEXT_ISA {
 namespace {
 
 bool gaps(const int32_t* index, int64_t n, int64_t first, uint32_t* gap) {
@@ -170,5 +169,4 @@ void join(const uint32_t* place, const uint32_t* remainder, int64_t n, int b, ui
 
 const RiceTable rice_table = {gaps, half_sum, split, ones, join};
 
-}  // namespace GCEXT_ISA
-}  // namespace gcext
+}  // namespace gcext::GCEXT_ISA

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "packet.h"
+#include "common/packet.h"
 
 namespace gcext {
 namespace {
@@ -76,10 +76,6 @@ Tensor trimmed_mean(const std::vector<Tensor>& index, const std::vector<Tensor>&
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
-  m.def("trimmed_mean(Tensor[] index, Tensor[] value, int drop, int numel) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) { m.impl("trimmed_mean", TORCH_BOX(&trimmed_mean)); }
+GCEXT_OPERATOR(CPU, trimmed_mean, "(Tensor[] index, Tensor[] value, int drop, int numel) -> Tensor")
 
 }  // namespace gcext

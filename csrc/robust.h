@@ -6,8 +6,8 @@
 //                        float64 from +0 in rising order, each sum rounded; one division; then once
 //                        to float32
 //
-// Sorting forgets which packet a value came from: the order of the packets, the number of threads
-// and the instruction set are never seen in the result.
+// Sorting makes the result independent of the order of the packets, the number of threads and the
+// instruction set.
 //
 // Elements are cut into tiles of kRobustTile; threads take contiguous tiles, with a cursor a
 // packet.
@@ -31,16 +31,16 @@
 
 #include <cstdint>
 
-#include "combine.h"
-#include "isa.h"
+#include "common/isa.h"
+#include "common/packet_view.h"
 
 namespace gcext {
 
-// A table of twenty rows, 40 KiB, is at home in a first-level cache, one of five hundred in a
+// A table of twenty rows, 40 KiB, fits a first-level cache, one of five hundred a
 // second-level one.
 constexpr int64_t kRobustTile = 512;
 
-// What the steps of a tile hand on. `column` lists the elements that are columns, `slot` is its
+// State between the steps of a tile. `column` lists the elements that are columns, `slot` is its
 // inverse, -1 for others; `filled` counts the rows that each column has.
 struct RobustTile {
   int32_t count[kRobustTile];

@@ -1,40 +1,27 @@
 // robust: the bodies, compiled once per instruction set. See robust.h for the steps.
-#include <cstdint>
-
 #include "robust.h"
 
-namespace gcext {
-namespace GCEXT_ISA {
+namespace gcext::GCEXT_ISA {
 namespace {
 
 // Step 1.
-template <class Int>
-int64_t count_at(const Int* index, int64_t at, int64_t k, int64_t begin, int64_t end,
-                 int32_t* count) {
-  for (; at < k && index[at] < end; ++at) ++count[index[at] - begin];
-  return at;
-}
-
 int64_t count(const PacketView& p, int64_t at, int64_t begin, int64_t end, RobustTile* tile) {
-  return p.wide ? count_at(p.index64(), at, p.k, begin, end, tile->count)
-                : count_at(p.index32(), at, p.k, begin, end, tile->count);
+  return p.with_index([&](auto* index) {
+    for (; at < p.k && index[at] < end; ++at) ++tile->count[index[at] - begin];
+    return at;
+  });
 }
 
 // Step 2.
-template <class Int>
-int64_t place_at(const Int* index, const float* value, int64_t at, int64_t k, int64_t begin,
-                 int64_t end, RobustTile* tile, float* table) {
-  for (; at < k && index[at] < end; ++at) {
-    const int32_t slot = tile->slot[index[at] - begin];
-    if (slot >= 0) table[tile->filled[slot]++ * kRobustTile + slot] = value[at] + 0.0f;
-  }
-  return at;
-}
-
 int64_t place(const PacketView& p, int64_t at, int64_t begin, int64_t end, RobustTile* tile,
               float* table) {
-  return p.wide ? place_at(p.index64(), p.value, at, p.k, begin, end, tile, table)
-                : place_at(p.index32(), p.value, at, p.k, begin, end, tile, table);
+  return p.with_index([&](auto* index) {
+    for (; at < p.k && index[at] < end; ++at) {
+      const int32_t slot = tile->slot[index[at] - begin];
+      if (slot >= 0) table[tile->filled[slot]++ * kRobustTile + slot] = p.value[at] + 0.0f;
+    }
+    return at;
+  });
 }
 
 void place_dense(const float* value, int64_t columns, const RobustTile& tile, float* row) {
@@ -84,8 +71,6 @@ void sum(const float* table, int64_t rows, int64_t columns, int64_t m, int64_t d
 
 }  // namespace
 
-extern const RobustTable robust_table;
 const RobustTable robust_table = {count, place, place_dense, sort, sum};
 
-}  // namespace GCEXT_ISA
-}  // namespace gcext
+}  // namespace gcext::GCEXT_ISA

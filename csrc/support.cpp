@@ -1,6 +1,6 @@
 #include "support.h"
 
-#include "stable.h"
+#include "common/stable.h"
 
 namespace gcext {
 namespace {
@@ -46,12 +46,6 @@ Tensor random_support(int64_t seed, int64_t k, int64_t numel) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
-  m.def("random_support(int seed, int k, int numel) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(gcext, CompositeExplicitAutograd, m) {
-  m.impl("random_support", TORCH_BOX(&random_support));
-}
+GCEXT_OPERATOR(CompositeExplicitAutograd, random_support, "(int seed, int k, int numel) -> Tensor")
 
 }  // namespace gcext

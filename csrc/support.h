@@ -6,7 +6,7 @@
 // P is a Feistel network (Luby & Rackoff 1988) on the m-bit numbers, m = max(10, bits of n-1),
 // which is walked until it falls into [0, n) (cycle walking: Black & Rogaway 2002). That takes
 // fewer than two steps on average; for n < 512 more, but 1024 in all: on fewer bits pairs are not
-// fair. With `low` the lower floor(m/2) bits of x and `high` the other ceil(m/2):
+// fair. With `low` the lower m/2 bits, rounded down, of x and `high` the others:
 //
 //   key_r = mixed(mixed(seed) + r)                                  all mod 2^64
 //   for r = 0 .. 7:   r even:  high ^= mixed(key_r ^ low)           cut to high's bits
@@ -17,10 +17,7 @@
 // Limits: 0 <= k <= n < 2^63.
 #pragma once
 
-#include <cstdint>
-
-#include "host_device.h"
-#include "mixed.h"
+#include "common/scalar.h"
 
 namespace gcext {
 

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "bits.h"
-#include "packet.h"
+#include "common/packet.h"
 
 namespace gcext {
 namespace {
@@ -81,10 +81,7 @@ Tensor vote(const std::vector<Tensor>& plane, const std::vector<Tensor>& index,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
-  m.def("vote(Tensor[] plane, Tensor[] index, Tensor[] value, float scale, int numel) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(gcext, CPU, m) { m.impl("vote", TORCH_BOX(&vote)); }
+GCEXT_OPERATOR(CPU, vote,
+               "(Tensor[] plane, Tensor[] index, Tensor[] value, float scale, int numel) -> Tensor")
 
 }  // namespace gcext

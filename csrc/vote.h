@@ -19,13 +19,13 @@
 //   2. There counts all votes: it starts with the number of planes, and sparse packets add theirs.
 //   3. 2*minus against there, from the highest bit down: above (negative wins), equal, or below.
 //
-// Integer work on tiles of kVoteTile elements that threads share out: nothing to round.
+// Integer work on tiles of kVoteTile elements distributed over threads: nothing to round.
 #pragma once
 
 #include <cstdint>
 
-#include "combine.h"
-#include "isa.h"
+#include "common/isa.h"
+#include "common/packet_view.h"
 
 namespace gcext {
 

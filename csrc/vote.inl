@@ -1,11 +1,9 @@
 // vote: the bodies, compiled once per instruction set. See vote.h for the steps.
-#include <cstdint>
 #include <cstring>
 
 #include "vote.h"
 
-namespace gcext {
-namespace GCEXT_ISA {
+namespace gcext::GCEXT_ISA {
 namespace {
 
 // Steps 1 and 2.
@@ -25,22 +23,19 @@ void add(VotePlane* a, VotePlane* b, int64_t levels, VotePlane* counter) {
   }
 }
 
-template <class Int>
-int64_t mark_at(const Int* index, const float* value, int64_t at, int64_t k, int64_t begin,
-                VotePlane* there, VotePlane* minus) {
-  for (; at < k; ++at) {
-    const int64_t place = index[at] - begin;
-    if (place >= kVoteTile) break;
-    const uint64_t bit = uint64_t{1} << (place & 63);
-    if (value[at] != 0) there->word[place >> 6] |= bit;
-    if (value[at] < 0) minus->word[place >> 6] |= bit;
-  }
-  return at;
-}
-
-int64_t mark(const PacketView& p, int64_t at, int64_t begin, VotePlane* there, VotePlane* minus) {
-  return p.wide ? mark_at(p.index64(), p.value, at, p.k, begin, there, minus)
-                : mark_at(p.index32(), p.value, at, p.k, begin, there, minus);
+int64_t mark(const PacketView& packet, int64_t at, int64_t begin, VotePlane* there,
+             VotePlane* minus) {
+  const PacketView p = packet;  // in registers: the stores below cannot change it
+  return p.with_index([&](auto* index) {
+    for (; at < p.k; ++at) {
+      const int64_t place = index[at] - begin;
+      if (place >= kVoteTile) break;
+      const uint64_t bit = uint64_t{1} << (place & 63);
+      if (p.value[at] != 0) there->word[place >> 6] |= bit;
+      if (p.value[at] < 0) minus->word[place >> 6] |= bit;
+    }
+    return at;
+  });
 }
 
 // Step 3. Bit l of 2*minus is bit l - 1 of minus.
@@ -78,8 +73,6 @@ void spread(const VotePlane& above, const VotePlane& equal, int64_t n, float sca
 
 }  // namespace
 
-extern const VoteTable vote_table;
 const VoteTable vote_table = {add, mark, decide, spread};
 
-}  // namespace GCEXT_ISA
-}  // namespace gcext
+}  // namespace gcext::GCEXT_ISA

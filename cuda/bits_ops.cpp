@@ -35,10 +35,7 @@ Tensor unpack_signs(const Tensor& bits, int64_t n, double scale,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
-  m.def("unpack_signs(Tensor bits, int n, float scale, Tensor? scales, int run) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(gcext, CUDA, m) { m.impl("unpack_signs", TORCH_BOX(&unpack_signs)); }
+GCEXT_OPERATOR(CUDA, unpack_signs,
+               "(Tensor bits, int n, float scale, Tensor? scales, int run) -> Tensor")
 
 }  // namespace gcext

@@ -2,14 +2,6 @@
 #include "combine.cuh"
 
 namespace gcext {
-namespace {
-
-int64_t blocks_for(int64_t work, int64_t each, int64_t most) {
-  const int64_t blocks = ceil_div(work, each);
-  return blocks < most ? blocks : most;
-}
-
-}  // namespace
 
 cudaError_t launch_take(const WeightedPacket* packets, int64_t m, WeightedPacket* to,
                         cudaStream_t stream) {

@@ -60,9 +60,7 @@ __global__ void __launch_bounds__(kCombineThreads)
 // combine_add_: a thread an entry. Indices are distinct, so no two threads meet.
 __global__ void __launch_bounds__(kCombineThreads)
     combine_add_kernel(PacketView p, float alpha, int64_t numel, float* dense) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kCombineThreads;
-  for (int64_t e = static_cast<int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x; e < p.k;
-       e += stride) {
+  for (int64_t e = grid_first(); e < p.k; e += grid_stride()) {
     const int64_t i = p.dense ? e : index_at(p, e);
     if (i >= 0 && i < numel) dense[i] += alpha * p.value[e];
   }

@@ -1,20 +1,10 @@
 // The operators of csrc/combine.cpp on CUDA: checks, allocation, the current stream. The schemas
 // are _ops.so's.
-#include "../csrc/packet.h"
 #include "combine_launch.h"
 #include "device.h"
 
 namespace gcext {
 namespace {
-
-// A packet on the device of `like`. Its indices are not looked at, which would have to wait for the
-// device: the kernels pass over one out of its place.
-PacketView view_on_device(const char* op, const Tensor& index, const Tensor& value, int64_t numel,
-                          const Tensor& like) {
-  check_device(value, like, op);
-  if (index.numel() > 0) check_device(index, like, op);
-  return view_packet(op, index, value, numel);
-}
 
 Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
                const std::vector<double>& weights, int64_t numel) {
@@ -53,9 +43,7 @@ void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(gcext, CUDA, m) {
-  m.impl("combine", TORCH_BOX(&combine));
-  m.impl("combine_add_", TORCH_BOX(&combine_add_));
-}
+GCEXT_KERNEL(CUDA, combine)
+GCEXT_KERNEL(CUDA, combine_add_)
 
 }  // namespace gcext

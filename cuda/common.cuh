@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "../csrc/common/exact_mean.h"
 #include "launch.h"
 
 #ifdef GCEXT_CUEMU
@@ -25,6 +26,18 @@ constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
 GCEXT_HD inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+
+// Blocks for `work`, `each` of it a block, but no more than `most`.
+inline int64_t blocks_for(int64_t work, int64_t each, int64_t most) {
+  const int64_t blocks = ceil_div(work, each);
+  return blocks < most ? blocks : most;
+}
+
+// The first element of this thread in a pass of the whole grid, and the step to its next one.
+__device__ inline int64_t grid_first() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+__device__ inline int64_t grid_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
 
 // CUDA's 64-bit atomics are declared for unsigned long long only, which is not uint64_t.
 __device__ inline void atomic_add(uint64_t* to, uint64_t x) {
@@ -51,7 +64,7 @@ __device__ inline int64_t last_not_above(const T* first, int64_t count, T x) {
 __device__ inline unsigned lanes_below() { return (1u << (threadIdx.x % kWarp)) - 1; }
 
 // Counts a digit in each lane's bin, -1 for none: the lanes of a warp that share one add it
-// together, as magnitudes crowd into few. Every lane takes part; counts is shared memory.
+// together, as magnitudes crowd into few. Every lane must call it; counts is shared memory.
 __device__ inline void add_to_bin(uint32_t* counts, int digit) {
   const unsigned same = __match_any_sync(kWholeWarp, digit);
   if (digit >= 0 && (same & lanes_below()) == 0)
@@ -92,6 +105,44 @@ __device__ inline void store_quad(float* p, int64_t i, int64_t end, bool aligned
   }
 }
 
+// The first elements of tensor, memory and their sum that are not finite, or kNowhere.
+constexpr uint64_t kNowhere = UINT64_MAX;
+
+struct FirstNonFinite {
+  uint64_t tensor, memory, sum;
+};
+
+// Writes status and where to info. An error in tensor comes before one in memory, and that before
+// one of the sum; where the sum is not `stored`, its place is -1, as on the CPU.
+__device__ inline SelectStatus report(const FirstNonFinite& first, bool stored, int64_t* info) {
+  SelectStatus status = kSelectOk;
+  uint64_t where = 0;
+  if (first.tensor != kNowhere) {
+    status = kSelectTensor, where = first.tensor;
+  } else if (first.memory != kNowhere) {
+    status = kSelectMemory, where = first.memory;
+  } else if (first.sum != kNowhere) {
+    status = kSelectOverflow, where = stored ? first.sum : kNowhere;
+  }
+  info[kInfoCount] = info[kInfoMean] = 0;
+  info[kInfoStatus] = status;
+  info[kInfoWhere] = static_cast<int64_t>(where);
+  return status;
+}
+
+// Makes out a copy of memory where the sum was not finite; in place nothing was written.
+__device__ inline void restore(const Source& source, int64_t first, int64_t end, int64_t stride) {
+  if (source.out == source.memory) return;
+  for (int64_t i = first; i < end; i += stride) source.out[i] = source.memory[i];
+}
+
+// x of kLanes neighbouring lanes of a warp, added in the order of scalar.h's add_lanes. Every lane
+// of the warp must call it.
+__device__ inline double add_neighbours(double x) {
+  for (int step = kLanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(kWholeWarp, x, step);
+  return x;
+}
+
 // The sum of x over the lanes up to this one. Every lane of the warp must call it.
 template <class T>
 __device__ inline T warp_inclusive_sum(T x) {
@@ -104,7 +155,7 @@ __device__ inline T warp_inclusive_sum(T x) {
 
 // The sum of x, one a warp, over the warps below this one, and over all of them in *total. Every
 // thread must call it; warp_sums is shared memory, one entry a warp, free again on return. Each
-// lane looks at one warp: 32 reads by every thread of a block of 32 warps would take a thousand
+// lane reads one warp's: 32 reads by every thread of a block of 32 warps would take a thousand
 // cycles.
 template <class T>
 __device__ inline T sum_of_warps_below(T x, T* warp_sums, T* total) {

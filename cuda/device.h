@@ -1,11 +1,11 @@
-// What the operators of this floor share: the current stream, checks. Kernels and launchers know
-// nothing of torch; this header and <stem>_ops.cpp are where the two meet.
+// What the CUDA operators share: the current stream, checks. Kernels and launchers are free of
+// torch; this header and <name>_ops.cpp connect the two.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
-#include "../csrc/stable.h"
+#include "../csrc/common/packet.h"
 #include "launch.h"
 
 namespace gcext {
@@ -29,12 +29,21 @@ class CurrentStream {
 inline void check_launch(const char* op, cudaError_t error) {
   GCEXT_CHECK(error == cudaSuccess, op, ": the kernels must launch, got CUDA error '",
               cudaGetErrorString(error),
-              "'. gcext.build_info()[\"cuda_archs\"] says which GPUs they were built for.");
+              "'. gcext.build_info()[\"cuda_archs\"] lists the GPUs they were built for.");
 }
 
 inline void check_device(const Tensor& tensor, const Tensor& like, const char* what) {
   GCEXT_CHECK(tensor.is_cuda() && tensor.get_device_index() == like.get_device_index(), what,
               ": must be on one CUDA device with the others. Move it with .to().");
+}
+
+// A packet on the device of `like`. Its indices are not read, which would have to wait for the
+// device: the kernels pass over one that is out of range.
+inline PacketView view_on_device(const char* op, const Tensor& index, const Tensor& value,
+                                 int64_t numel, const Tensor& like) {
+  check_device(value, like, op);
+  if (index.numel() > 0) check_device(index, like, op);
+  return view_packet(op, index, value, numel);
 }
 
 }  // namespace gcext

@@ -13,11 +13,6 @@ int64_t tiles_at_once(int64_t m, int64_t max_blocks) {
   return fit > 0 ? fit : 1;
 }
 
-int64_t blocks_for_threads(int64_t threads, int64_t max_blocks) {
-  const int64_t blocks = ceil_div(threads, kGramThreads);
-  return blocks < max_blocks ? blocks : max_blocks;
-}
-
 // Where things are in the scratch, the rows 16-byte aligned.
 struct Scratch {
   Row* rows;
@@ -58,7 +53,7 @@ cudaError_t launch_gram(const GramLaunch& args, cudaStream_t stream) {
     ternary += is_ternary(args.packets[i]);
     dense += args.packets[i].packet.dense;
   }
-  const int64_t pair_blocks = blocks_for_threads(m * m, args.max_blocks);
+  const int64_t pair_blocks = blocks_for(m * m, kGramThreads, args.max_blocks);
   GCEXT_LAUNCH(gram_clear_kernel, pair_blocks, kGramThreads, stream, m, scratch.count,
                scratch.sums);
   if (const int64_t tiles = ceil_div(args.numel, kMeetTile); tiles > 0 && ternary > 1) {
@@ -71,22 +66,21 @@ cudaError_t launch_gram(const GramLaunch& args, cudaStream_t stream) {
   for (int64_t first = 0; ternary < m && first < tiles; first += at_once) {
     const int64_t some = tiles - first < at_once ? tiles - first : at_once;
     if (dense > 0) {
-      const int64_t tasks = some * side_pairs(m);
-      GCEXT_LAUNCH(gram_dense_kernel, tasks < 16 * args.max_blocks ? tasks : 16 * args.max_blocks,
+      GCEXT_LAUNCH(gram_dense_kernel, blocks_for(some * side_pairs(m), 1, 16 * args.max_blocks),
                    kDenseThreads, stream, scratch.packets, m, args.numel, first, some,
                    scratch.tile_sum);
     }
     if (dense < m) {
-      GCEXT_LAUNCH(gram_seek_kernel, blocks_for_threads((some + 1) * m, args.max_blocks),
+      GCEXT_LAUNCH(gram_seek_kernel, blocks_for((some + 1) * m, kGramThreads, args.max_blocks),
                    kGramThreads, stream, scratch.packets, m, first, some, scratch.starts);
       GCEXT_LAUNCH(gram_sparse_kernel,
-                   blocks_for_threads(some * m * m * kLanes, 16 * args.max_blocks), kGramThreads,
-                   stream, scratch.packets, m, args.numel, first, some, scratch.starts,
-                   scratch.tile_sum);
+                   blocks_for(some * m * m * kLanes, kGramThreads, 16 * args.max_blocks),
+                   kGramThreads, stream, scratch.packets, m, args.numel, first, some,
+                   scratch.starts, scratch.tile_sum);
     }
-    GCEXT_LAUNCH(gram_add_kernel, blocks_for_threads(m * m * kWarp, args.max_blocks), kGramThreads,
-                 stream, scratch.packets, m, first, some, ceil_div(tiles, kGramChunks),
-                 scratch.tile_sum, scratch.sums);
+    GCEXT_LAUNCH(gram_add_kernel, blocks_for(m * m * kWarp, kGramThreads, args.max_blocks),
+                 kGramThreads, stream, scratch.packets, m, first, some,
+                 ceil_div(tiles, kGramChunks), scratch.tile_sum, scratch.sums);
   }
   GCEXT_LAUNCH(gram_finish_kernel, pair_blocks, kGramThreads, stream, scratch.packets, m,
                scratch.count, scratch.sums, args.out);

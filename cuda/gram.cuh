@@ -1,4 +1,4 @@
-// gram on CUDA: the kernels. csrc/gram.h has the contract, gram.cu the sequence.
+// gram on CUDA: the kernels. csrc/gram/gram.h has the contract, gram.cu the sequence.
 //
 //   1. and 2. Counts of ternary pairs: gram_meet.cuh.
 //   3. and 4. Sums of the other pairs: gram_sum.cuh.

@@ -1,7 +1,7 @@
 // The launcher of gram.
 #pragma once
 
-#include "../csrc/gram.h"
+#include "../csrc/gram/gram.h"
 #include "combine_launch.h"
 
 namespace gcext {
@@ -9,9 +9,9 @@ namespace gcext {
 constexpr int64_t kGramBlocks = 1024;
 constexpr int64_t kGramPackets = 8192;  // an element's list stays in shared memory
 
-// All pairwise dot products of m <= kGramPackets packets, as csrc/gram.h defines them. A packet's
-// weight is its scale, 0 where it is not ternary. `packets` is host memory and may go once the call
-// is back; what its indices say is not looked at: one out of its place is passed over.
+// All pairwise dot products of m <= kGramPackets packets, as csrc/gram/gram.h defines them. A
+// packet's weight is its scale, 0 where it is not ternary. `packets` is host memory and may go once
+// the call is back; its indices are not validated: one out of its place is passed over.
 struct GramLaunch {
   const WeightedPacket* packets;
   int64_t m, numel;

@@ -3,7 +3,8 @@
 //
 //   head    . 2 . 3 .      one an element: the last entry that came to it, if any
 //             |   |
-//   links     0   1        one an entry: its packet, its sign and who came to its element before it
+//   links     0   1        one an entry: its packet, its sign and the entry that came to its
+//   element before it
 //             |
 //             .
 //
@@ -13,7 +14,7 @@
 //      lanes of a row read those of the next window, which finds them in the cache. Where the links
 //      would not fit, the window is halved and begun again.
 //   2. Meet: a thread goes from an entry down its list, one update of c a link, so that two entries
-//      meet once. From the end of a list it goes on to its next entry at once: most have nobody
+//      meet once. From the end of a list it goes on to its next entry at once: most have none
 //      before them, and no lane waits for the longest list.
 //
 // An element with e entries costs e*(e-1)/2 updates, so m ternary packets of density p cost
@@ -39,7 +40,7 @@ static_assert(kMeetPackets % kTogether == 0);
 static_assert(kGramPackets <= kMeetLinks, "a window of one element always fits");
 
 // All that an H200 holds at once: 44 KiB of shared memory and 48 registers a thread let five blocks
-// on each of its 132 processors. A processor of 7.5 has room for 1,024 threads.
+// on each of its 132 processors. A processor of 7.5 holds 1,024 threads.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 constexpr int kMeetBlocksEach = 1;
 #else
@@ -79,10 +80,10 @@ __device__ inline Row row_from(const WeightedPacket& from, int64_t begin) {
 }
 
 // The window's elements, and the links of those before it, which `used` goes on from. It counts
-// those that find no room as well.
+// those beyond the capacity as well.
 struct Window {
   int64_t begin, size;
-  uint32_t used, room;
+  uint32_t used, capacity;
 };
 
 // Step 1.
@@ -122,14 +123,14 @@ __device__ inline void link_entries(Row* rows, int m, const Window& window, uint
       uint32_t next = 0;
       if (lane == 0) next = atomicAdd(used, number) - window.used;
       next = __shfl_sync(kWholeWarp, next, 0);
-      if (next + number <= window.room) {
+      if (next + number <= window.capacity) {
         uint32_t before[kTogether];
         for (int c = 0; c < kTogether; ++c) {
           at[c] += next;
           before[c] = atomicExch(&head[place[c]], at[c]);
         }
         for (int c = 0; c < kTogether; ++c) {
-          const uint32_t minus = static_cast<uint32_t>(__float_as_int(value[c])) >> 31;
+          const uint32_t minus = bits_of(value[c]) >> 31;
           links[(inside[c] >> lane & 1) != 0 ? at[c] : kMeetLinks + lane] =
               (static_cast<uint32_t>(2 * (first + c)) + minus) << 16 | (before[c] & 0xffff);
         }
@@ -145,7 +146,7 @@ __device__ inline void link_entries(Row* rows, int m, const Window& window, uint
   }
 }
 
-// Steps 1 and 2. `far_rows` has room for rows_of(m) of each block.
+// Steps 1 and 2. `far_rows`: rows_of(m) for each block.
 __global__ void __launch_bounds__(kGramThreads, kMeetBlocksEach)
     gram_meet_kernel(const WeightedPacket* packets, int64_t m, int64_t numel, Row* far_rows,
                      uint64_t* count) {
@@ -156,15 +157,15 @@ __global__ void __launch_bounds__(kGramThreads, kMeetBlocksEach)
 
   const bool near = m <= kMeetPackets;
   const uint32_t pairs = static_cast<uint32_t>(m * (m + 1) / 2);
-  const uint32_t room = near ? kMeetLinks - kMeetPairs : kMeetLinks;
-  int* counts = reinterpret_cast<int*>(links + room);
+  const uint32_t capacity = near ? kMeetLinks - kMeetPairs : kMeetLinks;
+  int* counts = reinterpret_cast<int*>(links + capacity);
   for (uint32_t i = threadIdx.x; near && i < pairs; i += kGramThreads) counts[i] = 0;
   if (threadIdx.x == 0) used = 0;
   Row* rows = near ? near_rows : far_rows + rows_of(m) * blockIdx.x;
 
   const int64_t range = ceil_div(numel, gridDim.x), first = range * blockIdx.x;
   const int64_t last = first + range < numel ? first + range : numel;
-  Window window = {first, kMeetTile, 0, room};
+  Window window = {first, kMeetTile, 0, capacity};
   const auto seek = [&] {
     for (int64_t i = threadIdx.x; i < rows_of(m); i += kGramThreads)
       rows[i] = i < m ? row_from(packets[i], window.begin) : Row{};
@@ -178,13 +179,13 @@ __global__ void __launch_bounds__(kGramThreads, kMeetBlocksEach)
     __syncthreads();
     const uint32_t number = used - window.used;
     window.used = used;
-    if (number > room && window.size > 1) {
+    if (number > capacity && window.size > 1) {
       window.size /= 2;
       seek();
       continue;
     }
     // More in one element only where indices repeat: then it counts for nothing.
-    const uint32_t end = number <= room ? number : 0;
+    const uint32_t end = number <= capacity ? number : 0;
     uint32_t own = 0;
     for (uint32_t entry = threadIdx.x, at = entry; entry < end;) {
       const uint32_t link = links[at], packet = link >> 16;

@@ -1,8 +1,5 @@
-// The operator of csrc/gram.cpp on CUDA. Indices are not looked at, which would have to wait for
-// the device: the kernels pass over one out of its place.
-#include <cmath>
-
-#include "../csrc/packet.h"
+// The operator of csrc/gram/gram.cpp on CUDA.
+#include "../csrc/common/arguments.h"
 #include "device.h"
 #include "gram_launch.h"
 
@@ -18,13 +15,8 @@ Tensor gram(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
               scale.size(), ".");
   std::vector<WeightedPacket> packets(m);
   for (size_t i = 0; i < m; ++i) {
-    check_device(value[i], value[0], "gram");
-    if (index[i].numel() > 0) check_device(index[i], value[0], "gram");
-    packets[i] = {view_packet("gram", index[i], value[i], numel), scale[i]};
-    GCEXT_CHECK(
-        std::isfinite(scale[i]) && scale[i] >= 0 && (scale[i] == 0 || !packets[i].packet.dense),
-        "gram: a scale must be finite and not negative, and 0 for a dense packet, got ", scale[i],
-        ". Pass 0 for a packet that is not ternary.");
+    packets[i] = {view_on_device("gram", index[i], value[i], numel, value[0]), scale[i]};
+    check_gram_scale(scale[i], packets[i].packet.dense);
   }
   const CurrentStream stream(value[0]);
   const int64_t count = static_cast<int64_t>(m);
@@ -40,6 +32,6 @@ Tensor gram(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(gcext, CUDA, m) { m.impl("gram", TORCH_BOX(&gram)); }
+GCEXT_KERNEL(CUDA, gram)
 
 }  // namespace gcext

@@ -1,6 +1,6 @@
 // gram on CUDA, steps 3 and 4: the sums of the pairs that are not both ternary, tile by tile as
-// csrc/gram.h orders them. Eight threads a pair and tile, one for each lane of the sum, each in
-// order of its elements; lanes are added by shuffles.
+// csrc/gram/gram.h orders them. Eight threads a pair and tile, one for each lane of the sum, each
+// in order of its elements; lanes are added by shuffles.
 //
 //   3. Dense: a block of threads takes 16 packets, or 16 and 16 others, and a tile of them strip by
 //      strip: the next strip is under way from memory while this one, in shared memory, is used. So
@@ -19,7 +19,6 @@
 
 namespace gcext {
 
-constexpr int kLanes = 8;
 constexpr int kSide = 16, kBlock = 4;  // packets on a side of a block of threads, of one thread
 constexpr int kDenseThreads = kLanes * (kSide / kBlock) * (kSide / kBlock);
 constexpr int kStrip = 4 * kWarp;
@@ -30,12 +29,6 @@ constexpr int kRowsAtOnce = kDenseThreads / kWarp, kStripQuads = 2 * kSide / kRo
 struct PairSum {
   double dot, chunk;
 };
-
-__device__ inline double add_lanes(double sum) {
-  sum += __shfl_xor_sync(kWholeWarp, sum, 4);
-  sum += __shfl_xor_sync(kWholeWarp, sum, 2);
-  return sum + __shfl_xor_sync(kWholeWarp, sum, 1);
-}
 
 // Packets [first, first + count) as one side of a block of pairs, in groups of w.
 struct Side {
@@ -58,9 +51,9 @@ GCEXT_HD inline int64_t side_pairs(int64_t m) {
 __global__ void __launch_bounds__(kDenseThreads, 5)
     gram_dense_kernel(const WeightedPacket* packets, int64_t m, int64_t numel, int64_t first,
                       int64_t tiles, double* tile_sum) {
-  __shared__ float4 room[2 * kSide * kStripRow / 4];
+  __shared__ float4 storage[2 * kSide * kStripRow / 4];
   __shared__ const float* values[2 * kSide];  // of the rows of a strip, null for zeros
-  float* strip = reinterpret_cast<float*>(room);
+  float* strip = reinterpret_cast<float*>(storage);
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
   const int64_t pairs = side_pairs(m);
   for (int64_t task = blockIdx.x; task < tiles * pairs; task += gridDim.x) {
@@ -119,7 +112,7 @@ __global__ void __launch_bounds__(kDenseThreads, 5)
     }
     double* to = tile_sum + task / pairs * m * m;
     for (int n = 0; n < kBlock * kBlock; ++n) {
-      const double whole = add_lanes(sum[n / kBlock][n % kBlock]);
+      const double whole = add_neighbours(sum[n / kBlock][n % kBlock]);
       const int r = row + n / kBlock * rows.w, c = column + n % kBlock * columns.w;
       if (!mine || lane != 0 || r >= rows.count || c >= columns.count) continue;
       const int64_t i = rows.first + r, j = columns.first + c;
@@ -189,7 +182,7 @@ __global__ void __launch_bounds__(kGramThreads)
         if (__shfl_sync(kWholeWarp, owner, from) == lane) sum += next;
       }
     }
-    sum = add_lanes(sum);
+    sum = add_neighbours(sum);
     if (mine && lane == 0) tile_sum[task] = sum;
   }
 }

@@ -5,20 +5,17 @@ namespace gcext {
 
 cudaError_t launch_hadamard(const HadamardLaunch& args, cudaStream_t stream) {
   if (args.n == 0) return cudaSuccess;
-  const auto blocks_for = [&](int64_t work) {
-    const int64_t blocks = ceil_div(work, kTile);
-    return blocks < args.max_blocks ? blocks : args.max_blocks;
-  };
+  const int64_t blocks = blocks_for(args.n, kHadamardTile, args.max_blocks);
   for (int pass = 0; pass < 2; ++pass) {
     // Forward: round 0's signs, then round 1's. Back: none, then round 1's, then round 0's.
     const bool signs = pass == 1 || !args.inverse, outermost = pass == 1 && args.inverse;
-    GCEXT_LAUNCH(hadamard_tile_kernel, blocks_for(args.n), kHadamardThreads, stream, args,
+    GCEXT_LAUNCH(hadamard_tile_kernel, blocks, kHadamardThreads, stream, args,
                  pass == 0 ? args.from : args.to, pass, signs,
-                 outermost && args.level <= kTileLevel);
-    for (int done = kTileLevel; done < args.level; done += kRadix) {
+                 outermost && args.level <= kHadamardTileLevel);
+    for (int done = kHadamardTileLevel; done < args.level; done += kRadix) {
       const int strides = args.level - done < kRadix ? args.level - done : kRadix;
-      GCEXT_LAUNCH(hadamard_far_kernel, blocks_for(args.n), kHadamardThreads, stream, args,
-                   int64_t{1} << done, strides, outermost && done + strides == args.level);
+      GCEXT_LAUNCH(hadamard_far_kernel, blocks, kHadamardThreads, stream, args, int64_t{1} << done,
+                   strides, outermost && done + strides == args.level);
     }
   }
   return cudaSuccess;

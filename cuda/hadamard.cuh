@@ -2,11 +2,12 @@
 //
 // A round is
 //
-// 1. Tile: a block loads 2^kTileLevel values, times their factor and sign, does the strides that
+// 1. Tile: a block loads 2^kHadamardTileLevel values, times their factor and sign, does the strides
+// that
 //    stay within the tile (and the chunk) in shared memory, and stores them.
 // 2. Far: up to three larger strides a pass, in registers.
 //
-// Whoever is last in the inverse applies the outermost signs to what it stores. A thread does three
+// The last kernel of the inverse applies the outermost signs to what it stores. A thread does three
 // strides on 8 values between barriers; every value is the same tree of additions as on the CPU.
 //
 // Bytes of global memory for a value: 8 a pass. At chunks of 2^16 two passes a round, 32 in all,
@@ -19,8 +20,8 @@
 namespace gcext {
 
 constexpr int kHadamardThreads = 256;
-constexpr int kTileLevel = 13;  // 32 KiB
-constexpr int64_t kTile = int64_t{1} << kTileLevel;
+constexpr int kHadamardTileLevel = 13;  // 32 KiB
+constexpr int64_t kHadamardTile = int64_t{1} << kHadamardTileLevel;
 constexpr int kRadix = 3;  // strides a thread does at once
 
 __device__ inline float flipped(float x, uint64_t signs, int64_t i) {
@@ -50,12 +51,13 @@ __device__ inline void hadamard_group(float* x, int64_t g, int64_t half, int str
 // stored takes the signs of round 0.
 __global__ void __launch_bounds__(kHadamardThreads)
     hadamard_tile_kernel(HadamardLaunch a, const float* from, int round, bool signs, bool last) {
-  __shared__ float x[kTile];
-  __shared__ uint64_t before[kTile / 64], after[kTile / 64];
+  __shared__ float x[kHadamardTile];
+  __shared__ uint64_t before[kHadamardTile / 64], after[kHadamardTile / 64];
   const float factor = hadamard_factor(a.level, round);
-  const int level = a.level < kTileLevel ? a.level : kTileLevel;
-  for (int64_t tile = blockIdx.x; tile < ceil_div(a.n, kTile); tile += gridDim.x) {
-    const int64_t begin = tile * kTile, size = a.n - begin < kTile ? a.n - begin : kTile;
+  const int level = a.level < kHadamardTileLevel ? a.level : kHadamardTileLevel;
+  for (int64_t tile = blockIdx.x; tile < ceil_div(a.n, kHadamardTile); tile += gridDim.x) {
+    const int64_t begin = tile * kHadamardTile,
+                  size = a.n - begin < kHadamardTile ? a.n - begin : kHadamardTile;
     for (int64_t i = threadIdx.x; i < size / 64; i += kHadamardThreads) {
       before[i] = signs ? hadamard_signs(a.key, begin / 64 + i, round) : 0;
       after[i] = last ? hadamard_signs(a.key, begin / 64 + i, 0) : 0;
@@ -82,9 +84,7 @@ __global__ void __launch_bounds__(kHadamardThreads)
 // Step 2.
 __global__ void __launch_bounds__(kHadamardThreads)
     hadamard_far_kernel(HadamardLaunch a, int64_t half, int strides, bool last) {
-  const int64_t step = int64_t{gridDim.x} * kHadamardThreads;
-  for (int64_t g = int64_t{blockIdx.x} * kHadamardThreads + threadIdx.x; g < a.n >> strides;
-       g += step) {
+  for (int64_t g = grid_first(); g < a.n >> strides; g += grid_stride()) {
     hadamard_group(a.to, g, half, strides);
     if (!last) continue;
     const int64_t first = g / half * (half << strides) + g % half;

@@ -1,6 +1,6 @@
 // The operator of csrc/hadamard.cpp on CUDA: checks, allocation, the current stream. The schema is
 // _ops.so's.
-#include "../csrc/hadamard_check.h"
+#include "../csrc/common/arguments.h"
 #include "device.h"
 #include "hadamard_launch.h"
 
@@ -10,7 +10,7 @@ namespace {
 Tensor hadamard(const Tensor& values, int64_t size, int64_t seed, bool inverse) {
   check_dense(values, ScalarType::Float, "hadamard: values");
   const int64_t n = values.numel();
-  const int level = check_hadamard(n, size);
+  const int level = hadamard_level(n, size);
   const CurrentStream stream(values);
   Tensor out = empty(n, ScalarType::Float, values);
   const HadamardLaunch args{values.const_data_ptr<float>(),
@@ -26,6 +26,6 @@ Tensor hadamard(const Tensor& values, int64_t size, int64_t seed, bool inverse) 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(gcext, CUDA, m) { m.impl("hadamard", TORCH_BOX(&hadamard)); }
+GCEXT_KERNEL(CUDA, hadamard)
 
 }  // namespace gcext

@@ -1,11 +1,11 @@
-// What every launcher of this floor stands on: raw device pointers and a stream, no torch header
-// and no kernel, so that <stem>_ops.cpp, nvcc and the emulator of tests/emu read the same
-// declarations, those of <stem>_launch.h.
+// What every launcher needs: raw device pointers and a stream, no torch header
+// and no kernel, so that <name>_ops.cpp, nvcc and the emulator of tests/emu read the same
+// declarations, those of <name>_launch.h.
 //
 // Every launcher only enqueues on the stream: it neither synchronises nor allocates. It returns the
 // first error of a launch. None of this has run on a GPU yet: the kernels compile for every
 // architecture in GCEXT_CUDA_ARCHS and are byte-identical with the CPU under the emulator, which
-// knows nothing of a GPU's memory model or speed.
+// does not model a GPU's memory or speed.
 #pragma once
 
 #ifdef GCEXT_CUEMU
@@ -16,4 +16,4 @@
 
 #include <cstdint>
 
-#include "../csrc/select.h"
+#include "../csrc/common/source.h"

@@ -1,4 +1,4 @@
-// Reading and writing planes of bits (csrc/bits.h) on the device: what bits and rice share.
+// Reading and writing planes of bits (csrc/bits.h) on the device: for rice.
 //
 //   bit    0 .. 31   32 .. 63   64 .. 95      bit i of a plane is bit (i & 31) of word (i >> 5):
 //   word      0         1          2          little-endian words are the bytes of csrc/bits.h
@@ -9,7 +9,7 @@
 namespace gcext {
 
 // Words [0, words) of memory as a stream of bits; elsewhere there are zeros, so that whatever
-// a hostile message says of its lengths, nothing outside is read.
+// lengths a hostile message claims, nothing outside is read.
 struct BitStream {
   const uint32_t* word;
   int64_t words;
@@ -40,11 +40,5 @@ __device__ inline uint32_t plane_word(const Value* value, int64_t n, int b, int6
   }
   return word;
 }
-
-// Where this thread begins, and how far it goes on.
-__device__ inline int64_t grid_first() {
-  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-}
-__device__ inline int64_t grid_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
 
 }  // namespace gcext

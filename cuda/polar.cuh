@@ -1,11 +1,12 @@
-// polar on CUDA: the kernels. csrc/polar.h has the contract, polar.cu the sequence.
+// polar on CUDA: the kernels. csrc/polar/polar.h has the contract, polar.cu the sequence.
 //
 // 1. Rank: one block counts the free indices before each index. Any node of the tree is classified
-//    by three looks at the counts, and its messages' place is one of them; so no plan is needed.
+//    by three of the counts, and its messages' place is one of them; so no plan is needed.
 // 2. Scale: a block takes a group of 64 lanes. Of real values 64 threads add a lane's magnitudes
 //    each, rows in order, and one adds the lanes: the order of the CPU.
 // 3. Root: the group's LLRs are written, a byte each.
-// 4. Walk: node by node as csrc/polar_code.h plans it, all threads at one node, a barrier between
+// 4. Walk: node by node as csrc/polar/polar_code.h plans it, all threads at one node, a barrier
+// between
 //    steps. Where to go next follows from the bits of the node's first row:
 //
 //        down to the first child by f (or, where that is all frozen, to the second by a + b)
@@ -297,7 +298,7 @@ __global__ void __launch_bounds__(kPolarThreads)
   }
 }
 
-// The message may stand at any byte.
+// The message may begin at any byte.
 __global__ void __launch_bounds__(kPolarThreads)
     polar_decode_kernel(PolarDecodeLaunch a, const uint32_t* before, uint8_t* scratch) {
   __shared__ uint64_t low_word[kLowRows];

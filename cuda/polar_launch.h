@@ -1,7 +1,7 @@
-// The launchers of polar: the coder of csrc/polar.h, by a list or at random on the CPU alone.
+// The launchers of polar: the coder of csrc/polar/polar.h, by a list or at random on the CPU alone.
 #pragma once
 
-#include "../csrc/polar.h"
+#include "../csrc/polar/polar.h"
 #include "launch.h"
 
 namespace gcext {
@@ -23,7 +23,7 @@ struct PolarEncodeLaunch {
 
 struct PolarDecodeLaunch {
   const uint8_t* message;
-  int64_t bytes;  // of the message; where they are not what frozen says, no symbols are written
+  int64_t bytes;  // of the message; where they are not those of frozen, no symbols are written
   const uint8_t* frozen;
   PolarGroups groups;
   uint8_t* packed;  // 8-byte aligned

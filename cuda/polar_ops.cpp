@@ -1,9 +1,10 @@
-// The operators of csrc/polar.cpp on CUDA: checks, allocation, the current stream. The schemas are
-// _ops.so's. No call synchronises: that a value is not finite, or that `free` or a message's
-// length is not what frozen says, is found on the device; the latter leaves the result unwritten.
+// The operators of csrc/polar/polar.cpp on CUDA: checks, allocation, the current stream. The
+// schemas are _ops.so's. No call synchronises: that a value is not finite, or that `free` or a
+// message's length is not that of frozen, is found on the device; the latter leaves the result
+// unwritten.
 #include <tuple>
 
-#include "../csrc/polar_code.h"
+#include "../csrc/polar/polar_code.h"
 #include "device.h"
 #include "polar_launch.h"
 
@@ -14,7 +15,7 @@ int check_frozen(const Tensor& frozen, const Tensor& like) {
   check_dense(frozen, ScalarType::Byte, "polar: frozen");
   check_device(like, like, "polar: source");
   check_device(frozen, like, "polar: frozen");
-  return check_polar_block(frozen.numel());
+  return polar_level(frozen.numel());
 }
 
 std::tuple<Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& frozen, int64_t free,
@@ -88,11 +89,9 @@ Tensor polar_unpack(const Tensor& packed, int64_t numel) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(gcext, CUDA, m) {
-  m.impl("polar_encode", TORCH_BOX(&polar_encode));
-  m.impl("polar_decode", TORCH_BOX(&polar_decode));
-  m.impl("polar_pack", TORCH_BOX(&polar_pack));
-  m.impl("polar_unpack", TORCH_BOX(&polar_unpack));
-}
+GCEXT_KERNEL(CUDA, polar_encode)
+GCEXT_KERNEL(CUDA, polar_decode)
+GCEXT_KERNEL(CUDA, polar_pack)
+GCEXT_KERNEL(CUDA, polar_unpack)
 
 }  // namespace gcext

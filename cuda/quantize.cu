@@ -2,27 +2,17 @@
 #include "quantize.cuh"
 
 namespace gcext {
-namespace {
-
-// A block is worth starting for this many threads' work.
-int64_t blocks_for(int64_t threads, int64_t max_blocks) {
-  const int64_t blocks = ceil_div(threads, kQuantizeThreads);
-  return blocks < max_blocks ? blocks : max_blocks;
-}
-
-}  // namespace
-
 int64_t sign_scratch_bytes() { return sizeof(QuantizeState); }
 
 cudaError_t launch_sign(const SignLaunch& args, cudaStream_t stream) {
   QuantizeState* state = static_cast<QuantizeState*>(args.scratch);
-  const int64_t blocks = blocks_for(args.n, args.max_blocks);
-  GCEXT_LAUNCH(quantize_clear_kernel, 1, kQuantizeThreads, stream, state, args.info);
+  const int64_t blocks = blocks_for(args.n, kQuantizeThreads, args.max_blocks);
+  GCEXT_LAUNCH(quantize_clear_kernel, 1, kQuantizeThreads, stream, state);
   GCEXT_LAUNCH(sign_tally_kernel, blocks, kQuantizeThreads, stream, args.source, args.n, args.bits,
                state);
-  GCEXT_LAUNCH(quantize_judge_kernel, 1, 1, stream, true, args.n, state, args.info);
-  GCEXT_LAUNCH(sign_mend_kernel, blocks, kQuantizeThreads, stream, args.source, args.n, args.bits,
-               state, args.info);
+  GCEXT_LAUNCH(quantize_report_kernel, 1, 1, stream, true, args.n, state, args.info);
+  GCEXT_LAUNCH(sign_subtract_kernel, blocks, kQuantizeThreads, stream, args.source, args.n,
+               args.bits, state, args.info);
   return cudaSuccess;
 }
 
@@ -36,13 +26,15 @@ cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream) {
   uint64_t* counts = reinterpret_cast<uint64_t*>(state + 1);
   CellSum* sums = reinterpret_cast<CellSum*>(counts + kQuantizeBlocks);
   const Cells cells(args.n, args.bucket);
-  const int64_t blocks = blocks_for(args.n, args.max_blocks);
-  GCEXT_LAUNCH(quantize_clear_kernel, 1, kQuantizeThreads, stream, state, args.info);
-  GCEXT_LAUNCH(levels_cell_kernel, blocks_for(cells.count() * kLanes, args.max_blocks),
+  const int64_t blocks = blocks_for(args.n, kQuantizeThreads, args.max_blocks);
+  GCEXT_LAUNCH(quantize_clear_kernel, 1, kQuantizeThreads, stream, state);
+  GCEXT_LAUNCH(levels_cell_kernel,
+               blocks_for(cells.count() * kLanes, kQuantizeThreads, args.max_blocks),
                kQuantizeThreads, stream, args.source, cells, sums, state);
-  GCEXT_LAUNCH(levels_norm_kernel, blocks_for(cells.buckets() * kWarp, args.max_blocks),
+  GCEXT_LAUNCH(levels_norm_kernel,
+               blocks_for(cells.buckets() * kWarp, kQuantizeThreads, args.max_blocks),
                kQuantizeThreads, stream, cells, args.norm, sums, args.norms);
-  GCEXT_LAUNCH(quantize_judge_kernel, 1, 1, stream, false, args.n, state, args.info);
+  GCEXT_LAUNCH(quantize_report_kernel, 1, 1, stream, false, args.n, state, args.info);
   GCEXT_LAUNCH(levels_count_kernel, blocks, kQuantizeThreads, stream, args.source, cells, args.rule,
                args.norms, state, counts);
   GCEXT_LAUNCH(levels_emit_kernel, blocks, kQuantizeThreads, stream, args.source, cells, args.rule,
@@ -54,7 +46,7 @@ cudaError_t launch_level_values(const LevelValues& args, int64_t max_blocks, cud
   if (args.n == 0) return cudaSuccess;
   LevelValues a = args;
   if (!a.wide && a.bucket > INT32_MAX) a.bucket = 0;  // then every place is in the first
-  const int64_t blocks = blocks_for(a.n, max_blocks);
+  const int64_t blocks = blocks_for(a.n, kQuantizeThreads, max_blocks);
   if (a.wide) {
     GCEXT_LAUNCH(level_values_kernel<int64_t>, blocks, kQuantizeThreads, stream, a);
   } else {

@@ -1,17 +1,17 @@
 // quantize on CUDA: the kernels. csrc/quantize.h has the contract, quantize.cu the sequences.
 //
-// As on the CPU the sum is computed twice rather than kept, first to judge it, then to write out.
-// The host may not know for long what was refused, so there the last kernel makes out a copy of
+// As on the CPU the sum is computed twice rather than kept, first to validate it, then to write
+// out. The host learns later that it is not finite, so there the last kernel makes out a copy of
 // memory.
 //
 //   1. Sign: signs by ballots, magnitudes to one bin an exponent, in shared memory and then in the
 //      device's; the first element of tensor, memory and sum that is not finite.
-//   2. Judge: the status; the mean of the bins.
-//   3. Mend: out; where the mean is 0 all bits are cleared.
+//   2. Report: the status; the mean of the bins.
+//   3. Subtract: out; where the mean is 0 all bits are cleared.
 //
 //   4. Levels: eight threads a cell, one for each lane of its squares, each in order; lanes are
-//      added by shuffles in the order of total_of. Also the largest key, and what is not finite.
-//   5. A warp a bucket adds its cells in order: the norm. Then the judge of step 2.
+//      added by shuffles in the order of add_lanes. Also the largest key, and what is not finite.
+//   5. A warp a bucket adds its cells in order: the norm. Then the report of step 2.
 //   6. Count: draw, and count the levels that are not 0, a block a contiguous range.
 //   7. Emit: every block adds up the counts before its own and draws again; pairs in order, by
 //      ballots, and out.
@@ -30,12 +30,11 @@
 namespace gcext {
 
 constexpr int kQuantizeThreads = 256;
-constexpr uint64_t kNoElement = UINT64_MAX;
 
 // On the device, between the kernels of one call.
 struct QuantizeState {
   uint64_t bins[kBins];
-  uint64_t first_tensor, first_memory, first_sum;  // that is not finite, or kNoElement
+  FirstNonFinite first;
   uint64_t refused;
 };
 
@@ -55,10 +54,6 @@ __device__ inline ElementRange element_range(int64_t n) {
   return {begin < n ? begin : n, end < n ? end : n};
 }
 
-__device__ inline uint32_t key_bits(float x) {
-  return static_cast<uint32_t>(__float_as_int(x)) & 0x7fffffffu;
-}
-
 __device__ inline float sum_at(const Source& s, int64_t i) {
   return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * s.memory[i];
 }
@@ -66,43 +61,25 @@ __device__ inline float sum_at(const Source& s, int64_t i) {
 // Notes why the sum of element i is not finite.
 __device__ inline void note(const Source& s, int64_t i, QuantizeState* state) {
   const uint64_t at = static_cast<uint64_t>(i);
-  atomic_min(&state->first_sum, at);
-  if (key_bits(s.tensor[i]) >= kInfKey) atomic_min(&state->first_tensor, at);
-  if (s.memory != nullptr && key_bits(s.memory[i]) >= kInfKey) atomic_min(&state->first_memory, at);
-}
-
-// What is refused leaves out as a copy of memory, which in place it is already.
-__device__ inline void restore(const Source& s, int64_t n) {
-  if (s.out == s.memory) return;
-  for (int64_t i = grid_first(); i < n; i += grid_stride()) s.out[i] = s.memory[i];
+  atomic_min(&state->first.sum, at);
+  if (key_of(s.tensor[i]) >= kInfKey) atomic_min(&state->first.tensor, at);
+  if (s.memory != nullptr && key_of(s.memory[i]) >= kInfKey) atomic_min(&state->first.memory, at);
 }
 
 // One block.
-__global__ void __launch_bounds__(kQuantizeThreads)
-    quantize_clear_kernel(QuantizeState* state, int64_t* info) {
+__global__ void __launch_bounds__(kQuantizeThreads) quantize_clear_kernel(QuantizeState* state) {
   for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) state->bins[i] = 0;
-  if (threadIdx.x < kInfoSize) info[threadIdx.x] = 0;
   if (threadIdx.x != 0) return;
-  state->first_tensor = state->first_memory = state->first_sum = kNoElement;
+  state->first = {kNowhere, kNowhere, kNowhere};
   state->refused = 0;
 }
 
 // Steps 2 and 5, one thread. `mean`: of the bins, to info.
-__global__ void quantize_judge_kernel(bool mean, int64_t n, QuantizeState* state, int64_t* info) {
-  state->refused = state->first_sum != kNoElement;
-  if (state->first_tensor != kNoElement) {
-    info[kInfoStatus] = kSelectTensor;
-    info[kInfoWhere] = static_cast<int64_t>(state->first_tensor);
-  } else if (state->first_memory != kNoElement) {
-    info[kInfoStatus] = kSelectMemory;
-    info[kInfoWhere] = static_cast<int64_t>(state->first_memory);
-  } else if (state->refused) {
-    info[kInfoStatus] = kSelectOverflow;
-    info[kInfoWhere] = static_cast<int64_t>(state->first_sum);
-  } else if (mean) {
-    info[kInfoCount] = n;
-    info[kInfoMean] = exact_mean_bits(state->bins, static_cast<uint64_t>(n));
-  }
+__global__ void quantize_report_kernel(bool mean, int64_t n, QuantizeState* state, int64_t* info) {
+  state->refused = report(state->first, true, info) != kSelectOk;
+  if (!mean || state->refused) return;
+  info[kInfoCount] = n;
+  info[kInfoMean] = exact_mean_bits(state->bins, static_cast<uint64_t>(n));
 }
 
 // Step 1.
@@ -116,7 +93,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   for (int64_t at = range.begin; at < range.end; at += kQuantizeThreads) {
     const int64_t i = at + threadIdx.x;
     const float acc = i < range.end ? sum_at(source, i) : 0.0f;
-    const uint32_t key = key_bits(acc);
+    const uint32_t key = key_of(acc);
     if (key >= kInfKey) {
       note(source, i, state);
     } else if (key != 0) {
@@ -134,10 +111,10 @@ __global__ void __launch_bounds__(kQuantizeThreads)
 
 // Step 3.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    sign_mend_kernel(Source source, int64_t n, uint8_t* bits, const QuantizeState* state,
-                     const int64_t* info) {
-  if (state->refused) return restore(source, n);
-  const float scale = __int_as_float(static_cast<int>(info[kInfoMean]));
+    sign_subtract_kernel(Source source, int64_t n, uint8_t* bits, const QuantizeState* state,
+                         const int64_t* info) {
+  if (state->refused) return restore(source, grid_first(), n, grid_stride());
+  const float scale = float_of(static_cast<uint32_t>(info[kInfoMean]));
   if (info[kInfoMean] == 0) {
     for (int64_t i = grid_first(); i < ceil_div(n, 8); i += grid_stride()) bits[i] = 0;
   }
@@ -147,17 +124,6 @@ __global__ void __launch_bounds__(kQuantizeThreads)
     source.out[i] = acc - (acc < 0 ? -scale : scale);
   }
 }
-
-// How buckets are cut into cells.
-struct Cells {
-  int64_t n, bucket, per_bucket;
-
-  GCEXT_HD Cells(int64_t elements, int64_t size)
-      : n(elements), bucket(size), per_bucket(ceil_div(size, kCell)) {}
-
-  GCEXT_HD int64_t buckets() const { return ceil_div(n, bucket); }
-  GCEXT_HD int64_t count() const { return n / bucket * per_bucket + ceil_div(n % bucket, kCell); }
-};
 
 // Step 4.
 __global__ void __launch_bounds__(kQuantizeThreads)
@@ -171,20 +137,17 @@ __global__ void __launch_bounds__(kQuantizeThreads)
     double squares = 0;
     uint32_t top = 0;
     if (cell < all) {
-      const int64_t first = cell / cells.per_bucket * cells.bucket;
-      const int64_t last = first + cells.bucket < cells.n ? first + cells.bucket : cells.n;
-      const int64_t begin = first + cell % cells.per_bucket * kCell;
-      const int64_t end = begin + kCell < last ? begin + kCell : last;
+      const int64_t begin = cells.begin(cell), end = begin + cells.size(cell);
       for (int64_t i = begin + lane; i < end; i += kLanes) {
         const float acc = sum_at(source, i);
-        const uint32_t key = key_bits(acc);
+        const uint32_t key = key_of(acc);
         top = key > top ? key : top;
         if (key >= kInfKey) note(source, i, state);
         squares += static_cast<double>(acc) * static_cast<double>(acc);
       }
     }
+    squares = add_neighbours(squares);
     for (int step = kLanes / 2; step > 0; step /= 2) {
-      squares += __shfl_xor_sync(kWholeWarp, squares, step);
       const uint32_t other = __shfl_xor_sync(kWholeWarp, top, step);
       top = other > top ? other : top;
     }
@@ -247,7 +210,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
                        const QuantizeState* state, const uint64_t* counts, void* to, bool wide,
                        int16_t* level, int64_t* info) {
   __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
-  if (state->refused) return restore(source, cells.n);
+  if (state->refused) return restore(source, grid_first(), cells.n, grid_stride());
   uint64_t before = 0, all = 0, place, total;
   for (unsigned i = threadIdx.x; i < gridDim.x; i += kQuantizeThreads) {
     all += counts[i];

@@ -10,7 +10,7 @@ constexpr int64_t kQuantizeBlocks = 1024;
 constexpr int64_t kDecodeBlocks = 65536;
 
 // The sign code of csrc/quantize.h; n > 0. Where info has a status source.out is a copy of
-// source.memory (in place: untouched), so whoever swaps the two has lost nothing, and bits are
+// source.memory (in place: untouched), so a caller who swaps the two has lost nothing, and bits are
 // anything.
 struct SignLaunch {
   Source source;  // a = 1
@@ -23,8 +23,8 @@ struct SignLaunch {
 int64_t sign_scratch_bytes();
 cudaError_t launch_sign(const SignLaunch& args, cudaStream_t stream);
 
-// The levels of csrc/quantize.h; n > 0, and 0 < bucket <= n. Room for n pairs: only the device
-// knows how many there are, info[kInfoCount]. Where info has a status, as above: no pairs.
+// The levels of csrc/quantize.h; n > 0, and 0 < bucket <= n. Capacity for n pairs: their number is
+// info[kInfoCount]. Where info has a status, as above: no pairs.
 struct LevelsLaunch {
   Source source;  // a = 1
   int64_t n, bucket;

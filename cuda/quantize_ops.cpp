@@ -1,8 +1,9 @@
 // The operators of csrc/quantize.cpp on CUDA, and how levels become values again. No call
-// synchronises: how many levels there are is in info, and at and level have room for all elements.
+// synchronises: how many levels there are is in info, and at and level have a capacity of all
+// elements.
 #include <tuple>
 
-#include "../csrc/quantize_args.h"
+#include "../csrc/common/arguments.h"
 #include "device.h"
 #include "quantize_launch.h"
 
@@ -101,14 +102,9 @@ Tensor level_values(const Tensor& norms, const Tensor& at, const Tensor& level, 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {  // on the CPU torch-free code does it: csrc/wire
-  m.def("level_values(Tensor norms, Tensor at, Tensor level, int bucket, int steps) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(gcext, CUDA, m) {
-  m.impl("sign", TORCH_BOX(&sign));
-  m.impl("levels", TORCH_BOX(&levels));
-  m.impl("level_values", TORCH_BOX(&level_values));
-}
+GCEXT_KERNEL(CUDA, sign)
+GCEXT_KERNEL(CUDA, levels)
+GCEXT_OPERATOR(CUDA, level_values,
+               "(Tensor norms, Tensor at, Tensor level, int bucket, int steps) -> Tensor")
 
 }  // namespace gcext

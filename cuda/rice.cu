@@ -7,7 +7,8 @@ namespace {
 
 static_assert(sizeof(Chunk<PackItem>) + 32 <= 4096 && sizeof(Chunk<UnpackItem>) + 32 <= 4096,
               "kernel arguments");
-static_assert(Chunk<PackItem>::kMost == 53 && Chunk<UnpackItem>::kMost == 53, "rice_launch.h says");
+static_assert(Chunk<PackItem>::kMost == 53 && Chunk<UnpackItem>::kMost == 53,
+              "as rice_launch.h has it");
 
 // Deals blocks to the items, and calls launch(chunk, blocks) for every so many of them.
 template <class Item, class Launch>

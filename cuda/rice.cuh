@@ -48,16 +48,16 @@ struct Chunk {
   int count;
 };
 
-// What a block of the grid is there for.
+// The item of a block of the grid, and its place among that item's blocks.
 template <class Item>
-struct Duty {
+struct RicePart {
   Item item;
   int64_t block, blocks;  // of the item's
   int64_t first;          // the number of block 0
 };
 
 template <class Item>
-__device__ inline Duty<Item> duty_of(const Chunk<Item>& chunk) {
+__device__ inline RicePart<Item> part_of(const Chunk<Item>& chunk) {
   const uint32_t number = chunk.first[0] + blockIdx.x;
   const int64_t item = last_not_above(chunk.first, chunk.count, number);
   const uint32_t first = chunk.first[item];
@@ -79,9 +79,9 @@ struct TileRange {
 
 // A block's tiles: the same in both kernels of a call.
 template <class Item>
-__device__ inline TileRange tile_range(const Duty<Item>& duty, int64_t k) {
-  const int64_t tiles = ceil_div(k, kTile), step = ceil_div(tiles, duty.blocks);
-  const int64_t begin = step * duty.block, end = begin + step;
+__device__ inline TileRange tile_range(const RicePart<Item>& part, int64_t k) {
+  const int64_t tiles = ceil_div(k, kTile), step = ceil_div(tiles, part.blocks);
+  const int64_t begin = step * part.block, end = begin + step;
   return {begin < tiles ? begin : tiles, end < tiles ? end : tiles};
 }
 

@@ -3,7 +3,7 @@
 //
 //   streams   table | remainders, pad | unary, pad | signs, pad
 //
-// docs/wire-format.md: what stands between a ternary body's scale and whatever follows it.
+// docs/wire-format.md: what is between a ternary body's scale and what follows it.
 #pragma once
 
 #include "../csrc/rice.h"
@@ -31,8 +31,8 @@ int64_t rice_scratch_bytes(const Item* items, int64_t count, int64_t max_blocks)
   return blocks * kRiceTotals;
 }
 
-// What a packing launcher leaves, to be copied to the host in one go: kPackHead bytes of numbers
-// for each item, then the streams of each, with room between them.
+// What a packing launcher leaves, to be copied to the host at once: kPackHead bytes of numbers
+// for each item, then the streams of each, with gaps between them.
 enum PackField {
   kPackAt,     // where the item's streams begin, in bytes
   kPackBytes,  // of the streams
@@ -47,7 +47,7 @@ constexpr int64_t kPackHead = 8 * kPackFields;
 // gaps' sum, at most numel - k, over 2^b; then come the signs. For any b this rises with k, so that
 // fewer than k need no more; the b taken gives about the least.
 //
-// A host that knows only k copies the bound in one go instead of asking for the length first: for a
+// A host that has only k copies the bound at once instead of reading the length first: for a
 // random support, 4 to 7 % more bytes.
 inline int64_t pack_bound(int64_t k, int64_t numel) {
   if (k == 0) return 0;
@@ -71,7 +71,7 @@ struct PackItem {
   bool wide;                // the index's type: int64, else int32
 };
 
-// Says where in the output each item's head and streams go; returns how many bytes it takes.
+// Sets where in the output each item's head and streams go; returns how many bytes it takes.
 inline int64_t lay_out(PackItem* items, int64_t count) {
   int64_t bytes = count * kPackHead;
   for (int64_t i = 0; i < count; ++i) {
@@ -95,7 +95,7 @@ constexpr int kUnpackRice = 52;  // no canonical b is larger then
 // A packet to be opened, of a message whose structure the host has checked: its streams are the
 // message's bytes [begin, end). The rules of the tiles' contents (2, 3 and 4 of
 // docs/wire-format.md) are checked here: *wrong = 0 where they hold, else 1, and then the pairs are
-// anything. No byte outside the message is read, whatever it says.
+// anything. No byte outside the message is read, whatever it holds.
 struct UnpackItem {
   int64_t begin, end, remainder_bytes;
   int64_t k, numel;  // 0 < k <= numel <= kUnpackNumel

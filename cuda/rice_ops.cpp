@@ -1,8 +1,8 @@
-// Ternary packets' streams as operators, on CUDA only: on the CPU they are _wire's, which knows
-// no torch. Neither waits for the device; what it finds wrong is in the outputs.
+// Ternary packets' streams as operators, on CUDA only: on the CPU they are _wire's, which is
+// free of torch. Neither waits for the device; what it finds wrong is in the outputs.
 #include <tuple>
 
-#include "../csrc/packet.h"
+#include "../csrc/common/packet.h"
 #include "device.h"
 #include "rice_launch.h"
 
@@ -103,16 +103,10 @@ std::tuple<Tensor, Tensor, Tensor> unpack_ternary(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
-  m.def("pack_ternary(Tensor[] index, Tensor[] value, Tensor[] info, int[] numel) -> Tensor");
-  m.def(
-      "unpack_ternary(Tensor message, int[] begin, int[] end, int[] remainder_bytes, int[] k,"
-      " int[] numel, int[] scale) -> (Tensor index, Tensor value, Tensor wrong)");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(gcext, CUDA, m) {
-  m.impl("pack_ternary", TORCH_BOX(&pack_ternary));
-  m.impl("unpack_ternary", TORCH_BOX(&unpack_ternary));
-}
+GCEXT_OPERATOR(CUDA, pack_ternary,
+               "(Tensor[] index, Tensor[] value, Tensor[] info, int[] numel) -> Tensor")
+GCEXT_OPERATOR(CUDA, unpack_ternary,
+               "(Tensor message, int[] begin, int[] end, int[] remainder_bytes, int[] k, int[] "
+               "numel, int[] scale) -> (Tensor index, Tensor value, Tensor wrong)")
 
 }  // namespace gcext

@@ -62,16 +62,16 @@ __device__ inline int choose_rice(const uint64_t* gap, int64_t n, uint64_t* warp
 __global__ void __launch_bounds__(kRiceThreads)
     rice_measure_kernel(Chunk<PackItem> chunk, uint8_t* out, PackTotals* totals) {
   __shared__ uint64_t warp_sums[kRiceThreads / kWarp];
-  const Duty<PackItem> duty = duty_of(chunk);
-  const Numbers numbers{duty.item.index, duty.item.wide};
-  uint8_t* table = out + duty.item.at;
-  const int64_t k = packed_count(duty.item);
-  const TileRange range = tile_range(duty, k);
+  const RicePart<PackItem> part = part_of(chunk);
+  const Numbers numbers{part.item.index, part.item.wide};
+  uint8_t* table = out + part.item.at;
+  const int64_t k = packed_count(part.item);
+  const TileRange range = tile_range(part, k);
   PackTotals total = {};
   for (int64_t tile = range.begin; tile < range.end; ++tile) {
     const int64_t n = tile_numbers(tile, k);
     uint64_t gap[kOwn], q = 0;
-    const bool wrong = own_gaps(numbers, k, duty.item.numel, tile * kTile, gap);
+    const bool wrong = own_gaps(numbers, k, part.item.numel, tile * kTile, gap);
     const int b = choose_rice(gap, n, warp_sums);
     for (int j = 0; j < kOwn; ++j) q += gap[j] >> b;
     const uint64_t zeros = block_sum(q, warp_sums);
@@ -82,13 +82,13 @@ __global__ void __launch_bounds__(kRiceThreads)
       table[kTableEntry * tile + threadIdx.x] = static_cast<uint8_t>(
           threadIdx.x == 0 ? static_cast<uint64_t>(b) : zeros >> (8 * (threadIdx.x - 1)));
   }
-  if (threadIdx.x == 0) totals[duty.first + duty.block] = total;
+  if (threadIdx.x == 0) totals[part.first + part.block] = total;
   // A word that holds the table's end is cleared byte by byte.
   const int64_t end = kTableEntry * ceil_div(k, kTile), words = ceil_div(end, 4);
-  for (int64_t w = words + duty.block * kRiceThreads + threadIdx.x; w < duty.item.bytes / 4;
-       w += duty.blocks * kRiceThreads)
+  for (int64_t w = words + part.block * kRiceThreads + threadIdx.x; w < part.item.bytes / 4;
+       w += part.blocks * kRiceThreads)
     reinterpret_cast<uint32_t*>(table)[w] = 0;
-  if (duty.block == 0 && threadIdx.x < 4 * words - end) table[end + threadIdx.x] = 0;
+  if (part.block == 0 && threadIdx.x < 4 * words - end) table[end + threadIdx.x] = 0;
 }
 
 // Step 2: `word(from)` has bits [from, from + 32) of this block's `bits` bits that begin at bit
@@ -123,19 +123,19 @@ __global__ void __launch_bounds__(kRiceThreads)
   __shared__ uint32_t unary[kUnary + 1], signs[kSigns + 1];
   __shared__ uint64_t warp_sums[kRiceThreads / kWarp];
 
-  const Duty<PackItem> duty = duty_of(chunk);
+  const RicePart<PackItem> part = part_of(chunk);
   PackTotals before = {}, all = {};
-  for (int64_t i = threadIdx.x; i < duty.blocks; i += kRiceThreads) {
-    const PackTotals each = totals[duty.first + i];
+  for (int64_t i = threadIdx.x; i < part.blocks; i += kRiceThreads) {
+    const PackTotals each = totals[part.first + i];
     all.remainder_bits += each.remainder_bits;
     all.unary_bits += each.unary_bits;
     all.wrong += each.wrong;
-    if (i >= duty.block) continue;
+    if (i >= part.block) continue;
     before.remainder_bits += each.remainder_bits;
     before.unary_bits += each.unary_bits;
   }
   const bool wrong = block_sum(all.wrong, warp_sums) != 0;
-  const int64_t count = packed_count(duty.item), k = wrong ? 0 : count;
+  const int64_t count = packed_count(part.item), k = wrong ? 0 : count;
   const auto sum = [&](uint64_t x) { return static_cast<int64_t>(block_sum(x, warp_sums)); };
   const int64_t remainder_bytes = ceil_div(sum(all.remainder_bits), 8);
   const int64_t unary_bytes = ceil_div(sum(all.unary_bits), 8);
@@ -144,20 +144,20 @@ __global__ void __launch_bounds__(kRiceThreads)
   int64_t unary_at = 8 * (first_byte + remainder_bytes) + sum(before.unary_bits);
   const int64_t sign_byte = first_byte + remainder_bytes + unary_bytes;
 
-  if (duty.block == 0 && threadIdx.x == 0) {
-    int64_t* head = reinterpret_cast<int64_t*>(out + duty.item.head);
-    head[kPackAt] = duty.item.at;
+  if (part.block == 0 && threadIdx.x == 0) {
+    int64_t* head = reinterpret_cast<int64_t*>(out + part.item.head);
+    head[kPackAt] = part.item.at;
     head[kPackBytes] = k == 0 ? 0 : sign_byte + ceil_div(k, 8);
     head[kPackWrong] = wrong;
     for (int i = 0; i < kInfoSize; ++i)
-      head[kPackInfo + i] = duty.item.info != nullptr ? duty.item.info[i] : 0;
-    if (duty.item.info == nullptr) head[kPackInfo + kInfoCount] = count;
+      head[kPackInfo + i] = part.item.info != nullptr ? part.item.info[i] : 0;
+    if (part.item.info == nullptr) head[kPackInfo + kInfoCount] = count;
   }
 
-  const Numbers numbers{duty.item.index, duty.item.wide};
-  uint8_t* table = out + duty.item.at;
+  const Numbers numbers{part.item.index, part.item.wide};
+  uint8_t* table = out + part.item.at;
   uint32_t* stream = reinterpret_cast<uint32_t*>(table);
-  const TileRange range = tile_range(duty, k);
+  const TileRange range = tile_range(part, k);
   for (int64_t tile = range.begin; tile < range.end; ++tile) {
     const int64_t n = tile_numbers(tile, k), first = tile * kTile;
     const int b = table[kTableEntry * tile];
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kRiceThreads)
       if (i < n) atomicOr(&unary[(place + i) >> 5], 1u << ((place + i) & 31));
     }
     for (int i = threadIdx.x; i < kTile; i += kRiceThreads) {
-      const bool minus = i < n && __float_as_int(duty.item.value[first + i]) < 0;
+      const bool minus = i < n && __float_as_int(part.item.value[first + i]) < 0;
       const unsigned word = __ballot_sync(kWholeWarp, minus);
       if (i % kWarp == 0) signs[i / kWarp] = word;
     }

@@ -34,11 +34,11 @@ __global__ void __launch_bounds__(kRiceThreads)
   __shared__ int place[kTile];
   __shared__ uint64_t warp_sums[kRiceThreads / kWarp];
 
-  const Duty<UnpackItem> duty = duty_of(chunk);
-  const UnpackItem& item = duty.item;
+  const RicePart<UnpackItem> part = part_of(chunk);
+  const UnpackItem& item = part.item;
   const int64_t k = item.k;
   const Streams streams = streams_of(message, item);
-  const TileRange range = tile_range(duty, k);
+  const TileRange range = tile_range(part, k);
   uint64_t bits_before = 0, zeros_before = 0;
   for (int64_t t = threadIdx.x; t < range.begin; t += kRiceThreads) {
     bits_before += static_cast<uint64_t>(kTile * streams.rice(t));
@@ -111,29 +111,29 @@ __global__ void __launch_bounds__(kRiceThreads)
     unary_at += unary_bits;
     __syncthreads();  // place is free again
   }
-  if (threadIdx.x == 0) totals[duty.first + duty.block] = total;
+  if (threadIdx.x == 0) totals[part.first + part.block] = total;
 }
 
 // Step 4. The blocks' spans are at most numel each: 1024 of them do not wrap.
 __global__ void __launch_bounds__(kRiceThreads)
     rice_place_kernel(Chunk<UnpackItem> chunk, const UnpackTotals* totals) {
   __shared__ uint64_t warp_sums[kRiceThreads / kWarp];
-  const Duty<UnpackItem> duty = duty_of(chunk);
-  const UnpackItem& item = duty.item;
+  const RicePart<UnpackItem> part = part_of(chunk);
+  const UnpackItem& item = part.item;
   uint64_t own = 0, own_all = 0, own_wrong = 0;
-  for (int64_t i = threadIdx.x; i < duty.blocks; i += kRiceThreads) {
-    const UnpackTotals each = totals[duty.first + i];
+  for (int64_t i = threadIdx.x; i < part.blocks; i += kRiceThreads) {
+    const UnpackTotals each = totals[part.first + i];
     own_all += each.span;
     own_wrong += each.wrong;
-    if (i < duty.block) own += each.span;
+    if (i < part.block) own += each.span;
   }
   const uint64_t all = block_sum(own_all, warp_sums);
   const bool bad =
       block_sum(own_wrong, warp_sums) != 0 || all > static_cast<uint64_t>(item.numel);  // rule 4
-  if (duty.block == 0 && threadIdx.x == 0) *item.wrong = bad;
+  if (part.block == 0 && threadIdx.x == 0) *item.wrong = bad;
   if (bad) return;
   int64_t before = static_cast<int64_t>(block_sum(own, warp_sums));
-  const TileRange range = tile_range(duty, item.k);
+  const TileRange range = tile_range(part, item.k);
   for (int64_t tile = range.begin; tile < range.end; ++tile) {
     const int64_t n = tile_numbers(tile, item.k), first = tile * kTile;
     const int64_t span = Numbers{item.index, item.wide}.at(first + n - 1) + 1;

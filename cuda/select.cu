@@ -9,7 +9,7 @@
 namespace gcext {
 namespace {
 
-static_assert(kTile == 4 * kWideThreads, "the check looks at a tile a step");
+static_assert(kSelectTile == 4 * kWideThreads, "the check reads a tile a step");
 static_assert(sizeof(TaskChunk) + 128 <= 4096 && sizeof(ItemChunk) <= 4096, "kernel arguments");
 
 bool is_tiny(const SelectItem& item, const SelectSchedule& how) {
@@ -25,7 +25,7 @@ int64_t head_bytes(int64_t works) {
 
 int64_t pool_bytes(const SelectPlan& plan) {
   const int64_t a_block = sizeof(BlockCounts) + kSlabs * sizeof(uint32_t);
-  return round_up((plan.pool_room() + plan.gathered_room()) *
+  return round_up((plan.pool_capacity() + plan.gathered_capacity()) *
                       static_cast<int64_t>(sizeof(Candidate)) +
                   plan.blocks * a_block);
 }

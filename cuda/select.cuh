@@ -1,32 +1,32 @@
-// select on CUDA: the algorithm, and what its kernels share. csrc/select.h has the contract.
+// select on CUDA: the algorithm, and what its kernels share. csrc/select/select.h has the contract.
 //
 //   elements  |--tile--|--tile--|--tile--|--tile--|--tile--|-    a tile: 4,096 elements
 //             <-------- block 0 ---------><-------- block 1 ---  a block: a contiguous range
 //   pool      [slab 0][slab 1][slab 2][slab 3] ...               a slab: candidates of one block
 //
 // 1. Open (select_open.cuh): clear the state; guess from a sample a bound that the k-th key does
-//    not fall below. The in-place form also looks at tensor, as nothing may be written where it is
-//    not finite.
+//    not fall below. The in-place form also validates tensor, as nothing may be written where it
+//    is not finite.
 // 2. Stream (select_stream.cuh), the only pass over all the data: acc = a*tensor + b*memory to out,
 //    and the candidates, keys from the bound on, in order of index, to slabs that a block takes
 //    from the pool as it needs them. A bracket that is too low, or too many candidates for the
-//    pool, shows in the counts: then every later step looks at all elements of the stored acc
-//    instead of at the candidates. So the answer is exact whatever the sample was, and the host
-//    never has to know.
-// 3. Judge: status and where. From here on nothing is done if the status is set, but for restoring.
+//    pool, shows in the counts: then every later step reads all elements of the stored acc instead
+//    of the candidates. So the result is exact whatever the sample was, without the host.
+// 3. Report: status and where. From here on nothing is done if the status is set, but restoring.
 // 4. Three rounds of a radix select (select_finish.cuh) find the k-th key, 11, 11 and 9 bits: a
 //    histogram of the keys that share the digits found so far, walked from the top. What is left of
 //    the rank is the number of ties due.
 // 5. Tally: keys greater than and equal to the k-th per block, the exact sum of the greater ones by
 //    exponent; a scan over the blocks; the count, and the mean correctly rounded.
 // 6. Emit in order of index: an element with g greater and e equal ones before it goes to place g +
-//    min(e, ties due), so ties go to the lowest indices. out is mended in the same breath.
+//    min(e, ties due), so ties go to the lowest indices. out is updated in the same pass.
 //
 // Where a step ends with something that needs all blocks, the block that comes last does it. A tiny
 // item is one block's work from end to end (select_alone.cuh), with all elements for candidates; of
 // a medium one, steps 4 to 6 are one block's work.
 //
-// Everything that blocks add up is an integer, so no order of execution is seen in the result.
+// Everything that blocks add up is an integer, so the result does not depend on the order of
+// execution.
 //
 // Where k exceeds the number of non-zeros, the k-th key is 0: all non-zeros are greater, and no tie
 // is due. Among candidates, of which 0 is none, the search finds no digit but zeros: the same key.
@@ -44,7 +44,7 @@ constexpr int kSelectThreads = 256;
 constexpr int kWideThreads = 1024;  // where one block has an item to itself
 constexpr int kWarps = kSelectThreads / kWarp;
 constexpr int kQuads = 4;  // of four elements, that a thread has in flight
-constexpr int kTile = kSelectThreads * kQuads * 4;
+constexpr int kSelectTile = kSelectThreads * kQuads * 4;
 constexpr int kSlabs = 16;  // that a block may need
 constexpr int kRounds = 3;
 constexpr int kDigits = 1 << 11;
@@ -52,7 +52,6 @@ constexpr int kAhead = 4;  // loads in flight in the later passes
 // The largest k of a medium item: beyond it one SM takes longer for its passes over 1.3k candidates
 // than four launches do.
 constexpr int64_t kMediumMost = int64_t{1} << 14;
-constexpr uint64_t kNowhere = UINT64_MAX;
 constexpr uint32_t kNoBound = UINT32_MAX;  // above every key, NaN's too: no candidates
 
 GCEXT_HD inline int digit_shift(int round) { return round == 0 ? 20 : round == 1 ? 9 : 0; }
@@ -74,16 +73,16 @@ struct SelectPlan {
   int slab_shift;        // a slab is 1 << slab_shift candidates
   bool medium;           // one block does steps 4 to 6, on candidates gathered beside the pool
 
-  GCEXT_HD int64_t pool_room() const { return slabs << slab_shift; }
-  GCEXT_HD int64_t gathered_room() const { return medium ? pool_room() : 0; }
+  GCEXT_HD int64_t pool_capacity() const { return slabs << slab_shift; }
+  GCEXT_HD int64_t gathered_capacity() const { return medium ? pool_capacity() : 0; }
 };
 
-// Candidates are collected unless they would be more than a quarter of all. The pool has room for
-// 2k + n/16 of them and a slab a block, and never takes more than 7/8 of n words. Of a medium item
-// that and as much again for the gathered ones is less than n words, as 20k <= n.
+// Candidates are collected unless they would be more than a quarter of all. The pool holds 2k +
+// n/16 of them and a slab a block, and never takes more than 7/8 of n words. Of a medium item that
+// and as much again for the gathered ones is less than n words, as 20k <= n.
 GCEXT_HD inline SelectPlan plan_of(int64_t n, int64_t k, const SelectSchedule& how) {
   SelectPlan plan = {};
-  plan.step = ceil_div(ceil_div(n, kTile), how.max_blocks) * kTile;
+  plan.step = ceil_div(ceil_div(n, kSelectTile), how.max_blocks) * kSelectTile;
   plan.blocks = ceil_div(n, plan.step);
   plan.medium = n <= how.medium && plan.blocks <= kWideThreads && k <= n / 20 && k <= kMediumMost;
   while ((int64_t{kSlabs} << plan.slab_shift) < plan.step) ++plan.slab_shift;
@@ -107,8 +106,7 @@ struct SelectWork {
 
   uint64_t digits[kDigits];  // keys by digit, of those that share the digits before
   uint64_t bins[kBins];      // sums of mantissas above the k-th key, as in select.h
-  // The first index that is not finite, or kNowhere.
-  uint64_t first_tensor, first_memory, first_sum;
+  FirstNonFinite first;
   uint64_t collected;  // candidates
   // Of the k-th key, among those that share its digits found so far; after the last, the ties due.
   uint64_t rank;
@@ -117,7 +115,7 @@ struct SelectWork {
   uint32_t bound;  // candidates' least key
   uint32_t slabs_taken;
   uint32_t overflow;  // of the pool
-  uint32_t all;       // every element is looked at: the candidates are useless
+  uint32_t all;       // every element is read: the candidates are useless
   uint32_t refused;   // the status is not kSelectOk
   uint32_t arrived[kPhases];
 };
@@ -129,19 +127,15 @@ struct SelectGrid {
   int64_t count;
 };
 
-struct Duty {
+struct SelectPart {
   SelectWork* work;
   int64_t block;  // of the item's
 };
 
-__device__ inline Duty duty_of(const SelectGrid& grid, int64_t block) {
+__device__ inline SelectPart part_of(const SelectGrid& grid, int64_t block) {
   const int64_t item = last_not_above(grid.first, grid.count, block);
   return {grid.works + item, block - grid.first[item]};
 }
-
-__device__ inline uint32_t float_bits(float x) { return static_cast<uint32_t>(__float_as_int(x)); }
-__device__ inline float bits_float(uint32_t bits) { return __int_as_float(static_cast<int>(bits)); }
-__device__ inline uint32_t key_of(float x) { return float_bits(x) & 0x7fffffffu; }
 
 // acc after step 2: stored, or recomputed where it is not.
 __device__ inline float stored_acc(const Source& source, int64_t i) {
@@ -154,7 +148,7 @@ struct Element {
   bool inside;  // else acc is 0
 };
 
-// What a block looks at after the stream, in order of index: elements of a range, or candidates.
+// What a block reads after the stream, in order of index: elements of a range, or candidates.
 struct Share {
   Source source;
   int64_t begin;            // of the range
@@ -172,7 +166,7 @@ struct Share {
       from = (slab << slab_shift) + (e & ((int64_t{1} << slab_shift) - 1));
     }
     const Candidate c = pool[from];
-    return {begin + c.place, bits_float(c.bits), true};
+    return {begin + c.place, float_of(c.bits), true};
   }
 };
 
@@ -188,8 +182,8 @@ __device__ inline Share share_of(const SelectWork& work, int64_t block) {
 }
 
 // body(elements) for the whole share in order, kAhead of a thread at a time, all loads in flight. A
-// warp has consecutive ones, a row of lanes after the other, so that emission needs to know of
-// other warps once a turn and not once a row. Every thread takes part in every turn.
+// warp has consecutive ones, a row of lanes after the other, so that emission synchronizes with
+// other warps once a turn and not once a row. Every thread runs every turn.
 template <class Body>
 __device__ inline void for_rows(const Share& share, const Body& body) {
   const int64_t lead = int64_t{threadIdx.x / kWarp} * kAhead * kWarp + threadIdx.x % kWarp;
@@ -210,27 +204,6 @@ __device__ inline void for_elements(const Share& share, const Body& body) {
       if (__any_sync(kWholeWarp, element[j].inside)) body(element[j]);
     }
   });
-}
-
-// Step 3. Whatever tensor has wrong comes before what memory has, and that before the sum.
-struct Verdict {
-  SelectStatus status;
-  uint64_t where;
-};
-
-__device__ inline Verdict verdict_of(uint64_t first_tensor, uint64_t first_memory,
-                                     uint64_t first_sum, bool stored) {
-  if (first_tensor != kNowhere) return {kSelectTensor, first_tensor};
-  if (first_memory != kNowhere) return {kSelectMemory, first_memory};
-  if (first_sum == kNowhere) return {kSelectOk, 0};
-  return {kSelectOverflow,
-          stored ? first_sum : kNowhere};  // -1, as on the CPU: no out to look into
-}
-
-__device__ inline void report(const Verdict& verdict, int64_t* info) {
-  info[kInfoCount] = info[kInfoMean] = 0;
-  info[kInfoStatus] = verdict.status;
-  info[kInfoWhere] = static_cast<int64_t>(verdict.where);
 }
 
 // Where the rank-th of the counted things is, counted from the top; `rank` becomes its rank within

@@ -18,7 +18,7 @@ struct ItemChunk {
 };
 
 // Shared memory.
-struct AloneRoom {
+struct AloneMemory {
   uint32_t counts[kDigits];
   uint64_t bins[kBins];
   uint64_t warp_sums[kWideThreads / kWarp];
@@ -28,60 +28,61 @@ struct AloneRoom {
   uint32_t key, mean, greater, equal;
 };
 
-__device__ inline void open_room(int64_t k, AloneRoom& room) {
-  for (int i = threadIdx.x; i < kDigits; i += kWideThreads) room.counts[i] = 0;
-  for (int i = threadIdx.x; i < kBins; i += kWideThreads) room.bins[i] = 0;
+__device__ inline void clear_shared(int64_t k, AloneMemory& shared) {
+  for (int i = threadIdx.x; i < kDigits; i += kWideThreads) shared.counts[i] = 0;
+  for (int i = threadIdx.x; i < kBins; i += kWideThreads) shared.bins[i] = 0;
   if (threadIdx.x == 0) {
-    room.rank = static_cast<uint64_t>(k);
-    room.key = room.greater = room.equal = 0;
+    shared.rank = static_cast<uint64_t>(k);
+    shared.key = shared.greater = shared.equal = 0;
   }
   __syncthreads();
 }
 
-// Steps 4 to 6 for a share that is the whole item. Whoever went through it last has counted the
-// digits of the first round.
-__device__ inline void finish_alone(const SelectItem& item, const Share& share, AloneRoom& room) {
+// Steps 4 to 6 for a share that is the whole item. The pass before this one has counted
+// the digits of the first round.
+__device__ inline void finish_alone(const SelectItem& item, const Share& share,
+                                    AloneMemory& shared) {
   // Step 4.
   for (int round = 0; round < kRounds; ++round) {
     if (round > 0) {
-      for (int i = threadIdx.x; i < kDigits; i += kWideThreads) room.counts[i] = 0;
+      for (int i = threadIdx.x; i < kDigits; i += kWideThreads) shared.counts[i] = 0;
       __syncthreads();
-      count_digits(share, round, room.key, room.counts);
+      count_digits(share, round, shared.key, shared.counts);
     }
     __syncthreads();
-    append_digit(room.counts, round, &room.key, &room.rank, room.warp_sums, &room.found);
+    append_digit(shared.counts, round, &shared.key, &shared.rank, shared.warp_sums, &shared.found);
     __syncthreads();
   }
   // Step 5.
-  tally_share(share, room.key, room.bins, &room.greater, &room.equal);
+  tally_share(share, shared.key, shared.bins, &shared.greater, &shared.equal);
   __syncthreads();
   if (threadIdx.x == 0)
-    room.mean = settle_mean(room.key, room.greater, &room.rank, room.bins, item.info);
+    shared.mean = settle_mean(shared.key, shared.greater, &shared.rank, shared.bins, item.info);
   __syncthreads();
   // Step 6.
-  emit_share(item, share, {room.key, room.mean, room.rank, 0, 0}, room.warp_counts);
+  emit_share(item, share, {shared.key, shared.mean, shared.rank, 0, 0}, shared.warp_counts);
 }
 
 __global__ void __launch_bounds__(kWideThreads) select_tiny_kernel(ItemChunk chunk) {
-  __shared__ AloneRoom room;
-  __shared__ uint64_t first_tensor, first_memory, first_sum;
+  __shared__ AloneMemory shared;
+  __shared__ FirstNonFinite first;
   const SelectItem item = chunk.item[blockIdx.x];
   const Source& source = item.source;
-  if (threadIdx.x == 0) first_tensor = first_memory = first_sum = kNowhere;
-  open_room(item.k, room);
+  if (threadIdx.x == 0) first = {kNowhere, kNowhere, kNowhere};
+  clear_shared(item.k, shared);
 
   // Step 1.
   if (item.in_place) {
-    uint64_t first = kNowhere;
+    uint64_t own = kNowhere;
     for (int64_t i = threadIdx.x; i < item.n; i += kWideThreads) {
       const uint64_t where = static_cast<uint64_t>(i);
-      if (key_of(source.tensor[i]) >= kInfKey && where < first) first = where;
+      if (key_of(source.tensor[i]) >= kInfKey && where < own) own = where;
     }
-    if (first != kNowhere) atomic_min(&first_tensor, first);
+    if (own != kNowhere) atomic_min(&first.tensor, own);
     __syncthreads();
   }
   // Step 2, and the first round of step 4.
-  const bool untouchable = first_tensor != kNowhere;
+  const bool untouchable = first.tensor != kNowhere;
   __syncthreads();
   for (int64_t at = untouchable ? item.n : 0; at < item.n; at += kAhead * kWideThreads) {
     float tensor[kAhead], memory[kAhead];
@@ -99,20 +100,20 @@ __global__ void __launch_bounds__(kWideThreads) select_tiny_kernel(ItemChunk chu
       if (i < item.n && source.out != nullptr) source.out[i] = acc;
       if (i < item.n && key_of(acc) >= kInfKey) {
         const uint64_t where = static_cast<uint64_t>(i);
-        atomic_min(&first_sum, where);
-        if (!item.in_place && key_of(tensor[j]) >= kInfKey) atomic_min(&first_tensor, where);
-        if (!item.in_place && key_of(memory[j]) >= kInfKey) atomic_min(&first_memory, where);
+        atomic_min(&first.sum, where);
+        if (!item.in_place && key_of(tensor[j]) >= kInfKey) atomic_min(&first.tensor, where);
+        if (!item.in_place && key_of(memory[j]) >= kInfKey) atomic_min(&first.memory, where);
       }
-      add_to_bin(room.counts, i < item.n ? static_cast<int>(key_of(acc) >> digit_shift(0)) : -1);
+      add_to_bin(shared.counts, i < item.n ? static_cast<int>(key_of(acc) >> digit_shift(0)) : -1);
     }
   }
   __syncthreads();
   // Step 3.
-  const Verdict verdict = verdict_of(first_tensor, first_memory, first_sum, source.out != nullptr);
-  if (threadIdx.x == 0) report(verdict, item.info);
-  if (verdict.status != kSelectOk) return restore(item, 0, item.n);
+  if (threadIdx.x == 0) report(first, source.out != nullptr, item.info);
+  if (first.sum != kNowhere || untouchable)
+    return restore(source, threadIdx.x, item.n, kWideThreads);
   if (item.k == 0) return;
-  finish_alone(item, {source, 0, item.n, nullptr, nullptr, 0}, room);
+  finish_alone(item, {source, 0, item.n, nullptr, nullptr, 0}, shared);
 }
 
 // The candidates of all blocks in one piece, in order of index, placed from the item's beginning
@@ -122,10 +123,10 @@ __global__ void __launch_bounds__(kWideThreads) select_tiny_kernel(ItemChunk chu
 // 1. Thread b has block b: the candidates before its own are a prefix sum.
 // 2. A candidate's block is the last that starts at or before it: a binary search, and as the lanes
 //    of a warp look for neighbours, their loads are mostly the same.
-__device__ inline Share gather(const SelectWork& work, uint32_t* first, AloneRoom& room) {
+__device__ inline Share gather(const SelectWork& work, uint32_t* first, AloneMemory& shared) {
   const int64_t own = threadIdx.x < work.plan.blocks ? work.counts[threadIdx.x].candidates : 0;
   uint64_t total;
-  first[threadIdx.x] = static_cast<uint32_t>(block_exclusive_sum(own, room.warp_sums, &total));
+  first[threadIdx.x] = static_cast<uint32_t>(block_exclusive_sum(own, shared.warp_sums, &total));
   __syncthreads();
   const Candidate* const pool = work.pool;
   Candidate* const gathered = work.gathered;
@@ -154,8 +155,8 @@ __device__ inline Share gather(const SelectWork& work, uint32_t* first, AloneRoo
     for (int j = 0; j < kAhead; ++j) {
       const uint32_t e = at + j * kWideThreads;
       if (e < size) gathered[e] = {begin[j] + candidate[j].place, candidate[j].bits};
-      const uint32_t key = key_of(bits_float(candidate[j].bits));
-      add_to_bin(room.counts, e < size ? static_cast<int>(key >> digit_shift(0)) : -1);
+      const uint32_t key = key_of(float_of(candidate[j].bits));
+      add_to_bin(shared.counts, e < size ? static_cast<int>(key >> digit_shift(0)) : -1);
     }
   }
   return {work.item.source, 0, static_cast<int64_t>(size), gathered, nullptr, 0};
@@ -163,20 +164,20 @@ __device__ inline Share gather(const SelectWork& work, uint32_t* first, AloneRoo
 
 // Steps 4 to 6 of the medium items, a block each.
 __global__ void __launch_bounds__(kWideThreads) select_medium_kernel(const SelectWork* works) {
-  __shared__ AloneRoom room;
+  __shared__ AloneMemory shared;
   __shared__ uint32_t first[kWideThreads];
   const SelectWork& work = works[blockIdx.x];
   const SelectItem item = work.item;
-  if (work.refused) return restore(item, 0, item.n);
+  if (work.refused) return restore(item.source, threadIdx.x, item.n, kWideThreads);
   if (item.k == 0) return;
-  open_room(item.k, room);
+  clear_shared(item.k, shared);
   Share share = {item.source, 0, item.n, nullptr, nullptr, 0};
   if (work.all) {
-    count_digits(share, 0, 0, room.counts);
+    count_digits(share, 0, 0, shared.counts);
   } else {
-    share = gather(work, first, room);
+    share = gather(work, first, shared);
   }
-  finish_alone(item, share, room);
+  finish_alone(item, share, shared);
 }
 
 }  // namespace gcext

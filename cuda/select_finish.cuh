@@ -1,4 +1,4 @@
-// select on CUDA, steps 4 to 6 of select.cuh: the search, the tally, the emission. A block looks at
+// select on CUDA, steps 4 to 6 of select.cuh: the search, the tally, the emission. A block reads
 // its share: the candidates of its range, or, where those are useless, the range itself.
 #pragma once
 
@@ -69,7 +69,7 @@ __device__ inline void tally_share(const Share& share, uint32_t kth, uint64_t* b
 // Step 5, one thread: ties due become final, the mean is returned, count and mean go to info.
 __device__ inline uint32_t settle_mean(uint32_t kth, uint64_t greater, uint64_t* due,
                                        uint64_t* bins, int64_t* info) {
-  if (kth == 0) *due = 0;  // zeros never travel
+  if (kth == 0) *due = 0;  // zeros are never selected
   const uint64_t chosen = greater + *due;
   bins[bin_of(kth)] += *due * mantissa_of(kth);
   const uint32_t mean = chosen != 0 ? exact_mean_bits(bins, chosen) : 0;
@@ -78,18 +78,18 @@ __device__ inline uint32_t settle_mean(uint32_t kth, uint64_t greater, uint64_t*
   return mean;
 }
 
-// What a share's emission needs to know of the whole.
+// What a share's emission needs of the whole.
 struct Emission {
   uint32_t kth, mean;
   uint64_t due;             // ties
   uint64_t greater, equal;  // in the shares before
 };
 
-// Step 6, of one that travels.
+// Step 6, of one selected element.
 __device__ inline void emit(const SelectItem& item, const Element& element, uint64_t place,
                             uint32_t mean) {
   const float sent =
-      item.ternary ? bits_float(mean | (float_bits(element.acc) & 0x80000000u)) : element.acc;
+      item.ternary ? float_of(mean | (bits_of(element.acc) & 0x80000000u)) : element.acc;
   if (item.wide) {
     static_cast<int64_t*>(item.index)[place] = element.i;
   } else {
@@ -133,25 +133,18 @@ __device__ inline void emit_share(const SelectItem& item, const Share& share, Em
   });
 }
 
-// What is refused leaves out as a copy of memory. [begin, end) is the block's.
-__device__ inline void restore(const SelectItem& item, int64_t begin, int64_t end) {
-  const Source& source = item.source;
-  if (item.in_place || source.out == nullptr || source.memory == nullptr) return;
-  for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) source.out[i] = source.memory[i];
-}
-
 // Step 4, one round.
 __global__ void __launch_bounds__(kSelectThreads) select_round_kernel(SelectGrid grid, int round) {
   __shared__ uint32_t counts[kDigits];
   __shared__ uint64_t warp_sums[kWarps];
   __shared__ Found found;
   __shared__ uint32_t flag;
-  const Duty duty = duty_of(grid, blockIdx.x);
-  SelectWork& work = *duty.work;
+  const SelectPart part = part_of(grid, blockIdx.x);
+  SelectWork& work = *part.work;
   if (work.refused || work.item.k == 0) return;
   for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) counts[i] = 0;
   __syncthreads();
-  count_digits(share_of(work, duty.block), round, work.key, counts);
+  count_digits(share_of(work, part.block), round, work.key, counts);
   __syncthreads();
   for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) {
     if (counts[i] != 0) atomic_add(&work.digits[i], counts[i]);
@@ -166,20 +159,20 @@ __global__ void __launch_bounds__(kSelectThreads) select_tally_kernel(SelectGrid
   __shared__ uint64_t bins[kBins];
   __shared__ uint64_t warp_sums[kWarps];
   __shared__ uint32_t greater, equal, flag;
-  const Duty duty = duty_of(grid, blockIdx.x);
-  SelectWork& work = *duty.work;
+  const SelectPart part = part_of(grid, blockIdx.x);
+  SelectWork& work = *part.work;
   if (work.refused || work.item.k == 0) return;
   for (int i = threadIdx.x; i < kBins; i += kSelectThreads) bins[i] = 0;
   if (threadIdx.x == 0) greater = equal = 0;
   __syncthreads();
-  tally_share(share_of(work, duty.block), work.key, bins, &greater, &equal);
+  tally_share(share_of(work, part.block), work.key, bins, &greater, &equal);
   __syncthreads();
   for (int i = threadIdx.x; i < kBins; i += kSelectThreads) {
     if (bins[i] != 0) atomic_add(&work.bins[i], bins[i]);
   }
   if (threadIdx.x == 0) {
-    work.counts[duty.block].greater = greater;
-    work.counts[duty.block].equal = equal;
+    work.counts[part.block].greater = greater;
+    work.counts[part.block].equal = equal;
   }
   if (!arrives_last(&work.arrived[kPhaseTally], work.plan.blocks, &flag)) return;
   for (int i = threadIdx.x; i < kBins; i += kSelectThreads) bins[i] = work.bins[i];
@@ -206,14 +199,16 @@ __global__ void __launch_bounds__(kSelectThreads) select_tally_kernel(SelectGrid
 // Step 6.
 __global__ void __launch_bounds__(kSelectThreads) select_emit_kernel(SelectGrid grid) {
   __shared__ uint32_t warp_counts[kWarps];
-  const Duty duty = duty_of(grid, blockIdx.x);
-  const SelectWork& work = *duty.work;
-  const int64_t begin = duty.block * work.plan.step, rest = work.item.n - begin;
-  if (work.refused)
-    return restore(work.item, begin, begin + (rest < work.plan.step ? rest : work.plan.step));
+  const SelectPart part = part_of(grid, blockIdx.x);
+  const SelectWork& work = *part.work;
+  if (work.refused) {
+    const int64_t begin = part.block * work.plan.step, end = begin + work.plan.step;
+    return restore(work.item.source, begin + threadIdx.x, end < work.item.n ? end : work.item.n,
+                   kSelectThreads);
+  }
   if (work.item.k == 0) return;
-  const BlockCounts before = work.counts[duty.block];
-  emit_share(work.item, share_of(work, duty.block),
+  const BlockCounts before = work.counts[part.block];
+  emit_share(work.item, share_of(work, part.block),
              {work.key, work.mean, work.rank, before.greater, before.equal}, warp_counts);
 }
 

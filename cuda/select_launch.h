@@ -5,22 +5,21 @@
 
 namespace gcext {
 
-// One select of csrc/select.h. In its in-place form source.memory is source.out, and nothing is
-// written where tensor is not finite; a plain top-k has neither. Otherwise, where the status is not
-// kSelectOk, out becomes a copy of memory: whoever swaps the two has lost nothing.
+// One select of csrc/select/select.h. In its in-place form source.memory is source.out, and nothing
+// is written where tensor is not finite; a plain top-k has neither. Otherwise, where the status is
+// not kSelectOk, out becomes a copy of memory: a caller who swaps the two has lost nothing.
 struct SelectItem {
   Source source;
   int64_t n, k;   // 0 <= k <= n; k = 0 asks for the sum alone
-  void* index;    // room for k, int64 if `wide`, else int32
-  float* value;   // room for k
+  void* index;    // capacity k, int64 if `wide`, else int32
+  float* value;   // capacity k
   int64_t* info;  // kInfoSize
   bool in_place;  // out is also the memory
   bool ternary;
   bool wide;
 };
 
-// How the work is cut. Results do not depend on it: tests vary it, everybody else takes it as it
-// is.
+// How the work is cut. Results do not depend on it; only tests vary it.
 struct SelectSchedule {
   // Of one item. Two waves of the largest GPU; each block owns a contiguous range of elements.
   int64_t max_blocks = 2048;
@@ -28,7 +27,7 @@ struct SelectSchedule {
   // much as the launches that they save.
   int64_t tiny = int64_t{1} << 15;
   // Up to here, where k is small (plan_of in select.cuh), one block does what follows the stream.
-  // Should the candidates be useless, it goes through all elements five times, at what one SM
+  // Should the candidates be useless, it reads all elements five times, at what one SM
   // reads, 60 to 100 GB/s: by estimate 0.2 to 0.35 ms for a million. A larger item would wait too
   // long.
   int64_t medium = int64_t{1} << 21;

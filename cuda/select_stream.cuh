@@ -1,4 +1,4 @@
-// select on CUDA, steps 2 and 3 of select.cuh: stream, judge.
+// select on CUDA, steps 2 and 3 of select.cuh: stream, report.
 #pragma once
 
 #include "select.cuh"
@@ -6,11 +6,8 @@
 namespace gcext {
 
 // Step 3, one thread.
-__device__ inline void judge(SelectWork& work) {
-  const Verdict verdict = verdict_of(work.first_tensor, work.first_memory, work.first_sum,
-                                     work.item.source.out != nullptr);
-  report(verdict, work.item.info);
-  work.refused = verdict.status != kSelectOk;
+__device__ inline void end_stream(SelectWork& work) {
+  work.refused = report(work.first, work.item.source.out != nullptr, work.item.info) != kSelectOk;
   const bool enough = work.collected >= work.rank || work.bound == 1;
   if (work.overflow || !enough) work.all = 1;
 }
@@ -19,11 +16,11 @@ __device__ inline void judge(SelectWork& work) {
 //
 //   quad 0: lane 0 |....| lane 1 |....| ... lane 31 |....|   quad 1: lane 0 |....| ...
 //
-// Instructions, not bytes, would bound a stream that asks each element whether it may be read,
-// whether it is finite and how many candidates come before it. So a tile that is all there, and on
-// a multiple of 16 bytes, is loaded and stored without asking; the largest of the lane's keys says
-// for all 16 whether they are finite; candidates become a bit each, and the lanes' counts of all
-// four quads are summed in the bytes of one word.
+// Instructions, not bytes, would bound a stream that checks for each element whether it may be
+// read, whether it is finite and how many candidates come before it. So a tile that is all there,
+// and on a multiple of 16 bytes, is loaded and stored without checks; the largest of the lane's
+// keys tells for all 16 whether they are finite; candidates become a bit each, and the lanes'
+// counts of all four quads are summed in the bytes of one word.
 struct Lane {
   Quad acc[kQuads];
   uint32_t candidates;  // bit 4q + c: element c of quad q
@@ -132,30 +129,22 @@ struct Places {
   }
 };
 
-// The first indices that are not finite, of what a thread has looked at.
-struct FirstBad {
-  uint64_t tensor = kNowhere, memory = kNowhere, sum = kNowhere;
-
-  // Looks again at a lane's elements, from i on, whose `top` is not finite.
-  __device__ void look(const Source& source, bool in_place, const Lane& lane, int64_t i) {
-    for (int e = 0; e < 4 * kQuads; ++e) {
-      const uint64_t where = static_cast<uint64_t>(i + quad_at(e >> 2) + (e & 3));
-      // Where the sum is finite, so are the two.
-      if (key_of(element_of(lane, e)) < kInfKey) continue;
-      if (where < sum) sum = where;
-      // In place memory is gone: all that can be said is where the sum is not finite.
-      if (in_place) continue;
-      if (where < tensor && key_of(source.tensor[where]) >= kInfKey) tensor = where;
-      if (where < memory && source.memory != nullptr && key_of(source.memory[where]) >= kInfKey)
-        memory = where;
-    }
+// Checks again a lane's elements, from i on, whose `top` is not finite.
+__device__ inline void find_non_finite(const Source& source, bool in_place, const Lane& lane,
+                                       int64_t i, FirstNonFinite* first) {
+  for (int e = 0; e < 4 * kQuads; ++e) {
+    const uint64_t where = static_cast<uint64_t>(i + quad_at(e >> 2) + (e & 3));
+    // Where the sum is finite, so are the two.
+    if (key_of(element_of(lane, e)) < kInfKey) continue;
+    if (where < first->sum) first->sum = where;
+    // In place memory is gone: only where the sum is not finite can be reported.
+    if (in_place) continue;
+    if (where < first->tensor && key_of(source.tensor[where]) >= kInfKey) first->tensor = where;
+    if (where < first->memory && source.memory != nullptr &&
+        key_of(source.memory[where]) >= kInfKey)
+      first->memory = where;
   }
-  __device__ void tell(SelectWork& work) const {
-    if (sum != kNowhere) atomic_min(&work.first_sum, sum);
-    if (tensor != kNowhere) atomic_min(&work.first_tensor, tensor);
-    if (memory != kNowhere) atomic_min(&work.first_memory, memory);
-  }
-};
+}
 
 // Steps 2 and 3. One barrier a tile: the warps' counts of a tile are read while those of the next
 // are written elsewhere.
@@ -163,29 +152,29 @@ __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(Select
   __shared__ uint32_t warp_counts[2][kWarps];
   __shared__ uint32_t slab_of[kSlabs];
   __shared__ uint32_t full, flag;
-  const Duty duty = duty_of(grid, blockIdx.x);
-  SelectWork& work = *duty.work;
+  const SelectPart part = part_of(grid, blockIdx.x);
+  SelectWork& work = *part.work;
   const Source source = work.item.source;
   const bool in_place = work.item.in_place;
-  const int64_t begin = duty.block * work.plan.step;
+  const int64_t begin = part.block * work.plan.step;
   const int64_t end = begin + work.plan.step < work.item.n ? begin + work.plan.step : work.item.n;
   const int shift = work.plan.slab_shift;
   const int warp = threadIdx.x / kWarp;
-  const int64_t own_at = warp * (kTile / kWarps) + threadIdx.x % kWarp * 4;
+  const int64_t own_at = warp * (kSelectTile / kWarps) + threadIdx.x % kWarp * 4;
   const bool aligned =
       is_aligned(source.tensor) && is_aligned(source.memory) && is_aligned(source.out);
   Candidate* const pool = work.pool;
   const uint32_t pool_slabs = static_cast<uint32_t>(work.plan.slabs);
-  FirstBad bad;
+  FirstNonFinite bad = {kNowhere, kNowhere, kNowhere};
   uint32_t bound = work.bound, count = 0, slabs = 0;
   int parity = 0;
   if (threadIdx.x == 0) full = 0;
-  const bool untouchable = in_place && work.first_tensor != kNowhere;
-  for (int64_t tile = untouchable ? end : begin; tile < end; tile += kTile, parity ^= 1) {
+  const bool untouchable = in_place && work.first.tensor != kNowhere;
+  for (int64_t tile = untouchable ? end : begin; tile < end; tile += kSelectTile, parity ^= 1) {
     const int64_t at = tile + own_at;
-    const bool whole = aligned && tile + kTile <= end;
+    const bool whole = aligned && tile + kSelectTile <= end;
     const Lane lane = stream_lane(source, at, end, whole, bound);
-    if (lane.top >= kInfKey) bad.look(source, in_place, lane, at);
+    if (lane.top >= kInfKey) find_non_finite(source, in_place, lane, at, &bad);
     const Places place = Places::of(lane.candidates);
     if (threadIdx.x % kWarp == 0) warp_counts[parity][warp] = place.all;
     __syncthreads();
@@ -217,22 +206,24 @@ __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(Select
       const int64_t slab = slab_of[to >> shift];
       pool[(slab << shift) + (to & ((1u << shift) - 1))] = {
           static_cast<uint32_t>(at + quad_at(e >> 2) + (e & 3) - begin),
-          float_bits(element_of(lane, e))};
+          bits_of(element_of(lane, e))};
     }
   }
-  bad.tell(work);
+  if (bad.sum != kNowhere) atomic_min(&work.first.sum, bad.sum);
+  if (bad.tensor != kNowhere) atomic_min(&work.first.tensor, bad.tensor);
+  if (bad.memory != kNowhere) atomic_min(&work.first.memory, bad.memory);
   __syncthreads();
   if (full == 0) {
     for (uint32_t s = threadIdx.x; s < slabs; s += kSelectThreads)
-      work.slab_of[duty.block * kSlabs + s] = slab_of[s];
+      work.slab_of[part.block * kSlabs + s] = slab_of[s];
   }
   if (threadIdx.x == 0) {
-    work.counts[duty.block].candidates = count;
+    work.counts[part.block].candidates = count;
     if (count != 0) atomic_add(&work.collected, count);
     if (full) atomicOr(&work.overflow, 1u);
   }
   if (arrives_last(&work.arrived[kPhaseStream], work.plan.blocks, &flag) && threadIdx.x == 0)
-    judge(work);
+    end_stream(work);
 }
 
 }  // namespace gcext

@@ -1,24 +1,32 @@
 """gcext: gradient compression for PyTorch at the speed of memory.
 
-packet = gcext.stc(tensor, p=0.01, residual=residual)      # exact top-k, ternary, error feedback
-message = packet.to_bytes()                                # real bytes, checksummed
-update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
+A tensor becomes a packet, and a packet becomes bytes::
+
+    packet = gcext.stc(tensor, p=0.01, residual=residual)  # exact top-k, ternary, error feedback
+    message = packet.to_bytes()                            # real bytes, checksummed
+    update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
 from gcext import aggregate, polar
-from gcext._codecs.registry import Codec, codec, codecs, stc
+from gcext._codecs.base import Codec, register_codec
+from gcext._codecs.input import CodecInput
+from gcext._codecs.registry import codec, codecs, stc
+from gcext._codecs.seeds import derive
 from gcext._errors import DecodeError
-from gcext._links import Diagnostics, ErrorFeedback, Link
+from gcext._links import Diagnostics, ErrorFeedback, Link, Sender
+from gcext._native import library
 from gcext._native.library import build_info
 from gcext._packet.packet import Packet
-from gcext._recipes import Recipe, Schedule, recipe, recipes
-from gcext.aggregate import combine, gram
+from gcext._recipes import Recipe, Schedule, recipe, recipes, register_recipe
+from gcext._spec import option
+from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
 
-__version__ = "0.1.0"
+__version__ = library.VERSION
 
 __all__ = [
     "Codec",
+    "CodecInput",
     "DecodeError",
     "Diagnostics",
     "ErrorFeedback",
@@ -27,14 +35,21 @@ __all__ = [
     "Packet",
     "Recipe",
     "Schedule",
+    "Sender",
+    "__version__",
     "aggregate",
     "build_info",
     "codec",
     "codecs",
     "combine",
+    "derive",
     "gram",
+    "option",
     "polar",
     "recipe",
     "recipes",
+    "register_aggregator",
+    "register_codec",
+    "register_recipe",
     "stc",
 ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 from gcext import build_info
-from gcext.fl.cli import fl
+from gcext.fl._cli import fl
 from gcext.inspect import inspect_file
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)

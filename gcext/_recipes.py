@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from gcext._codecs.registry import Dense, TopK, codecs, make
+from gcext._codecs.registry import codec, codec_class, codecs
 from gcext._links import Link
-from gcext._spec import Spec, parse
-from gcext.aggregate import Aggregator, Projection
+from gcext._spec import build, parse
+from gcext.aggregate import Aggregator, Mean, Momentum, Projection
+from gcext.aggregate._registry import aggregator_class, aggregators
 
-__all__ = ["Recipe", "Schedule", "recipe", "recipes"]
+__all__ = ["Recipe", "Schedule", "recipe", "recipes", "register_recipe"]
 
 
 @dataclass(frozen=True)
@@ -30,41 +32,26 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
 
 
-def _none(spec: Spec) -> Recipe:
+def _none() -> Recipe:
     """FedAvg (McMahan et al. 2017): dense both ways."""
-    return Recipe(up=Link(Dense()), down=Link(Dense()))
+    return Recipe(up=Link(codec("dense")), down=Link(codec("dense")))
 
 
-def _stc(spec: Spec) -> Recipe:
+def _stc(p: float = 0.01) -> Recipe:
     """STC both ways with error feedback at both ends (Sattler et al. 2019)."""
-    codec = TopK(spec.number("p", 0.01), ternary=True)
-    return Recipe(up=Link(codec, feedback=True), down=Link(codec, feedback=True))
+    link = Link(codec(f"stc:p={p}"), feedback=True)
+    return Recipe(up=link, down=link)
 
 
-def _pstc(spec: Spec) -> Recipe:
+def _pstc(p: float = 0.01, alpha: float = 0.1, tau: int = 1) -> Recipe:
     """Projected STC: STC both ways, conflicts projected away on the server (Tian 2022)."""
-    alpha, tau = spec.number("alpha", 0.1), spec.integer("tau", 1)
-    codec = TopK(spec.number("p", 0.01), ternary=True)
-
-    def combine() -> Aggregator:
-        return Projection(alpha=alpha, tau=tau)
-
-    combine()  # refuses alpha and tau out of range now, not at the first round
-    return Recipe(up=Link(codec, feedback=True, combine=combine), down=Link(codec, feedback=True))
+    stc = _stc(p)
+    projection = partial(Projection, alpha=alpha, tau=tau)
+    projection()  # refuses alpha and tau out of range now, not at the first round
+    return replace(stc, up=replace(stc.up, combine=projection))
 
 
-def _link(spec: Spec) -> Link:
-    """A codec's spec with one option more, ``feedback``."""
-    feedback = spec.flag("feedback", False)
-    return Link(make(spec), feedback)
-
-
-def _one_way(spec: Spec) -> Recipe:
-    """Any codec up, dense down."""
-    return Recipe(up=_link(spec), down=Link(Dense()))
-
-
-_RECIPES: dict[str, Callable[[Spec], Recipe]] = {
+_RECIPES: dict[str, Callable[..., Recipe]] = {
     "none": _none,
     "fedavg": _none,
     "stc": _stc,
@@ -72,8 +59,25 @@ _RECIPES: dict[str, Callable[[Spec], Recipe]] = {
 }
 
 
+def register_recipe(name: str, make: Callable[..., Recipe]) -> None:
+    """Make a recipe known by name.
+
+    make: its parameters of type float, int, bool or str are the spec's options.
+
+    Raises ValueError for a name that is taken, by a codec too, or that no spec could hold.
+    """
+    if name in recipes() or not name.isidentifier():
+        raise ValueError(f"register_recipe: name must be a new identifier, got {name!r}.")
+    _RECIPES[name] = make
+
+
 def recipes() -> list[str]:
-    """Return the names that ``recipe`` knows: published methods, and every codec."""
+    """Return the names that ``recipe`` knows: published methods, and every codec.
+
+    >>> import gcext
+    >>> gcext.recipes()[:4]
+    ['none', 'fedavg', 'stc', 'pstc']
+    """
     return [*_RECIPES, *(name for name in codecs() if name not in _RECIPES)]
 
 
@@ -83,6 +87,9 @@ def recipe(spec: str) -> Recipe:
     * ``pstc:p=0.1,alpha=0.1,tau=1``, ``stc:p=0.1``, ``fedavg``: the published methods.
     * Any other codec's spec: clients send by that codec, the server answers densely.
       ``feedback=true`` gives the clients a residual.
+    * ``combine=NAME`` and the options that follow it say what the server makes of the packets:
+      an aggregator of gcext.aggregate, as ``combine=vote`` or ``combine=trimmed,beta=0.1``.
+    * ``momentum=0.9``: server momentum on top of it.
     * Last of all options ``down=SPEC`` says how the server answers instead: by any codec, again
       with ``feedback=true`` if it is to keep a residual.
 
@@ -94,13 +101,57 @@ def recipe(spec: str) -> Recipe:
     >>> made = gcext.recipe("sign:feedback=true,down=stc:p=0.1,feedback=true")
     >>> made.up.feedback, made.down.codec.spec
     (True, 'stc:p=0.1')
+    >>> gcext.recipe("topk:p=0.1,combine=trimmed,beta=0.2,momentum=0.9").up.receiver()
+    Momentum(TrimmedMean(0.2), beta=0.9)
     """
     up, *down = re.split("[:,]down=", spec, maxsplit=1)
-    parsed = parse(up, "recipe", recipes())
-    made = _RECIPES.get(parsed.name, _one_way)(parsed)
-    parsed.finish()
+    name, options = parse(up, "recipe", recipes())
+    combine = _receiver(name, options)
+    if name in _RECIPES:
+        made = build(name, _RECIPES[name], options)
+    else:
+        made = Recipe(up=_link(name, options), down=Link(codec("dense")))
+    if combine is not None:
+        made = replace(made, up=replace(made.up, combine=combine))
     for text in down:
-        parsed = parse(text, "recipe: down", codecs())
-        made = replace(made, down=_link(parsed))
-        parsed.finish()
+        made = replace(made, down=_link(*parse(text, "recipe: down", codecs())))
     return made
+
+
+def _link(name: str, options: dict[str, str]) -> Link:
+    """Return the link of a codec's spec with one option more, ``feedback``."""
+    feedback = options.pop("feedback", "false")
+    if feedback not in ("true", "false"):
+        raise ValueError(f"{name}: feedback must be one of true, false, got {feedback!r}.")
+    return Link(codec_class(name).from_options(options), feedback == "true")
+
+
+def _receiver(name: str, options: dict[str, str]) -> Callable[[], Aggregator] | None:
+    """Take ``combine``, what follows it, and ``momentum`` out of the options."""
+    keys = list(options)
+    make: Callable[[], Aggregator] | None = None
+    if "combine" in options:
+        after = [key for key in keys[keys.index("combine") + 1 :] if key not in _NOT_COMBINE]
+        combine = options.pop("combine")
+        if combine not in aggregators():
+            known = ", ".join(aggregators())
+            raise ValueError(f"{name}: combine must be one of {known}, got {combine!r}.")
+        given = {key: options.pop(key) for key in after}
+        make = partial(build, combine, aggregator_class(combine), given)
+    if "momentum" in options:
+        inner = make or Mean
+        beta = build(name, _momentum, {"momentum": options.pop("momentum")})
+
+        def make() -> Aggregator:
+            return Momentum(inner(), beta)
+
+    if make is not None:
+        make()  # refuses options out of range now, not at the first round
+    return make
+
+
+_NOT_COMBINE = ("feedback", "momentum")
+
+
+def _momentum(momentum: float) -> float:
+    return momentum

@@ -1,65 +1,73 @@
-"""The grammar of codec and recipe names: ``name`` or ``name:key=value,key=value``."""
+"""Specs, ``name`` or ``name:key=value,key=value``, and the options that they set.
+
+A spec's options are the parameters of what it builds: the fields of a codec's dataclass, or the
+constructor's parameters that have a plain type (float, int, bool or str).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-__all__ = ["Spec", "parse", "write"]
+__all__ = ["build", "option", "options_of", "parse", "validate", "write"]
+
+T = TypeVar("T")
+_PLAIN = {kind.__name__: kind for kind in (bool, int, float, str)}
 
 
-class Spec(NamedTuple):
-    """A name and its options, as text."""
+def option(default: Any, interval: str) -> Any:
+    """Declare a codec's option: a dataclass field with its default and the interval it must be in.
 
-    name: str
-    options: dict[str, str]
+    interval: as "(0, 1]" or "[0, inf)"; a bracket includes its end.
+    """
+    return dataclasses.field(default=default, metadata={"interval": interval})
 
-    def number(self, key: str, default: float) -> float:
-        """Take an option as a number."""
-        text = self.options.pop(key, None)
-        if text is None:
-            return default
-        try:
-            return float(text)
-        except ValueError:
+
+def validate(codec: Any) -> None:
+    """Convert a dataclass's fields to their plain types, and raise where one is out of range."""
+    for field in dataclasses.fields(codec):
+        value = getattr(codec, field.name)
+        kind = _PLAIN.get(str(field.type))
+        if kind is not None and type(value) is not kind:
+            if kind is int and value != int(value):
+                raise ValueError(f"{codec.name}: {field.name} must be a whole number, got {value}.")
+            value = kind(value)
+            object.__setattr__(codec, field.name, value)
+        interval = field.metadata.get("interval")
+        if interval is not None and not _contains(interval, value):
             raise ValueError(
-                f"{self.name}: {key} must be a number, got {text!r}. Write {key}={default}."
-            ) from None
-
-    def integer(self, key: str, default: int) -> int:
-        """Take an option as a whole number."""
-        number = self.number(key, default)
-        if not float(number).is_integer():
-            raise ValueError(
-                f"{self.name}: {key} must be a whole number, got {number:g}. Round it."
+                f"{codec.name}: {field.name} must be {_text(interval)}, got {value:g}."
             )
-        return int(number)
-
-    def choice(self, key: str, default: str, known: Sequence[str]) -> str:
-        """Take an option as one of the words that are known."""
-        text = self.options.pop(key, default)
-        if text not in known:
-            raise ValueError(
-                f"{self.name}: {key} must be one of {', '.join(known)}, got {text!r}. Correct it."
-            )
-        return text
-
-    def flag(self, key: str, default: bool) -> bool:
-        """Take an option as true or false."""
-        return self.choice(key, _text(default), ("true", "false")) == "true"
-
-    def finish(self) -> None:
-        """Refuse what nobody took."""
-        if self.options:
-            unknown = ", ".join(self.options)
-            raise ValueError(f"{self.name}: unknown option {unknown}. Remove it.")
 
 
-def parse(text: str, what: str, known: Sequence[str]) -> Spec:
-    """Split a spec; ``what`` and ``known`` name the kind and its members in errors."""
+@functools.cache
+def _ends(interval: str) -> tuple[bool, float, float, bool]:
+    left, low, high, right = re.fullmatch(r"([\[(])(.+), (.+)([\])])", interval).groups()  # type: ignore[union-attr]
+    return left == "[", float(low), float(high), right == "]"
+
+
+def _contains(interval: str, value: float) -> bool:
+    from_low, low, high, to_high = _ends(interval)
+    above = value >= low if from_low else value > low
+    return above and (value <= high if to_high else value < high)
+
+
+def _text(interval: str) -> str:
+    from_low, low, high, to_high = _ends(interval)
+    if high < float("inf") or to_high:
+        return f"in {interval}"
+    return f"at least {low:g}" if from_low else f"above {low:g} and finite"
+
+
+def parse(text: str, what: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return a spec's name and options; ``what`` and ``known`` name the kind and its names."""
     name, colon, rest = text.partition(":")
     if name not in known:
-        raise ValueError(f"{what}: must be one of {', '.join(known)}, got {name!r}. Correct it.")
+        raise ValueError(f"{what}: must be one of {', '.join(known)}, got {name!r}.")
     options: dict[str, str] = {}
     for item in rest.split(",") if colon else []:
         key, equals, value = item.partition("=")
@@ -69,20 +77,65 @@ def parse(text: str, what: str, known: Sequence[str]) -> Spec:
                 f"Write {name}:key=value,key=value."
             )
         options[key] = value
-    return Spec(name, options)
+    return name, options
 
 
-def write(name: str, options: dict[str, bool | int | float | str]) -> str:
-    """Return the spec that parses to these options, in their order.
+def options_of(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters that a spec may set, those of a plain type."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {each.name: each for each in parameters if _kind(each) is not None}
+
+
+def _kind(parameter: inspect.Parameter) -> type | None:
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return None
+    if type(parameter.default) in _PLAIN.values():
+        return type(parameter.default)
+    return _PLAIN.get(str(getattr(parameter.annotation, "__name__", parameter.annotation)))
+
+
+def build(name: str, factory: Callable[..., T], options: Mapping[str, str]) -> T:
+    """Return ``factory`` called with the options; ValueError for those it does not have."""
+    known = options_of(factory)
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        takes = f"It takes {', '.join(known)}." if known else "It takes none."
+        raise ValueError(f"{name}: unknown option {', '.join(unknown)}. {takes}")
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise ValueError(f"{name}: needs {key}. Write {name}:{key}=VALUE.")
+    return factory(**{key: _value(name, known[key], text) for key, text in options.items()})
+
+
+def _value(name: str, parameter: inspect.Parameter, text: str) -> Any:
+    kind, key = _kind(parameter), parameter.name
+    if kind is str:
+        return text
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError(f"{name}: {key} must be one of true, false, got {text!r}.")
+        return text == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        default = (
+            "" if parameter.default is parameter.empty else f" Write {key}={parameter.default}."
+        )
+        raise ValueError(f"{name}: {key} must be a number, got {text!r}.{default}") from None
+    if kind is int and not number.is_integer():
+        raise ValueError(f"{name}: {key} must be a whole number, got {number:g}.")
+    return int(number) if kind is int else number
+
+
+def write(name: str, options: Mapping[str, bool | int | float | str]) -> str:
+    """Return the spec that sets these options, in their order.
 
     >>> write("polar", {"rate": 0.5, "rotate": True})
     'polar:rate=0.5,rotate=true'
     """
-    items = ",".join(f"{key}={_text(value)}" for key, value in options.items())
+
+    def text(value: bool | float | str) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    items = ",".join(f"{key}={text(value)}" for key, value in options.items())
     return f"{name}:{items}" if items else name
-
-
-def _text(value: bool | float | str) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, str) else repr(value)

@@ -1,23 +1,15 @@
-"""The torch-free extension module: bodies as plain tuples. Use `gcext.wire`.
+"""The torch-free extension module: packets to bytes and back. Use gcext._packet.wire.
 
-A body is a tuple of method code, dtype code, shape, and what the method needs:
+A packet is read by attribute: ``method``, ``shape``, ``dtype`` (its name, "torch." before it or
+not), ``members`` of a group, ``_contents`` with ``support``, ``coded`` and ``scale``, ``merged``
+with ``scales``, ``place`` and ``negative``, ``encoded`` with ``k``, ``scale`` and ``streams``. A
+support is None for all elements, an index array, or an object with ``seed`` and ``k``; coded is
+float32, or an object with the fields of the value code (gcext._packet.codes, gcext.polar). Arrays
+are NumPy's, or what an object's ``numpy()`` returns, one-dimensional and contiguous.
 
-    1 dense    value
-    2 sparse   index, value
-    3 ternary  index, value, scale
-    4 merged   index, value, scales, place, negative     (gcext.wire.Members)
-
-    6 random   support, value
-    7 sign     support, scale, bits                                   (gcext.values.Signs)
-    8 levels   support, steps, bucket, norms, at, level               (gcext.values.Levels)
-    9 polar    support, message, block, kept, soft, scale, seed       (gcext.values.Polar)
-
-and a group is (5, [bodies]). A ternary body whose streams a device has made is (3, dtype, shape,
-(k, streams), scale), gcext.wire.Made; one that it shall open has a gcext.wire.Located in that
-place. A support is None for all elements, an index array, or (seed, k) where
-k elements are drawn. Arrays are one-dimensional and contiguous: value, scales, norms and a polar
-code's scale float32, index and at int32 or int64, place int64, level int16, negative, bits,
-message and streams uint8.
+A decoded packet is what ``build`` returns, called with ``method``, ``shape``, ``dtype``,
+``support`` (a dict of ``seed`` and ``k`` where it is random), ``coded`` (a dict of the fields of a
+value code), ``scale``, ``merged`` and ``located`` (dicts), or of a group ``members``.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,20 +19,23 @@ import numpy as np
 import numpy.typing as npt
 
 TILE: Final[int]
-NO_DIM: Final[int]  # in expect: a dimension that no message can say
+NO_DIM: Final[int]  # in expect: a dimension that no message can have
 
 def isa() -> str: ...
-def pack(body: tuple[Any, ...], digest: Callable[[memoryview], int]) -> bytes: ...
+def pack(packet: Any, digest: Callable[[memoryview], int]) -> bytes: ...
 def unpack(
     message: bytes | bytearray | memoryview,
     digest: Callable[[memoryview], int],
+    build: Callable[..., Any],
     expect: tuple[bool, Sequence[Sequence[int]]] | None = None,
-    closed: bool = False,  # ternary bodies with elements stay so
-) -> tuple[Any, ...]: ...
-def merge(
-    dtype: int, shape: Sequence[int], bodies: Sequence[tuple[Any, ...]]
-) -> tuple[Any, ...]: ...
-def unmerge(body: tuple[Any, ...]) -> list[tuple[Any, npt.NDArray[np.float32], float]]: ...
+    located: bool = False,  # of ternary packets with elements, only where their streams lie
+) -> Any: ...
+def merge(packets: Sequence[Any], build: Callable[..., Any]) -> Any: ...
+def unmerge(packet: Any, build: Callable[..., Any]) -> list[Any]: ...
+
+# The fields of a message as far as its structure can be read: dicts of name, offset, size (bytes),
+# value (a number, or how many elements or bits an array has; -1: neither) and missing (bytes).
+def trace(message: bytes | bytearray | memoryview) -> list[dict[str, Any]]: ...
 
 # float32 of n sign bits: the scale, negative where the bit is set. Of several scales each serves a
 # run of values, a multiple of 8.
@@ -57,7 +52,7 @@ def level_values(
     level: npt.NDArray[np.int16],
 ) -> npt.NDArray[np.float32]: ...
 
-# The kernel rooms bits and rice, for tests and benchmarks.
+# The kernels bits and rice, for tests and benchmarks.
 def bits_pack(value: npt.NDArray[np.uint32], b: int) -> bytes: ...
 def bits_unpack(plane: bytes, n: int, b: int) -> npt.NDArray[np.uint32]: ...
 def rice_pack(

@@ -12,7 +12,21 @@ from isa_kit import at_every_isa
 from round_kit import dense, drawn, mixed
 
 import gcext
-from gcext.aggregate import MaxK, Mean, Median, NormBound, Projection, Round, TrimmedMean, Vote
+from gcext.aggregate import (
+    Aggregator,
+    MaxK,
+    Mean,
+    Median,
+    Momentum,
+    NormBound,
+    Projection,
+    Round,
+    TrimmedMean,
+    Vote,
+    aggregator_class,
+    aggregators,
+    register_aggregator,
+)
 
 
 def test_clients_in_any_order():
@@ -86,6 +100,16 @@ def test_bad_arguments_are_named():
             "finite, got -1 for client 4",
         ),
         (lambda: Mean().load_state_dict({"round": 1}), "Mean: its state is empty"),
+        (lambda: Momentum(beta=1.0), r"Momentum: beta must be in \[0, 1\), got 1.0"),
+        (lambda: Momentum(beta=-0.1), "beta must be in"),
+        (lambda: Momentum(beta=math.nan), "beta must be in"),
+        (lambda: Momentum().load_state_dict({}), "Momentum: its state holds inner and velocity"),
+        (
+            lambda: Momentum().load_state_dict(
+                {"inner": {}, "velocity": [torch.zeros(2).double()]}
+            ),
+            "a list of float32 tensors",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -132,6 +156,7 @@ SERVERS = {
     "median": Median,
     "bound": lambda: NormBound(2.0, MaxK(400, Projection())),
     "vote": Vote,
+    "momentum": lambda: Momentum(NormBound(2.0), beta=0.5),
 }
 
 
@@ -145,18 +170,31 @@ def test_packets_that_arrive_one_by_one_in_any_order(name):
     for number, order in enumerate(itertools.permutations(range(4))):
         whole, parts = SERVERS[name](), SERVERS[name]()
         for packets, losses in rounds:
-            some = {client: weights[client] for client in packets}
-            expected = whole.aggregate(packets, losses, weights=some)
+            some = {client: weights[client] if whole.uses_weights else None for client in packets}
+            expected = whole.aggregate(
+                packets, losses, weights=some if whole.uses_weights else None
+            )
             arriving = Round(parts, expect=(200,) if number % 2 else None)
             clients = list(packets)
             for i in order:
                 c = clients[i]
                 sent = packets[c].to_bytes() if number % 3 else packets[c]
-                assert arriving.add(c, sent, losses[c], weights[c])
-                assert not arriving.add(c, packets[c], losses[c], weights[c])  # sent again
+                assert arriving.add(c, sent, losses[c], some[c])
+                assert not arriving.add(c, packets[c], losses[c], some[c])  # sent again
             assert len(arriving) == 4
             assert torch.equal(arriving.finish(), expected)
-        assert parts.state_dict() == whole.state_dict()
+        assert equal_states(parts.state_dict(), whole.state_dict())
+
+
+def equal_states(one, other):
+    """Deep equality, tensors bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one.view(torch.int32), other.view(torch.int32))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal_states(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal_states, one, other))
+    return one == other
 
 
 def test_what_a_round_refuses_leaves_it_as_it_was():
@@ -190,3 +228,139 @@ def test_what_a_round_refuses_leaves_it_as_it_was():
     for again in (arriving.finish, lambda: arriving.add(2, b, loss=1.0)):
         with pytest.raises(RuntimeError, match="the round is finished"):
             again()
+
+
+@pytest.mark.parametrize(
+    "server",
+    [Projection(), TrimmedMean(0.1), Median(), Vote(), MaxK(9, Median()), NormBound(1.0, Vote())],
+    ids=repr,
+)
+def test_weights_are_refused_where_they_are_not_used(server):
+    packets = {c: gcext.stc(torch.tensor([1.0, 2.0, 0.0]), p=0.5) for c in (4, 7)}
+    losses = {4: 0.1, 7: 0.2}
+    before = server.state_dict()
+    name = type(server).__name__
+    with pytest.raises(ValueError, match=f"{name}: takes no weights, got 2. Leave them out"):
+        server.aggregate(packets, losses, weights={4: 1.0, 7: 2.0})
+    with pytest.raises(ValueError, match="takes no weights, got 0"):
+        server.aggregate(packets, losses, weights={})
+    arriving = Round(server)
+    with pytest.raises(ValueError, match=r"takes no weights, got 2\.0 for client 4\. Leave it out"):
+        arriving.add(4, packets[4], loss=0.1, weight=2.0)
+    assert len(arriving) == 0 and server.state_dict() == before
+
+
+@pytest.mark.parametrize("wrapper", [lambda i: MaxK(99, i), lambda i: NormBound(1e9, i), Momentum])
+def test_wrappers_need_and_take_what_the_inner_aggregator_does(wrapper):
+    packets = {c: gcext.stc(torch.full((3,), float(c)), p=1) for c in (1, 3)}
+    out = wrapper(Mean()).aggregate(packets, weights={1: 3.0, 3: 1.0})
+    assert torch.equal(out, torch.full((3,), 1.5))
+    with pytest.raises(ValueError, match="needs a loss for every client, got none for client 1"):
+        wrapper(Projection()).aggregate(packets, {3: 1.0})
+
+
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("inner", [Mean, lambda: Projection(alpha=0.2, tau=2), lambda: None])
+def test_momentum_against_a_plain_loop(inner, groups):
+    rng = np.random.default_rng(12)
+    ours, plain = Momentum(inner(), beta=0.7), inner() or Mean()
+    velocity = [torch.zeros(150), torch.zeros(10, 15)] if groups else [torch.zeros(300)]
+    for _ in range(5):
+        packets, losses = drawn(rng, 9, 4, 300, mixed)
+        if groups:
+            split = {
+                c: (p.to_dense()[:150], p.to_dense()[150:].view(10, 15)) for c, p in packets.items()
+            }
+            packets = {c: gcext.Packet.group([mixed(t) for t in ts]) for c, ts in split.items()}
+        update = plain.aggregate(packets, losses)
+        velocity = [
+            0.7 * v + u for v, u in zip(velocity, update if groups else [update], strict=True)
+        ]
+        got = ours.aggregate(packets, losses)
+        assert equal_states(got if groups else [got], velocity)
+        for part in got if groups else [got]:
+            part.zero_()  # what was returned is the caller's
+
+
+def test_momentum_goes_back_and_goes_on():
+    """By a snapshot over a round, and by a state in another process's aggregator."""
+    rng = np.random.default_rng(13)
+    server = Momentum(Projection(tau=2), beta=0.5)
+    for _ in range(3):
+        server.aggregate(*drawn(rng, 9, 4, 100, mixed))
+    before, snapshot = server.state_dict(), server.snapshot()
+    packets, losses = drawn(rng, 9, 4, 100, mixed)
+    first, after = server.aggregate(packets, losses), server.state_dict()
+    server.restore(snapshot)
+    assert equal_states(server.state_dict(), before) and not equal_states(before, after)
+    other = Momentum(Projection(tau=2), beta=0.5)
+    other.load_state_dict(before)
+    for each in (server, other):
+        assert torch.equal(each.aggregate(packets, losses), first)
+        assert equal_states(each.state_dict(), after)
+    shape = {1: gcext.stc(torch.ones(99), p=1)}
+    with pytest.raises(ValueError, match=r"shape \(\(100,\),\), got \(99,\) from client 1"):
+        server.aggregate(shape, {1: 1.0})
+    with pytest.raises(ValueError, match="History"):  # the inner state does not fit
+        server.load_state_dict({"inner": {}, "velocity": []})
+    assert equal_states(server.state_dict(), after)
+
+
+def test_aggregators_by_name():
+    assert aggregators() == [
+        *("mean", "projection", "trimmed", "median", "vote", "normbound", "maxk")
+    ]
+    assert aggregator_class("trimmed") is TrimmedMean
+    with pytest.raises(ValueError, match=r"must be one of mean, .*, got 'modus'"):
+        aggregator_class("modus")
+    for name in ("mean", "clipped mean", "", "a=b"):
+        with pytest.raises(ValueError, match=f"must be a new identifier, got '{name}'"):
+            register_aggregator(name, Mean)
+
+
+def test_an_aggregator_of_ones_own(monkeypatch):
+    """One method, for single tensors and groups, and a name."""
+
+    class ClippedMean(Aggregator):
+        def __init__(self, most: float = 1.0) -> None:
+            self.most = most
+
+        def _aggregate(self, given):
+            def clipped(packets):
+                values = torch.stack([p.to_dense() for p in packets])
+                return values.clamp(-self.most, self.most).mean(0)
+
+            return gcext.aggregate.per_tensor(clipped, given.packets)
+
+    monkeypatch.setattr(gcext.aggregate._registry, "_CLASSES", {})
+    register_aggregator("clipped", ClippedMean)
+    server = aggregator_class("clipped")(most=2.0)
+    assert repr(server) == "ClippedMean(most=2.0)"
+    packets = {i: gcext.stc(torch.full((2, 3), v), p=1) for i, v in enumerate((1.0, 1e9))}
+    assert torch.equal(server.aggregate(packets), torch.full((2, 3), 1.5))
+    groups = {c: gcext.Packet.group([p, p]) for c, p in packets.items()}
+    assert [each.shape for each in server.aggregate(groups)] == [(2, 3), (2, 3)]
+    with pytest.raises(ValueError, match="ClippedMean: takes no weights"):
+        server.aggregate(packets, weights={0: 1.0, 1: 1.0})
+
+
+def test_reprs():
+    history = gcext.History()
+    arriving = Round(Median())
+    arriving.add(1, gcext.stc(torch.ones(3), p=1))
+    for made, text in (
+        (Mean(), "Mean()"),
+        (Projection(), "Projection(alpha=0.1, tau=1)"),
+        (Projection(tau=2, order="fedfv"), "Projection(alpha=0.1, tau=2, order='fedfv')"),
+        (TrimmedMean(0.1), "TrimmedMean(0.1)"),
+        (Vote(), "Vote(scale=1.0)"),
+        (NormBound(2), "NormBound(2.0, Mean())"),
+        (MaxK(3, Momentum(Median())), "MaxK(3, Momentum(Median(), beta=0.9))"),
+        (arriving, "Round(1 packet for Median())"),
+        (history, "History(0 clients)"),
+    ):
+        assert repr(made) == text
+    history.put(4, {c: gcext.stc(torch.ones(3), p=1) for c in range(12)})
+    assert repr(history) == "History(12 clients, last round 4)"
+    history.close()
+    assert repr(history) == "History(closed)"

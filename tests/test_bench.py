@@ -1,4 +1,4 @@
-"""The benchmark itself: its oracle, what it refuses, what it writes."""
+"""The benchmark itself: its oracle, which variants it refuses, what it writes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ pytest.importorskip("rich")
 from typer.testing import CliRunner
 
 from bench import __main__ as cli
-from bench import codes, memory, oracle, report, rows, stc, timing, variants
-from bench.case import Problem, Selected, Setting, Variant
-from gcext import _wire
+from bench import codes, internals, options, oracle, report, rows, stc, timing, variants
+from bench.case import Problem, Selected, Setting
+from bench.timing import Variant
 
 FIELDS = {
     "name", "n", "p", "device", "gcext_ms", "torch_ms", "floor_ms", "speedup", "of_floor",
@@ -37,13 +37,13 @@ SMALL = Setting(20_000, 0.01)
     ],
 )
 def test_counts_have_suffixes(texts: list[str], counts: list[int]) -> None:
-    assert cli.parse_counts(texts) == counts
+    assert options.parse_counts(texts) == counts
 
 
 @pytest.mark.parametrize("text", ["", "M", "1.2345K", "-1", "1e6", "10T", "1,,2"])
-def test_counts_that_are_none(text: str) -> None:
+def test_malformed_counts_raise(text: str) -> None:
     with pytest.raises(ValueError, match=r"bench: n must be a whole number, got .*\. Write"):
-        cli.parse_counts([text])
+        options.parse_counts([text])
 
 
 def test_oracle_against_brute_force() -> None:
@@ -54,7 +54,7 @@ def test_oracle_against_brute_force() -> None:
             scale = np.float32(2.0 ** rng.integers(-149, 120))
             acc = (rng.integers(-4, 5, 64) * scale * rng.choice([1, 1.5], 64)).astype(np.float32)
             order = [i for i in np.argsort(-np.abs(acc), kind="stable")[:k] if acc[i] != 0]
-            answer = oracle.select(acc, k, ternary=True)
+            answer = oracle.stc(acc, None, k)
             assert answer.index.tolist() == sorted(order)
             exact = sum(abs(Fraction(float(acc[i]))) for i in order) / max(len(order), 1)
             for i, value in zip(answer.index, answer.value, strict=True):
@@ -80,7 +80,7 @@ def test_problem_has_no_tie_at_the_kth_place() -> None:
     for seed in range(20):
         problem = Problem(Setting(2000, 0.1, seed))
         acc = (problem.tensor + problem.start).abs().sort(descending=True).values
-        assert acc[problem.k - 1] > acc[problem.k]
+        assert acc[problem.setting.k - 1] > acc[problem.setting.k]
     values = np.array([1, 3, -3, 3, 2], np.float32)
     assert oracle.tie_losers(values, 2).tolist() == [3]
     assert oracle.tie_losers(values, 3).tolist() == []
@@ -90,10 +90,10 @@ def test_problem_has_no_tie_at_the_kth_place() -> None:
 @pytest.mark.parametrize("p", [1e-6, 0.01, 0.3, 1.0])
 def test_every_variant_of_every_row_is_right(name: str, p: float) -> None:
     case = rows.ROWS[name](replace(SMALL, p=p, m=3), False)
-    row = report.measure(case, rounds=1, peak=False)
+    row = rows.measure(case, rounds=1, peak=False)
     assert row["refused"] == {}
     assert set(row["variants"]) == {variant.name for variant in case.variants}
-    assert set(row) >= FIELDS and not report.failed(row)
+    assert set(row.flat()) >= FIELDS and not row.failed
     assert row["speedup"] == row["torch_ms"] / row["gcext_ms"]
     assert row["of_floor"] == row["gcext_ms"] / row["floor_ms"]
     assert row["torch_best_ms"] <= row["torch_ms"]
@@ -102,14 +102,13 @@ def test_every_variant_of_every_row_is_right(name: str, p: float) -> None:
 @pytest.mark.parametrize("formulation", [variants.topk, variants.mask])
 @pytest.mark.parametrize("ternary", [True, False])
 def test_formulations_compile_whole(formulation: variants.Formulation, ternary: bool) -> None:
-    problem = Problem(SMALL)
+    problem = Problem(SMALL, ternary=ternary)
     compiled = torch.compile(formulation, fullgraph=True, dynamic=False, backend="eager")
-    answer = problem.ternary if ternary else problem.sparse
-    got = compiled(problem.tensor, problem.start.clone(), problem.k, ternary)
-    assert stc.check_close(answer, got) == ""
+    got = compiled(problem.tensor, problem.start.clone(), SMALL.k, ternary)
+    assert problem.close(got) == ""
 
 
-def _spoil(row: str, change: Any) -> dict[str, Any]:
+def _spoil(row: str, change: Any) -> report.Row:
     """Measure a row whose gcext gives what ``change`` makes of its output."""
     case = rows.ROWS[row](SMALL, False)
 
@@ -117,7 +116,7 @@ def _spoil(row: str, change: Any) -> dict[str, Any]:
         return change(case.gcext.run())
 
     wrong = replace(case, gcext=replace(case.gcext, run=run))
-    return report.measure(wrong, rounds=1, peak=False)
+    return rows.measure(wrong, rounds=1, peak=False)
 
 
 def _last_bit(value: torch.Tensor) -> torch.Tensor:
@@ -134,7 +133,7 @@ def test_a_wrong_bit_is_refused_and_not_timed() -> None:
     assert row["gcext_ms"] is None and row["speedup"] is None and row["of_floor"] is None
     assert row["refused"]["gcext"].startswith("values: 1 of 200 differ, first at 0")
     assert "gcext" not in row["variants"] and row["torch_ms"] > 0
-    assert report.failed(row)
+    assert row.failed
     assert any("gcext refused: values" in note for note in report.notes([row]))
 
 
@@ -151,12 +150,12 @@ def test_a_wrong_bit_in_any_row_is_refused() -> None:
     for name, change in changes.items():
         row = _spoil(name, change)
         assert "gcext" in row["refused"], name
-        assert report.failed(row), name
+        assert row.failed, name
 
 
 def test_a_wrong_residual_is_refused() -> None:
     problem = Problem(SMALL)
-    right = stc._stc_variant(problem, SMALL.p, "gcext")
+    right = stc._stc_variant(problem, "gcext")
 
     def run() -> Any:
         packet = right.run()
@@ -164,23 +163,22 @@ def test_a_wrong_residual_is_refused() -> None:
         return packet
 
     case = replace(stc.stc(SMALL, False), gcext=right)
-    assert report.measure(case, rounds=1, peak=False)["refused"] == {}
+    assert rows.measure(case, rounds=1, peak=False)["refused"] == {}
     case = replace(case, gcext=replace(right, run=run))
-    why = report.measure(case, rounds=1, peak=False)["refused"]["gcext"]
+    why = rows.measure(case, rounds=1, peak=False)["refused"]["gcext"]
     assert why.startswith("residual: 1 of 20000 differ, first at 17")
 
 
-def test_baselines_are_held_to_the_indices_and_nearly_to_the_values() -> None:
+def test_baselines_must_give_the_indices_exactly_and_nearly_the_values() -> None:
     problem = Problem(SMALL)
-    right = variants.topk(problem.tensor, problem.start.clone(), problem.k, True)
-    answer = problem.ternary
+    right = variants.topk(problem.tensor, problem.start.clone(), SMALL.k, True)
     assert right.indices is not None and right.residual is not None
-    assert stc.check_close(answer, right) == ""
+    assert problem.close(right) == ""
     short = Selected(right.indices[1:], right.values[1:], None)
-    assert stc.check_close(answer, short).startswith("indices")
-    assert stc.check_close(answer, right._replace(values=right.values * 1.0001)) != ""
-    assert stc.check_close(answer, right._replace(values=-right.values)) != ""
-    assert stc.check_close(answer, right._replace(residual=right.residual + 1)) != ""
+    assert problem.close(short).startswith("indices")
+    assert problem.close(right._replace(values=right.values * 1.0001)) != ""
+    assert problem.close(right._replace(values=-right.values)) != ""
+    assert problem.close(right._replace(residual=right.residual + 1)) != ""
 
 
 def test_a_variant_that_raises_is_refused_by_its_error() -> None:
@@ -189,16 +187,16 @@ def test_a_variant_that_raises_is_refused_by_its_error() -> None:
 
     case = stc.stc(SMALL, False)
     extra = Variant("compiled-topk", fails, lambda _: "", compiled=True)
-    row = report.measure(replace(case, baselines=(*case.baselines, extra)), rounds=1, peak=False)
+    row = rows.measure(replace(case, baselines=(*case.baselines, extra)), rounds=1, peak=False)
     assert row["refused"] == {"compiled-topk": "RuntimeError: no compiler"}
-    assert row["torch_compiled_ms"] is None and not report.failed(row)
+    assert row["torch_compiled_ms"] is None and not row.failed
 
 
 def test_rice_decoder_reads_both_writers() -> None:
     index = np.cumsum(np.random.default_rng(1).geometric(0.02, 5000)) - 1
-    native = _wire.rice_pack(index, int(index[-1]) + 1)
+    native = internals.rice_pack(index, int(index[-1]) + 1)
     assert codes._numpy_rice(index) == native
-    assert oracle.rice_decode(native, index.size, _wire.TILE).tolist() == index.tolist()
+    assert oracle.rice_decode(native, index.size, internals.TILE).tolist() == index.tolist()
 
 
 def test_interleaving_resets_before_every_call() -> None:
@@ -221,8 +219,8 @@ def test_interleaving_resets_before_every_call() -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_peak_memory_sees_the_dense_temporaries() -> None:
     setting = Setting(4_000_000, 0.01)
-    usual = memory.peak_bytes("stc", setting, "topk", 1)
-    ours = memory.peak_bytes("stc", setting, "gcext", 1)
+    usual = rows.peak_of("stc", "topk", setting)
+    ours = rows.peak_of("stc", "gcext", setting)
     if usual is None or ours is None:
         pytest.skip("this kernel does not reset the peak")
     assert usual >= 3 * 4 * setting.n
@@ -272,7 +270,7 @@ def test_command_fails_where_gcext_is_wrong(monkeypatch: pytest.MonkeyPatch) -> 
         (["--device", "cuda"], "bench: device must be cpu"),
     ],
 )
-def test_command_says_what_is_wrong(args: list[str], rule: str) -> None:
+def test_command_reports_what_is_wrong(args: list[str], rule: str) -> None:
     done = CliRunner().invoke(cli.app, ["stc", *args])
     assert done.exit_code == 2
     assert rule in done.output

@@ -13,7 +13,7 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 import gcext
-from bench import gpu
+from bench import gpu, report
 from bench.__main__ import app
 
 
@@ -33,7 +33,7 @@ def test_rows_without_a_gpu() -> None:
     row = gpu.packing([5, 1000, 0], "cpu", seconds=0.001)
     assert row["identical"]
     assert row["pack_of_encode"] == row["encode_pack_ms"] / row["encode_ms"] - 1
-    assert gpu.machine()["torch"] == torch.__version__
+    assert report.machine()["versions"]["torch"] == torch.__version__
 
 
 def test_counts_of_the_test_run(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_counts_of_the_test_run(tmp_path: Path) -> None:
     assert gpu.tests(report) == {"tests": 9, "failures": 1, "errors": 0, "skipped": 2}
 
 
-def test_says_why_there_is_none(tmp_path: Path) -> None:
+def test_command_reports_why_there_is_no_gpu(tmp_path: Path) -> None:
     if not (why := gcext.build_info()["why_no_cuda"]):
         pytest.skip("there is a GPU")
     done = CliRunner().invoke(app, ["gpu", "--json", str(tmp_path / "gpu.json")])
@@ -61,4 +61,4 @@ def test_rows_of_a_gpu() -> None:
     assert gpu.memory(10**5, "cuda", 10)["growth_bytes"] == 0
     assert gpu.replays(1000, 3)["identical"] == 3
     assert gpu.packing([5, 1000, 0, 10**6], "cuda", seconds=0.001)["identical"]
-    assert json.dumps(gpu.machine())
+    assert json.dumps(report.machine("cuda"))

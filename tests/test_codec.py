@@ -10,7 +10,7 @@ from isa_kit import at_every_isa
 from torch import Tensor
 
 import gcext
-from gcext._codecs.registry import TopK
+from gcext._codecs.topk import STC
 
 DRAWN = [
     "randomk:p=0.2",
@@ -167,7 +167,7 @@ def test_arrays_are_not_tensors() -> None:
 
 
 def test_p_of_any_number_type() -> None:
-    codec = TopK(np.float32(0.5), ternary=True)
+    codec = STC(np.float32(0.5))
     assert gcext.codec(codec.spec) == codec
 
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import wire_bodies as wire
 from emu.backends import same_bits
 from test_late import SPECS
 from xxhash import xxh3_64_intdigest
 
 import gcext
 from gcext import DecodeError, Packet
-from gcext._packet import wire
 
 pytestmark = pytest.mark.cuda
 
@@ -92,7 +92,7 @@ def test_a_group_is_packed_and_opened_there() -> None:
 def test_a_group_with_a_bad_member_is_refused_as_on_the_cpu() -> None:
     packets = gcext.stc([fresh(n) for n in (1000, 300_000, 1000)], 0.01)
     good = Packet.group(packets).to_bytes()
-    closed = wire.locate(good).members[1].closed
+    closed = wire.locate(good).members[1].encoded
     sound = 0
     for i in range(closed.begin, closed.end, 7):
         message = bytearray(good[:-8])

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import wire_bodies as wire
 from emu.backends import BACKENDS, same_bits
 from emu.rice import Emu, Located, Pairs, make
 from xxhash import xxh3_64_intdigest
 
 import gcext._native.library  # noqa: F401  loads the CPU operators
 from gcext import DecodeError, _wire
-from gcext._packet import wire
 
 TILE = _wire.TILE
 SCALE, SCALE_BITS = 0.5, 0x3F000000
@@ -52,8 +52,8 @@ def body_of(index: Index, limit: int, negative: npt.NDArray[np.bool_]) -> wire.B
 
 def located(body: wire.Body) -> Located:
     """Return where the streams of a closed body are."""
-    assert isinstance(body.closed, wire.Located)
-    k, begin, end, remainder_bytes, scale = body.closed
+    assert isinstance(body.encoded, wire.Located)
+    k, begin, end, remainder_bytes, scale, _ = body.encoded
     return Located(begin, end, remainder_bytes, k, body.shape[0], scale)
 
 
@@ -87,7 +87,7 @@ def compare(
         assert (packed.wrong, packed.info) == (0, [k, 0, 0, SCALE_BITS if case.told else 0])
         begin, end = located(member)[:2] if k else (0, 0)
         assert packed.streams == message[begin:end]
-    closed = [(located(m), b) for m, b in zip(members, bodies, strict=True) if m.closed]
+    closed = [(located(m), b) for m, b in zip(members, bodies, strict=True) if m.encoded]
     if not closed:
         return
     wide = any(case.index.dtype == np.int64 for case in cases)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import pytest
@@ -18,10 +17,9 @@ from xxhash import xxh3_64_intdigest
 
 import gcext
 from gcext import DecodeError, Packet
-from gcext._codecs.input import refuse
-from gcext._packet import wire
-from gcext._packet.packet import _body, open_there
-from gcext._packet.selected import Selected, ternary_pairs
+from gcext._packet import device, wire
+from gcext._packet.codes import Contents
+from gcext._packet.deferred import Deferred
 
 
 @pytest.fixture(autouse=True)
@@ -38,19 +36,22 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("pack_ternary", "unpack_ternary"):
         monkeypatch.setattr(torch.ops.gcext, name, note(name), raising=False)
-    monkeypatch.setattr(
-        "gcext._packet.packet.made_there", lambda packet: packet.method == "ternary"
-    )
+    monkeypatch.setattr(Packet, "is_resident", False)
+    monkeypatch.setattr(device, "encodes", lambda packet: packet.method == "ternary")
     return done
 
 
-def selected(room: tuple[Tensor, ...], info: Tensor, op: str) -> Selected:
-    late = partial(refuse, op)
-    return Selected("ternary", (9,), torch.float32, room, info, late, ternary_pairs)
+def selected(index: Tensor, value: Tensor, info: Tensor, op: str) -> Packet:
+    deferred = Deferred(op, info, (index, value), lambda *_: None)
+    return Packet("ternary", (9,), torch.float32, deferred=deferred)
 
 
 def by_host(packet: Packet) -> bytes:
-    return wire.pack(_body(packet))
+    return wire.pack(packet.to("cpu"))
+
+
+def open_there(message: bytes, where: str, shape: Any) -> Packet | None:
+    return device.decode(Packet, message, where, shape)
 
 
 def cases() -> list[Packet]:
@@ -83,8 +84,8 @@ def same_contents(one: Packet, other: Packet) -> bool:
     pairs = zip(one.members or (one,), other.members or (other,), strict=True)
     return by_host(one) == by_host(other) and all(
         type(x.support) is type(y.support)
-        and (x.index is None or x.index.dtype == y.index.dtype)
-        and same_bits(x.value, y.value)
+        and all(a is b or a.dtype == b.dtype for a, b in [(x.entries()[0], y.entries()[0])])
+        and same_bits(x.values(), y.values())
         for x, y in pairs
     )
 
@@ -129,7 +130,7 @@ def test_packets_nobody_looked_at(tensor: Tensor, monkeypatch: pytest.MonkeyPatc
     want = gcext.stc(tensor, 0.1)
     packet, group = select.encode(tensor), Packet.group([select.encode(tensor), want] * 2)
     with monkeypatch.context() as still:
-        still.setattr(Selected, "_look", None)
+        still.setattr(Deferred, "synchronize", None)
         assert packet.to_bytes() == by_host(want)
         message = group.to_bytes()
     assert message == by_host(Packet.group([want] * 4))
@@ -140,7 +141,7 @@ def test_a_bad_member_is_named_by_its_codec_and_nothing_is_kept() -> None:
     select = Late(gcext.codec("stc:p=0.1"))
     good, bad = select.encode(torch.randn(50)), select.encode(torch.full((5,), torch.inf))
     room = (torch.zeros(9, dtype=torch.int32), torch.zeros(9))
-    worse = selected(room, torch.tensor([0, 1, 7, 0]), "stc[2]")
+    worse = selected(*room, torch.tensor([0, 1, 7, 0]), "stc[2]")
     for packets, place in [
         ([bad], r"stc: tensor must be finite.*index 0"),
         ([good, worse, bad], r"stc\[2\]: tensor must be finite.*index 7"),
@@ -156,8 +157,9 @@ def test_a_bad_member_is_named_by_its_codec_and_nothing_is_kept() -> None:
 def test_a_captured_member_makes_its_group_a_window() -> None:
     index, value = torch.arange(3, dtype=torch.int32), torch.full((3,), 2.0)
     info = torch.tensor([3, 0, 0, 0x40000000])
-    window = selected((index, value), info, "stc")
-    window._captured = True
+    window = selected(index, value, info, "stc")
+    assert window.deferred is not None
+    window.deferred.captured = True
     other = gcext.stc(torch.randn(40))
     group = Packet.group([other, window])
     first = group.to_bytes()
@@ -194,10 +196,11 @@ def test_members_made_on_several_streams(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def made_on(stream: Stream) -> Packet:
         packet = select.encode(torch.randn(9))
-        packet._stream = stream
+        assert packet.deferred is not None
+        packet.deferred.stream = stream
         return packet
 
-    monkeypatch.setattr(Packet, "_maker", lambda packet: now)
+    monkeypatch.setattr(device, "current_stream", lambda device: now)
     Packet.group([made_on(one), made_on(one)]).to_bytes()
     assert (one.used, one.waited) == (1, [])
     ordinary = gcext.stc(torch.randn(9))
@@ -209,14 +212,14 @@ def test_members_made_on_several_streams(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_shape_beyond_narrow_indices_beside_others() -> None:
     index, scale = torch.tensor([5, 2**31 + 1]), torch.tensor([0.5, -0.5])
-    wide = Packet("ternary", (2**31 + 5,), torch.float32, index, scale, 0.5)
+    wide = Packet("ternary", (2**31 + 5,), torch.float32, Contents(index, scale, 0.5))
     group = Packet.group([gcext.stc(torch.randn(3000)), wide, gcext.stc(torch.randn(30))])
     message = group.to_bytes()
     assert message == by_host(group)
     opened = open_there(message, "cpu", group.shape)
     assert opened is not None
     assert same_contents(opened, group)
-    huge = Packet("ternary", (2**52 + 1,), torch.float32, index, scale, 0.5)
+    huge = Packet("ternary", (2**52 + 1,), torch.float32, Contents(index, scale, 0.5))
     assert open_there(huge.to_bytes(), "cpu", None) is None
 
 
@@ -237,7 +240,7 @@ def test_hostile_messages_are_left_to_the_host(grouped: bool) -> None:
         opened_as[opened is None] += 1
         if opened is None:
             with pytest.raises(DecodeError):
-                wire.unpack(rehash(bytes(bad)), packet.shape)
+                wire.unpack(Packet, rehash(bytes(bad)), packet.shape)
         else:
             assert same_contents(opened, Packet.from_bytes(rehash(bytes(bad)), expect=packet.shape))
     assert min(opened_as.values()) > 10
@@ -246,12 +249,12 @@ def test_hostile_messages_are_left_to_the_host(grouped: bool) -> None:
 def test_what_is_wrong_is_said_by_the_order_of_the_rules() -> None:
     """A tile of the first member comes before the second's scale, which is what locate finds."""
     message = bytearray(Packet.group([gcext.stc(torch.randn(3000), 0.1)] * 2).to_bytes())
-    first, second = (each.closed for each in wire.locate(bytes(message)).members)
+    first, second = (each.encoded for each in wire.locate(Packet, bytes(message)).members)
     message[first.begin + 3 + first.remainder_bytes] ^= 0x10  # another number of ones
     message[second.begin - 4 : second.begin] = bytes(4)
     bad = rehash(bytes(message))
     with pytest.raises(DecodeError, match=r"members\[1\].scale"):
-        wire.locate(bad)
+        wire.locate(Packet, bad)
     assert open_there(bad, "cpu", None) is None
     with pytest.raises(DecodeError, match=r"members\[0\].unary"):
         Packet.from_bytes(bad)
@@ -262,7 +265,7 @@ def test_what_the_host_opens_is_checked_there() -> None:
     message = bytearray(Packet.group([gcext.stc(torch.randn(50)), dense]).to_bytes())
     message[-12:-8] = b"\0\0\x80\x7f"  # infinite
     with pytest.raises(DecodeError, match=r"members\[1\].values"):
-        wire.locate(rehash(bytes(message)))
+        wire.locate(Packet, rehash(bytes(message)))
 
 
 def test_checksum_first() -> None:
@@ -275,7 +278,9 @@ def test_checksum_first() -> None:
 
 def test_indices_that_fall() -> None:
     packet = gcext.stc(torch.randn(3000))
-    fallen = Packet("ternary", (3000,), torch.float32, packet.index.flip(0), packet.value, 1.0)
+    index, value = packet.entries()
+    assert index is not None
+    fallen = Packet("ternary", (3000,), torch.float32, Contents(index.flip(0), value, 1.0))
     for each in (fallen, Packet.group([packet, fallen, packet])):
         with pytest.raises(ValueError, match="pack: index must rise strictly from 0, got a fall"):
             each.to_bytes()

@@ -8,15 +8,10 @@ import pytest
 import torch
 
 import gcext
-from gcext.fl import run as run_module
-from gcext.fl.client import local_sgd
-from gcext.fl.data import load
-from gcext.fl.models import build, initial
-from gcext.fl.run import Federation, run
-from gcext.fl.seeds import Stream, generator
-from gcext.fl.server import Download
-from gcext.fl.settings import Settings
-from gcext.fl.workers import Workers
+from gcext.fl import Federation, Settings, Workers, build, initial, load, local_sgd, run
+from gcext.fl import _run as run_module
+from gcext.fl._server import Download
+from gcext.fl._settings import Stream, generator
 
 METHODS = ("fedavg", "stc:p=0.1", "pstc:p=0.1,alpha=0.1,tau=2")
 DATA = load("digits")
@@ -64,11 +59,11 @@ def frozen(state):
 
 
 def meaning(state):
-    """The state without residuals of nothing: a client who never sent has one or has none."""
+    """The state without residuals of zeros: a client who never sent has one or has none."""
     sender = state["clients"]["sender"]
     if "residuals" in sender:
-        owed = {name: r for name, r in sender["residuals"].items() if r.any()}
-        sender = sender | {"residuals": owed}
+        residuals = {name: r for name, r in sender["residuals"].items() if r.any()}
+        sender = sender | {"residuals": residuals}
     return state | {"clients": state["clients"] | {"sender": sender}}
 
 

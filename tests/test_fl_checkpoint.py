@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gcext.fl import checkpoint
-from gcext.fl import run as run_module
-from gcext.fl.checkpoint import CheckpointError
-from gcext.fl.data import load
-from gcext.fl.run import Interrupted, run
-from gcext.fl.settings import Settings
+from gcext.fl import CheckpointError, Interrupted, Settings, load, run
+from gcext.fl import _checkpoint as checkpoint
+from gcext.fl import _run as run_module
 
 METHODS = (
     "fedavg",

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gcext.__main__ import app
-from gcext.fl import cli
-from gcext.fl import run as run_module
+from gcext.fl import _cli as cli
+from gcext.fl import _run as run_module
 
 SMALL = ["--clients", "6", "--participation", "0.5", "--rounds", "3", "--threads", "2"]
 

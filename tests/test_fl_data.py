@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gcext.fl.data import Data, Part, load
-from gcext.fl.models import FlatModel, build, cnn, initial, vgg11
-from gcext.fl.seeds import Stream, generator
-from gcext.fl.split import split
+from gcext.fl import Data, FlatModel, Part, build, initial, load, split
+from gcext.fl._models import cnn, vgg11
+from gcext.fl._settings import Stream, generator
 
 
 def real_data_dir() -> Path:

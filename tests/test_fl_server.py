@@ -4,11 +4,9 @@ import pytest
 import torch
 
 import gcext
-from gcext.fl.data import load
-from gcext.fl.run import Federation
-from gcext.fl.server import MOST_MERGED, Broadcast, Server
-from gcext.fl.settings import Settings
-from gcext.fl.workers import Workers
+from gcext.aggregate import Mean, Median, NormBound
+from gcext.fl import Federation, Settings, Workers, load
+from gcext.fl._server import MOST_MERGED, Broadcast, Server
 
 DATA = load("digits")
 
@@ -56,6 +54,18 @@ def test_what_can_be_merged(count, spec, kind):
     server.history = {v: Broadcast(packet.to_bytes(), packet) for v in range(1, count + 1)}
     server.version = count
     assert server.download(0).kind == kind
+
+
+@pytest.mark.parametrize("combine", [Mean, Median, lambda: NormBound(9.0, Median())])
+def test_samples_are_weights_where_the_receiver_uses_weights(combine):
+    dense = gcext.codec("dense")
+    up, down = gcext.Link(dense, combine=combine), gcext.Link(dense)
+    server = Server(torch.zeros(2), gcext.Recipe(up, down))
+    packets = {c: dense.encode(torch.full((2,), float(c))) for c in (1, 2, 6)}
+    samples = {1: 1.0, 2: 1.0, 6: 2.0}
+    broadcast, _ = server.combine(packets, dict.fromkeys(packets, 0.5), samples)
+    expected = 3.75 if combine is Mean else 2.0
+    assert broadcast.packet.values().tolist() == [expected] * 2
 
 
 @pytest.mark.parametrize("federation", ["pstc:p=0.1,alpha=0.1,tau=2"], indirect=True)

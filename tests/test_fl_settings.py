@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from gcext.fl.settings import Settings, complete
+from gcext.fl import Settings, complete
 
 
 def plan(**changes):

@@ -17,10 +17,8 @@ import gcext
 from gcext import History
 from gcext._links import Link
 from gcext.aggregate import Projection
-from gcext.fl import run as run_module
-from gcext.fl.data import load
-from gcext.fl.run import Interrupted, run
-from gcext.fl.settings import Settings
+from gcext.fl import Interrupted, Settings, load, run
+from gcext.fl import _run as run_module
 
 KINDS = pytest.mark.parametrize("kind", ["memory", "file"])
 
@@ -121,6 +119,122 @@ def test_what_is_put_in_takes_no_more_room_than_it_must(kind, path):
                 history.snapshot()
                 history.put(round, {c: packet(round) for c in (1, 2)})
                 assert history._store._one(count) <= 2 * 22
+
+
+def plain(history):
+    """All packets that a history gives, by client, as bytes and as numbers."""
+    return {
+        c: (history.round_of(c), history.packet(c).to_bytes(), str(history.packet(c).to_dense()))
+        for c in range(12)
+        if c in history
+    }
+
+
+CACHED = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sets(st.integers(0, 11), max_size=6)),
+        st.tuples(st.just("read"), st.sets(st.integers(0, 11))),
+        st.tuples(st.sampled_from(["state", "load", "snapshot", "restore"]), st.none()),
+    ),
+    max_size=30,
+)
+
+
+@KINDS
+@settings(max_examples=60, deadline=None)
+@given(steps=CACHED, rounds=st.integers(0, 3), cache=st.sampled_from([0, 25, 100, 10_000]))
+def test_the_cache_never_shows(tmp_path_factory, kind, steps, rounds, cache):
+    """Against a history without one, over rounds, reads and ways back; and it is bounded."""
+    folder = None if kind == "memory" else tmp_path_factory.mktemp("h")
+    ours, bare = History(folder and folder / "a", cache), History(folder and folder / "b", 0)
+    ours.keep_unpacked(rounds)
+    states = snapshots = None
+    for count, (step, clients) in enumerate(steps):
+        if step == "put":
+            number = 0 if ours.last_round is None else ours.last_round + 1
+            for each in (ours, bare):
+                each.put(number, {c: mixed_packet(count, c) for c in clients})
+        elif step == "read":
+            for c in clients & plain(bare).keys():
+                assert ours.packet(c).to_bytes() == bare.packet(c).to_bytes()
+        elif step == "state":
+            states, snapshots = [each.state_dict() for each in (ours, bare)], None
+        elif step == "snapshot":
+            snapshots = [each.snapshot() for each in (ours, bare)]
+        elif step == "load" and states:
+            for each, state in zip((ours, bare), states, strict=True):
+                each.load_state_dict(state)
+            snapshots = None
+        elif step == "restore" and snapshots:
+            for each, snapshot in zip((ours, bare), snapshots, strict=True):
+                each.restore(snapshot)
+            states = None
+        kept = ours._unpacked
+        assert all(
+            ours.round_of(c) == each.round > ours.last_round - rounds for c, each in kept.items()
+        )
+        assert ours._unpacked_bytes == sum(contents(each.packet) for each in kept.values()) <= cache
+    assert plain(ours) == plain(bare) and ours.last_round == bare.last_round
+    ours.close()
+    bare.close()
+
+
+def mixed_packet(number, client):
+    """A packet of 12 bytes and more: ternary, dense, or a group of both."""
+    ternary, dense = packet(number), gcext.codec("dense").encode(torch.full((3,), float(client)))
+    return (ternary, dense, gcext.Packet.group([ternary, dense]))[client % 3]
+
+
+def contents(packet):
+    single = packet.members or (packet,)
+    return sum(4 * p.k + (0 if p.method == "dense" else 4 * p.k) for p in single)
+
+
+@KINDS
+def test_packets_of_the_last_rounds_are_not_unpacked(kind, path, monkeypatch):
+    unpacked = []
+    original = gcext.Packet.from_bytes.__func__
+
+    def spy(cls, message, *args, **kwargs):
+        unpacked.append(message)
+        return original(cls, message, *args, **kwargs)
+
+    monkeypatch.setattr(gcext.Packet, "from_bytes", classmethod(spy))
+    with History(path) as history:
+        server = Projection(tau=3, history=history)
+        for round in range(8):
+            clients = range(2 * round, 2 * round + 4)  # the last two again, the first two never
+            packets = {c: packet(c + round) for c in clients}
+            snapshot = server.snapshot()
+            server.aggregate(packets, dict.fromkeys(clients, 1.0))
+        assert unpacked == []
+        assert [each.round for each in history._unpacked.values()] == [6, 6, 7, 7, 8, 8, 8, 8]
+        held = {c: history.packet(c).to_bytes() for c in history._unpacked}
+        server.restore(snapshot)  # now the last packets of the round before are read
+        assert history.packet(14).to_bytes() != held[14] and history.round_of(14) == 7
+        assert history.packet(12).to_bytes() == held[12] and len(unpacked) == 2
+    with History(None) as history:  # nobody asked for it
+        history.put(1, {1: packet(1)})
+        assert history.packet(1).scale == 2 and len(unpacked) == 3
+        assert not history._unpacked
+
+
+def test_of_what_does_not_fit_the_newest_are_kept():
+    with History(cache=5 * 12) as history:  # a dense packet of three is 12 bytes
+        history.keep_unpacked(3)
+        for round, (put, kept) in enumerate(
+            (
+                ([0, 1], [0, 1]),
+                ([2, 3], [0, 1, 2, 3]),
+                ([4, 5], [1, 2, 3, 4, 5]),
+                ([2], [3, 4, 5, 2]),
+            )
+        ):
+            encode = gcext.codec("dense").encode
+            history.put(round, {c: encode(torch.full((3,), float(c))) for c in put})
+            assert list(history._unpacked) == kept
+        history.put(4, {c: encode(torch.ones(3)) for c in range(6, 13)})
+        assert list(history._unpacked) == [8, 9, 10, 11, 12] and history._unpacked_bytes == 60
 
 
 @KINDS
@@ -242,7 +356,7 @@ def test_the_loop_resumes_with_a_file(tmp_path, monkeypatch, call):
             Link(made.up.codec, made.up.feedback, combine), made.down, made.schedule
         )
 
-    monkeypatch.setattr(gcext, "recipe", with_file)
+    monkeypatch.setattr(run_module, "recipe", with_file)
     checkpoint = tmp_path / "a.checkpoint"
     if call == 16:  # killed: the file is two rounds ahead of the last checkpoint
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import wire_bodies as wire
 from rich.console import Console
 
 from gcext import inspect
-from gcext._packet import wire
 
 V1 = Path(__file__).parent / "vectors" / "v1"
 INDEX = json.loads((V1 / "index.json").read_text())

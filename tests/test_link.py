@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import gcext
-from gcext._codecs.registry import TopK
-from gcext._links import Sender, Stateless
+from gcext._codecs.topk import STC
+from gcext._links import Sender
 
 
 def feedback(p: float = 0.1, **options: object) -> gcext.ErrorFeedback:
@@ -214,7 +214,7 @@ def test_age_is_the_wait() -> None:
 
 
 def test_stateless_remembers_nothing() -> None:
-    sender = Stateless(TopK(0.5, ternary=True))
+    sender = Sender(STC(0.5))
     tensor = torch.randn(10)
     assert sender.compress(tensor, "w").to_bytes() == sender.compress(tensor, "w").to_bytes()
     sender.compress(tensor, "w", commit=False)
@@ -232,7 +232,7 @@ def test_links_make_the_ends_of_a_recipe() -> None:
     assert recipe.down.codec.spec == "stc:p=0.1"
     assert recipe.schedule.local_epochs == 1
     assert gcext.recipe("fedavg") == gcext.recipe("none")
-    assert isinstance(gcext.recipe("none").up.sender(), Stateless)
+    assert isinstance(gcext.recipe("none").up.sender(), Sender)
     assert set(gcext.recipes()) >= {"pstc", "stc", "none"}
 
 
@@ -280,7 +280,7 @@ def test_every_codec_is_a_recipe(spec: str, up: tuple[str, bool], down: tuple[st
         gcext.recipe(name)
 
 
-@pytest.mark.parametrize("kind", [gcext.ErrorFeedback, Stateless])
+@pytest.mark.parametrize("kind", [gcext.ErrorFeedback, Sender])
 class TestSeeds:
     spec = "qsgd:bits=1,bucket=64"
     tensor = torch.randn(500, generator=torch.Generator().manual_seed(0))
@@ -288,23 +288,23 @@ class TestSeeds:
     def send(self, sender: Sender, name: str, **how: bool) -> bytes:
         return sender.compress(self.tensor, name, **how).to_bytes()
 
-    def test_must_be_given(self, kind: type[Stateless]) -> None:
+    def test_must_be_given(self, kind: type[Sender]) -> None:
         with pytest.raises(ValueError, match=r"qsgd:bits=1.* needs a base seed.* Pass seed="):
             kind(self.spec)
         with pytest.raises(ValueError, match="needs a base seed"):
             gcext.recipe(self.spec).up.sender()
         kind("sign").compress(self.tensor, "w")
 
-    def test_never_repeat(self, kind: type[Stateless]) -> None:
+    def test_never_repeat(self, kind: type[Sender]) -> None:
         """Without feedback the tensor is the same each time, so that equal seeds would show."""
-        sender, other = Stateless(self.spec, seed=1), Stateless(self.spec, seed=2)
+        sender, other = Sender(self.spec, seed=1), Sender(self.spec, seed=2)
         names = [self.send(each, name) for each in (sender, other) for name in "aabab"]
         assert len(set(names)) == 10
-        again = Stateless(gcext.codec(self.spec), seed=1)
+        again = Sender(gcext.codec(self.spec), seed=1)
         assert [self.send(again, name) for name in "aabab"] == names[:5]
         assert [self.send(again, name) for name in "ab"] == [self.send(sender, n) for n in "ab"]
 
-    def test_are_settled_with_the_packet(self, kind: type[Stateless]) -> None:
+    def test_are_settled_with_the_packet(self, kind: type[Sender]) -> None:
         sender, sure = kind(self.spec, seed=1), kind(self.spec, seed=1)
         lost = self.send(sender, "w", commit=False)
         with pytest.raises(RuntimeError, match="'w' is pending"):
@@ -314,7 +314,7 @@ class TestSeeds:
         sender.commit("w")
         assert self.send(sender, "w") == self.send(sure, "w")
 
-    def test_go_on_from_a_state(self, kind: type[Stateless], tmp_path: Path) -> None:
+    def test_go_on_from_a_state(self, kind: type[Sender], tmp_path: Path) -> None:
         sender = kind(self.spec, seed=-1)
         for name in "aab":
             self.send(sender, name)
@@ -328,7 +328,7 @@ class TestSeeds:
         for name in "abc":
             assert self.send(again, name) == self.send(sender, name)
 
-    def test_of_another_sender_are_refused(self, kind: type[Stateless]) -> None:
+    def test_of_another_sender_are_refused(self, kind: type[Sender]) -> None:
         sender = kind(self.spec, seed=1)
         self.send(sender, "w")
         state = sender.state_dict()

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy_decoder as twin
 import pytest
+import wire_bodies as wire
 from wire_kit import assert_equal, assert_twin, golden, ternary
-
-from gcext._packet import wire
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ def test_a_merged_body_is_judged_in_a_group_too() -> None:
     good = wire.merge([body, body])
     assert good.merged is not None
     scales = np.array([1, 0], np.float32)  # of a part that has a member
-    bad = replace(good, merged=good.merged._replace(scales=scales))
+    bad = replace(good, merged=replace(good.merged, scales=scales))
     for broken in (bad, wire.Body("group", members=(body, bad))):
         with pytest.raises(ValueError, match=r"must be canonical\. Use merge"):
             wire.pack(broken)

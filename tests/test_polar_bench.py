@@ -1,4 +1,4 @@
-"""The figures of ``python -m bench polar``, small: that they are made, and say what they should."""
+"""The figures of ``python -m bench polar``, on small inputs."""
 
 import json
 
@@ -10,6 +10,7 @@ from bench import polar, polar_real
 from bench.__main__ import app
 
 INVOKE = CliRunner().invoke
+FIELDS = {"name", "n", "p", "device", "gcext_ms", "torch_ms", "floor_ms", "speedup", "of_floor"}
 
 
 def test_distortion_and_its_plot(tmp_path):
@@ -19,6 +20,7 @@ def test_distortion_and_its_plot(tmp_path):
     done = INVOKE(app, [*arguments, "--json", str(rows), "--plot", str(picture)])
     assert done.exit_code == 0, done.output
     seen = json.loads(rows.read_text())
+    assert all(set(row) >= FIELDS for row in seen)
     assert {row["coder"] for row in seen} == {name for name, _, _ in polar.CODERS}
     assert all(row["bound"] < row["distortion"] < 0.4 for row in seen)
     assert all(abs(row["published_z"]) < 6 for row in seen if row["coder"] == "randomised")

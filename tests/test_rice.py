@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import wire_bodies as wire
 
 from gcext import _wire
-from gcext._packet import wire
 
 
 def best(gaps: list[int]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 import gcext
 from gcext import Packet
 from gcext._packet import codes as values
-from gcext._packet.codes import Code, Levels, Random, Signs
+from gcext._packet.codes import Code, Contents, Levels, Random, Signs
 from gcext.polar._values import Polar
 
 N = 300
@@ -53,10 +53,10 @@ def make(support: str, code: str) -> Packet:
     sent = N if support == "all" else 170
     if code == "float":
         x = torch.randn(sent, generator=torch.Generator().manual_seed(2))
-        return Packet("random", (20, 15), torch.float32, SUPPORTS[support], x)
+        return Packet("random", (20, 15), torch.float32, Contents(SUPPORTS[support], x))
     makers = {"sign": signs, "levels": levels, "polar": polar, "rotated": rotated}
     coded = makers[code](sent)
-    return Packet(coded.method, (20, 15), torch.float32, SUPPORTS[support], coded)
+    return Packet(coded.method, (20, 15), torch.float32, Contents(SUPPORTS[support], coded))
 
 
 ALL = [
@@ -139,12 +139,12 @@ def test_a_device_decodes_as_the_cpu_does(monkeypatch: pytest.MonkeyPatch) -> No
     for n, scale, run in ((313, 0.75, 0), (320, torch.tensor([2.5]), 0), (320, torch.rand(3), 128)):
         packed = plane.clone()
         packed[-1] &= 0xFF >> -n % 8
-        got = values._signed_there(packed, n, scale, run)
+        got = values._signed_by_kernel(packed, n, scale, run)
         assert torch.equal(got, values.signed(packed, n, scale, run))
     for sent in (0, 1, 300):
         code = levels(sent)
         assert isinstance(code, Levels)
-        assert torch.equal(code._decode_there(), code.decode(sent))
+        assert torch.equal(code._decode_by_kernel(), code.decode(sent))
 
 
 @pytest.mark.cuda
@@ -164,7 +164,7 @@ def test_rotated_is_what_the_polar_coder_decodes() -> None:
     x = torch.randn(100_000)
     made = gcext.polar.encode_rotated(x, seed=-3)
     code = Polar(made.coded.message, 1024, made.coded.kept, True, made.scale, -3)
-    packet = Packet("polar", (100_000,), torch.float32, None, code)
+    packet = Packet("polar", (100_000,), torch.float32, Contents(None, code))
     assert torch.equal(packet.to_dense(), made.to_dense())
 
 

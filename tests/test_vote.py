@@ -63,7 +63,7 @@ def test_packets_vote_by_their_signs():
             9 - i: gcext.codec(names[i % len(names)]).encode(t) for i, t in enumerate(tensors)
         }
         total = sum(p.to_dense().sign() for p in packets.values())
-        out = Vote(scale=0.5).aggregate(packets, weights=dict.fromkeys(packets, 7.0))
+        out = Vote(scale=0.5).aggregate(packets)
         assert torch.equal(out, total.sign() * 0.5 + 0.0) and out.shape == (30, 41)
         groups = {c: gcext.Packet.group([p, p]) for c, p in packets.items()}
         assert all(torch.equal(each, out) for each in Vote(0.5).aggregate(groups))

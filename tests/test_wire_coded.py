@@ -9,11 +9,11 @@ import numpy as np
 import numpy_decoder as twin
 import numpy_values as twin_values
 import pytest
+import wire_bodies as wire
 import xxhash
 from wire_kit import INDEX, golden
 
 import gcext
-from gcext._packet import wire
 
 
 @pytest.mark.parametrize(("name", "digest"), INDEX["values"].items())

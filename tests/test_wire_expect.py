@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy_decoder as twin
 import pytest
+import wire_bodies as wire
 from wire_kit import golden, peak_growth, seal
 
 from gcext._errors import DecodeError
-from gcext._packet import wire
 
 MIB = 1 << 20
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy_decoder as twin
 import pytest
+import wire_bodies as wire
 import xxhash
 from hypothesis import strategies as st
 
 from gcext._errors import DecodeError
-from gcext._packet import wire
 
 V1 = Path(__file__).parent / "vectors" / "v1"
 INDEX = json.loads((V1 / "index.json").read_text())

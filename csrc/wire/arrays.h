@@ -15,8 +15,16 @@ namespace gcext::wire {
 
 namespace py = pybind11;
 
+// The NumPy array of an object: itself, or of a tensor what its numpy() returns.
+inline py::object numpy_of(const py::handle& object) {
+  if (py::isinstance<py::array>(object) || !py::hasattr(object, "numpy"))
+    return py::reinterpret_borrow<py::object>(object);
+  return object.attr("numpy")();
+}
+
 template <class T>
-py::array_t<T> checked(const py::handle& object, const char* name) {
+py::array_t<T> checked(const py::handle& given, const char* name) {
+  const py::object object = numpy_of(given);
   if (!py::isinstance<py::array_t<T>>(object))
     throw PackError(std::string("pack: ") + name + " must be a NumPy array of " +
                     py::str(py::dtype::of<T>()).cast<std::string>() + ", got " +
@@ -42,7 +50,8 @@ std::vector<T> vector_of(const py::handle& object, const char* name) {
 
 // Calls visit(array) with the index array as int32 or int64.
 template <class Visit>
-auto with_index(const py::handle& object, const Visit& visit) {
+auto with_index(const py::handle& given, const Visit& visit) {
+  const py::object object = numpy_of(given);
   if (py::isinstance<py::array_t<int32_t>>(object)) return visit(checked<int32_t>(object, "index"));
   return visit(checked<int64_t>(object, "index"));
 }

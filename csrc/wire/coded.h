@@ -6,7 +6,7 @@
 //   random  k float32                             value i
 //   sign    scale, k sign bits                    scale, negative where bit i is set
 //   levels  norms, places, signs, magnitudes      norm * level / steps in float64, rounded once
-//   more polar   scales, K bits for every N symbols    decoded by csrc/polar.h
+//   more polar   scales, K bits for every N symbols    decoded by csrc/polar/polar.h
 #pragma once
 
 #include <cstdint>

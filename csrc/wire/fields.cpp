@@ -9,9 +9,9 @@ namespace gcext::wire {
 
 // The first of n float32 that is not finite (or, where zeros are forbidden, is zero); n if none.
 int64_t first_bad_value(const uint8_t* values, int64_t n, bool zeros_allowed) {
-  const uint32_t floor = zeros_allowed ? 0 : 1;
+  const uint32_t least = zeros_allowed ? 0 : 1;
   const auto bad = [&](int64_t i) {
-    return (load_word(values + 4 * i) & 0x7fffffff) - floor >= kInfinity - floor;
+    return (load_word(values + 4 * i) & 0x7fffffff) - least >= kInfinity - least;
   };
   constexpr int64_t kBlock = 4096;
   for (int64_t from = 0; from < n; from += kBlock) {
@@ -28,7 +28,7 @@ int64_t first_bad_value(const uint8_t* values, int64_t n, bool zeros_allowed) {
 const uint8_t* take_floats(Cursor* cursor, int64_t count, const char* field) {
   // Division before multiplication.
   if (count > cursor->left() / 4) cursor->take(cursor->left() + 1, field);
-  return cursor->take(4 * count, field);
+  return cursor->take(4 * count, field, count);
 }
 
 void take_k(Cursor* cursor, Body* body) {
@@ -41,7 +41,7 @@ void take_k(Cursor* cursor, Body* body) {
 }
 
 const uint8_t* take_plane(Cursor* cursor, int64_t bits, const char* field) {
-  const uint8_t* plane = cursor->take(plane_bytes(bits, 1), field);
+  const uint8_t* plane = cursor->take(plane_bytes(bits, 1), field, bits);
   if (!plane_padded(plane, bits))
     cursor->fail("padding", field, cursor->at() - 1, "must end with zero bits.");
   return plane;

@@ -76,9 +76,10 @@ void check_shape(const Body& body, const std::vector<int64_t>& shape, const Curs
 
 }  // namespace
 
-Cursor open_frame(const uint8_t* message, int64_t bytes) {
+Cursor open_frame(const uint8_t* message, int64_t bytes, std::vector<Field>* trace) {
   // A zero length may come with a null pointer.
   Cursor cursor(message, message, message + std::max<int64_t>(bytes - kChecksumBytes, 0));
+  cursor.trace_into(trace);
   if (bytes < kHeadBytes + kChecksumBytes)
     cursor.fail(
         "truncated", "frame", message,

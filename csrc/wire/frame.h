@@ -103,7 +103,8 @@ struct Expectation {
 };
 
 // Checks length, magic and version; the checksum is the caller's, over all but the last 8 bytes.
-Cursor open_frame(const uint8_t* message, int64_t bytes);
+// `trace`: gets every field that is read off the cursor; null: none.
+Cursor open_frame(const uint8_t* message, int64_t bytes, std::vector<Field>* trace = nullptr);
 
 // Takes one body off the cursor; of a group only its method and count. `member` forbids a group.
 Body take_body(Cursor* cursor, bool member);

@@ -108,15 +108,15 @@ void walk_levels(const Body& body, const Cursor& cursor, bool placed, const Visi
   for (int64_t t = 0; t * kTile < fields.places; ++t) {
     const int64_t n = std::min(kTile, fields.places - t * kTile);
     if (placed || zero_norms) places.next(at);
-    int64_t room = 0;  // negative where a magnitude is above the steps
+    int64_t spare = 0;  // negative where a magnitude is above the steps
     if (fields.steps > 1) {
       numbers.next(number);
       magnitude[0] = number[0] - last;
       for (int64_t i = 1; i < n; ++i) magnitude[i] = number[i] - number[i - 1];
-      for (int64_t i = 0; i < n; ++i) room |= fields.steps - magnitude[i];
+      for (int64_t i = 0; i < n; ++i) spare |= fields.steps - magnitude[i];
       last = number[n - 1];
     }
-    if (room < 0 || zero_norms) check_each(fields, cursor, t, at, magnitude, n, &norm_at);
+    if (spare < 0 || zero_norms) check_each(fields, cursor, t, at, magnitude, n, &norm_at);
     const uint8_t* signs = body.signs + t * (kTile / 8);
     for (int64_t i = 0; i < n; ++i) {
       const int16_t minus = static_cast<int16_t>(-(signs[i >> 3] >> (i & 7) & 1));

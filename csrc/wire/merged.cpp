@@ -70,7 +70,7 @@ void take_merged(Cursor* cursor, Body* body) {
     cursor->fail("parts", "parts", place,
                  "must be in [2, " + std::to_string(kMaxParts) + "], got " +
                      std::to_string(body->parts) + ".");
-  body->scales = cursor->take(4 * body->parts, "scales");
+  body->scales = take_floats(cursor, body->parts, "scales");
   for (int64_t j = 0; j < body->parts; ++j) {
     if (load_word(body->scales + 4 * j) >= kInfinity)
       cursor->fail("scale", "scales", body->scales + 4 * j, "must be 0, or positive and finite.");
@@ -143,7 +143,7 @@ void merge(const std::vector<Part>& parts, int64_t numel, std::vector<int64_t>* 
   if (count < 2 || count > kMaxParts)
     throw PackError("merge: the number of packets must be in [2, 4096], got " +
                     std::to_string(count) + ".");
-  int64_t space;  // below 2^63, so that a key's lowest bit has room for the sign
+  int64_t space;  // below 2^63, so that a key's lowest bit can hold the sign
   if (__builtin_mul_overflow(numel, static_cast<int64_t>(count), &space))
     throw PackError("merge: elements times packets must be below 2^63, got " +
                     std::to_string(numel) + " times " + std::to_string(count) +

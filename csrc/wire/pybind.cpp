@@ -1,5 +1,5 @@
-// The module gcext._wire: bytes and NumPy arrays in, bytes and NumPy arrays out; torch is unknown
-// here. Typed in gcext/_wire.pyi, wrapped by gcext/wire.py.
+// The module gcext._wire: packets to bytes and back; torch is unknown here. Typed in
+// gcext/_wire.pyi, wrapped by gcext/_packet/wire.py.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "../bits.h"
-#include "../fpenv.h"
-#include "../isa.h"
+#include "../common/fpenv.h"
+#include "../common/isa.h"
 #include "levels.h"
-#include "tuples.h"
+#include "packets.h"
 
 namespace gcext::wire {
 namespace {
@@ -57,37 +57,35 @@ py::bytes seal(const Message& message, const py::function& digest) {
   return packet;
 }
 
-py::bytes pack(const py::tuple& body, const py::function& digest) {
+py::bytes pack(const py::object& packet, const py::function& digest) {
   const KernelFpEnv env;
   Message message;
-  const int method = body[0].cast<int>();
-  bool merged = method == kMerged;
-  if (method == kGroup) {
-    const auto members = body[1].cast<py::sequence>();
+  bool merged = method_of(packet) == kMerged;
+  if (method_of(packet) == kGroup) {
+    const auto members = packet.attr("members").cast<py::sequence>();
     if (members.size() == 0)
       throw PackError("pack: a group must have at least one member, got none.");
     message.byte(kGroup);
     message.varint(members.size());
-    for (const py::handle handle : members) {
-      const auto member = py::reinterpret_borrow<py::tuple>(handle);
-      put_body(&message, member);
-      merged = merged || member[0].cast<int>() == kMerged;
+    for (const py::handle member : members) {
+      put_packet(&message, member);
+      merged = merged || method_of(member) == kMerged;
     }
   } else {
-    put_body(&message, body);
+    put_packet(&message, packet);
   }
-  py::bytes packet = seal(message, digest);
-  if (merged) {  // the rules are many: the reader is their one judge
+  py::bytes bytes = seal(message, digest);
+  if (merged) {  // the rules are many, and the decoder has them
     try {
-      check_message(open_frame(reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(packet.ptr())),
-                               PyBytes_GET_SIZE(packet.ptr())),
+      check_message(open_frame(reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes.ptr())),
+                               PyBytes_GET_SIZE(bytes.ptr())),
                     nullptr, false);
     } catch (const DecodeError& error) {
-      throw PackError(std::string("pack: a merged body must be canonical. Use merge. ") +
+      throw PackError(std::string("pack: a merged packet must be canonical. Use merge. ") +
                       error.what());
     }
   }
-  return packet;
+  return bytes;
 }
 
 // The body's cursor, once frame and checksum are right.
@@ -103,8 +101,8 @@ Cursor open_checked(const Bytes& view, const py::function& digest) {
   return cursor;
 }
 
-py::tuple unpack(const py::buffer& buffer, const py::function& digest, const py::object& expect,
-                 bool closed) {
+py::object unpack(const py::buffer& buffer, const py::function& digest, const py::function& build,
+                  const py::object& expect, bool located) {
   const KernelFpEnv env;  // a scale may be denormal, on its way to a double too
   const Bytes view(buffer);
   Expectation expectation;
@@ -116,73 +114,38 @@ py::tuple unpack(const py::buffer& buffer, const py::function& digest, const py:
   Cursor cursor = open_checked(view, digest);
   {
     const py::gil_scoped_release release;
-    check_message(cursor, expect.is_none() ? nullptr : &expectation, closed);
+    check_message(cursor, expect.is_none() ? nullptr : &expectation, located);
   }
   const Body body = take_body(&cursor, false);
-  if (body.method != kGroup) return read_body(body, cursor, closed);
+  if (body.method != kGroup) return read_packet(body, cursor, build, located);
   py::list members;
-  for (int64_t i = 0; i < body.members; ++i) {
-    const Body member = take_body(&cursor, true);
-    members.append(read_body(member, cursor, closed));
-  }
-  return py::make_tuple(int{kGroup}, members);
+  for (int64_t i = 0; i < body.members; ++i)
+    members.append(read_packet(take_body(&cursor, true), cursor, build, located));
+  return build(py::arg("method") = "group", py::arg("members") = members);
 }
 
-py::tuple merge_parts(int dtype, const std::vector<int64_t>& shape,
-                      const std::vector<py::tuple>& bodies) {
-  const KernelFpEnv env;
-  Message head;
-  const int64_t numel = put_head(&head, kMerged, dtype, shape);
-  std::vector<Part> parts;
-  for (const py::tuple& body : bodies) {
-    const auto value = checked<float>(body[4], "value");
-    with_index(body[3], [&](const auto& index) {
-      check_length(index.size(), value.size(), "value");
-      using Element = std::remove_cv_t<std::remove_pointer_t<decltype(index.data())>>;
-      const float scale = body[5].cast<float>();
-      if (!(index.size() == 0 ? scale == 0 : scale > 0 && scale - scale == 0))
-        throw PackError(
-            "merge: scale must be positive and finite (0 where a packet is empty), got " +
-            std::to_string(scale) + ".");
-      parts.push_back(
-          {index.data(), std::is_same_v<Element, int32_t>, value.data(), index.size(), scale});
-    });
-  }
-  std::vector<int64_t> index;
-  std::vector<float> value;
-  Members members;
-  {
-    const py::gil_scoped_release release;
-    merge(parts, numel, &index, &value, &members);
-  }
-  py::object union_index = array_of(index);
-  if (numel <= INT32_MAX) union_index = union_index.attr("astype")("int32");
-  return py::make_tuple(int{kMerged}, dtype, shape, union_index, array_of(value),
-                        array_of(members.scale), array_of(members.place),
-                        array_of(members.negative));
-}
-
-py::list unmerge_parts(const py::tuple& body) {
-  const KernelFpEnv env;
-  return with_index(body[3], [&](const auto& index) {
-    using Element = std::remove_cv_t<std::remove_pointer_t<decltype(index.data())>>;
-    const Members members = members_of(body, index.size());
-    std::vector<int64_t> size(members.scale.size());
-    for (const int64_t place : members.place) ++size[static_cast<size_t>(place % members.parts())];
-    py::list parts;
-    std::vector<Element*> to_index;
-    std::vector<float*> to_value;
-    for (size_t j = 0; j < size.size(); ++j) {
-      py::array_t<Element> part_index(size[j]);
-      py::array_t<float> part_value(size[j]);
-      to_index.push_back(part_index.mutable_data());
-      to_value.push_back(part_value.mutable_data());
-      parts.append(py::make_tuple(part_index, part_value, members.scale[j]));
+// Every field of a message in order, as far as its structure can be read; the contents of the
+// streams, the checksum and what the message is expected to be play no part.
+py::list trace(const py::buffer& buffer) {
+  const Bytes view(buffer);
+  std::vector<Field> fields;
+  try {
+    Cursor cursor = open_frame(view.data(), view.size(), &fields);
+    const Body body = take_body(&cursor, false);
+    for (int64_t i = 0; i < (body.method == kGroup ? body.members : 0); ++i) {
+      cursor.scope("members[" + std::to_string(i) + "].");
+      take_body(&cursor, true);
     }
-    const py::gil_scoped_release release;
-    unmerge(members, index.data(), to_index, to_value);
-    return parts;
-  });
+    cursor.scope("");
+    if (cursor.left() == 0) fields.push_back({"checksum", cursor.offset_of(cursor.at()), 8, -1, 0});
+  } catch (const DecodeError&) {
+  }
+  py::list out;
+  for (const Field& field : fields)
+    out.append(py::dict(py::arg("name") = field.name, py::arg("offset") = field.offset,
+                        py::arg("size") = field.bytes, py::arg("value") = field.value,
+                        py::arg("missing") = field.missing));
+  return out;
 }
 
 py::bytes bits_pack(const py::object& value, int b) {
@@ -235,7 +198,8 @@ py::array_t<float> level_values_of(int64_t steps, int64_t bucket, const py::obje
   py::array_t<float> out(levels.size());
   float* to = out.mutable_data();
   with_index(at, [&](const auto& places) {
-    check_length(places.size(), levels.size(), "level");
+    if (places.size() != levels.size())
+      throw PackError("level_values: level must be as long as at.");
     const py::gil_scoped_release release;
     level_values(arrays, places.data(), to);
   });
@@ -270,11 +234,12 @@ PYBIND11_MODULE(_wire, m) {
   m.attr("TILE") = gcext::kTile;
   m.attr("NO_DIM") = kNoDim;
   m.def("isa", [] { return gcext::isa_name(gcext::isa()); });
-  m.def("pack", pack, py::arg("body"), py::arg("digest"));
-  m.def("unpack", unpack, py::arg("message"), py::arg("digest"), py::arg("expect") = py::none(),
-        py::arg("closed") = false);
-  m.def("merge", merge_parts, py::arg("dtype"), py::arg("shape"), py::arg("bodies"));
-  m.def("unmerge", unmerge_parts, py::arg("body"));
+  m.def("pack", pack, py::arg("packet"), py::arg("digest"));
+  m.def("unpack", unpack, py::arg("message"), py::arg("digest"), py::arg("build"),
+        py::arg("expect") = py::none(), py::arg("located") = false);
+  m.def("trace", trace, py::arg("message"));
+  m.def("merge", merge_packets, py::arg("packets"), py::arg("build"));
+  m.def("unmerge", unmerge_packet, py::arg("packet"), py::arg("build"));
   m.def("bits_pack", bits_pack, py::arg("value"), py::arg("b"));
   m.def("bits_unpack", bits_unpack, py::arg("plane"), py::arg("n"), py::arg("b"));
   m.def("signs_unpack", signs_unpack, py::arg("bits"), py::arg("n"), py::arg("scale"),

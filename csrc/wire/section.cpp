@@ -34,7 +34,7 @@ void take_section(Cursor* cursor, int64_t k, Section* section) {
   const int64_t tiles = tile_count(k);
   // Before the product: k is still any number, and the message must hold 3 bytes for each tile.
   if (tiles > cursor->left() / kTileBytes) cursor->take(cursor->left() + 1, section->tiles_name);
-  section->table = cursor->take(tiles * kTileBytes, section->tiles_name);
+  section->table = cursor->take(tiles * kTileBytes, section->tiles_name, k);
   int64_t remainder_bits = 0;
   section->unary_bits = k;
   for (int64_t t = 0; t < tiles; ++t) {
@@ -49,8 +49,10 @@ void take_section(Cursor* cursor, int64_t k, Section* section) {
     section->unary_bits += tile.zeros;
   }
   section->remainder_bytes = (remainder_bits + 7) / 8;
-  section->remainders = cursor->take(section->remainder_bytes, section->remainders_name);
-  section->unary = cursor->take((section->unary_bits + 7) / 8, section->unary_name);
+  section->remainders =
+      cursor->take(section->remainder_bytes, section->remainders_name, remainder_bits);
+  section->unary =
+      cursor->take((section->unary_bits + 7) / 8, section->unary_name, section->unary_bits);
   if (!plane_padded(section->remainders, remainder_bits))
     cursor->fail("padding", section->remainders_name, section->unary - 1,
                  "must end with zero bits.");

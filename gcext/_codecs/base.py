@@ -1,61 +1,78 @@
-"""What every codec shares: the interface, and the checks of a tensor and its residual."""
+"""What every codec shares: the interface, and the validation of a tensor and its residual."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar, overload
 
 import torch
 from torch import Tensor
 
-from gcext._codecs.input import Sum
-from gcext._native import library as _lib
+from gcext._codecs.input import CodecInput
 from gcext._native import ops
-from gcext._native.library import DTYPES
-from gcext._packet import deferred as _late
+from gcext._native.library import DTYPES, memory_error, require_device
 from gcext._packet.packet import Packet
+from gcext._spec import build, validate, write
 
-__all__ = ["Codec"]
+__all__ = ["CODECS", "Codec", "register_codec"]
+
+_Kind = TypeVar("_Kind", bound="Codec")
 
 
 class Codec(ABC):
     """What becomes of a tensor on its way into a packet. Holds options, never state.
 
-    A new one says its ``spec`` and implements ``encode_sum``; docs/adding-a-method.md.
+    A new one is a frozen dataclass whose fields are its options (``gcext.option``), with a ``name``
+    and ``encode_input``; see "Adding a method" in the documentation.
+
+    >>> import gcext
+    >>> gcext.codec("qsgd:bits=2")
+    QSGD(bits=2, bucket=512)
     """
 
-    @property
-    @abstractmethod
-    def spec(self) -> str:
-        """The name that makes this codec again: ``gcext.codec(c.spec) == c``."""
+    name: ClassVar[str]
+    """The name in specs."""
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, str]) -> Codec:
+        """Return the codec of a spec's options, as text; ValueError for what it does not have."""
+        return build(cls.name, cls, options)
 
     @property
-    def name(self) -> str:
-        """The spec without its options, for errors."""
-        return self.spec.partition(":")[0]
+    def spec(self) -> str:
+        """The text that makes this codec again, so that ``gcext.codec(c.spec) == c``."""
+        return write(self.name, self.options())
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that the spec names: the fields."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @property
     def stochastic(self) -> bool:
-        """Whether ``encode`` draws random numbers, and so demands a seed."""
+        """Whether ``encode`` draws random numbers, and so requires a seed."""
         return False
 
     @abstractmethod
-    def encode_sum(self, acc: Sum, seed: int) -> Packet:
-        """Return the packet of a sum; ``acc.out``, if any, becomes what it lacks of the sum.
+    def encode_input(self, acc: CodecInput, seed: int) -> Packet:
+        """Return the packet of a sum; ``acc.out``, if any, becomes the residual.
 
-        Where the sum is not finite this raises, or later the packet does; through ``refuse``.
+        Where the sum is not finite this raises, or the packet does when it is looked at.
         """
 
-    def encode_sums(self, sums: Sequence[Sum], seeds: Sequence[int]) -> list[Packet]:
-        """Return the packet of each sum, as ``encode_sum`` would; a codec may do it faster.
+    def encode_inputs(self, accs: Sequence[CodecInput], seeds: Sequence[int]) -> list[Packet]:
+        """Return the packet of each sum, as ``encode_input`` would; a codec may do it faster.
 
-        Where one of the tensors is not finite no sum is touched.
+        Where one of the tensors is not finite no residual is changed, on the CPU.
         """
-        for each in sums:
-            if not _late.comes_late(each.tensor):  # late errors are one packet's each
-                Sum(each.source, each.tensor, which=each.which).add(self.name)
-        return [self.encode_sum(each, seed) for each, seed in zip(sums, seeds, strict=True)]
+        for acc in accs:
+            if not acc.tensor.is_cuda:  # a deferred packet has its own errors
+                acc._replace(memory=None, out=None).add()
+        return [self.encode_input(acc, seed) for acc, seed in zip(accs, seeds, strict=True)]
 
     @overload
     def encode(
@@ -68,7 +85,12 @@ class Codec(ABC):
         residual: Sequence[Tensor] | None = None,
         seed: Sequence[int] | None = None,
     ) -> list[Packet]: ...
-    def encode(self, tensor: Any, residual: Any = None, seed: Any = None) -> Packet | list[Packet]:
+    def encode(
+        self,
+        tensor: Tensor | Sequence[Tensor],
+        residual: Tensor | Sequence[Tensor] | None = None,
+        seed: int | Sequence[int] | None = None,
+    ) -> Packet | list[Packet]:
         """Return the packet of ``tensor + residual``, and leave in residual what it lacks.
 
         A list of tensors gives the list of packets that single calls would give, on CUDA in a
@@ -77,7 +99,7 @@ class Codec(ABC):
         Args:
             tensor: any shape, strides and float dtype; converted to float32 first.
             residual: float32, the tensor's shape and device; updated in place.
-            seed: any integer, of a stochastic codec, which demands one; the others ignore it. A
+            seed: any integer, of a stochastic codec, which requires one; the others ignore it. A
                 new one every time, or the errors of several packets add up.
 
         Raises:
@@ -88,51 +110,38 @@ class Codec(ABC):
             MemoryError: no memory for the work. The residual is as it was, or, where the lack
                 showed in the middle of the pass, holds the whole sum: nothing is lost.
 
-        On CUDA nothing waits for the device, so what is not finite is raised when the packet is
-        first looked at; docs/cuda.md. Of a list, on the CPU no residual is changed where one of
-        the tensors is not finite; on CUDA each packet tells of its own tensor alone.
+        On CUDA nothing synchronizes, so what is not finite is raised when the packet is first
+        looked at. Of a list, on the CPU no residual is changed where one of the tensors is not
+        finite; on CUDA each packet reports its own tensor alone.
         """
-        if isinstance(tensor, list | tuple):
-            return self._encode_list(tensor, residual, seed)
-        seed = self._seed(seed)
-        with _lib.memory_errors(self.name):
-            flat = _flat(tensor, self.name)
-            if residual is None:
-                return self.encode_sum(Sum(tensor, flat), seed)
-            slot = _residual_slot(tensor, flat, residual, self.name)
+        single = not isinstance(tensor, list | tuple)
+        tensors: Any = (tensor,) if single else tensor
+        residuals = _listed("residual", residual, tensors, single, self.name)
+        seeds = _listed("seed", seed, tensors, single, self.name)
+        drawn = [self._seed(each) for each in seeds]
+        names = [self.name if single else f"{self.name}[{i}]" for i in range(len(tensors))]
+        accs = []
+        try:
+            for op, each, kept in zip(names, tensors, residuals, strict=True):
+                flat = _flat(each, op)
+                slot = None if kept is None else _slot(each, flat, kept, op)
+                accs.append(CodecInput(op, each, flat, None, slot))
             try:
-                return self.encode_sum(Sum(tensor, flat, out=slot), seed)
+                if single:
+                    return self.encode_input(accs[0], drawn[0])
+                return self.encode_inputs(accs, drawn)
             finally:
-                _give_back(slot, residual)
-
-    def _encode_list(
-        self,
-        tensors: Sequence[Tensor],
-        residuals: Sequence[Tensor] | None,
-        seeds: Sequence[int] | None,
-    ) -> list[Packet]:
-        for what, given in (("residual", residuals), ("seed", seeds)):
-            if given is not None and len(given) != len(tensors):
-                raise ValueError(
-                    f"{self.name}: {what} must be a list as long as the tensors', "
-                    f"got {len(given)} for {len(tensors)}. Pass one each."
-                )
-        drawn = [self._seed(seeds[i] if seeds is not None else None) for i in range(len(tensors))]
-        which = [f"[{i}]" for i in range(len(tensors))]
-        names = [self.name + each for each in which]
-        with _lib.memory_errors(self.name):
-            flats = list(map(_flat, tensors, names))
-            rows = zip(tensors, flats, which, strict=True)
-            sums = [Sum(tensor, flat, which=i) for tensor, flat, i in rows]
-            if residuals is None:
-                return self.encode_sums(sums, drawn)
-            slots = list(map(_residual_slot, tensors, flats, residuals, names))
-            sums = [each._replace(out=slot) for each, slot in zip(sums, slots, strict=True)]
-            try:
-                return self.encode_sums(sums, drawn)
-            finally:
-                for slot, residual in zip(slots, residuals, strict=True):
-                    _give_back(slot, residual)
+                for acc, kept in zip(accs, residuals, strict=True):
+                    if kept is None or acc.out is None:
+                        continue
+                    if acc.out.data_ptr() != kept.data_ptr():  # a strided residual's copy
+                        kept.detach().copy_(acc.out)
+                    elif kept.numel() and not kept.is_inference():  # the stable ABI does not tell
+                        torch.autograd.graph.increment_version(kept)
+        except RuntimeError as error:
+            if lack := memory_error(self.name, error):
+                raise lack from error
+            raise
 
     def advance(
         self,
@@ -149,10 +158,14 @@ class Codec(ABC):
         is as it was, and out is anything; where it is raised later, on CUDA, out is a copy of
         memory.
         """
-        seed = self._seed(seed)
-        with _lib.memory_errors(self.name):
+        drawn = self._seed(seed)
+        try:
             flat = _flat(tensor, self.name)
-            return self.encode_sum(Sum(tensor, flat, memory, out, decay), seed)
+            return self.encode_input(CodecInput(self.name, tensor, flat, memory, out, decay), drawn)
+        except RuntimeError as error:
+            if lack := memory_error(self.name, error):
+                raise lack from error
+            raise
 
     def _seed(self, seed: int | None) -> int:
         if seed is None and self.stochastic:
@@ -160,12 +173,43 @@ class Codec(ABC):
                 f"{self.name}: a stochastic codec needs a seed, got none. "
                 "Pass seed=, another one every time."
             )
-        if self.stochastic and _late.capturing():
+        cuda = torch.cuda
+        if self.stochastic and cuda.is_initialized() and cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
             raise RuntimeError(
                 f"{self.name}: a stochastic codec must not be captured in a CUDA graph, got a seed "
                 "that every replay would repeat. Encode outside of it."
             )
         return seed or 0
+
+
+CODECS: dict[str, type[Codec]] = {}
+
+
+def register_codec(kind: type[_Kind]) -> type[_Kind]:
+    """Make a codec known by its name, to specs and recipes; a class decorator.
+
+    kind: a frozen dataclass; its fields, of type float, int, bool or str, are the spec's options.
+    Raises ValueError for a name that is taken or that no spec could hold.
+    """
+    if kind.name in CODECS or not kind.name.isidentifier():
+        raise ValueError(f"register_codec: name must be a new identifier, got {kind.name!r}.")
+    CODECS[kind.name] = kind
+    return kind
+
+
+def _listed(what: str, given: Any, tensors: Sequence[Any], single: bool, op: str) -> Sequence[Any]:
+    """Return one entry a tensor: what was given, or None each."""
+    if given is None:
+        return [None] * len(tensors)
+    if single:
+        return (given,)
+    if len(given) != len(tensors):
+        raise ValueError(
+            f"{op}: {what} must be a list as long as the tensors', "
+            f"got {len(given)} for {len(tensors)}. Pass one each."
+        )
+    listed: Sequence[Any] = given
+    return listed
 
 
 def _flat(tensor: Tensor, op: str) -> Tensor:
@@ -176,18 +220,19 @@ def _flat(tensor: Tensor, op: str) -> Tensor:
             "Convert it with torch.as_tensor."
         )
     if tensor.dtype not in DTYPES:
-        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+        names = ", ".join(DTYPES.values())
         raise ValueError(f"{op}: dtype must be one of {names}, got {tensor.dtype}. Convert it.")
     if tensor.layout is not torch.strided:
         raise ValueError(f"{op}: tensor must be strided, got {tensor.layout}. Call .to_dense().")
-    _lib.require_device(tensor, op)
+    if tensor.device.type != "cpu":
+        require_device(tensor, op)
     flat = tensor.detach().contiguous().view(-1)
     if flat.dtype == torch.float64 and flat.device.type == "cpu":
         flat = ops.narrow_float64(flat)
     return flat if flat.dtype == torch.float32 else flat.to(torch.float32)
 
 
-def _residual_slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> Tensor:
+def _slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> Tensor:
     """Return what the operator may update in the residual's place: itself, or a contiguous copy."""
     if not isinstance(residual, Tensor) or residual.dtype != torch.float32:
         got = residual.dtype if isinstance(residual, Tensor) else type(residual).__name__
@@ -203,12 +248,3 @@ def _residual_slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> T
     if flat.numel() and distance < flat.numel() * flat.element_size():
         raise ValueError(f"{op}: residual must not share the tensor's memory. Pass a copy.")
     return slot
-
-
-def _give_back(slot: Tensor, residual: Tensor) -> None:
-    """Finish an update in place: of a strided residual, whole, and seen by autograd."""
-    stored = residual.detach()
-    if slot.data_ptr() != stored.data_ptr():
-        stored.copy_(slot)
-    elif stored.numel():
-        _lib.touched(residual)

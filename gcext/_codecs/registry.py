@@ -1,69 +1,51 @@
-"""Codecs: stateless, ``tensor -> packet -> tensor``; a selection of elements and their values.
-
-``ErrorFeedback`` (gcext.link) puts a memory in front of one; ``recipes`` puts two ends together.
-"""
+"""The codecs by name, and the function that most callers need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import overload
 
 from torch import Tensor
 
-from gcext._codecs import quantize as _codec_quantize
-from gcext._codecs import topk as _codec_topk
-from gcext._codecs.base import Codec
-from gcext._codecs.input import Sum, refuse
-from gcext._codecs.quantize import Levelled, Sign
-from gcext._codecs.topk import Dense, RandomK, TopK
+from gcext._codecs import __path__
+from gcext._codecs.base import CODECS, Codec
+from gcext._codecs.topk import STC
 from gcext._packet.packet import Packet
-from gcext._spec import Spec, parse
-from gcext.polar import _codec as _codec_polar
-from gcext.polar._codec import PolarSigns
+from gcext._spec import parse
 
-__all__ = ["Codec", "Dense", "Levelled", "PolarSigns", "RandomK", "Sign", "Sum", "TopK", "codec"]
-__all__ += ["codecs", "make", "refuse", "register", "stc"]
+__all__ = ["codec", "codec_class", "codecs", "stc"]
 
-_CODECS: dict[str, Callable[[Spec], Codec]] = {
-    "stc": _codec_topk.topk,
-    "topk": _codec_topk.topk,
-    "randomk": _codec_topk.randomk,
-    "sign": _codec_quantize.sign,
-    "qsgd": _codec_quantize.qsgd,
-    "terngrad": _codec_quantize.terngrad,
-    "polar": _codec_polar.polar,
-    "dense": _codec_topk.dense,
-}
+for _module in iter_modules(__path__):
+    import_module(f"gcext._codecs.{_module.name}")  # each registers its codecs
 
 
 def codecs() -> list[str]:
-    """Return the names that ``codec`` knows."""
-    return list(_CODECS)
+    """Return the names that ``codec`` knows.
 
-
-def register(name: str, make: Callable[[Spec], Codec]) -> None:
-    """Make a codec known by name: ``make`` takes its options from a Spec; see ``codec``.
-
-    Raises ValueError for a name that is taken or that no spec could hold.
+    >>> import gcext
+    >>> "stc" in gcext.codecs()
+    True
     """
-    if name in _CODECS or not name.isidentifier():
-        raise ValueError(f"register: name must be a new identifier, got {name!r}. Choose another.")
-    _CODECS[name] = make
+    return list(CODECS)
 
 
-def make(spec: Spec) -> Codec:
-    """Return the codec of a parsed spec; options that it does not know are left in it."""
-    return _CODECS[spec.name](spec)
+def codec_class(name: str) -> type[Codec]:
+    """Return the codec's class, for its options; KeyError for an unknown name."""
+    return CODECS[name]
 
 
 def codec(spec: str) -> Codec:
     """Return the codec of a spec, ``name`` or ``name:key=value,key=value``.
 
-    * ``stc:p=0.01``, ``topk:p=0.01``: the largest; TopK.
-    * ``randomk:p=0.01``: at random; RandomK.
-    * ``sign``: one bit each; Sign.
-    * ``qsgd:bits=4,bucket=512``, ``terngrad:clip=0,bucket=0``: stochastic levels; Levelled.
-    * ``polar:rate=0.5,block=1024,rotate=true`` and ``,select=topk|randomk,p=0.01``; PolarSigns.
+    * ``stc:p=0.01``, ``topk:p=0.01``: the elements of largest magnitude.
+    * ``randomk:p=0.01``: random elements.
+    * ``sign``: one bit each.
+    * ``qsgd:bits=4,bucket=512``, ``terngrad:clip=0,bucket=0``: stochastic levels.
+    * ``polar:rate=0.5,block=1024,rotate=true`` and ``,select=topk|randomk,p=0.01``: signs in less
+      than a bit.
     * ``dense``: all of it.
 
     Values given here are the defaults. Raises ValueError for an unknown name or option, or an
@@ -75,10 +57,11 @@ def codec(spec: str) -> Codec:
     >>> gcext.codec("qsgd:bits=2").encode(torch.tensor([3.0, -4.0]), seed=1).k
     2
     """
-    parsed = parse(spec, "codec", codecs())
-    made = make(parsed)
-    parsed.finish()
-    return made
+    name, options = parse(spec, "codec", codecs())
+    return CODECS[name].from_options(options)
+
+
+_stc = lru_cache(maxsize=64)(STC)
 
 
 @overload
@@ -87,7 +70,11 @@ def stc(tensor: Tensor, p: float = 0.01, residual: Tensor | None = None) -> Pack
 def stc(
     tensor: Sequence[Tensor], p: float = 0.01, residual: Sequence[Tensor] | None = None
 ) -> list[Packet]: ...
-def stc(tensor: Any, p: float = 0.01, residual: Any = None) -> Packet | list[Packet]:
+def stc(
+    tensor: Tensor | Sequence[Tensor],
+    p: float = 0.01,
+    residual: Tensor | Sequence[Tensor] | None = None,
+) -> Packet | list[Packet]:
     """Sparse ternary compression: the share p of largest magnitude, sent as plus or minus its mean.
 
     Exactly ``min(max(floor(p*n), 1), non-zeros)`` elements travel, ties to the lower index, and the
@@ -95,7 +82,7 @@ def stc(tensor: Any, p: float = 0.01, residual: Any = None) -> Packet | list[Pac
 
     A list of tensors, with a list of residuals, gives the list of packets that single calls would
     give, on CUDA in a handful of launches; ``Packet.group`` makes one packet of them. On CUDA
-    nothing waits for the device: what is not finite is raised when the packet is first looked at.
+    nothing synchronizes: what is not finite is raised when the packet is first looked at.
 
     Args:
         tensor: any shape, strides and float dtype; converted to float32 first.
@@ -118,5 +105,5 @@ def stc(tensor: Any, p: float = 0.01, residual: Any = None) -> Packet | list[Pac
     >>> residual
     tensor([ 1.,  1.,  1., -1.])
     """
-    made: Packet | list[Packet] = TopK(p, ternary=True).encode(tensor, residual)
-    return made
+    packets: Packet | list[Packet] = _stc(float(p)).encode(tensor, residual)  # type: ignore[arg-type]
+    return packets

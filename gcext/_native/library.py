@@ -1,18 +1,16 @@
-"""Loads the native code, tells torch.compile about its operators, and says what was built."""
+"""Loads the native code, reports what was built, and knows which devices have kernels."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["BY_NAME", "DTYPES", "build_info", "current_stream", "memory_errors"]
-__all__ += ["require_device", "touched"]
+__all__ = ["DTYPES", "VERSION", "build_info", "capturing", "current_stream"]
+__all__ += ["memory_error", "require_device", "touched"]
 
 DTYPES: dict[torch.dtype, str] = {
     torch.float32: "float32",
@@ -20,7 +18,6 @@ DTYPES: dict[torch.dtype, str] = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
-BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
 _HERE = Path(__file__).resolve().parents[1]  # the package
 
@@ -52,6 +49,7 @@ def _load() -> tuple[dict[str, str], str]:
 
 
 _BUILD, _WHY_NO_CUDA = _load()
+VERSION = _BUILD["version"]
 
 
 def build_info() -> dict[str, Any]:
@@ -64,10 +62,10 @@ def build_info() -> dict[str, Any]:
     >>> sorted(gcext.build_info())[:3]
     ['compiler', 'cuda', 'cuda_archs']
     """
-    from gcext import __version__, _wire
+    from gcext import _wire
 
     return {
-        "gcext": __version__,
+        "gcext": VERSION,
         "torch": torch.__version__,
         "isa": _wire.isa(),
         "isas_built": _BUILD["isas"].split(";"),
@@ -98,18 +96,20 @@ def current_stream(device: torch.device) -> torch.Stream | None:
     return torch.accelerator.current_stream(device.index) if device.type == "cuda" else None
 
 
+def capturing() -> bool:
+    """Return whether a CUDA graph is being captured on the current stream."""
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return initialized and torch.cuda.is_current_stream_capturing()
+
+
 def touched(tensor: Tensor) -> None:
     """Tell autograd that an operator wrote to ``tensor``; the stable ABI does not."""
     if not tensor.is_inference():
         torch.autograd.graph.increment_version(tensor)
 
 
-@contextmanager
-def memory_errors(op: str) -> Iterator[None]:
-    """Raise torch's failed allocations as what they are, MemoryError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise MemoryError(f"{op}: no memory: {error}. Encode in parts.") from error
-        raise
+def memory_error(op: str, error: RuntimeError) -> MemoryError | None:
+    """Return the MemoryError that a failed allocation of torch amounts to; None for others."""
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return MemoryError(f"{op}: no memory: {error}. Encode in parts.")
+    return None

@@ -22,9 +22,17 @@ from gcext._native import library  # noqa: F401  (loads the operators)
 _ops = torch.ops.gcext
 
 
-def _fake(function: Callable[..., Any]) -> None:
-    """Register ``_fake_x`` as what torch.compile is to know of the operator x."""
-    torch.library.register_fake("gcext::" + function.__name__.removeprefix("_fake_"), function)
+def _fake(name: str, function: Callable[..., Any]) -> None:
+    """Register what torch.compile is to know of an operator: the shapes and dtypes it returns."""
+    torch.library.register_fake(f"gcext::{name}", function)
+
+
+def _bytes(bits: int) -> int:
+    return (bits + 7) // 8
+
+
+def _info(like: Tensor) -> Tensor:
+    return like.new_empty((4,), dtype=torch.int64)
 
 
 def signed(seed: int) -> int:
@@ -56,15 +64,12 @@ def select(
     return index, value, info
 
 
-@_fake
-def _fake_select(
-    tensor: Tensor, memory: Any, out: Any, k: int, a: float, b: float, ternary: bool
-) -> tuple[Tensor, ...]:
-    return (
-        tensor.new_empty((k,), dtype=_index_type(tensor.numel())),
-        tensor.new_empty((k,)),
-        tensor.new_empty((4,), dtype=torch.int64),
-    )
+def _fake_select(tensor: Tensor, memory: Any, out: Any, k: int, *_: Any) -> tuple[Tensor, ...]:
+    index = tensor.new_empty((k,), dtype=_index_type(tensor.numel()))
+    return index, tensor.new_empty((k,)), _info(tensor)
+
+
+_fake("select", _fake_select)
 
 
 def select_many(
@@ -84,15 +89,15 @@ def select_many(
     return index, value, info
 
 
-@_fake
 def _fake_select_many(
-    tensor: list[Tensor], memory: Any, out: Any, k: list[int], a: float, b: float, ternary: bool
+    tensor: list[Tensor], memory: Any, out: Any, k: list[int], *_: Any
 ) -> tuple[Tensor, ...]:
-    return (
-        tensor[0].new_empty((sum(k),), dtype=torch.int32),
-        tensor[0].new_empty((sum(k),)),
-        tensor[0].new_empty((len(tensor), 4), dtype=torch.int64),
-    )
+    pairs, info = (sum(k),), (len(tensor), 4)
+    new = tensor[0].new_empty
+    return new(pairs, dtype=torch.int32), new(pairs), new(info, dtype=torch.int64)
+
+
+_fake("select_many", _fake_select_many)
 
 
 def narrow_float64(tensor: Tensor) -> Tensor:
@@ -100,9 +105,7 @@ def narrow_float64(tensor: Tensor) -> Tensor:
     return _ops.narrow_float64.default(tensor)
 
 
-@_fake
-def _fake_narrow_float64(tensor: Tensor) -> Tensor:
-    return tensor.new_empty((tensor.numel(),), dtype=torch.float32)
+_fake("narrow_float64", lambda x: x.new_empty((x.numel(),), dtype=torch.float32))
 
 
 # --- quantize: an element becomes a bit or a few, csrc/quantize.h ---
@@ -116,10 +119,7 @@ def sign(
     return bits, info
 
 
-@_fake
-def _fake_sign(tensor: Tensor, memory: Any, out: Any, decay: float) -> tuple[Tensor, Tensor]:
-    bits = tensor.new_empty((_bytes(tensor.numel()),), dtype=torch.uint8)
-    return bits, tensor.new_empty((4,), dtype=torch.int64)
+_fake("sign", lambda x, *_: (x.new_empty((_bytes(x.numel()),), dtype=torch.uint8), _info(x)))
 
 
 def levels(
@@ -144,26 +144,16 @@ def levels(
     return norms, at, level, info
 
 
-@_fake
 def _fake_levels(
-    tensor: Tensor,
-    memory: Any,
-    out: Any,
-    decay: float,
-    steps: int,
-    bucket: int,
-    largest: bool,
-    clip: float,
-    seed: int,
+    tensor: Tensor, memory: Any, out: Any, decay: float, steps: int, bucket: int, *_: Any
 ) -> tuple[Tensor, ...]:
-    n = tensor.numel()
-    count = torch.library.get_ctx().new_dynamic_size()
-    return (
-        tensor.new_empty((-(-n // bucket) if bucket else min(n, 1),)),
-        tensor.new_empty((count,), dtype=_index_type(n)),
-        tensor.new_empty((count,), dtype=torch.int16),
-        tensor.new_empty((4,), dtype=torch.int64),
-    )
+    n, new = tensor.numel(), tensor.new_empty
+    found = (torch.library.get_ctx().new_dynamic_size(),)
+    at, level = new(found, dtype=_index_type(n)), new(found, dtype=torch.int16)
+    return new((-(-n // bucket) if bucket else min(n, 1),)), at, level, _info(tensor)
+
+
+_fake("levels", _fake_levels)
 
 
 def level_values(norms: Tensor, at: Tensor, level: Tensor, bucket: int, steps: int) -> Tensor:
@@ -184,9 +174,7 @@ def random_support(seed: int, k: int, numel: int) -> Tensor:
     return _ops.random_support.default(signed(seed), k, numel)
 
 
-@_fake
-def _fake_random_support(seed: int, k: int, numel: int) -> Tensor:
-    return torch.empty(k, dtype=_index_type(numel))
+_fake("random_support", lambda seed, k, numel: torch.empty(k, dtype=_index_type(numel)))
 
 
 # --- rice: ternary packets as bytes, on CUDA only, cuda/rice_launch.h ---
@@ -225,11 +213,7 @@ def combine(
     return _ops.combine.default(index, value, weights, numel)
 
 
-@_fake
-def _fake_combine(
-    index: list[Tensor], value: list[Tensor], weights: list[float], numel: int
-) -> Tensor:
-    return value[0].new_empty((numel,))
+_fake("combine", lambda index, value, weights, numel: value[0].new_empty((numel,)))
 
 
 def combine_add_(dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> None:
@@ -237,9 +221,7 @@ def combine_add_(dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> N
     _ops.combine_add_.default(dense, index, value, alpha)
 
 
-@_fake
-def _fake_combine_add_(dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> None:
-    return None
+_fake("combine_add_", lambda dense, index, value, alpha: None)
 
 
 def gram(
@@ -249,9 +231,9 @@ def gram(
     return _ops.gram.default(index, value, scale, numel)
 
 
-@_fake
-def _fake_gram(index: list[Tensor], value: list[Tensor], scale: list[float], numel: int) -> Tensor:
-    return value[0].new_empty((len(value), len(value)), dtype=torch.float64)
+_fake(
+    "gram", lambda i, value, *_: value[0].new_empty((len(value), len(value)), dtype=torch.float64)
+)
 
 
 def project(dots: Tensor, m: int, kept: int, first: Sequence[int], last: Sequence[int]) -> Tensor:
@@ -262,9 +244,7 @@ def project(dots: Tensor, m: int, kept: int, first: Sequence[int], last: Sequenc
     return _ops.project.default(dots, m, kept, first, last)
 
 
-@_fake
-def _fake_project(dots: Tensor, m: int, kept: int, first: list[int], last: list[int]) -> Tensor:
-    return dots.new_empty((dots.shape[0],))
+_fake("project", lambda dots, *_: dots.new_empty((dots.shape[0],)))
 
 
 def trimmed_mean(index: Sequence[Tensor], value: Sequence[Tensor], drop: int, numel: int) -> Tensor:
@@ -272,9 +252,7 @@ def trimmed_mean(index: Sequence[Tensor], value: Sequence[Tensor], drop: int, nu
     return _ops.trimmed_mean.default(index, value, drop, numel)
 
 
-@_fake
-def _fake_trimmed_mean(index: list[Tensor], value: list[Tensor], drop: int, numel: int) -> Tensor:
-    return value[0].new_empty((numel,))
+_fake("trimmed_mean", lambda index, value, drop, numel: value[0].new_empty((numel,)))
 
 
 def vote(
@@ -291,11 +269,12 @@ def vote(
     return _ops.vote.default(plane, index, value, scale, numel)
 
 
-@_fake
-def _fake_vote(
-    plane: list[Tensor], index: list[Tensor], value: list[Tensor], scale: float, numel: int
-) -> Tensor:
-    return (*plane, *value)[0].new_empty((numel,), dtype=torch.float32)
+_fake(
+    "vote",
+    lambda plane, index, value, scale, numel: (*plane, *value)[0].new_empty(
+        (numel,), dtype=torch.float32
+    ),
+)
 
 
 # --- polar: lossy source coding, csrc/polar/polar.h and hadamard.h ---
@@ -312,15 +291,6 @@ def polar_encode(
     """
     message, bad = _ops.polar_encode.default(source, frozen, free, numel, weight, correction)
     return message, bad
-
-
-@_fake
-def _fake_polar_encode(
-    source: Tensor, frozen: Tensor, free: int, numel: int, *options: Any
-) -> tuple[Tensor, Tensor]:
-    blocks = (numel + frozen.numel() - 1) // frozen.numel()
-    message = source.new_empty((_bytes(free * blocks),), dtype=torch.uint8)
-    return message, source.new_empty((1,), dtype=torch.int64)
 
 
 def polar_search(
@@ -342,7 +312,16 @@ def polar_search(
     return message, bad
 
 
-torch.library.register_fake("gcext::polar_search", _fake_polar_encode)
+def _fake_message(
+    source: Tensor, frozen: Tensor, free: int, numel: int, *_: Any
+) -> tuple[Tensor, Tensor]:
+    blocks = -(-numel // frozen.numel())
+    message = source.new_empty((_bytes(free * blocks),), dtype=torch.uint8)
+    return message, source.new_empty((1,), dtype=torch.int64)
+
+
+_fake("polar_encode", _fake_message)
+_fake("polar_search", _fake_message)
 
 
 def polar_decode(message: Tensor, frozen: Tensor, numel: int) -> Tensor:
@@ -350,9 +329,7 @@ def polar_decode(message: Tensor, frozen: Tensor, numel: int) -> Tensor:
     return _ops.polar_decode.default(message, frozen, numel)
 
 
-@_fake
-def _fake_polar_decode(message: Tensor, frozen: Tensor, numel: int) -> Tensor:
-    return message.new_empty((_bytes(numel),))
+_fake("polar_decode", lambda message, frozen, n: message.new_empty((_bytes(n),)))
 
 
 def polar_pack(symbols: Tensor) -> Tensor:
@@ -360,9 +337,7 @@ def polar_pack(symbols: Tensor) -> Tensor:
     return _ops.polar_pack.default(symbols)
 
 
-@_fake
-def _fake_polar_pack(symbols: Tensor) -> Tensor:
-    return symbols.new_empty((_bytes(symbols.numel()),))
+_fake("polar_pack", lambda symbols: symbols.new_empty((_bytes(symbols.numel()),)))
 
 
 def polar_unpack(packed: Tensor, numel: int) -> Tensor:
@@ -370,9 +345,7 @@ def polar_unpack(packed: Tensor, numel: int) -> Tensor:
     return _ops.polar_unpack.default(packed, numel)
 
 
-@_fake
-def _fake_polar_unpack(packed: Tensor, numel: int) -> Tensor:
-    return packed.new_empty((numel,))
+_fake("polar_unpack", lambda packed, numel: packed.new_empty((numel,)))
 
 
 def polar_order(density: Tensor, block: int) -> Tensor:
@@ -380,9 +353,7 @@ def polar_order(density: Tensor, block: int) -> Tensor:
     return _ops.polar_order.default(density, block)
 
 
-@_fake
-def _fake_polar_order(density: Tensor, block: int) -> Tensor:
-    return density.new_empty((block,), dtype=torch.int32)
+_fake("polar_order", lambda x, block: x.new_empty((block,), dtype=torch.int32))
 
 
 def hadamard(values: Tensor, size: int, seed: int, inverse: bool) -> Tensor:
@@ -390,10 +361,4 @@ def hadamard(values: Tensor, size: int, seed: int, inverse: bool) -> Tensor:
     return _ops.hadamard.default(values, size, signed(seed), inverse)
 
 
-@_fake
-def _fake_hadamard(values: Tensor, size: int, seed: int, inverse: bool) -> Tensor:
-    return torch.empty_like(values)
-
-
-def _bytes(bits: int) -> int:
-    return (bits + 7) // 8
+_fake("hadamard", lambda values, *_: torch.empty_like(values))

@@ -1,26 +1,54 @@
-"""What travels inside a packet where it is not plain arrays: supports and value codes.
+"""What a packet holds where it is not plain arrays: supports and value codes.
 
-A *support* says which elements travel: all of them (None), those of an index tensor, or ``Random``.
-A *value code* says what they became: ``Signs``, ``Levels`` or ``Polar`` instead of float32 values.
-Contents are never changed; index and float32 values are computed from them whenever asked for.
+A *support* names the elements that travel: all of them (None), those of an index tensor, or
+``Random``. A *value code* is what they became: ``Signs``, ``Levels`` or ``Polar`` (gcext.polar)
+where they are not float32. Contents never change; values are computed from them when asked for.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gcext import _wire
 from gcext._native import ops
 
-__all__ = ["Code", "Levels", "Random", "Signs", "register_code"]
+__all__ = ["Code", "Contents", "Levels", "Merged", "Random", "Signs", "register_code", "signed"]
 
 _Code = TypeVar("_Code", bound="Code")
+
+
+class Contents(NamedTuple):
+    """What a packet of one tensor says.
+
+    support: the elements that travel: None for all of them, their indices (int32, from 2^31
+        elements on int64, rising), or ``Random``.
+    coded: what they became: float32 values, or a value code.
+    scale: of a ternary packet; 0 where it holds no element.
+    """
+
+    support: Tensor | Random | None
+    coded: Tensor | Code
+    scale: float = 0.0
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors among the contents."""
+        fields = self.coded.fields() if isinstance(self.coded, Code) else (self.coded,)
+        return [each for each in (self.support, *fields) if isinstance(each, Tensor)]
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> Contents:
+        """Return the contents with ``move`` applied to every tensor."""
+        support = move(self.support) if isinstance(self.support, Tensor) else self.support
+        coded = move(self.coded) if isinstance(self.coded, Tensor) else self.coded.map(move)
+        return Contents(support, coded, self.scale)
 
 
 @dataclass(frozen=True)
@@ -40,9 +68,23 @@ class Random:
     def draw(self, numel: int, device: torch.device | str = "cpu") -> Tensor:
         """Return the indices: rising, int32, from 2^31 elements int64; each is equally likely."""
         index = ops.random_support(self.seed, self.k, numel)
-        if torch.device(device).type == "cuda":  # a copy from pageable memory would wait
+        if torch.device(device).type == "cuda":  # a copy from pageable memory would synchronize
             return index.pin_memory().to(device, non_blocking=True)
         return index.to(device)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Which of the J parts of a merged packet hold which of its k elements: K entries.
+
+    scales: float32 (J,), each part's scale, 0 where the part is empty.
+    place: int64 (K,), element * J + part, rising.
+    negative: uint8 (K,), 1 where that part has -scale there.
+    """
+
+    scales: npt.NDArray[np.float32]
+    place: npt.NDArray[np.int64]
+    negative: npt.NDArray[np.uint8]
 
 
 class Code(ABC):
@@ -65,15 +107,25 @@ class Code(ABC):
     def decode(self, sent: int) -> Tensor:
         """Return the values, float32: those at ``place``, or of all ``sent`` elements."""
 
-    def to(self: _Code, device: torch.device | str) -> _Code:
-        """Return the contents on ``device``."""
-        return type(self)(*(x.to(device) if isinstance(x, Tensor) else x for x in self.fields()))
-
     def fields(self) -> tuple[Any, ...]:
         """Return the fields in order."""
         return tuple(getattr(self, field.name) for field in dataclass_fields(self))  # type: ignore[arg-type]
 
+    def map(self: _Code, move: Callable[[Tensor], Tensor]) -> _Code:
+        """Return the contents with ``move`` applied to every tensor."""
+        return type(self)(*(move(x) if isinstance(x, Tensor) else x for x in self.fields()))
 
+
+CODES: dict[str, type[Code]] = {}
+
+
+def register_code(code: type[_Code]) -> type[_Code]:
+    """Make packets of ``code.method`` decode to this class."""
+    CODES[code.method] = code
+    return code
+
+
+@register_code
 @dataclass(frozen=True, eq=False)
 class Signs(Code):
     """Plus or minus one scale.
@@ -91,6 +143,11 @@ class Signs(Code):
 
     method = "sign"
 
+    @staticmethod
+    def contents(bits: Tensor, scale: float) -> Contents:
+        """Return what a packet of all elements' signs says."""
+        return Contents(None, Signs(scale, bits))
+
     @property
     def device(self) -> torch.device:
         """See Code."""
@@ -101,6 +158,7 @@ class Signs(Code):
         return signed(self.bits, sent, self.scale)
 
 
+@register_code
 @dataclass(frozen=True, eq=False)
 class Levels(Code):
     """Norm times level over ``steps``: stochastic quantization, once the draws were made.
@@ -139,6 +197,13 @@ class Levels(Code):
         bucket = bucket if bucket < level.numel() else 0
         return cls(steps, bucket, norms, at, level[at.long()].to(torch.int16))
 
+    @staticmethod
+    def contents(
+        steps: int, bucket: int, norms: Tensor, at: Tensor, level: Tensor, scale: float
+    ) -> Contents:
+        """Return what a packet of all elements' levels says; it has no scale."""
+        return Contents(None, Levels(steps, bucket, norms, at, level))
+
     @property
     def place(self) -> Tensor:
         """See Code."""
@@ -151,24 +216,13 @@ class Levels(Code):
 
     def decode(self, sent: int) -> Tensor:
         """See Code. float64 norm*level/steps, rounded to float32."""
-        if self.device.type == "cpu":
-            arrays = (x.numpy() for x in (self.norms, self.at, self.level))
-            return torch.from_numpy(_wire.level_values(self.steps, self.bucket, *arrays))
-        return self._decode_there()
+        if self.device.type != "cpu":
+            return self._decode_by_kernel()
+        arrays = (x.numpy() for x in (self.norms, self.at, self.level))
+        return torch.from_numpy(_wire.level_values(self.steps, self.bucket, *arrays))
 
-    def _decode_there(self) -> Tensor:
-        arrays = (self.norms, self.at, self.level)
-        value: Tensor = torch.ops.gcext.level_values(*arrays, self.bucket, self.steps)
-        return value
-
-
-CODES: dict[str, type[Code]] = {code.method: code for code in (Signs, Levels)}
-
-
-def register_code(code: type[_Code]) -> type[_Code]:
-    """Make packets of ``code.method`` decode to this class."""
-    CODES[code.method] = code
-    return code
+    def _decode_by_kernel(self) -> Tensor:
+        return ops.level_values(self.norms, self.at, self.level, self.bucket, self.steps)
 
 
 def signed(bits: Tensor, n: int, scale: float | Tensor, run: int = 0) -> Tensor:
@@ -179,14 +233,11 @@ def signed(bits: Tensor, n: int, scale: float | Tensor, run: int = 0) -> Tensor:
     if bits.device.type == "cpu":
         scales = scale.cpu().numpy() if isinstance(scale, Tensor) else scale
         return torch.from_numpy(_wire.signs_unpack(bits.numpy(), n, scales, run))
-    return _signed_there(bits, n, scale, run)
+    return _signed_by_kernel(bits, n, scale, run)
 
 
-def _signed_there(bits: Tensor, n: int, scale: float | Tensor, run: int) -> Tensor:
+def _signed_by_kernel(bits: Tensor, n: int, scale: float | Tensor, run: int) -> Tensor:
     if isinstance(scale, Tensor):
-        scales, one = scale.to(bits.device), 0.0
         run = run if len(scale) > 1 else -(-n // 8) * 8
-    else:
-        scales, one = None, scale
-    value: Tensor = torch.ops.gcext.unpack_signs(bits, n, one, scales, run)
-    return value
+        return ops.unpack_signs(bits, n, 0.0, scale.to(bits.device), run)
+    return ops.unpack_signs(bits, n, scale, None, run)

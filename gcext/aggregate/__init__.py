@@ -1,27 +1,17 @@
 """What the receiver makes of m packets: a sum, a mean, a vote, or the projection of conflicts.
 
 Nothing is decompressed: packets are combined, and multiplied with each other, as they are. An
-`Aggregator` is what stands at the receiving end of a link; a `Round` feeds it packets one by one.
+`Aggregator` is the receiving end of a link; a `Round` takes packets one by one for it.
 """
 
-from gcext.aggregate._aggregator import Aggregator, Mean
+from gcext.aggregate._aggregator import Aggregator, Mean, RoundInput
 from gcext.aggregate._projection import Projection
-from gcext.aggregate._robust import MaxK, Median, NormBound, TrimmedMean
+from gcext.aggregate._registry import aggregator_class, aggregators, register_aggregator
+from gcext.aggregate._robust import Median, TrimmedMean, Vote
 from gcext.aggregate._round import Round
-from gcext.aggregate._sums import combine, gram, mean
-from gcext.aggregate._vote import Vote
+from gcext.aggregate._sums import combine, gram, mean, per_tensor
+from gcext.aggregate._wrappers import MaxK, Momentum, NormBound
 
-__all__ = [
-    "Aggregator",
-    "MaxK",
-    "Mean",
-    "Median",
-    "NormBound",
-    "Projection",
-    "Round",
-    "TrimmedMean",
-    "Vote",
-    "combine",
-    "gram",
-    "mean",
-]
+__all__ = ["Aggregator", "MaxK", "Mean", "Median", "Momentum", "NormBound", "Projection", "Round"]
+__all__ += ["RoundInput", "TrimmedMean", "Vote", "aggregator_class", "aggregators", "combine"]
+__all__ += ["gram", "mean", "per_tensor", "register_aggregator"]

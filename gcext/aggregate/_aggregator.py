@@ -2,59 +2,148 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from gcext._packet.packet import Packet
 from gcext.aggregate._history import History
-from gcext.aggregate._sums import alike, mean
+from gcext.aggregate._registry import register_aggregator
+from gcext.aggregate._sums import check_alike, is_weight, mean
 
-__all__ = ["Aggregator", "Mean"]
+__all__ = ["Aggregator", "Delegating", "Mean", "RoundInput", "Wrapper"]
+
+
+@dataclass(frozen=True)
+class RoundInput:
+    """A round's validated input, in the order of the clients' numbers; one entry for each client.
+
+    Attributes:
+        clients: their numbers, rising.
+        packets: of one shape, at least one.
+        losses: finite; None unless the aggregator uses losses.
+        weights: positive and finite; None where none were given.
+        number: the round's; None where the caller does not count.
+    """
+
+    clients: list[int]
+    packets: list[Packet]
+    losses: list[float] | None
+    weights: list[float] | None
+    number: int | None
 
 
 class Aggregator(ABC):
-    """What stands at the receiving end of a link. A new one needs the three abstract methods."""
+    """The receiving end of a link.
+
+    A subclass implements ``_aggregate``, sets ``uses_losses`` or ``uses_weights`` where it needs
+    them, and overrides ``_check`` where some packets are of no use to it. One with a state of its
+    own also overrides ``state_dict`` and ``load_state_dict``.
+
+    >>> import gcext, torch
+    >>> class Sum(gcext.aggregate.Aggregator):
+    ...     def _aggregate(self, given):
+    ...         return gcext.combine(given.packets, [1.0] * len(given.packets))
+    >>> Sum().aggregate({client: gcext.stc(torch.ones(2), p=1) for client in range(3)})
+    tensor([3., 3.])
+    """
+
+    uses_losses = False
+    """Whether every client must report a loss."""
+    uses_weights = False
+    """Whether weights may be given; they are refused otherwise."""
 
     @abstractmethod
+    def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
+        """Return the update of a round as new tensors, and make it part of the state.
+
+        What is raised must leave the state as it was.
+        """
+
     def aggregate(
         self,
         packets_by_client: Mapping[int, Packet],
         losses: Mapping[int, float] | None = None,
         round: int | None = None,
         weights: Mapping[int, float] | None = None,
-    ) -> Tensor | Any:
+    ) -> Tensor | list[Tensor]:
         """Return the update that a round's packets amount to.
 
         Args:
             packets_by_client: this round's packets, of one shape; the order of the mapping does
                 not matter.
-            losses: each client's mean training loss, where the aggregator looks at it.
+            losses: each client's mean training loss, finite; needed where ``uses_losses``, and
+                ignored otherwise.
             round: this round's number; rounds rise. None: the last one plus one, from 1.
-            weights: each client's weight, where the aggregator looks at it.
+            weights: each client's weight, positive and finite; only where ``uses_weights``.
 
         Returns:
-            float32 of the packets' shape (groups: a list, one a member).
+            float32 of the packets' shape; of groups a list, one for each member.
 
-        Raises ValueError for what the aggregator cannot use; its state is then as before.
+        Raises ValueError where there is no packet, shapes differ, a loss or weight is missing, not
+        in its range or not used, or ``check`` refuses a packet; the state is then as before.
         """
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that later rounds depend on: numbers, bytes, lists and dicts of them."""
-
-    @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where ``state_dict`` was called."""
+        op = type(self).__name__
+        clients = sorted(packets_by_client)
+        if not clients:
+            raise ValueError(f"{op}: needs at least one client's packet, got none.")
+        if weights is not None and not self.uses_weights:
+            raise ValueError(
+                f"{op}: takes no weights, got {len(weights)}. Leave them out, or use Mean."
+            )
+        packets = [packets_by_client[client] for client in clients]
+        check_alike(op, packets, clients)
+        for client, packet in zip(clients, packets, strict=True):
+            weight = None if weights is None else weights.get(client)
+            if weights is not None and weight is None:
+                raise ValueError(
+                    f"{op}: needs a weight for every client, got none for client {client}."
+                )
+            self.check(client, packet, None if losses is None else losses.get(client), weight)
+        used = losses if self.uses_losses else None
+        given = RoundInput(
+            clients,
+            packets,
+            None if used is None else [float(used[client]) for client in clients],
+            None if weights is None else [float(weights[client]) for client in clients],
+            round,
+        )
+        return self._aggregate(given)
 
     def check(
         self, client: int, packet: Packet, loss: float | None = None, weight: float | None = None
     ) -> None:
         """Raise ValueError for what one client sent that could not be used; None is not given."""
+        problem = remedy = ""
+        if self.uses_losses and loss is None:
+            problem = "needs a loss for every client, got none"
+        elif self.uses_losses and loss is not None and not math.isfinite(loss):
+            problem = f"a loss must be finite, got {loss}"
+        elif weight is not None and not self.uses_weights:
+            problem, remedy = f"takes no weights, got {weight}", " Leave it out, or use Mean."
+        elif weight is not None and not is_weight(weight):
+            problem = f"weights must be positive and finite, got {weight}"
+        if problem:
+            raise ValueError(f"{type(self).__name__}: {problem} for client {client}.{remedy}")
+        self._check(client, packet)
+
+    def _check(self, client: int, packet: Packet) -> None:
+        """Raise ValueError for a packet that is of no use; by default each has one."""
         return
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that later rounds depend on: numbers, bytes, tensors, lists and dicts."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where ``state_dict`` was called; ValueError for another aggregator's state."""
+        if state:
+            raise ValueError(f"{type(self).__name__}: its state is empty, got {sorted(state)}.")
 
     def snapshot(self) -> Any:
         """Return what ``restore`` goes back to within this process, cheaper where it can be."""
@@ -64,67 +153,46 @@ class Aggregator(ABC):
         """Be as when ``snapshot`` was called."""
         self.load_state_dict(snapshot)
 
-    def _checked(
-        self,
-        packets: Mapping[int, Packet],
-        losses: Mapping[int, float] | None,
-        weights: Mapping[int, float] | None,
-    ) -> list[int]:
-        """The clients in order of their numbers, once the packets of all passed."""
-        op = type(self).__name__
-        clients = sorted(packets)
-        if not clients:
-            raise ValueError(f"{op}: needs at least one client's packet, got none.")
-        for client in clients:
-            check_same_shape(op, clients[0], packets[clients[0]], client, packets[client])
-            loss = None if losses is None else losses.get(client)
-            weight = None if weights is None else weights.get(client)
-            self.check(client, packets[client], loss, weight)
-        return clients
+    def __repr__(self) -> str:
+        """Return the constructor's call: numbers, other aggregators, and what is no default."""
+        shown = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name, parameter.default)
+            if parameter.default is parameter.empty or isinstance(value, Aggregator):
+                shown.append(repr(value))
+            elif isinstance(value, int | float) or (
+                isinstance(value, str) and value != parameter.default
+            ):
+                shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
-class Stateless(Aggregator):
-    """An aggregator that remembers nothing from one round to the next."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return an empty dict."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raise ValueError where ``state`` is another aggregator's."""
-        if state:
-            raise ValueError(f"{type(self).__name__}: its state is empty, got {sorted(state)}.")
-
-
-class Keeping(Aggregator):
-    """An aggregator whose state is its keeper's: its history's, or the inner aggregator's."""
+class Delegating(Aggregator):
+    """An aggregator whose state is another object's: a history's, or an inner aggregator's."""
 
     @property
     @abstractmethod
-    def _keeper(self) -> Aggregator | History: ...
+    def _state_of(self) -> Aggregator | History: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the keeper's state."""
-        return self._keeper.state_dict()
+        return self._state_of.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the keeper's state."""
-        self._keeper.load_state_dict(state)
+        self._state_of.load_state_dict(state)
 
     def snapshot(self) -> Any:
-        """Return the keeper's snapshot."""
-        return self._keeper.snapshot()
+        return self._state_of.snapshot()
 
     def restore(self, snapshot: Any) -> None:
-        """Restore the keeper."""
-        self._keeper.restore(snapshot)
+        self._state_of.restore(snapshot)
 
 
-class Mean(Stateless):
+class Mean(Aggregator):
     """The mean of the updates, weighted where weights are given.
 
-    Federated averaging (McMahan et al. 2017) and the server of STC (Sattler et al. 2019). One
-    client can move it anywhere: see docs/server.md for what bounds that.
+    Federated averaging (McMahan et al. 2017) and the server of STC (Sattler et al. 2019). Summed in
+    the order of the clients' numbers. One client can move it anywhere; docs/federated-server.md
+    names what bounds that.
 
     >>> import gcext, torch
     >>> packets = {7: gcext.stc(torch.ones(2), p=1), 3: gcext.stc(-torch.ones(2), p=1)}
@@ -132,42 +200,29 @@ class Mean(Stateless):
     tensor([0.5000, 0.5000])
     """
 
-    def aggregate(
-        self,
-        packets_by_client: Mapping[int, Packet],
-        losses: Mapping[int, float] | None = None,
-        round: int | None = None,
-        weights: Mapping[int, float] | None = None,
-    ) -> Tensor | Any:
-        """Return the mean, summed in the order of the clients' numbers.
+    uses_weights = True
 
-        Raises ValueError where shapes differ, or a weight is missing or not positive and finite.
-        """
-        clients = self._checked(packets_by_client, losses, weights)
-        packets = [packets_by_client[client] for client in clients]
-        if weights is None:
-            return mean(packets)
-        for client in clients:
-            if client not in weights:
-                raise ValueError(
-                    f"Mean: needs a weight for every client, got none for client {client}."
-                )
-        return mean(packets, [weights[client] for client in clients])
-
-    def check(
-        self, client: int, packet: Packet, loss: float | None = None, weight: float | None = None
-    ) -> None:
-        """Raise ValueError where the weight is not positive and finite."""
-        if weight is not None and not (math.isfinite(weight) and weight > 0):
-            raise ValueError(
-                f"Mean: weights must be positive and finite, got {weight} for client {client}."
-            )
+    def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
+        return mean(given.packets, given.weights)
 
 
-def check_same_shape(op: str, one: int, packet: Packet, other: int, theirs: Packet) -> None:
-    """Raise ValueError where the packets of two clients do not fit together."""
-    if not alike(packet, theirs):
-        raise ValueError(
-            f"{op}: packets must have one shape, got {packet.shape} from client {one} and "
-            f"{theirs.shape} from client {other}."
-        )
+class Wrapper(Delegating):
+    """An aggregator in front of another: it needs, refuses and remembers what the inner one does.
+
+    inner: None: ``Mean()``.
+    """
+
+    def __init__(self, inner: Aggregator | None) -> None:
+        self.inner = Mean() if inner is None else inner
+        self.uses_losses = self.inner.uses_losses
+        self.uses_weights = self.inner.uses_weights
+
+    @property
+    def _state_of(self) -> Aggregator:
+        return self.inner
+
+    def _check(self, client: int, packet: Packet) -> None:
+        self.inner._check(client, packet)
+
+
+register_aggregator("mean", Mean)

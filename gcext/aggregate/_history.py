@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from gcext._packet.packet import Packet
 from gcext.aggregate._history_file import FileStore
@@ -15,20 +15,23 @@ from gcext.aggregate._history_file import FileStore
 __all__ = ["History"]
 
 Messages = Mapping[int, bytes]  # by client
+CACHE = 2**30  # bytes
+_CPU = torch.device("cpu")
 
 
 class History:
     """The last packet and round of every client ever seen, with an index by round.
 
-    What projected STC calls GH (Tian 2022, Algorithm 3). Packets are kept as messages and unpacked
-    when they are asked for. In memory that is their bytes and some 250 more a client; in a file,
-    an SQLite database, memory stays the same however many clients there are.
+    What projected STC calls GH (Tian 2022, Algorithm 3). Packets are kept as messages. In memory
+    that is their bytes and some 250 more a client; in a file, an SQLite database, memory stays the
+    same however many clients there are. ``keep_unpacked`` adds a bounded cache of unpacked packets.
 
     A round counts whole or not at all, in the file too, where a crash leaves the last whole one.
     One history at a time writes to a file; others may read it.
 
     Args:
         path: the file, made where there is none; None: in memory.
+        cache: the bytes that unpacked packets may take in all; 0: none are kept.
 
     Raises ValueError where the file is no history, or of a later version.
 
@@ -42,20 +45,32 @@ class History:
     tensor([-1., -1.])
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path | None = None, cache: int = CACHE) -> None:
         self._store: _Store = _Memory() if path is None else FileStore(Path(path))
+        self._closed = False
+        self._cache, self._rounds = cache, 0
+        # By client, in the order they were put: rounds rise. A round back empties it.
+        self._unpacked: dict[int, _Unpacked] = {}
+        self._unpacked_bytes = 0
 
     @property
     def last_round(self) -> int | None:
-        """The last round put in, None where there was none."""
+        """The last round put, None where there was none."""
         return self._store.last_round()
 
     def __len__(self) -> int:
-        """Clients ever seen."""
+        """Return the number of clients ever seen."""
         return self._store.count()
 
+    def __repr__(self) -> str:
+        """Return the number of clients and the last round."""
+        if self._closed:
+            return "History(closed)"
+        last = "" if self.last_round is None else f", last round {self.last_round}"
+        return f"History({len(self)} clients{last})"
+
     def __contains__(self, client: int) -> bool:
-        """Whether the client was ever seen."""
+        """Return whether the client was ever seen."""
         return self.round_of(client) is not None
 
     def round_of(self, client: int) -> int | None:
@@ -68,10 +83,21 @@ class History:
 
     def packet(self, client: int, device: torch.device | str = "cpu") -> Packet:
         """Return the client's last packet; KeyError where it was never seen."""
+        held = self._unpacked.get(client)
+        if held is not None and held.packet.device == torch.device(device):
+            return held.packet
         message = self._store.message(client)
         if message is None:
             raise KeyError(client)
         return Packet.from_bytes(message, device)
+
+    def keep_unpacked(self, rounds: int) -> None:
+        """From now on keep the packets of the last ``rounds`` rounds unpacked, as they were put.
+
+        Where they take more than ``cache`` bytes, the newest are kept. ``Projection`` calls this
+        with its ``tau``; of several calls the largest counts.
+        """
+        self._rounds = max(self._rounds, rounds)
 
     def put(self, round: int, packets: Mapping[int, Packet]) -> None:
         """Make these the last packets of their clients.
@@ -86,7 +112,30 @@ class History:
                 "To repeat a round, go back with restore or load_state_dict first."
             )
         messages = {int(client): packet.to_bytes() for client, packet in packets.items()}
+        kept: dict[int, _Unpacked] = {}
+        if self._rounds and self._cache:
+            for client, packet in packets.items():
+                if packet.device != _CPU:  # a copy: a captured packet changes with its graph
+                    packet = packet.to(packet.device)
+                kept[int(client)] = _Unpacked(packet, int(round), _nbytes(packet))
+        for client in messages:  # first: an interrupt then leaves nothing that is out of date
+            self._drop(client)
         self._store.put(int(round), messages)
+        self._unpacked |= kept
+        self._unpacked_bytes += sum([each.nbytes for each in kept.values()])
+        while self._unpacked:
+            client, oldest = next(iter(self._unpacked.items()))
+            if oldest.round > round - self._rounds and self._unpacked_bytes <= self._cache:
+                break
+            self._drop(client)
+
+    def _drop(self, client: int) -> None:
+        held = self._unpacked.pop(client, None)
+        if held is not None:
+            self._unpacked_bytes -= held.nbytes
+
+    def _forget(self) -> None:
+        self._unpacked, self._unpacked_bytes = {}, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what ``load_state_dict`` needs to go back to this round.
@@ -104,6 +153,7 @@ class History:
         gcext.DecodeError where a message is damaged. The history is then as before.
         """
         self._store.load_state_dict(state)
+        self._forget()
 
     def snapshot(self) -> Any:
         """Return what ``restore`` goes back to within this process; it copies no packet.
@@ -115,23 +165,36 @@ class History:
     def restore(self, snapshot: Any) -> None:
         """Be as when ``snapshot`` was called; ValueError where a file no longer can."""
         self._store.restore(snapshot)
+        self._forget()
 
     def close(self) -> None:
         """Close the file. What was put is in it already."""
         self._store.close()
+        self._forget()
+        self._closed = True
 
     def __enter__(self) -> History:
         """Return the history itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the file."""
         self.close()
+
+
+def _nbytes(packet: Packet) -> int:
+    """Return the bytes that a packet's contents take."""
+    if packet.members:
+        return sum(map(_nbytes, packet.members))
+    support, coded = packet.support, packet.coded
+    fields = (coded,) if isinstance(coded, Tensor) else coded.fields()
+    return sum([x.nbytes for x in (support, *fields) if isinstance(x, Tensor)])
+
+
+class _Unpacked(NamedTuple):
+    packet: Packet
+    round: int
+    nbytes: int
 
 
 class _Store(Protocol):

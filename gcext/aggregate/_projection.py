@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from torch import Tensor
 
-from gcext._packet.packet import Packet
-from gcext.aggregate._aggregator import Keeping
+from gcext.aggregate._aggregator import Delegating, RoundInput
 from gcext.aggregate._history import History
 from gcext.aggregate._project import Order, project
-from gcext.aggregate._sums import check_packets, gram, weighted_sum
+from gcext.aggregate._registry import register_aggregator
+from gcext.aggregate._sums import check_alike, gram, weighted_sum
 
 __all__ = ["Projection"]
 
 
-class Projection(Keeping):
+class Projection(Delegating):
     r"""The mean of the updates after conflicts among them were projected away.
 
     FedFV (Wang et al. 2021, arXiv:2104.14937) on compressed updates, as in projected STC (Tian
@@ -34,24 +30,25 @@ class Projection(Keeping):
       without the norm.)
 
     All of this stays in the span of the packets, so it is algebra on their Gram matrix and one
-    weighted sum; no packet is decompressed. The mean is the plain one, as published: weights are
-    accepted, as the interface has them, and not looked at. Equal losses go by the client's number.
+    weighted sum; no packet is decompressed. The mean is unweighted, as published. Of equal losses
+    the lower client number comes first.
 
     Args:
         alpha: share of clients, those of largest loss, that keep their update; in [0, 1].
-        tau: rounds that are looked back at, at least 0.
-        history: where every client's last packet is remembered; None: in memory. Only the packets
-            of the last ``tau`` rounds are ever unpacked. Its state is this aggregator's: with a
-            file, what that must hold to go on.
+        tau: how many earlier rounds count, at least 0.
+        history: where every client's last packet is kept; None: in memory. Only the packets of
+            the last ``tau`` rounds are ever unpacked. Its state is this aggregator's.
         order: "paper", or "fedfv" for what its authors run: it keeps ``floor(alpha*m + 1 - alpha)``
-            updates where alpha > 0, and looks at rounds t - tau + 1 to t, this round's own updates
-            last, but at none before round tau.
+            updates where alpha > 0, and takes rounds t - tau + 1 to t, this round's own updates
+            last, but none before round tau.
 
     >>> import gcext, torch
     >>> packets = {i: gcext.stc(torch.tensor(t), p=1) for i, t in enumerate(([1., 1.], [-2., 2.]))}
     >>> gcext.aggregate.Projection(alpha=0).aggregate(packets, {0: 0.1, 1: 0.2})
     tensor([-0.5000,  1.5000])
     """
+
+    uses_losses = True
 
     def __init__(
         self,
@@ -70,62 +67,39 @@ class Projection(Keeping):
         self.order = order
         self.tau = tau
         self.history = History() if history is None else history
+        self.history.keep_unpacked(tau)
 
-    def aggregate(
-        self,
-        packets_by_client: Mapping[int, Packet],
-        losses: Mapping[int, float] | None = None,
-        round: int | None = None,
-        weights: Mapping[int, float] | None = None,
-    ) -> Tensor | Any:
-        """Return the projected mean and remember the packets.
+    @property
+    def _state_of(self) -> History:
+        return self.history
 
-        ``weights`` are not looked at: the projection is unweighted as published.
-
-        Raises ValueError where shapes differ from each other or from the remembered ones, a loss is
-        missing or not finite, or the round does not rise. The state is then as before.
-        """
-        clients = self._checked(packets_by_client, losses, weights)
-        now = self._next_round(round)
-        assert losses is not None  # checked
-        clients.sort(key=lambda client: (float(losses[client]), client))
-        packets = [packets_by_client[client] for client in clients]
+    def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
+        now = self._next_round(given.number)
+        assert given.losses is not None
+        now_sent = dict(zip(given.clients, given.packets, strict=True))
+        by_loss = sorted(zip(given.losses, given.clients, strict=True))
+        packets = [now_sent[client] for _, client in by_loss]
 
         m, device = len(packets), packets[0].device
         spans = []
         for past in self._past(now):
             # Clients drawn now count as of now, whatever they sent before.
-            held = [c for c in self.history.clients_of_round(past) if c not in packets_by_client]
+            held = [c for c in self.history.clients_of_round(past) if c not in now_sent]
             spans.append(range(len(packets), len(packets) + len(held)))
             packets += [self.history.packet(client, device) for client in held]
         if self.order == "fedfv" and now >= self.tau > 0:
             spans.append(range(m))
-        check_packets("Projection", packets)
+        check_alike("Projection", packets)
 
         dots = gram(packets).cpu().numpy()
         coefficients = project(dots, m, self.alpha, spans, self.order)
         used = np.flatnonzero(coefficients).tolist() or [0]
         update = weighted_sum([packets[i] for i in used], [float(coefficients[i]) for i in used])
-        self.history.put(now, packets_by_client)
+        self.history.put(now, now_sent)
         return update
 
-    def check(
-        self, client: int, packet: Packet, loss: float | None = None, weight: float | None = None
-    ) -> None:
-        """Raise ValueError where the loss is missing or not finite."""
-        if loss is None:
-            raise ValueError(
-                f"Projection: needs a loss for every client, got none for client {client}."
-            )
-        if not math.isfinite(loss):
-            raise ValueError(f"Projection: a loss must be finite, got {loss} for client {client}.")
-
-    @property
-    def _keeper(self) -> History:
-        return self.history
-
     def _past(self, now: int) -> range:
-        """The remembered rounds that are met."""
+        """Return the earlier rounds that count."""
         if self.order == "paper":
             return range(now - self.tau, now)
         return range(now - self.tau + 1, now) if now >= self.tau else range(0)
@@ -140,3 +114,6 @@ class Projection(Keeping):
                 "To repeat a round, load the state from before it."
             )
         return int(round)
+
+
+register_aggregator("projection", Projection)

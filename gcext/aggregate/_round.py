@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
 from gcext._packet.packet import Packet
-from gcext.aggregate._aggregator import Aggregator, check_same_shape
+from gcext.aggregate._aggregator import Aggregator
+from gcext.aggregate._sums import check_alike
 
 __all__ = ["Round"]
 
@@ -21,9 +23,9 @@ class _Sent(NamedTuple):
 class Round:
     """The packets of one round, arriving one by one and in any order.
 
-    Each is checked as it comes and kept as it is, compressed; ``finish`` hands them all to the
-    aggregator, by client. So the order of arrival cannot be seen in the result, not in one bit, and
-    any aggregator will do. Memory is the packets': 8 bytes an element that travels.
+    Each is checked as it comes and kept compressed; ``finish`` hands them all to the aggregator, by
+    client. So the result does not depend on the order of arrival, not in one bit, and any
+    aggregator will do. Memory is the packets': 8 bytes for each element that travels.
 
     Args:
         aggregator: what the round is for.
@@ -36,8 +38,10 @@ class Round:
     >>> for client in (7, 3):
     ...     message = gcext.stc(torch.full((2,), float(client)), p=1).to_bytes()
     ...     arrived = round.add(client, message, weight=client)
-    >>> round.add(3, message, weight=3), len(round)  # once more, because the answer was lost
-    (False, 2)
+    >>> round.add(3, message, weight=3)  # once more, because the answer was lost
+    False
+    >>> round
+    Round(2 packets for Mean())
     >>> round.finish()
     tensor([5.8000, 5.8000])
     """
@@ -45,18 +49,23 @@ class Round:
     def __init__(
         self,
         aggregator: Aggregator,
-        expect: tuple[Any, ...] | None = None,
+        expect: Sequence[int] | Sequence[Sequence[int]] | None = None,
         number: int | None = None,
     ) -> None:
         self.aggregator = aggregator
-        self.expect = expect
+        self.expect = None if expect is None else _shape(expect)
         self.number = number
         self._sent: dict[int, _Sent] = {}
         self._finished = False
 
     def __len__(self) -> int:
-        """Clients that have sent."""
+        """Return the number of clients that have sent."""
         return len(self._sent)
+
+    def __repr__(self) -> str:
+        """Return how many packets there are, and for which aggregator."""
+        packets = f"{len(self)} packet{'' if len(self) == 1 else 's'}"
+        return f"Round({packets} for {self.aggregator!r})"
 
     def add(
         self,
@@ -85,7 +94,7 @@ class Round:
                 f"{client}."
             )
         for first in list(self._sent)[:1]:
-            check_same_shape("Round", first, self._sent[first].packet, client, packet)
+            check_alike("Round", (self._sent[first].packet, packet), (first, client))
         self.aggregator.check(client, packet, loss, weight)
         if client not in self._sent:
             self._sent[client] = _Sent(packet, loss, weight)
@@ -98,7 +107,7 @@ class Round:
             )
         return False
 
-    def finish(self) -> Tensor | Any:
+    def finish(self) -> Tensor | list[Tensor]:
         """Return the round's update: float32 of the packets' shape (groups: a list).
 
         Raises ValueError for what the aggregator cannot use, RuntimeError where the round is
@@ -119,3 +128,9 @@ class Round:
     def _open(self, what: str) -> None:
         if self._finished:
             raise RuntimeError(f"Round.{what}: the round is finished. Begin another.")
+
+
+def _shape(
+    expect: Sequence[int] | Sequence[Sequence[int]],
+) -> tuple[int | tuple[int, ...], ...]:
+    return tuple(tuple(size) if isinstance(size, Sequence) else size for size in expect)

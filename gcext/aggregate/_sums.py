@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,11 +11,11 @@ from torch import Tensor
 from gcext._native import ops
 from gcext._packet.packet import Packet
 
-__all__ = ["alike", "check_packets", "columns", "combine", "gram", "mean", "pairs"]
-__all__ += ["weighted_sum"]
+__all__ = ["check_alike", "combine", "gram", "is_dense", "is_weight", "mean", "pairs"]
+__all__ += ["per_tensor", "weighted_sum"]
 
 
-def combine(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | Any:
+def combine(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | list[Tensor]:
     """Return the weighted sum of packets of one shape, whatever their methods.
 
     Each element is summed in float64 in the packets' order and rounded once, so the result does
@@ -24,10 +23,10 @@ def combine(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | Any
 
     Args:
         packets: at least one.
-        weights: one finite number a packet.
+        weights: one finite number for each packet.
 
     Returns:
-        float32 of the packets' shape; a list of them, one a member, where the packets are groups.
+        float32 of the packets' shape; a list, one for each member, where the packets are groups.
 
     Raises ValueError where shapes differ, or weights do not fit or are not finite.
 
@@ -36,15 +35,8 @@ def combine(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | Any
     >>> gcext.combine([a, b], [1.0, 0.5])
     tensor([ 3.0000, -0.5000])
     """
-    check_packets("combine", packets)
-    if len(weights) != len(packets):
-        raise ValueError(
-            f"combine: needs a weight for every packet, got {len(weights)} for {len(packets)}."
-        )
-    numbers = [float(weight) for weight in weights]
-    for i, number in enumerate(numbers):
-        if not math.isfinite(number):
-            raise ValueError(f"combine: weights must be finite, got {number} for packet {i}.")
+    check_alike("combine", packets)
+    numbers = _checked("combine", packets, weights, math.isfinite, "finite")
     return weighted_sum(packets, numbers)
 
 
@@ -66,26 +58,28 @@ def gram(packets: Sequence[Packet]) -> Tensor:
     tensor([[18., -6.],
             [-6.,  2.]], dtype=torch.float64)
     """
-    check_packets("gram", packets)
+    check_alike("gram", packets)
     if packets[0].method == "group":
         total = torch.zeros(len(packets), len(packets), dtype=torch.float64)
-        for members in columns(packets):
+        for members in _columns(packets):
             total += gram(members).to(total.device)
         return total
     scale = [packet.scale if packet.method == "ternary" else 0.0 for packet in packets]
     return ops.gram(*pairs(packets), scale, packets[0].numel)
 
 
-def mean(packets: Sequence[Packet], weights: Sequence[float] | None = None) -> Tensor | Any:
+def mean(
+    packets: Sequence[Packet], weights: Sequence[float] | None = None
+) -> Tensor | list[Tensor]:
     """Return the mean of packets of one shape, weighted where weights are given.
 
     Args:
         packets: at least one.
-        weights: one positive, finite number a packet, such as its client's samples; they are
-            divided by their sum.
+        weights: one positive, finite number for each packet, such as its client's samples; they
+            are divided by their sum.
 
     Returns:
-        float32 of the packets' shape; a list of them, one a member, where the packets are groups.
+        float32 of the packets' shape; a list, one for each member, where the packets are groups.
 
     Raises ValueError where shapes differ, or weights do not fit or are not positive and finite.
 
@@ -94,55 +88,84 @@ def mean(packets: Sequence[Packet], weights: Sequence[float] | None = None) -> T
     >>> gcext.aggregate.mean(packets), gcext.aggregate.mean(packets, [3, 1])
     (tensor([3.]), tensor([2.]))
     """
-    check_packets("mean", packets)
+    check_alike("mean", packets)
     if weights is None:
         return weighted_sum(packets, [1.0 / len(packets)] * len(packets))
-    if len(weights) != len(packets):
-        raise ValueError(
-            f"mean: needs a weight for every packet, got {len(weights)} for {len(packets)}."
-        )
-    numbers = [float(weight) for weight in weights]
-    for i, number in enumerate(numbers):
-        if not (math.isfinite(number) and number > 0):
-            raise ValueError(
-                f"mean: weights must be positive and finite, got {number} for packet {i}."
-            )
+    numbers = _checked("mean", packets, weights, is_weight, "positive and finite")
     total = math.fsum(numbers)
     return weighted_sum(packets, [number / total for number in numbers])
 
 
-def weighted_sum(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | Any:
+def weighted_sum(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | list[Tensor]:
     """``combine`` without its checks."""
+    return per_tensor(lambda each: ops.combine(*pairs(each), weights, each[0].numel), packets)
+
+
+def per_tensor(
+    function: Callable[[Sequence[Packet]], Tensor], packets: Sequence[Packet]
+) -> Tensor | list[Tensor]:
+    """Return ``function(packets)`` in the packets' shape; of groups a list, one for each tensor.
+
+    Args:
+        function: of single packets of one shape; it returns as many elements as that shape has.
+        packets: at least one, of one shape.
+    """
     if packets[0].method == "group":
-        return [weighted_sum(members, weights) for members in columns(packets)]
-    out = ops.combine(*pairs(packets), weights, packets[0].numel)
-    return out.view(packets[0].shape)
+        return [function(members).view(members[0].shape) for members in _columns(packets)]
+    return function(packets).view(packets[0].shape)
 
 
 def pairs(packets: Sequence[Packet]) -> tuple[list[Tensor], list[Tensor]]:
-    """Indices, none where a packet is dense, and float32 values, as the operators take them."""
+    """Return indices (empty where a packet is dense) and float32 values, as the operators take."""
     none = torch.empty(0, dtype=torch.int32, device=packets[0].device)
-    indices = [packet.index for packet in packets]  # some packets work it out each time
-    return [none if index is None else index for index in indices], [p.value for p in packets]
+    entries = [packet.entries() for packet in packets]  # some packets compute them each time
+    return [none if index is None else index for index, _ in entries], [v for _, v in entries]
 
 
-def columns(groups: Sequence[Packet]) -> list[tuple[Packet, ...]]:
-    """The packets of each tensor, of groups of one shape."""
-    return list(zip(*(group.members for group in groups), strict=True))
+def is_dense(packet: Packet) -> bool:
+    """Return whether a single packet has float32 values, or a code of them, for all elements."""
+    code = None if isinstance(packet.coded, Tensor) else packet.coded
+    return packet.support is None and (code is None or code.place is None)
 
 
-def check_packets(op: str, packets: Sequence[Packet]) -> None:
-    """Raise ValueError unless there are packets, all of one shape."""
+def check_alike(op: str, packets: Sequence[Packet], clients: Sequence[int] | None = None) -> None:
+    """Raise ValueError unless there are packets, all of one shape; errors name the clients."""
     if not packets:
         raise ValueError(f"{op}: needs at least one packet, got none.")
     first = packets[0]
-    for packet in packets[1:]:
-        if not alike(packet, first):
+    for i, packet in enumerate(packets):
+        if packet.shape != first.shape or (packet.method == "group") != (first.method == "group"):
+            one, other = ("", "") if clients is None else (clients[0], clients[i])
+            of = " from client " if clients is not None else ""
             raise ValueError(
-                f"{op}: packets must have one shape, got {first.shape} and {packet.shape}."
+                f"{op}: packets must have one shape, got {first.shape}{of}{one} and "
+                f"{packet.shape}{of}{other}."
             )
 
 
-def alike(one: Packet, other: Packet) -> bool:
-    """Whether two packets are of one shape, groups of the same shapes."""
-    return one.shape == other.shape and (one.method == "group") == (other.method == "group")
+def is_weight(number: float) -> bool:
+    """Return whether a number can be a weight of a mean."""
+    return math.isfinite(number) and number > 0
+
+
+def _columns(groups: Sequence[Packet]) -> list[tuple[Packet, ...]]:
+    """Return the packets of each tensor, given groups of one shape."""
+    return list(zip(*(group.members for group in groups), strict=True))
+
+
+def _checked(
+    op: str,
+    packets: Sequence[Packet],
+    weights: Sequence[float],
+    holds: Callable[[float], bool],
+    rule: str,
+) -> list[float]:
+    if len(weights) != len(packets):
+        raise ValueError(
+            f"{op}: needs a weight for every packet, got {len(weights)} for {len(packets)}."
+        )
+    numbers = [float(weight) for weight in weights]
+    for i, number in enumerate(numbers):
+        if not holds(number):
+            raise ValueError(f"{op}: weights must be {rule}, got {number} for packet {i}.")
+    return numbers

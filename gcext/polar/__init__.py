@@ -8,6 +8,7 @@ is the encoder, the polar transform the decoder; both take O(N log N) for a bloc
 """
 
 from gcext.polar._code import Coded, decode, encode
+from gcext.polar._codec import PolarSigns
 from gcext.polar._rotated import Rotated, encode_rotated
 
-__all__ = ["Coded", "Rotated", "decode", "encode", "encode_rotated"]
+__all__ = ["Coded", "PolarSigns", "Rotated", "decode", "encode", "encode_rotated"]

@@ -27,12 +27,14 @@ _BLOCKS = frozenset(1 << level for level in range(5, 21))
 class Coded:
     """What ``encode`` returns: a message and what it takes to read it.
 
-    message: uint8, the ``kept`` bits of every block; rows of 64 blocks, see csrc/polar.h.
-    shape: of the source, and of what decode returns.
-    numel: number of symbols.
-    block, kept: N and K; the rate is kept/block.
-    soft: the source held real values, for which other indices are free.
-    packed: the source held 8 symbols a byte, and so will the decoded one.
+    Attributes:
+        message: uint8, the ``kept`` bits of every block; rows of 64 blocks, see the wire format.
+        shape: of the source, and of what decode returns.
+        numel: number of symbols.
+        block: N, symbols of a block.
+        kept: K, bits of a block; the rate is kept/block.
+        soft: the source held real values, for which other indices are free.
+        packed: the source held 8 symbols a byte, and so will the decoded one.
     """
 
     message: Tensor

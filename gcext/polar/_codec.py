@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gcext._codecs.base import Codec
-from gcext._codecs.input import ROTATED, Sum, spoil
+from gcext._codecs.base import Codec, register_codec
+from gcext._codecs.input import CodecInput
 from gcext._codecs.seeds import derive
-from gcext._codecs.topk import random_support, share, top_support
-from gcext._packet.codes import Random
-from gcext._packet.deferred import Contents
+from gcext._codecs.topk import random_support, top_support
+from gcext._native.status import ROTATED, mark
+from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
-from gcext._spec import Spec, write
+from gcext._spec import option
 from gcext.polar import _code as coder
 from gcext.polar._rotated import code_rotated
 from gcext.polar._values import Polar, chunks_of
 
-__all__ = ["PolarSigns", "polar"]
+__all__ = ["PolarSigns"]
 
 SELECTS = ("all", "topk", "randomk")
 
 
+@register_codec
 @dataclass(frozen=True)
 class PolarSigns(Codec):
     """Signs within ``rate`` bits an element (gcext.polar), wrong where little is lost, and a scale.
 
-    rotate: code a random rotation of the values, chunk by chunk. Without a residual the scale is
-        the one that makes the mean over seeds the tensor (Vargaftik et al. 2022); with one, and
-        wherever nothing is rotated, it is that of least squares, which is a contraction.
-    block: of the code; see gcext.polar.encode.
-    select: "all"; "topk", the share p of largest magnitude; or "randomk", a random share p,
-        without a residual scaled to be unbiased where ``rotate`` is.
+    Attributes:
+        rate: bits an element.
+        block: of the code; see gcext.polar.encode.
+        rotate: code a random rotation of the values, chunk by chunk. Without a residual the scale
+            is the one that makes the mean over seeds the tensor (Vargaftik et al. 2022); with one,
+            and wherever nothing is rotated, it is that of least squares, which is a contraction.
+        select: "all"; "topk", the share p of largest magnitude; or "randomk", a random share p,
+            without a residual scaled to be unbiased where ``rotate`` is.
+        p: the share that is selected.
     """
 
-    rate: float
+    rate: float = option(0.5, "[0, 1]")
     block: int = 1024
     rotate: bool = True
     select: str = "all"
-    p: float = 0.01
+    p: float = option(0.01, "(0, 1]")
+
+    name = "polar"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         coder.check(self.rate, self.block)
         if round(self.rate * self.block) == 0:
             raise ValueError(
@@ -53,50 +62,54 @@ class PolarSigns(Codec):
             raise ValueError(
                 f"polar: select must be one of {', '.join(SELECTS)}, got {self.select!r}."
             )
-        object.__setattr__(self, "rate", float(self.rate))
-        object.__setattr__(self, "p", share(self.p, "polar"))
 
-    @property
-    def spec(self) -> str:
-        """See Codec."""
-        options: dict[str, bool | int | float | str]
-        options = {"rate": self.rate, "block": self.block, "rotate": self.rotate}
-        if self.select != "all":
-            options |= {"select": self.select, "p": self.p}
-        return write("polar", options)
+    @classmethod
+    def from_options(cls, options: Mapping[str, str]) -> Codec:
+        """See Codec. p belongs to a selection."""
+        if "p" in options and options.get("select", "all") == "all":
+            raise ValueError("polar: unknown option p where select is all. Add select=topk.")
+        return super().from_options(options)
+
+    def options(self) -> dict[str, Any]:
+        """See Codec. p belongs to a selection."""
+        options = super().options()
+        if self.select == "all":
+            del options["select"], options["p"]
+        return options
 
     @property
     def stochastic(self) -> bool:
         """See Codec."""
         return self.rotate or self.select == "randomk"
 
-    def encode_sum(self, acc: Sum, seed: int) -> Packet:
+    def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
         support: Tensor | Random | None
         index: Tensor | None
         if self.select == "topk":
-            index, value, info = top_support(acc, self.p, "polar")
+            index, value, info = top_support(acc, self.p)
             support = index
         elif self.select == "randomk":
-            support, index, value, info = random_support(acc, self.p, "polar", seed)
+            support, index, value, info = random_support(acc, self.p, seed)
         else:
             support = index = None
-            value, info = acc.add_late("polar")
+            value, info = acc.add_deferred()
         if self.rotate:
             biased = acc.out is not None
             coded, bad = self._rotated(value, derive(seed, "rotation"), biased)
-            spoil(info, bad, ROTATED)
+            mark(info, bad, ROTATED)
         else:
             coded = self._plain(value)
-        acc.check("polar", info)
+        acc.check(info)
         if acc.out is not None:
             acc.take(index, coded.decode(value.numel()), info)
         acc.restore(info)
 
-        def contents(numbers: list[int], message: Tensor, scale: Tensor) -> Contents:
-            return support, replace(coded, message=message, scale=scale), 0.0
+        def finish(message: Tensor, scale: Tensor, _: float) -> Contents:
+            return Contents(support, replace(coded, message=message, scale=scale))
 
-        return acc.packet_of("polar", "polar", (coded.message, coded.scale), info, contents)
+        arrays = (coded.message, coded.scale)
+        return Packet.from_kernel("polar", acc.op, acc.source, info, finish, arrays)
 
     def _plain(self, value: Tensor) -> Polar:
         n, kept = value.numel(), round(self.rate * self.block)
@@ -130,15 +143,3 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
         rest = products[2 * half :]
         products = torch.cat([products[:half] + products[half : 2 * half], rest])
     return products.sum()
-
-
-def polar(spec: Spec) -> Codec:
-    """Return the codec of a polar spec."""
-    select = spec.choice("select", "all", SELECTS)
-    return PolarSigns(
-        rate=spec.number("rate", 0.5),
-        block=spec.integer("block", 1024),
-        rotate=spec.flag("rotate", True),
-        select=select,
-        p=0.01 if select == "all" else spec.number("p", 0.01),
-    )

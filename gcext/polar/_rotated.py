@@ -30,9 +30,11 @@ __all__ = ["Rotated", "code_rotated", "encode_rotated"]
 class Rotated:
     """What ``encode_rotated`` returns.
 
-    coded: the message of the rotated values.
-    scale: float32 on the CPU, s of each chunk.
-    seed: of the rotation. shape: of the tensor.
+    Attributes:
+        coded: the message of the rotated values.
+        scale: float32 on the CPU, s of each chunk.
+        seed: of the rotation.
+        shape: of the tensor.
     """
 
     coded: coder.Coded
@@ -42,7 +44,7 @@ class Rotated:
 
     @property
     def nbytes(self) -> int:
-        """Length in bytes of what must travel: the message, four for each scale, eight of seed."""
+        """Bytes that must travel, of the message, the scales (four each) and the seed (eight)."""
         return self.coded.nbytes + 4 * self.scale.numel() + 8
 
     def to_dense(self) -> Tensor:

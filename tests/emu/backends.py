@@ -1,6 +1,6 @@
-"""Two ways to run the CUDA kernels of a stem: on the CPU (`emu`), on a GPU (`cuda`).
+"""Two ways to run the CUDA kernels of a base name: on the CPU (`emu`), on a GPU (`cuda`).
 
-`emu/<stem>.py` has both under one interface and picks by name: `make(backend, ...)`. All take and
+`emu/<name>.py` has both under one interface and picks by name: `make(backend, ...)`. All take and
 return CPU tensors.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 BACKENDS = ["emu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
-GUARD = 16  # entries after the room of an output that no kernel may touch
+GUARD = 16  # entries after the end of an output that no kernel may touch
 POISON = -7
 
 
@@ -43,7 +43,7 @@ def packets(index: Sequence[Tensor], value: Sequence[Tensor]) -> tuple[object, .
 
 
 class Emulated:
-    """The kernels of one stem under tests/emu/cuemu.h, and their schedule."""
+    """The kernels of one base name under tests/emu/cuemu.h, and their schedule."""
 
     stem: ClassVar[str]
 

@@ -1,4 +1,4 @@
-"""Builds the CUDA kernels for the CPU: `library(stem)` is `<stem>.cpp` as a ctypes library."""
+"""Builds the CUDA kernels for the CPU: `library(name)` is `<name>.cpp` as a ctypes library."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def _sources(path: Path, known: set[Path]) -> set[Path]:
 
 
 @functools.cache
-def library(stem: str) -> ctypes.CDLL:
-    """Compile the stem if something that it includes has changed, into build/emu, and load it."""
+def library(name: str) -> ctypes.CDLL:
+    """Compile the file if something that it includes has changed, into build/emu, and load it."""
     cxx = compiler()
     if cxx is None:
         raise RuntimeError("emu: needs a C++17 compiler. Install g++ or clang.")
-    source = HERE / f"{stem}.cpp"
+    source = HERE / f"{name}.cpp"
     digest = hashlib.sha256(" ".join([cxx, *FLAGS]).encode())
     for path in sorted(_sources(source, set())):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    target = ROOT / "build" / "emu" / f"{stem}-{digest.hexdigest()[:16]}.so"
+    target = ROOT / "build" / "emu" / f"{name}-{digest.hexdigest()[:16]}.so"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         # Renamed when whole, as tests may run in parallel.

@@ -4,7 +4,8 @@
 //   1. A block's fibers run warp by warp, lane by lane, each until it waits or ends.
 //   2. A warp operation is carried out once every lane of its mask that still runs waits in it.
 //   3. A barrier is carried out once every thread that still runs waits in it.
-//   4. Nobody can run and nothing can be carried out: a deadlock. Abort, naming block and thread.
+//   4. No thread can run and nothing can be carried out: a deadlock. Abort, naming block and
+//   thread.
 //
 // Also refused: a mask without the calling lane, lanes of one mask in different operations, threads
 // in different barriers. Shared memory is poisoned before every block. cuemu::reversed runs lanes,
@@ -105,7 +106,7 @@ struct Thread {
   unsigned mask = 0;
   uint64_t given = 0;     // to the operation it waits in
   uint64_t taken = 0;     // to the last one carried out: `given` may be of the next by then
-  unsigned partners = 0;  // the lanes that took part in it
+  unsigned partners = 0;  // its lanes
   Index index;
 };
 
@@ -225,13 +226,13 @@ inline void (*enqueue)(cudaStream_t stream, std::function<void()> work) = nullpt
 
 inline void run_grid(int64_t blocks, int64_t count, std::function<void()> run) {
   static char* stacks = nullptr;
-  static int64_t room = 0;
-  if (count > room) {  // never given back: the next launch needs them again
+  static int64_t capacity = 0;
+  if (count > capacity) {  // never freed: the next launch needs them again
     void* grown = mmap(nullptr, kStack * static_cast<size_t>(count), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (grown == MAP_FAILED) std::abort();
     stacks = static_cast<char*>(grown);
-    room = count;
+    capacity = count;
   }
   body = std::move(run);
   grid_size = {static_cast<unsigned>(blocks), 1, 1};

@@ -1,9 +1,10 @@
-// The kernels of one stem on the CPU, behind plain C functions for ctypes: the very files that nvcc
-// compiles, launch sequences included. Pointers are host memory; null stands for an absent tensor.
-// `<stem>.cpp` includes this once and becomes a library of its own (build.py).
+// The kernels of one base name on the CPU, behind plain C functions for ctypes: the very files that
+// nvcc compiles, launch sequences included. Pointers are host memory; null stands for an absent
+// tensor.
+// `<name>.cpp` includes this once and becomes a library of its own (build.py).
 #pragma once
 
-#include "../../csrc/fpenv.h"
+#include "../../csrc/common/fpenv.h"
 #include "cuemu.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))

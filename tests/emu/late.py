@@ -1,4 +1,4 @@
-"""Codecs on CPU tensors as they are on a GPU: CUDA's kernels, packets that are looked at late."""
+"""Codecs on CPU tensors as they are on a GPU: CUDA's kernels, deferred packets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gcext import Packet
-from gcext._codecs.registry import Codec, Sum
+from gcext._codecs.base import Codec
+from gcext._codecs.input import CodecInput
 from gcext._native import ops
-from gcext._packet import deferred as _late
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class Late(Codec):
     of: Codec
 
     @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.of.name
+
+    @property
     def spec(self) -> str:
         return self.of.spec
 
@@ -35,13 +39,20 @@ class Late(Codec):
     def stochastic(self) -> bool:
         return self.of.stochastic
 
-    def encode_sum(self, acc: Sum, seed: int) -> Packet:
+    def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         with on_a_gpu(), Unwaiting():
-            return self.of.encode_sum(acc, seed)
+            return self.of.encode_input(acc, seed)
 
-    def encode_sums(self, sums: Sequence[Sum], seeds: Sequence[int]) -> list[Packet]:
+    def encode_inputs(self, accs: Sequence[CodecInput], seeds: Sequence[int]) -> list[Packet]:
+        there = [acc._replace(tensor=acc.tensor.as_subclass(OnDevice)) for acc in accs]
         with on_a_gpu(), Unwaiting():
-            return self.of.encode_sums(sums, seeds)
+            return self.of.encode_inputs(there, seeds)
+
+
+class OnDevice(Tensor):
+    """A tensor that passes for one on a GPU where is_cuda is asked."""
+
+    is_cuda = True  # type: ignore[assignment]
 
 
 class Unwaiting(TorchFunctionMode):
@@ -59,7 +70,6 @@ class Unwaiting(TorchFunctionMode):
 def on_a_gpu() -> Iterator[None]:
     """Put the emulated kernels under the codecs. Polar codes keep the CPU's, which never wait."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_late, "comes_late", lambda info: True)
         patch.setattr(ops, "select", _device(_select))
         patch.setattr(ops, "select_many", _device(_select_many))
         patch.setattr(ops, "sign", _device(_sign))
@@ -68,11 +78,12 @@ def on_a_gpu() -> Iterator[None]:
 
 
 def _device(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Let the emulator look: it stands for the device."""
+    """Let the emulator read contents, as a device does."""
 
     def run(*args: Any) -> Any:
         with torch._C.DisableTorchFunction():
-            return kernel(*args)
+            *arrays, info = kernel(*args)
+            return *arrays, info.as_subclass(OnDevice)
 
     return run
 
@@ -108,6 +119,6 @@ def _levels(tensor: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tens
     if n == 0:
         return torch.ops.gcext.levels(tensor, *rest)
     norms, at, level, info = quantize.Emu().levels(tensor, *rest)
-    room = (0, n - at.numel())  # the operator has it for all elements
+    rest = (0, n - at.numel())  # the operator allocates all elements
     pad = torch.nn.functional.pad
-    return norms, pad(at, room, value=POISON), pad(level, room, value=POISON), info
+    return norms, pad(at, rest, value=POISON), pad(level, rest, value=POISON), info

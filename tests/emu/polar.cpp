@@ -5,7 +5,7 @@
 
 namespace {
 
-// What a launch needs and no test looks at.
+// What a launch needs and no test reads.
 struct Scratch {
   std::vector<uint64_t> words;
   int64_t blocks;

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Emu(Emulated):
-    """quantize under the emulator; levels without their room."""
+    """quantize under the emulator; levels cut to their number."""
 
     stem = "quantize"
 
@@ -102,7 +102,7 @@ class Cuda:
 
 
 def poisoned(size: int) -> Tensor:
-    """Return scratch that nobody has cleared."""
+    """Return uninitialised scratch."""
     return torch.full((size,), 0xA5, dtype=torch.uint8)
 
 

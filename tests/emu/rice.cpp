@@ -14,7 +14,7 @@ T* pointer(int64_t number) {
 
 EXPORT int64_t emu_pack_bound(int64_t k, int64_t numel) { return gcext::pack_bound(k, numel); }
 
-// Without `out` only says how many bytes it and the scratch take.
+// Without `out` only returns how many bytes it and the scratch take.
 EXPORT void emu_pack(const int64_t (*rows)[6], int64_t count, uint8_t* out, void* scratch,
                      int64_t max_blocks, int64_t* bytes) {
   std::vector<gcext::PackItem> items(count);

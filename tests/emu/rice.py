@@ -15,7 +15,7 @@ WRONG = torch.iinfo(torch.int64).min
 
 
 class Pairs(NamedTuple):
-    """What is packed; info of no elements says that all of the pairs count."""
+    """What is packed; info of no elements: all of the pairs count."""
 
     index: Tensor
     value: Tensor
@@ -24,7 +24,7 @@ class Pairs(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """What the head says, and the streams."""
+    """The fields of the head, and the streams."""
 
     wrong: int
     info: list[int]
@@ -43,7 +43,7 @@ class Located(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """What the streams said, if nothing was wrong."""
+    """What the streams held, if nothing was wrong."""
 
     index: Tensor
     value: Tensor
@@ -72,11 +72,11 @@ class Emu(Emulated):
         items, count = _items(rows), ctypes.c_int64(len(rows))
         sizes = (ctypes.c_int64 * 2)()
         self.lib.emu_pack(items, count, None, None, self.max_blocks, sizes)
-        room, scratch = (torch.full((n + GUARD,), 0xA5, dtype=torch.uint8) for n in sizes)
-        self.lib.emu_pack(items, count, pointer(room), pointer(scratch), self.max_blocks, sizes)
-        for each, n in zip((room, scratch), sizes, strict=True):
+        out, scratch = (torch.full((n + GUARD,), 0xA5, dtype=torch.uint8) for n in sizes)
+        self.lib.emu_pack(items, count, pointer(out), pointer(scratch), self.max_blocks, sizes)
+        for each, n in zip((out, scratch), sizes, strict=True):
             assert (each[n:] == 0xA5).all()
-        return room[: sizes[0]]
+        return out[: sizes[0]]
 
     def unpack_ternary(
         self, message: Tensor, begin: Sequence[int], end: Sequence[int],
@@ -91,8 +91,8 @@ class Emu(Emulated):
         wrong = torch.full((m + GUARD,), WRONG)
         rows, at = [], 0
         for i, row in enumerate(zip(begin, end, remainder_bytes, k, numel, strict=True)):
-            room = (index[at:], value[at:], wrong[i:])
-            rows.append((*row, *(each.data_ptr() for each in room), scale[i], wide))
+            outs = (index[at:], value[at:], wrong[i:])
+            rows.append((*row, *(each.data_ptr() for each in outs), scale[i], wide))
             at += k[i]
         rest = (_items(rows), ctypes.c_int64(m), pointer(message), ctypes.c_int64(message.numel()))
         self.lib.emu_unpack.restype = ctypes.c_int64

@@ -89,7 +89,7 @@ class Emu(Emulated):
         return int(self.lib.emu_select_scratch_bytes(ctypes.c_int64(n), ctypes.c_int64(k)))
 
     def collected(self) -> tuple[int, bool]:
-        """Return the candidates of the last call, and whether all elements were looked at."""
+        """Return the candidates of the last call, and whether all elements were read."""
         self.lib.emu_select_collected.restype = ctypes.c_int64
         count = self.lib.emu_select_collected(pointer(self.scratch))
         return count, bool(self.lib.emu_select_all(pointer(self.scratch)))

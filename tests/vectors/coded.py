@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import wire_bodies as wire
 from pieces import bits, f32, seal, support, varint
-
-from gcext._packet import wire
 
 TINY, LARGE = float(np.float32(1e-45)), float(np.finfo(np.float32).max)
 SEED = 0x0123456789ABCDEF

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import coded
 import numpy as np
+import wire_bodies as wire
 import xxhash
 from pieces import bits, f32, seal, support, varint
 
 from gcext import Packet
-from gcext._packet import wire
 
 HERE = Path(__file__).parent / "v1"
 

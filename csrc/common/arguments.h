@@ -1,0 +1,110 @@
+// Argument checks that the CPU and CUDA operators share.
+#pragma once
+
+#include <cmath>
+#include <string>
+
+#include "source.h"
+#include "stable.h"
+
+namespace gcext {
+
+// What is to be compressed, a*tensor + b*memory. No memory beside an out: out is updated in place,
+// and is the memory too.
+inline Source source_args(const char* op, const Tensor& tensor, const std::optional<Tensor>& memory,
+                          const std::optional<Tensor>& out, double a, double b) {
+  const std::string name(op);
+  check_dense(tensor, ScalarType::Float, (name + ": tensor").c_str());
+  for (const auto* each : {&memory, &out}) {
+    if (!each->has_value()) continue;
+    check_dense(**each, ScalarType::Float, (name + ": memory and out").c_str());
+    GCEXT_CHECK((*each)->numel() == tensor.numel(), op, ": memory and out must have ",
+                tensor.numel(), " elements like tensor, got ", (*each)->numel(), ".");
+  }
+  GCEXT_CHECK(out.has_value() || !memory.has_value(), op,
+              ": memory needs out. Pass where the new one goes.");
+  Source source{tensor.const_data_ptr<float>(), nullptr, nullptr, static_cast<float>(a),
+                static_cast<float>(b)};
+  if (out.has_value()) {
+    source.out = out->mutable_data_ptr<float>();
+    source.memory = memory.has_value() ? memory->const_data_ptr<float>() : source.out;
+  }
+  return source;
+}
+
+struct SelectArgs {
+  Source source;
+  int64_t n, k;
+  bool in_place;  // out is also the memory
+  bool wide;      // indices are int64
+};
+
+inline SelectArgs select_args(const Tensor& tensor, const std::optional<Tensor>& memory,
+                              const std::optional<Tensor>& out, int64_t k, double a, double b) {
+  const int64_t n = tensor.numel();
+  GCEXT_CHECK(k >= 0 && k <= n, "select: k must be in [0, numel], got ", k, " of ", n, ".");
+  return {source_args("select", tensor, memory, out, a, b), n, k,
+          out.has_value() && !memory.has_value(), n > INT32_MAX};
+}
+
+// Many: memory and out have an entry for every tensor, or none at all.
+inline std::vector<SelectArgs> select_args(const std::vector<Tensor>& tensor,
+                                           const std::vector<Tensor>& memory,
+                                           const std::vector<Tensor>& out,
+                                           const std::vector<int64_t>& k, double a, double b) {
+  const size_t m = tensor.size();
+  GCEXT_CHECK(m > 0 && k.size() == m && (memory.empty() || memory.size() == m) &&
+                  (out.empty() || out.size() == m),
+              "select_many: needs a k for every tensor, and a memory and an out or none, got ",
+              k.size(), ", ", memory.size(), " and ", out.size(), " for ", m, ".");
+  std::vector<SelectArgs> args;
+  args.reserve(m);
+  for (size_t i = 0; i < m; ++i) {
+    const auto at = [&](const std::vector<Tensor>& from) {
+      return from.empty() ? std::nullopt : std::optional<Tensor>(from[i]);
+    };
+    args.push_back(select_args(tensor[i], at(memory), at(out), k[i], a, b));
+    GCEXT_CHECK(!args[i].wide, "select_many: a tensor must have less than 2^31 elements, got ",
+                args[i].n, ". Select it alone.");
+  }
+  return args;
+}
+
+inline int64_t total_k(const std::vector<SelectArgs>& args) {
+  int64_t sum = 0;
+  for (const SelectArgs& each : args) sum += each.k;
+  return sum;
+}
+
+inline Source quantize_args(const Tensor& tensor, const std::optional<Tensor>& memory,
+                            const std::optional<Tensor>& out, double decay) {
+  GCEXT_CHECK(tensor.numel() < int64_t{1} << 39,
+              "quantize: tensor must have less than 2^39 elements, got ", tensor.numel(),
+              ". Encode in parts.");
+  return source_args("quantize", tensor, memory, out, 1, decay);
+}
+
+// scale: of a ternary packet its magnitude, else 0.
+inline void check_gram_scale(double scale, bool dense) {
+  GCEXT_CHECK(std::isfinite(scale) && scale >= 0,
+              "gram: a scale must be finite and not negative, got ", scale,
+              ". Pass 0 for a packet that is not ternary.");
+  GCEXT_CHECK(scale == 0 || !dense, "gram: a dense packet has no scale, got ", scale, ". Pass 0.");
+}
+
+// log2 of the size of a chunk.
+inline int hadamard_level(int64_t n, int64_t size) {
+  const int level = check_power_of_two("hadamard: size", size, 6, 24);
+  GCEXT_CHECK(n % size == 0, "hadamard: values must be whole chunks of ", size, ", got ", n,
+              ". Pad with zeros.");
+  return level;
+}
+
+inline void check_levels(int64_t steps, int64_t bucket) {
+  GCEXT_CHECK(steps >= 1 && steps < 1 << 15, "quantize: steps must be in [1, 2^15), got ", steps,
+              ". Use fewer bits.");
+  GCEXT_CHECK(bucket >= 0, "quantize: bucket must not be negative, got ", bucket,
+              ". 0 is one for all.");
+}
+
+}  // namespace gcext

@@ -1,0 +1,119 @@
+#include "packet.h"
+
+namespace gcext {
+namespace {
+
+constexpr int64_t kSerial = 1 << 16;  // entries that one thread checks sooner than two
+
+// Wrapped subtraction, not comparison: baseline x86-64 compares no 64-bit integers in vectors.
+template <class Int>
+bool rises_below(const Int* index, int64_t n, int64_t numel) {
+  using Unsigned = std::make_unsigned_t<Int>;
+  if (n == 0) return true;
+  if (index[0] < 0 || index[n - 1] >= numel) return false;
+  Unsigned fell = 0;  // the top bit is set by a negative index and by a step that does not rise
+  for (int64_t i = 1; i < n; ++i) {
+    const Unsigned low = static_cast<Unsigned>(index[i - 1]),
+                   high = static_cast<Unsigned>(index[i]);
+    fell |= (high - low - 1) | high;
+  }
+  return fell >> (8 * sizeof(Int) - 1) == 0;
+}
+
+bool rises_below(const PacketView& packet, int64_t numel) {
+  if (packet.dense) return true;
+  return packet.with_index([&](auto* index) { return rises_below(index, packet.k, numel); });
+}
+
+// The hardware prefetcher does not follow as many streams as there are packets: asks for the values
+// of this tile, and for what may be the indices of the next one.
+void prefetch(const PacketView& packet, const Span& span) {
+  constexpr int64_t kMost = 256, kLine = 16;  // entries; float32 of a line
+  const int64_t size = std::min(span.size(), kMost), width = packet.wide ? 8 : 4;
+  const char* index = static_cast<const char*>(packet.index) + span.until * width;
+  for (int64_t i = 0; i < size; i += kLine) {
+    __builtin_prefetch(packet.value + span.from + i);
+    __builtin_prefetch(index + i * width);
+  }
+}
+
+}  // namespace
+
+std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& index,
+                                     const std::vector<Tensor>& value, int64_t numel) {
+  std::vector<PacketView> packets = view_packets_unchecked(op, index, value, numel);
+  check_rising(op, packets, numel);
+  return packets;
+}
+
+std::vector<PacketView> view_packets_unchecked(const char* op, const std::vector<Tensor>& index,
+                                               const std::vector<Tensor>& value, int64_t numel) {
+  GCEXT_CHECK(numel >= 0, op, ": numel must not be negative, got ", numel, ".");
+  GCEXT_CHECK(index.size() == value.size(), op, ": needs an index for every value, got ",
+              index.size(), " and ", value.size(), ".");
+  std::vector<PacketView> packets;
+  packets.reserve(value.size());
+  for (size_t i = 0; i < value.size(); ++i)
+    packets.push_back(view_packet(op, index[i], value[i], numel));
+  return packets;
+}
+
+void check_rising(const char* op, const std::vector<PacketView>& packets, int64_t numel) {
+  const int64_t m = static_cast<int64_t>(packets.size());
+  int64_t entries = 0;
+  for (const PacketView& packet : packets) entries += packet.dense ? 0 : packet.k;
+  const int64_t parts = std::min(parts_for(entries, kSerial), std::max<int64_t>(m, 1));
+  std::vector<char> rises(packets.size());
+  parallel_parts(parts, [&](int64_t part) {
+    for (int64_t i = part; i < m; i += parts) rises[i] = rises_below(packets[i], numel);
+  });
+  const int64_t wrong = std::find(rises.begin(), rises.end(), false) - rises.begin();
+  GCEXT_CHECK(wrong == m, op, ": the indices of a packet must rise strictly within [0, ", numel,
+              "), packet ", wrong, " does not. Sort them and sum what repeats.");
+}
+
+int64_t first_entry(const PacketView& packet, int64_t element) {
+  return packet.with_index([&](auto* index) -> int64_t {
+    return std::lower_bound(index, index + packet.k, element) - index;
+  });
+}
+
+Walk::Walk(const std::vector<PacketView>& packets, int64_t first, int64_t last, int64_t numel,
+           std::atomic<bool>* rising)
+    : packets_(packets), last_(last), numel_(numel), rising_(rising), span_(packets.size()) {
+  for (size_t i = 0; i < packets.size(); ++i) {
+    if (packets[i].dense) continue;
+    // Whatever the indices say, the one found is not below `first`.
+    span_[i].until = first_entry(packets[i], first);
+    if (first == 0 && span_[i].until > 0) *rising_ = false;
+  }
+}
+
+Walk::~Walk() {
+  for (size_t i = 0; i < packets_.size(); ++i) {
+    const PacketView& packet = packets_[i];
+    if (packet.dense) continue;
+    const int64_t end = last_ == numel_ ? packet.k : first_entry(packet, last_);
+    if (span_[i].until != end) *rising_ = false;
+  }
+}
+
+const Span& Walk::enter(int64_t i, int64_t end) {
+  const PacketView& packet = packets_[i];
+  Span& span = span_[i];
+  if (packet.dense) return span;
+  span.from = span.until;
+  bool rises = true;
+  span.until = table_.pass(packet, span.from, end, &rises);
+  if (!rises) {
+    *rising_ = false;
+    span = {packet.k, packet.k};
+  }
+  if (span.until < packet.k)
+    next_ = std::min(next_,
+                     packet.with_index([&](auto* index) -> int64_t { return index[span.until]; }));
+  prefetch(packet, span);
+  return span;
+}
+
+}  // namespace gcext

@@ -1,0 +1,53 @@
+// What host and device code share: bit patterns of floats and random numbers by counter.
+#pragma once
+
+#include <string.h>
+
+#include <cstdint>
+
+// Marks a function that CPU and CUDA code call.
+#if defined(__CUDACC__)
+#define GCEXT_HD __host__ __device__
+#else
+#define GCEXT_HD
+#endif
+
+namespace gcext {
+
+GCEXT_HD inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+GCEXT_HD inline float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// A magnitude's key, its bit pattern without the sign: keys order as magnitudes do, 0 is zero, and
+// from kInfKey on the value is not finite.
+constexpr uint32_t kInfKey = 0x7f800000u;
+
+GCEXT_HD inline uint32_t key_of(uint32_t bits) { return bits & 0x7fffffffu; }
+GCEXT_HD inline uint32_t key_of(float x) { return key_of(bits_of(x)); }
+
+// Sums of doubles go side by side over kLanes lanes, element e in lane e mod 8; the lanes are added
+// in this order.
+constexpr int kLanes = 8;
+
+GCEXT_HD inline double add_lanes(const double lane[kLanes]) {
+  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+// SplitMix64's step and finaliser (Steele, Lea & Flood 2014). Without a state, so any order of work
+// draws the same numbers. Keyed: mixed(mixed(seed) ^ mixed(counter)).
+GCEXT_HD inline uint64_t mixed(uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+}  // namespace gcext

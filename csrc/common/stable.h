@@ -1,0 +1,119 @@
+// The one place for what the LibTorch stable ABI makes ugly: includes, checks, allocation, parallel
+// loops. Everything here works from torch 2.10 on (TORCH_TARGET_VERSION), whatever torch the build
+// found.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <new>
+#include <optional>
+#include <vector>
+
+#include "fpenv.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace gcext {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// A message reads: op: rule, got value. Remedy. The Python API checks first and raises typed
+// errors; these checks are for those who call torch.ops.gcext.* themselves.
+#define GCEXT_CHECK(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
+
+// Registers the function `name` as the kernel of the operator gcext::name for a dispatch key (CPU,
+// CUDA, ..); GCEXT_OPERATOR declares the operator's schema too. At namespace scope.
+#define GCEXT_KERNEL(key, name) \
+  STABLE_TORCH_LIBRARY_IMPL(gcext, key, m) { m.impl(#name, TORCH_BOX(&name)); }
+#define GCEXT_OPERATOR(key, name, schema)                          \
+  STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) { m.def(#name schema); } \
+  GCEXT_KERNEL(key, name)
+
+inline void check_dense(const Tensor& t, ScalarType dtype, const char* what) {
+  GCEXT_CHECK(t.scalar_type() == dtype, what, ": wrong dtype. Convert the tensor first.");
+  GCEXT_CHECK(t.is_contiguous(), what, ": must be contiguous. Call .contiguous() first.");
+}
+
+inline Tensor empty(int64_t n, ScalarType dtype, const Tensor& like) {
+  return torch::stable::empty({n}, dtype, std::nullopt, like.device());
+}
+
+// For a large output that is about to be written for the first time: a fault for each 4 KiB of it
+// costs more than the writing. Advice only; nothing happens where it is not taken.
+inline void advise_huge_pages(void* first, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHuge = uintptr_t{1} << 21;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(first),
+                  end = begin + static_cast<uintptr_t>(bytes);
+  const uintptr_t from = (begin + kHuge - 1) & ~(kHuge - 1), to = end & ~(kHuge - 1);
+  if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#else
+  static_cast<void>(first), static_cast<void>(bytes);
+#endif
+}
+
+// Runs body(part) for part in [0, parts) on torch's threads, each in the kernels' floating-point
+// environment. An exception must not cross torch's C interface, which would replace its message: it
+// is carried over by hand.
+template <class Body>
+void parallel_parts(int64_t parts, const Body& body) {
+  std::exception_ptr error;
+  std::atomic<bool> failed{false};
+  const auto guarded = [&](int64_t begin, int64_t end) {
+    const KernelFpEnv env;
+    for (int64_t part = begin; part < end; ++part) {
+      try {
+        body(part);
+      } catch (...) {
+        if (!failed.exchange(true)) error = std::current_exception();
+      }
+    }
+  };
+  if (parts == 1) {
+    guarded(0, 1);
+  } else {
+    torch::stable::parallel_for(0, parts, 1, guarded);
+  }
+  if (failed) std::rethrow_exception(error);
+}
+
+// log2 of a size that must be a power of two within [2^least, 2^most].
+inline int check_power_of_two(const char* what, int64_t size, int least, int most) {
+  int level = least;
+  while (level < most && int64_t{1} << level < size) ++level;
+  GCEXT_CHECK(size == int64_t{1} << level, what, " must be a power of two in [2^", least, ", 2^",
+              most, "], got ", size, ". Round it.");
+  return level;
+}
+
+// How many contiguous parts to cut n elements into: one a thread, but none smaller than grain.
+inline int64_t parts_for(int64_t n, int64_t grain) {
+  const int64_t threads = torch::stable::get_num_threads();
+  return std::max<int64_t>(1, std::min<int64_t>(threads, n / grain));
+}
+
+// A new float32 result of numel elements on the CPU, made in tiles: body(first, last, data) fills
+// the tiles [first, last), a contiguous range a thread, none smaller than `grain` tiles.
+template <class Body>
+Tensor fill_tiles(int64_t numel, int64_t tile, int64_t grain, const Body& body) {
+  Tensor out = torch::stable::empty({numel}, ScalarType::Float);
+  float* data = out.mutable_data_ptr<float>();
+  advise_huge_pages(data, numel * static_cast<int64_t>(sizeof(float)));
+  const int64_t tiles = numel / tile + (numel % tile != 0);
+  const int64_t parts = parts_for(tiles, grain);
+  parallel_parts(
+      parts, [&](int64_t part) { body(tiles * part / parts, tiles * (part + 1) / parts, data); });
+  return out;
+}
+
+}  // namespace gcext

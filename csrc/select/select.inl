@@ -1,0 +1,313 @@
+// Bodies of select.h for one instruction set. The vector paths go 16 or 8 elements at a time;
+// whatever is left, and the baseline, is plain C.
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "select.h"
+
+namespace gcext::GCEXT_ISA {
+namespace {
+
+// kScaled leaves the multiplications out for a = b = 1: same bits, and no slow path on denormals.
+template <bool kMemory, bool kScaled>
+inline float accumulate(const Source& s, int64_t i) {
+  const float t = kScaled ? s.a * s.tensor[i] : s.tensor[i];
+  if (!kMemory) return t;
+  return t + (kScaled ? s.b * s.memory[i] : s.memory[i]);
+}
+
+template <bool kMemory, bool kScaled>
+int64_t stream_plain(const Source& s, int64_t begin, int64_t n, uint32_t start, uint32_t low,
+                     Candidates to, uint32_t* highest) {
+  // In blocks, so that the first loop vectorises: most blocks hold no candidate.
+  constexpr int64_t kBlock = 64;
+  int64_t count = 0;
+  uint32_t top = *highest;
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t m = n - at < kBlock ? n - at : kBlock;
+    float acc[kBlock];
+    uint32_t block_top = 0;
+    for (int64_t i = 0; i < m; ++i) acc[i] = accumulate<kMemory, kScaled>(s, begin + at + i);
+    for (int64_t i = 0; i < m; ++i) {
+      const uint32_t key = key_of(acc[i]);
+      block_top = key > block_top ? key : block_top;
+    }
+    if (s.out != nullptr) std::memcpy(s.out + begin + at, acc, sizeof(float) * m);
+    if (block_top > top) top = block_top;
+    if (block_top < low) continue;
+    for (int64_t i = 0; i < m; ++i) {
+      const uint32_t bits = bits_of(acc[i]);
+      to.start[count] = start + static_cast<uint32_t>(at + i);
+      to.bits[count] = bits;
+      count += key_of(bits) >= low;
+    }
+  }
+  *highest = top;
+  return count;
+}
+
+// Registers: kWidth floats or words each, kUnroll of them a step.
+#if defined(__AVX512F__)
+
+#define GCEXT_SELECT_VECTORS
+using Floats = __m512;
+using Words = __m512i;
+using Mask = __mmask16;
+constexpr int kWidth = 16, kUnroll = 4;
+
+inline Floats all(float x) { return _mm512_set1_ps(x); }
+inline Words all(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+inline Words count_up() {
+  return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+inline Words plus(Words a, Words b) { return _mm512_add_epi32(a, b); }
+inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
+inline void store_past_cache(float* p, Floats x) { _mm512_stream_ps(p, x); }
+inline Words words_of(Floats x) { return _mm512_castps_si512(x); }
+inline Words keys_of(Floats x) { return _mm512_and_si512(words_of(x), all(0x7fffffffu)); }
+inline Words larger(Words a, Words b) { return _mm512_max_epu32(a, b); }
+inline uint32_t largest(Words x) { return _mm512_reduce_max_epu32(x); }
+inline Mask at_least(Words keys, uint32_t low) { return _mm512_cmpge_epu32_mask(keys, all(low)); }
+
+// The words of the mask's lanes, closed up. Compressed in a register, then stored plainly:
+// memory-destination compress-stores are microcoded on Zen 4.
+inline void store_front(uint32_t* to, Words x, Mask mask) {
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(mask, x));
+}
+
+#elif defined(__AVX2__)
+
+#define GCEXT_SELECT_VECTORS
+using Floats = __m256;
+using Words = __m256i;
+using Mask = unsigned;
+constexpr int kWidth = 8, kUnroll = 2;
+
+inline Floats all(float x) { return _mm256_set1_ps(x); }
+inline Words all(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+inline Words count_up() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+inline Words plus(Words a, Words b) { return _mm256_add_epi32(a, b); }
+inline Floats load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, Floats x) { _mm256_storeu_ps(p, x); }
+inline void store_past_cache(float* p, Floats x) { _mm256_stream_ps(p, x); }
+inline Words words_of(Floats x) { return _mm256_castps_si256(x); }
+inline Words keys_of(Floats x) { return _mm256_and_si256(words_of(x), all(0x7fffffffu)); }
+inline Words larger(Words a, Words b) { return _mm256_max_epi32(a, b); }
+inline uint32_t largest(Words x) {
+  alignas(32) uint32_t lane[kWidth];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lane), x);
+  uint32_t top = 0;
+  for (const uint32_t each : lane) top = each > top ? each : top;
+  return top;
+}
+inline Mask at_least(Words keys, uint32_t low) {  // keys are positive as int32
+  return static_cast<unsigned>(
+      _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(keys, all(low - 1)))));
+}
+
+// Lane permutations that move the set lanes of a mask to the front.
+struct Front {
+  alignas(32) uint32_t lane[256][8];
+  constexpr Front() : lane{} {
+    for (int mask = 0; mask < 256; ++mask) {
+      int n = 0;
+      for (int i = 0; i < 8; ++i) {
+        if (mask >> i & 1) lane[mask][n++] = static_cast<uint32_t>(i);
+      }
+    }
+  }
+};
+constexpr Front front;
+
+inline void store_front(uint32_t* to, Words x, Mask mask) {
+  const Words order = _mm256_load_si256(reinterpret_cast<const __m256i*>(front.lane[mask]));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(x, order));
+}
+
+#endif
+
+template <bool kMemory, bool kScaled, bool kBypass>
+int64_t stream_with(const Source& s, int64_t begin, int64_t n, uint32_t start, uint32_t low,
+                    Candidates to, uint32_t* highest) {
+  int64_t count = 0, at = 0;
+#if defined(GCEXT_SELECT_VECTORS)
+  const Floats a = all(s.a), b = all(s.b);
+  Words top = all(*highest);
+  for (; at + kUnroll * kWidth <= n; at += kUnroll * kWidth) {
+    Floats acc[kUnroll];
+    Words keys[kUnroll], step_top;
+    Mask mask[kUnroll];
+    for (int j = 0; j < kUnroll; ++j) {
+      const int64_t i = begin + at + kWidth * j;
+      acc[j] = kScaled ? a * load(s.tensor + i) : load(s.tensor + i);
+      if (kMemory) acc[j] = acc[j] + (kScaled ? b * load(s.memory + i) : load(s.memory + i));
+    }
+    for (int j = 0; j < kUnroll && s.out != nullptr; ++j) {
+      float* out = s.out + begin + at + kWidth * j;
+      kBypass ? store_past_cache(out, acc[j]) : store(out, acc[j]);
+    }
+    for (int j = 0; j < kUnroll; ++j) {
+      keys[j] = keys_of(acc[j]);
+      step_top = j == 0 ? keys[0] : larger(step_top, keys[j]);
+      mask[j] = at_least(keys[j], low);
+    }
+    top = larger(top, step_top);
+    for (int j = 0; j < kUnroll; ++j) {
+      if (mask[j] == 0) continue;
+      const Words place = plus(all(start + static_cast<uint32_t>(at + kWidth * j)), count_up());
+      store_front(to.start + count, place, mask[j]);
+      store_front(to.bits + count, words_of(acc[j]), mask[j]);
+      count += __builtin_popcount(mask[j]);
+    }
+  }
+  if (kBypass) _mm_sfence();  // other threads update what was stored past the cache
+  *highest = largest(top);
+#endif
+  Candidates rest{to.start + count, to.bits + count};
+  return count + stream_plain<kMemory, kScaled>(
+                     s, begin + at, n - at, start + static_cast<uint32_t>(at), low, rest, highest);
+}
+
+int64_t stream(const Source& s, int64_t begin, int64_t n, bool bypass, uint32_t start, uint32_t low,
+               Candidates to, uint32_t* highest) {
+  const bool scaled = s.a != 1.0f || (s.memory != nullptr && s.b != 1.0f);
+  const auto pick = [&](auto plain, auto past) {
+    return bypass ? past(s, begin, n, start, low, to, highest)
+                  : plain(s, begin, n, start, low, to, highest);
+  };
+  if (s.memory == nullptr) {
+    return scaled ? pick(stream_with<false, true, false>, stream_with<false, true, true>)
+                  : pick(stream_with<false, false, false>, stream_with<false, false, true>);
+  }
+  return scaled ? pick(stream_with<true, true, false>, stream_with<true, true, true>)
+                : pick(stream_with<true, false, false>, stream_with<true, false, true>);
+}
+
+int64_t narrow(const uint32_t* bits, int64_t n, uint32_t low, uint32_t high, uint32_t* keys,
+               int64_t* above) {
+  int64_t count = 0, greater = 0, i = 0;
+#if defined(__AVX512F__)
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  const __m512i lo = _mm512_set1_epi32(static_cast<int>(low)),
+                hi = _mm512_set1_epi32(static_cast<int>(high));
+  for (; i + 16 <= n; i += 16) {
+    const __m512i key = _mm512_and_si512(_mm512_loadu_si512(bits + i), magnitude);
+    const __mmask16 over = _mm512_cmpgt_epu32_mask(key, hi);
+    const __mmask16 within = _mm512_mask_cmpge_epu32_mask(static_cast<__mmask16>(~over), key, lo);
+    greater += __builtin_popcount(over);
+    _mm512_storeu_si512(keys + count, _mm512_maskz_compress_epi32(within, key));
+    count += __builtin_popcount(within);
+  }
+#endif
+  for (; i < n; ++i) {
+    const uint32_t key = key_of(bits[i]);
+    greater += key > high;
+    keys[count] = key;
+    count += key >= low && key <= high;
+  }
+  *above += greater;
+  return count;
+}
+
+// Sixteen keys at a time in the compiler's own vectors. What is selected lies mostly within a few
+// powers of two above the threshold, so the first kNear exponents have 32-bit sums in registers
+// (2^8 mantissas fit); the others go to their bins one by one.
+void tally(const uint32_t* bits, int64_t n, uint32_t key, int64_t* greater, int64_t* equal,
+           uint64_t* bins) {
+  typedef uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+  constexpr int kNear = 4;
+  constexpr int64_t kBatch = 16 * 255;
+  const uint32_t first = key >> 23;
+  const auto one = [&](uint32_t k) {
+    *greater += k > key;
+    *equal += k == key;
+    if (k > key) bins[bin_of(k)] += mantissa_of(k);
+  };
+  int64_t at = 0;
+  while (n - at >= 16) {
+    const int64_t end = at + ((n - at < kBatch ? n - at : kBatch) & ~int64_t{15});
+    Lanes near[kNear] = {}, over_count = {}, equal_count = {}, far = {};
+    const int64_t begin = at;
+    for (; at < end; at += 16) {
+      Lanes k;
+      std::memcpy(&k, bits + at, sizeof k);
+      k &= 0x7fffffffu;
+      const Lanes over = (Lanes)(k > key);
+      const Lanes step = (k >> 23) - first;
+      const Lanes mantissa = ((k & 0x7fffffu) | ((Lanes)(k > 0x7fffffu) & 0x800000u)) & over;
+      over_count -= over;
+      equal_count -= (Lanes)(k == key);
+      far |= over & (Lanes)(step >= static_cast<uint32_t>(kNear));
+      for (int e = 0; e < kNear; ++e)
+        near[e] += mantissa & (Lanes)(step == static_cast<uint32_t>(e));
+    }
+    uint32_t any = 0;
+    for (int lane = 0; lane < 16; ++lane) {
+      *greater += over_count[lane];
+      *equal += equal_count[lane];
+      any |= far[lane];
+      for (int e = 0; e < kNear && first + e < kBins; ++e) bins[first + e] += near[e][lane];
+    }
+    for (int64_t i = begin; any != 0 && i < end; ++i) {
+      const uint32_t k = key_of(bits[i]);
+      if (k > key && (k >> 23) - first >= static_cast<uint32_t>(kNear))
+        bins[bin_of(k)] += mantissa_of(k);
+    }
+  }
+  for (; at < n; ++at) one(key_of(bits[at]));
+}
+
+template <class Index>
+int64_t emit_at(Candidates from, int64_t n, uint32_t low, int64_t base, bool ternary,
+                uint32_t mean_bits, Index* index, float* value, int64_t at, float* out) {
+  constexpr int64_t kAhead = 32;  // updates of out are scattered: prefetch its lines, to write
+  for (int64_t i = 0; i < n; ++i) {
+    if (out != nullptr && i + kAhead < n) {
+      __builtin_prefetch(out + base + from.start[i + kAhead], 1);
+    }
+    const uint32_t bits = from.bits[i];
+    if (key_of(bits) < low) continue;
+    const int64_t place = base + from.start[i];
+    const float sent = float_of(ternary ? mean_bits | (bits & 0x80000000u) : bits);
+    index[at] = static_cast<Index>(place);
+    value[at] = sent;
+    if (out != nullptr) out[place] = float_of(bits) - sent;
+    ++at;
+  }
+  return at;
+}
+
+int64_t emit(Candidates from, int64_t n, uint32_t low, int64_t base, bool ternary,
+             uint32_t mean_bits, const Pairs& to, int64_t at, float* out) {
+  const auto run = [&](auto* index) {
+    return emit_at(from, n, low, base, ternary, mean_bits, index, to.value, at, out);
+  };
+  return to.wide ? run(static_cast<int64_t*>(to.index)) : run(static_cast<int32_t*>(to.index));
+}
+
+uint32_t highest(const float* x, int64_t n) {
+  uint32_t top = 0;
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  Words most[kUnroll] = {};
+  for (; i + kUnroll * kWidth <= n; i += kUnroll * kWidth) {
+    for (int j = 0; j < kUnroll; ++j) most[j] = larger(most[j], keys_of(load(x + i + kWidth * j)));
+  }
+  for (const Words& each : most) top = largest(each) > top ? largest(each) : top;
+#endif
+  for (; i < n; ++i) {
+    const uint32_t k = key_of(x[i]);
+    top = k > top ? k : top;
+  }
+  return top;
+}
+
+}  // namespace
+
+const SelectTable select_table = {stream, narrow, tally, emit, highest};
+
+}  // namespace gcext::GCEXT_ISA

@@ -1,0 +1,46 @@
+"""What a kernel's ``info`` reports, and the error that each status stands for."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["ROTATED", "SCALED", "is_ok", "mark", "raise_for"]
+
+_OK, _TENSOR, _RESIDUAL, _OVERFLOW, _NO_MEMORY = range(5)  # SelectStatus of csrc/select/select.h
+SCALED, ROTATED = 5, 6  # set by codecs, with ``mark``
+
+
+def is_ok(info: Tensor) -> Tensor:
+    """Return whether info has no error: a bool on its device."""
+    return info[1] == _OK
+
+
+def mark(info: Tensor, bad: Tensor, status: int) -> None:
+    """Give info a status where ``bad`` (a bool on its device) and it has none yet."""
+    info[1].masked_fill_(bad & is_ok(info), status)
+
+
+def raise_for(op: str, status: int, where: int, tensor: Tensor | None = None) -> None:
+    """Raise the error of a status; nothing where it is 0. tensor: as given, if it is at hand."""
+    if status == _OK:
+        return
+    if status == _NO_MEMORY:
+        n = "" if tensor is None else f" for {tensor.numel()} elements"
+        raise MemoryError(f"{op}: no memory{n}. Encode in parts.")
+    got = "NaN or Inf" if tensor is None else ""
+    if status == _TENSOR and tensor is not None:
+        got = str(float(tensor.detach().flatten()[where]))
+    raise ValueError(
+        {
+            _TENSOR: f"{op}: tensor must be finite in float32, got {got} at index {where}. "
+            "Skip the step or clip the gradient.",
+            _RESIDUAL: f"{op}: residual must be finite, got another value at index {where}. "
+            "Reset it.",
+            _OVERFLOW: f"{op}: tensor plus residual must be finite in float32, "
+            f"got an overflow or a bad residual at index {where}. Scale the tensor down.",
+            SCALED: f"{op}: tensor times n/k must be finite in float32, got an overflow. "
+            "Scale the tensor down, or keep a residual.",
+            ROTATED: f"{op}: tensor must be finite in float32 when rotated, got an overflow. "
+            "Scale the tensor down.",
+        }[status]
+    )

@@ -1,0 +1,182 @@
+"""Aggregators in front of another one: a bound on norms, one on elements, server momentum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcext._packet.codes import Contents
+from gcext._packet.packet import Packet
+from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
+from gcext.aggregate._registry import register_aggregator
+from gcext.aggregate._sums import gram, pairs
+
+__all__ = ["MaxK", "Momentum", "NormBound"]
+
+
+class NormBound(Wrapper):
+    """Scales each update down to a Euclidean norm of at most ``bound``, for another aggregator.
+
+    Update i becomes ``min(1, bound/‖g_i‖) g_i`` (Sun et al. 2019, arXiv:1911.07963). The norm is of
+    the whole update, of a group all members together, in float64; scaled values are rounded to
+    float32 once.
+
+    Args:
+        bound: positive and finite, in the unit of the updates.
+        inner: gets the bounded packets; None: ``Mean()``.
+
+    >>> import gcext, torch
+    >>> packets = {0: gcext.stc(torch.ones(4), p=1), 1: gcext.stc(torch.full((4,), 1e6), p=1)}
+    >>> gcext.aggregate.NormBound(bound=2.0).aggregate(packets)
+    tensor([1., 1., 1., 1.])
+    """
+
+    def __init__(self, bound: float, inner: Aggregator | None = None) -> None:
+        super().__init__(inner)
+        if not (math.isfinite(bound) and bound > 0):
+            raise ValueError(f"NormBound: bound must be positive and finite, got {bound}.")
+        self.bound = float(bound)
+
+    def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
+        bounded = [self._bounded(packet) for packet in given.packets]
+        return self.inner._aggregate(replace(given, packets=bounded))
+
+    def _bounded(self, packet: Packet) -> Packet:
+        norm = math.sqrt(float(gram([packet])))
+        return packet if norm <= self.bound else _scaled(packet, self.bound / norm)
+
+
+class MaxK(Wrapper):
+    """Refuses packets with more elements than a client may send, for another aggregator.
+
+    Args:
+        k: elements that one client may send in a round, of a group all members together.
+        inner: gets the packets; None: ``Mean()``.
+
+    >>> import gcext, torch
+    >>> server = gcext.aggregate.MaxK(2)
+    >>> server.aggregate({5: gcext.stc(torch.ones(3), p=1)})
+    Traceback (most recent call last):
+    ValueError: MaxK: a packet may hold 2 elements, got 3 from client 5. ...
+    """
+
+    def __init__(self, k: int, inner: Aggregator | None = None) -> None:
+        super().__init__(inner)
+        if isinstance(k, bool) or not isinstance(k, int) or k < 0:
+            raise ValueError(f"MaxK: k must be a whole number from 0 up, got {k}.")
+        self.k = k
+
+    def _check(self, client: int, packet: Packet) -> None:
+        if packet.k > self.k:
+            raise ValueError(
+                f"MaxK: a packet may hold {self.k} elements, got {packet.k} from client {client}. "
+                "Leave the client out, or allow more."
+            )
+        super()._check(client, packet)
+
+    def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
+        return self.inner._aggregate(given)
+
+
+class Momentum(Wrapper):
+    """Adds a share of the earlier updates to another aggregator's: server momentum, FedAvgM.
+
+    ``v <- beta*v + update``, from v = 0, and v is the result (Hsu et al. 2019, arXiv:1909.06335).
+    Arithmetic is float32; product and sum are rounded once each.
+
+    Args:
+        inner: makes the update; None: ``Mean()``.
+        beta: share of the velocity that stays, in [0, 1).
+
+    >>> import gcext, torch
+    >>> server = gcext.aggregate.Momentum(beta=0.5)
+    >>> for number in (1, 2, 3):
+    ...     server.aggregate({7: gcext.stc(torch.ones(2), p=1)})
+    tensor([1., 1.])
+    tensor([1.5000, 1.5000])
+    tensor([1.7500, 1.7500])
+    """
+
+    def __init__(self, inner: Aggregator | None = None, beta: float = 0.9) -> None:
+        super().__init__(inner)
+        if not 0 <= beta < 1:
+            raise ValueError(f"Momentum: beta must be in [0, 1), got {beta}.")
+        self.beta = float(beta)
+        # One tensor for each of the update's; before the first round none. A round replaces them
+        # and never writes to them, so that snapshots share them.
+        self._velocity: list[Tensor] = []
+
+    def _check(self, client: int, packet: Packet) -> None:
+        velocity = tuple(tuple(each.shape) for each in self._velocity)
+        if velocity and velocity != _shapes(packet):
+            raise ValueError(
+                f"Momentum: packets must have the velocity's shape {velocity}, got {packet.shape} "
+                f"from client {client}."
+            )
+        super()._check(client, packet)
+
+    def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
+        first = given.packets[0]
+        # Allocated before the inner aggregator's state moves on.
+        velocity = [(self.beta * each).to(first.device) for each in self._velocity]
+        velocity = velocity or [torch.zeros(s, device=first.device) for s in _shapes(first)]
+        update = self.inner._aggregate(given)
+        parts = update if isinstance(update, list) else [update]
+        for mine, part in zip(velocity, parts, strict=True):
+            part.copy_(mine.add_(part))
+        self._velocity = velocity
+        return update
+
+    def state_dict(self) -> dict[str, Any]:
+        velocity = [each.clone() for each in self._velocity]
+        return {"inner": self.inner.state_dict(), "velocity": velocity}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        fits = set(state) == {"inner", "velocity"} and all(
+            isinstance(each, Tensor) and each.dtype == torch.float32 for each in state["velocity"]
+        )
+        if not fits:
+            raise ValueError(
+                "Momentum: its state holds inner and velocity, a list of float32 tensors, got "
+                f"{sorted(state)}."
+            )
+        velocity = [each.clone() for each in state["velocity"]]
+        self.inner.load_state_dict(state["inner"])
+        self._velocity = velocity
+
+    def snapshot(self) -> Any:
+        return self.inner.snapshot(), self._velocity
+
+    def restore(self, snapshot: Any) -> None:
+        inner, velocity = snapshot
+        self.inner.restore(inner)
+        self._velocity = velocity
+
+
+def _shapes(packet: Packet) -> tuple[tuple[int, ...], ...]:
+    """Return the shape of each tensor that a packet is of."""
+    return tuple(tuple(each.shape) for each in packet.members or (packet,))
+
+
+def _scaled(packet: Packet, factor: float) -> Packet:
+    if packet.method == "group":
+        return Packet.group([_scaled(member, factor) for member in packet.members])
+    (index,), (value,) = pairs([packet])
+    value = (value.double() * factor).float()
+    if len(index) < len(value):
+        return Packet("dense", packet.shape, packet.dtype, Contents(None, value))
+    there = value != 0  # a zero is not sent
+    index, value = index[there], value[there]
+    if packet.method != "ternary":
+        return Packet("sparse", packet.shape, packet.dtype, Contents(index, value))
+    scale = float(value[0].abs()) if value.numel() else 0.0
+    return Packet("ternary", packet.shape, packet.dtype, Contents(index, value, scale))
+
+
+register_aggregator("normbound", NormBound)
+register_aggregator("maxk", MaxK)

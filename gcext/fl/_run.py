@@ -1,0 +1,289 @@
+"""The federated loop; a round counts whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcext._native.library import build_info
+from gcext._packet.packet import Packet
+from gcext._recipes import recipe
+from gcext.fl import _checkpoint
+from gcext.fl._checkpoint import CheckpointError
+from gcext.fl._client import Clients, local_sgd
+from gcext.fl._data import Data
+from gcext.fl._models import FlatModel, initial
+from gcext.fl._server import Download, Server
+from gcext.fl._settings import Settings, Stream, generator, torch_seed
+from gcext.fl._split import split
+from gcext.fl._workers import Workers, uninterrupted
+
+__all__ = ["Federation", "Interrupted", "Record", "run"]
+
+Record = dict[str, Any]
+
+
+class Interrupted(Exception):  # noqa: N818 - a request, not an error
+    """Ctrl-C ended a run, or came at its end; ``result`` and the checkpoint ``saved``, if any."""
+
+    def __init__(self, result: dict[str, Any], saved: Path | None) -> None:
+        super().__init__(f"interrupted after round {len(result['rounds'])}")
+        self.result = result
+        self.saved = saved
+
+
+class Federation:
+    """Server and clients of one run; ``step`` is a round of projected STC (Tian 2022, Algorithm 4).
+
+    FedAvg and STC are the same round with other links.
+    """
+
+    def __init__(self, settings: Settings, data: Data, workers: Workers) -> None:
+        self.settings = settings
+        self.data = data
+        self.workers = workers
+        self.records: list[Record] = []
+        method = recipe(settings.recipe)
+        self.epochs = settings.epochs or method.schedule.local_epochs
+        start = initial(data.name, settings.seed)
+        labels = data.train.labels, data.test.labels
+        self.split = split(settings.split, *labels, settings.clients, settings.seed)
+        up, down = (torch_seed(settings.seed, way) for way in (Stream.UP, Stream.DOWN))
+        self.server = Server(start, method, down)
+        self.clients = Clients(settings.clients, start, method.up, up)
+
+    @property
+    def numel(self) -> int:
+        return self.server.weights.numel()
+
+    def step(self) -> Record:
+        """Run a round; what it raises, Ctrl-C included, leaves the last whole round's state."""
+        done = False
+        try:
+            drawn = self.drawn(self.server.version + 1)
+            downloads = {c: self.server.download(self.clients.version[c]) for c in drawn}
+            packets, losses, up_bytes = self._train(drawn, self._catch_up(downloads))
+            samples = {c: float(len(self.split.train[c])) for c in drawn}
+            broadcast, weights = self.server.combine(packets, losses, samples)
+            record: Record = {
+                "round": self.server.version + 1,
+                **self._test(weights),
+                "loss": math.fsum(losses.values()) / len(drawn),
+                "clients": len(drawn),
+                "up_bytes": up_bytes,
+                **_down(downloads),
+            }
+            with uninterrupted():
+                self.clients.commit(drawn, self.server.version, self.server.weights)
+                self.server.commit(broadcast, weights)
+                self.server.forget(min(self.clients.version))
+                self.records.append(record)
+                done = True
+        except BaseException:
+            if not done:
+                with uninterrupted():
+                    self.clients.rollback()
+                    self.server.rollback()
+            raise
+        return record
+
+    def drawn(self, number: int) -> list[int]:
+        """Return the clients of a round, in order; rounds count from 1."""
+        rng = generator(self.settings.seed, Stream.DRAW, number)
+        drawn = rng.choice(self.settings.clients, self.settings.drawn, replace=False)
+        return sorted(int(c) for c in drawn)
+
+    def _catch_up(self, downloads: dict[int, Download]) -> Tensor:
+        """Return the drawn clients' model after their downloads: the server's, bit for bit."""
+        # Clients of one version share their model and messages.
+        one_of_each = {self.clients.version[client]: client for client in reversed(downloads)}
+        for version, client in sorted(one_of_each.items()):
+            download = downloads[client]
+            weights = self.clients.catch_up(client, download)
+            if not torch.equal(weights.view(torch.int32), self.server.weights.view(torch.int32)):
+                raise RuntimeError(
+                    f"fl: client {client} must hold the server's model after {download.kind} "
+                    f"packets {version + 1} to {self.server.version}, got another. Report this."
+                )
+        return self.server.weights
+
+    def _train(
+        self, drawn: list[int], start: Tensor
+    ) -> tuple[dict[int, Packet], dict[int, float], int]:
+        """Return what the server received: the decoded packets, the losses, the packets' bytes."""
+        now = self.server.version + 1
+        kept = self.settings
+
+        def task(model: FlatModel, client: int) -> tuple[Tensor, float]:
+            index = torch.from_numpy(self.split.train[client])
+            return local_sgd(
+                model,
+                start,
+                self.data.inputs(self.data.train, index),
+                self.data.train.labels[index],
+                lr=kept.lr,
+                batch=kept.batch,
+                epochs=self.epochs,
+                rng=generator(kept.seed, Stream.BATCH, now, client),
+            )
+
+        packets: dict[int, Packet] = {}
+        losses: dict[int, float] = {}
+        up_bytes = 0
+        for client, (update, loss) in zip(drawn, self.workers.map(task, drawn), strict=True):
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"fl: client {client}'s loss must be finite, got {loss} in round {now}. "
+                    "Lower --lr."
+                )
+            message = self.clients.compress(client, update)
+            packets[client] = Packet.from_bytes(message, expect=tuple(update.shape))
+            losses[client] = loss
+            up_bytes += len(message)
+        return packets, losses, up_bytes
+
+    def _test(self, weights: Tensor) -> Record:
+        right, loss = self.workers.test(weights)
+        parts = [right[torch.from_numpy(index)] for index in self.split.test if len(index)]
+        per_client = [part.double().mean().item() for part in parts]
+        return {
+            "accuracy": right.double().mean().item(),
+            "accuracy_std": float(np.std(per_client)),
+            "test_loss": loss,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "trajectory": self._trajectory(),
+            "records": self.records,
+            "clients": self.clients.state_dict(),
+            "server": self.server.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` ended; CheckpointError names every setting that differs."""
+        old, new = state["trajectory"], self._trajectory()
+        differing = [
+            f"{k} {old.get(k)} there, {new.get(k)} here"
+            for k in sorted(old.keys() | new.keys())
+            if old.get(k) != new.get(k)
+        ]
+        if differing:
+            raise CheckpointError(
+                "checkpoint: a run must be resumed with its own settings, "
+                f"got {'; '.join(differing)}. Give the same, or another --checkpoint."
+            )
+        self.records = list(state["records"])
+        self.clients.load_state_dict(state["clients"])
+        self.server.load_state_dict(state["server"])
+
+    def _trajectory(self) -> dict[str, object]:
+        decided = {"epochs": self.epochs, "digest of the data": self.data.digest()}
+        return self.settings.trajectory() | decided
+
+
+def run(
+    settings: Settings,
+    data: Data,
+    *,
+    threads: int | None = None,
+    path: Path | None = None,
+    resume: bool = False,
+    every: int = 20,
+    progress: Callable[[Record], None] | None = None,
+) -> dict[str, Any]:
+    """Run the rounds of ``settings`` and return the record that ``--json`` writes.
+
+    With ``path`` a checkpoint is written every ``every`` rounds, at the end, and on Ctrl-C; with
+    ``resume`` the run goes on from it.  Raises Interrupted on Ctrl-C, CheckpointError where a
+    checkpoint does not fit, and what the links raise.
+    """
+    begun = time.monotonic()
+    result: dict[str, Any] | None = None
+    interrupted = False
+    try:
+        with Workers(data, threads) as workers:
+            federation = Federation(settings, data, workers)
+            if path is not None and resume:
+                federation.load_state_dict(_checkpoint.load(path))
+            saved = len(federation.records) if resume else -1
+
+            def save() -> None:
+                nonlocal saved
+                if path is not None and saved != len(federation.records):
+                    _checkpoint.save(path, federation.state_dict())
+                    saved = len(federation.records)
+
+            try:
+                while not _finished(settings, federation.records):
+                    record = federation.step()
+                    if progress is not None:
+                        progress(record)
+                    if len(federation.records) % every == 0:
+                        save()
+            except KeyboardInterrupt:
+                interrupted = True
+            with uninterrupted():
+                save()
+                result = _result(federation, time.monotonic() - begun, interrupted)
+    except KeyboardInterrupt:  # a second one while the run ended, or one before it began
+        if result is None:
+            raise
+        interrupted = True
+    if interrupted:
+        raise Interrupted(result, path)
+    return result
+
+
+def _finished(settings: Settings, records: list[Record]) -> bool:
+    reached = settings.stop_at_target and _rounds_to(settings.target, records) is not None
+    return reached or len(records) >= settings.rounds
+
+
+def _rounds_to(target: float, records: list[Record]) -> int | None:
+    return next((r["round"] for r in records if r["accuracy"] >= target), None)
+
+
+def _down(downloads: dict[int, Download]) -> Record:
+    """Return the bytes fetched, and clients and bytes by kind of download."""
+    kinds: dict[str, dict[str, int]] = {}
+    for download in downloads.values():
+        kind = kinds.setdefault(download.kind, {"clients": 0, "bytes": 0})
+        kind["clients"] += 1
+        kind["bytes"] += download.nbytes
+    return {"down_bytes": sum(k["bytes"] for k in kinds.values()), "down": kinds}
+
+
+def _result(federation: Federation, seconds: float, interrupted: bool) -> dict[str, Any]:
+    settings, records = federation.settings, federation.records
+    return {
+        "method": settings.method,
+        "seed": settings.seed,
+        "numel": federation.numel,
+        "settings": dataclasses.asdict(settings) | {"epochs": federation.epochs},
+        "versions": {
+            "gcext": build_info()["gcext"],
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
+        "threads": federation.workers.threads,
+        "seconds": round(seconds, 3),
+        "interrupted": interrupted,
+        "rounds": records,
+        "rounds_to_target": _rounds_to(settings.target, records),
+        "model_digest": hashlib.blake2b(
+            federation.server.weights.numpy().tobytes(), digest_size=16
+        ).hexdigest(),
+    }

@@ -1,0 +1,150 @@
+"""The server's side: the global model, what it broadcast, and the cheapest download of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from gcext._codecs.registry import codec
+from gcext._packet.packet import Packet
+from gcext._recipes import Recipe
+
+__all__ = ["Broadcast", "Download", "Server"]
+
+MARGIN = 64  # bytes; more than a dense packet's header and checksum
+MOST_MERGED = 4096  # packets; docs/wire-format.md
+
+Kind = Literal["none", "single", "merged", "dense"]
+
+
+class Download(NamedTuple):
+    """The messages that a drawn client fetches to hold the newest model."""
+
+    kind: Kind
+    messages: tuple[bytes, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(map(len, self.messages))
+
+
+class Broadcast(NamedTuple):
+    """A broadcast as bytes and as every receiver decodes it."""
+
+    message: bytes
+    packet: Packet
+
+    @property
+    def at_least(self) -> float:
+        """A lower bound of its part of any download: merging saves all but the signs."""
+        return self.packet.k / 8 if self.packet.method == "ternary" else len(self.message)
+
+
+class Server:
+    """The global model and all that a round of Algorithm 4 changes in it.
+
+    ``version`` counts the broadcasts applied to ``weights`` (float32, flat).  ``history`` maps a
+    version to the broadcast that led to it, for as long as a download may hold it.
+    """
+
+    def __init__(self, initial: Tensor, recipe: Recipe, seed: int = 0) -> None:
+        self.weights = initial
+        self.version = 0
+        self.history: dict[int, Broadcast] = {}
+        self.receiver = recipe.up.receiver()
+        self.sender = recipe.down.sender(seed)
+        self._downloads: dict[int, Download] = {}
+        self._before: Any = None  # the receiver's snapshot, until the round is settled
+
+    def download(self, version: int) -> Download:
+        """Return what a client at ``version`` fetches, the cheapest in bytes.
+
+        That is the single packets, one merged of them, or the dense model.
+        """
+        if version not in self._downloads:
+            self._downloads[version] = self._cheapest(version)
+        return self._downloads[version]
+
+    def _cheapest(self, version: int) -> Download:
+        missed = range(version + 1, self.version + 1)
+        if not missed:
+            return Download("none")
+        ways = [Download("dense", (codec("dense").encode(self.weights).to_bytes(),))]
+        if all(v in self.history for v in missed):
+            found = [self.history[v] for v in missed]
+            ways.append(Download("single", tuple(b.message for b in found)))
+            least = sum(b.at_least for b in found)
+            if _mergeable(found) and least < min(way.nbytes for way in ways):
+                merged = Packet.merge([b.packet for b in found])
+                ways.append(Download("merged", (merged.to_bytes(),)))
+        order = ("single", "merged", "dense")  # of equal ones, the least work
+        return min(ways, key=lambda way: (way.nbytes, order.index(way.kind)))
+
+    def combine(
+        self, packets: dict[int, Packet], losses: dict[int, float], samples: dict[int, float]
+    ) -> tuple[Broadcast, Tensor]:
+        """Return the next broadcast and the weights after it: lines 10 to 15 of Algorithm 4.
+
+        Nothing counts until ``commit``; ``rollback`` takes the packets out of the history again.
+        """
+        self._before = self.receiver.snapshot()
+        weights = samples if self.receiver.uses_weights else None
+        update = self.receiver.aggregate(packets, losses, self.version + 1, weights)
+        assert isinstance(update, Tensor)  # the model is one flat tensor
+        message = self.sender.compress(update, "model", commit=False).to_bytes()
+        packet = Packet.from_bytes(message, expect=tuple(self.weights.shape))
+        model = self.weights.clone()
+        packet.add_to_(model, alpha=-1.0)
+        return Broadcast(message, packet), model
+
+    def commit(self, broadcast: Broadcast, weights: Tensor) -> None:
+        """Make a broadcast count for the model, the history and the residual."""
+        self.sender.commit("model")
+        self.version += 1
+        self.weights = weights
+        self.history[self.version] = broadcast
+        self._downloads.clear()
+        self._before = None
+
+    def rollback(self) -> None:
+        """Be as after the last commit."""
+        for name in self.sender.pending:
+            self.sender.rollback(name)
+        if self._before is not None:
+            self.receiver.restore(self._before)
+            self._before = None
+
+    def forget(self, oldest: int) -> None:
+        """Drop broadcasts that no download will hold: all have ``oldest``, or dense is cheaper."""
+        spent, dense = 0.0, 4 * self.weights.numel() + MARGIN
+        for version in sorted(self.history, reverse=True):
+            if version <= oldest or spent >= dense:
+                del self.history[version]
+            else:
+                spent += self.history[version].at_least
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "weights": self.weights,
+            "history": {v: b.message for v, b in self.history.items()},
+            "receiver": self.receiver.state_dict(),
+            "sender": self.sender.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        shape = tuple(self.weights.shape)
+        self.version = state["version"]
+        self.weights = state["weights"]
+        self.history = {
+            v: Broadcast(m, Packet.from_bytes(m, expect=shape)) for v, m in state["history"].items()
+        }
+        self.receiver.load_state_dict(state["receiver"])
+        self.sender.load_state_dict(state["sender"])
+        self._downloads.clear()
+
+
+def _mergeable(broadcasts: list[Broadcast]) -> bool:
+    ternary = all(b.packet.method == "ternary" for b in broadcasts)
+    return ternary and 2 <= len(broadcasts) <= MOST_MERGED
