@@ -15,7 +15,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 def project(dots: Array, m: int, kept: int, spans: Sequence[range]) -> Array:
     """The coefficients of the projected mean, csrc/project.h."""
     # Internal. Row k of `change` is c_k in coefficients, row k of `along` its products with every
-    # update. The rows do not see each other, so all of them meet update i at once.
+    # update. The rows are independent, so update i is projected out of all at once.
     size = len(dots)
     change, along = np.eye(m, size), dots[:m].copy()
     free = np.arange(m) < m - kept
@@ -56,7 +56,7 @@ class Loops:
     def __init__(self, alpha: float, tau: int, order: str = "paper") -> None:
         self.alpha, self.tau, self.order, self.t = alpha, tau, order, 0
         self.history: dict[int, tuple[int, Array]] = {}  # client -> (round, update)
-        self.internal = self.external = 0  # conflicts met
+        self.internal = self.external = 0  # conflicts found
 
     def aggregate(self, updates: Mapping[int, Array], losses: Mapping[int, float]) -> Array:
         self.t += 1

@@ -181,7 +181,7 @@ class TestRound:
         ):
             assert bits(clients.catch_up(client, download)) == bits(server.weights)
 
-    def test_a_wrong_download_is_noticed(self, federation):
+    def test_a_wrong_download_raises(self, federation):
         for _ in range(4):
             federation.step()
         history = federation.server.history
@@ -199,13 +199,13 @@ class TestRound:
             assert set(federation.server.history) == set(range(oldest + 1, newest + 1))
 
     @pytest.mark.parametrize("federation", [{"recipe": "fedavg"}], indirect=True)
-    def test_dense_broadcasts_are_not_hoarded(self, federation):
+    def test_old_dense_broadcasts_are_dropped(self, federation):
         for _ in range(6):
             federation.step()
         assert len(federation.server.history) <= 2
 
     def test_a_long_absence_ends_in_a_dense_download(self):
-        """Broadcasts older than a dense model's worth are dropped, and no download gets dearer."""
+        """Broadcasts beyond a dense model's size are dropped, and no download gets larger."""
         with Workers(DATA, 2) as workers:
             federation = Federation(
                 settings("stc:p=1", clients=60, participation=0.02), DATA, workers

@@ -143,7 +143,7 @@ CACHED = st.lists(
 @KINDS
 @settings(max_examples=60, deadline=None)
 @given(steps=CACHED, rounds=st.integers(0, 3), cache=st.sampled_from([0, 25, 100, 10_000]))
-def test_the_cache_never_shows(tmp_path_factory, kind, steps, rounds, cache):
+def test_the_cache_changes_no_answer(tmp_path_factory, kind, steps, rounds, cache):
     """Against a history without one, over rounds, reads and ways back; and it is bounded."""
     folder = None if kind == "memory" else tmp_path_factory.mktemp("h")
     ours, bare = History(folder and folder / "a", cache), History(folder and folder / "b", 0)
@@ -213,7 +213,7 @@ def test_packets_of_the_last_rounds_are_not_unpacked(kind, path, monkeypatch):
         server.restore(snapshot)  # now the last packets of the round before are read
         assert history.packet(14).to_bytes() != held[14] and history.round_of(14) == 7
         assert history.packet(12).to_bytes() == held[12] and len(unpacked) == 2
-    with History(None) as history:  # nobody asked for it
+    with History(None) as history:  # without keep_unpacked
         history.put(1, {1: packet(1)})
         assert history.packet(1).scale == 2 and len(unpacked) == 3
         assert not history._unpacked

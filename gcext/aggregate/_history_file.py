@@ -2,7 +2,7 @@
 
 A packet is a row (client, round, message), only ever inserted; a client's last packet is its row of
 highest round. So going back to a round is deleting what came later, and the file decides only when
-older rows may go: once no snapshot and neither of the last two states can ask for them.
+older rows may go: once no snapshot and neither of the last two states needs them.
 
 Each round also leaves a digest, of its packets and of the digest before it. A state names its
 round and that digest: another run's file, or one that lost or changed rounds, is refused.
@@ -64,7 +64,7 @@ class FileStore:
         self._path = path
         self._snapshot: int | None = None  # the round that restore may go back to
         try:
-            # Every statement is a transaction of its own unless _transaction says otherwise.
+            # Every statement is a transaction of its own except within _transaction.
             self._base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.DatabaseError as error:
             raise ValueError(f"History: cannot open {path}: {error}. Give another path.") from error
@@ -135,7 +135,7 @@ class FileStore:
             number, digest = self._base.execute(
                 f"SELECT number, digest FROM round WHERE number = ({_LAST})"
             ).fetchone()
-        # Now on the disk for good: a state must not outlive what it speaks of.
+        # On the disk before the state is returned: a state must not outlive its rounds.
         self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return {"round": None if number == _START else number, "digest": digest.hex()}
 
@@ -177,7 +177,7 @@ class FileStore:
             self._base.execute("DELETE FROM round WHERE number > ?", (number,))
 
     def _seal(self) -> None:
-        """Drop what nobody can go back to."""
+        """Drop the rows that no state and no snapshot needs."""
         states = self._base.execute("SELECT number FROM round WHERE state").fetchall()
         wanted = [number for (number,) in states]
         if self._snapshot is not None:

@@ -27,12 +27,12 @@ def project(
 
     * ``floor(alpha*m + 1 - alpha)`` updates are kept where alpha > 0, not ``floor(alpha*m)``: often
       one more.
-    * Rounds t - tau + 1 to t are met, not t - tau to t - 1: this round's own updates come last, as
-      they were sent. In rounds before tau none are met, nor are this round's.
+    * Rounds t - tau + 1 to t are projected against, not t - tau to t - 1: this round's own updates
+      come last, as they were sent. Before round tau there are none, not even this round's.
 
-    The rest is the same: updates are met by loss, equal losses in the order they came; those met
-    are the originals; conflicts are strict; against a past round an update counts only where it is
-    in conflict itself, and then their sum must be.
+    The rest is the same: updates are taken by loss, equal losses in the order they came, and as
+    they were sent; conflicts are strict; of a past round those updates are summed that conflict
+    themselves, and then their sum must conflict, too.
 
     Args:
         dots: float64 (M, M), all dot products of this round's m updates, sorted by loss, smallest

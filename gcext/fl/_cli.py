@@ -38,7 +38,7 @@ def fl(
     ] = None,
     p: Annotated[float, typer.Option(help="Share of elements sent, for a bare method name.")] = 0.1,
     alpha: Annotated[float, typer.Option(help="Share of clients that keep their update.")] = 0.1,
-    tau: Annotated[int, typer.Option(help="Rounds looked back for conflicts.")] = 1,
+    tau: Annotated[int, typer.Option(help="Earlier rounds that conflicts are sought in.")] = 1,
     clients: Annotated[int | None, typer.Option(show_default="by data")] = None,
     participation: Annotated[
         float | None, typer.Option(help="Share of clients drawn a round.", show_default="by data")
