@@ -21,8 +21,8 @@ class Projection(Delegating):
     2022). Two updates conflict when their dot product is negative.
 
     * Internal: except for the ``floor(alpha*m)`` clients of largest loss, each update c is
-      compared with the others in order of loss, smallest first: where c·g_i < 0, c ← c - (c·g_i / ‖g_i‖²) g_i. Then
-      g is the mean.
+      compared with the others in order of loss, smallest first: where c·g_i < 0,
+      c ← c - (c·g_i / ‖g_i‖²) g_i. Then g is the mean.
     * External: for each of the last ``tau`` rounds, oldest first, h is the sum of the updates of
       clients last drawn then whose dot product with g is negative; where g·h < 0,
       g ← g - (g·h / ‖h‖²) h.

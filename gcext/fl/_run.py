@@ -18,8 +18,9 @@ from torch import Tensor
 from gcext._native.library import build_info
 from gcext._packet.packet import Packet
 from gcext._recipes import recipe
-from gcext.fl import _checkpoint
 from gcext.fl._checkpoint import CheckpointError
+from gcext.fl._checkpoint import load as load_checkpoint
+from gcext.fl._checkpoint import save as save_checkpoint
 from gcext.fl._client import Clients, local_sgd
 from gcext.fl._data import Data
 from gcext.fl._models import FlatModel, initial
@@ -215,13 +216,13 @@ def run(
         with Workers(data, threads) as workers:
             federation = Federation(settings, data, workers)
             if path is not None and resume:
-                federation.load_state_dict(_checkpoint.load(path))
+                federation.load_state_dict(load_checkpoint(path))
             saved = len(federation.records) if resume else -1
 
             def save() -> None:
                 nonlocal saved
                 if path is not None and saved != len(federation.records):
-                    _checkpoint.save(path, federation.state_dict())
+                    save_checkpoint(path, federation.state_dict())
                     saved = len(federation.records)
 
             try:
