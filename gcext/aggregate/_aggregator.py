@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gcext._packet.packet import Packet
 from gcext.aggregate._history import History
-from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._sums import check_alike, is_weight, mean
 
 __all__ = ["Aggregator", "Delegating", "Mean", "RoundInput", "Wrapper"]
@@ -223,6 +222,3 @@ class Wrapper(Delegating):
 
     def _check(self, client: int, packet: Packet) -> None:
         self.inner._check(client, packet)
-
-
-register_aggregator("mean", Mean)

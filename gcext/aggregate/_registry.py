@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gcext.aggregate._aggregator import Aggregator
+from gcext.aggregate._aggregator import Aggregator, Mean
 
 __all__ = ["aggregator_class", "aggregators", "register_aggregator"]
 
-_CLASSES: dict[str, type[Aggregator]] = {}
+_CLASSES: dict[str, type[Aggregator]] = {"mean": Mean}  # other modules register their own
 
 
 def register_aggregator(name: str, cls: type[Aggregator]) -> None:
