@@ -92,6 +92,8 @@ class Packet:
                 were written, and the scale (0 of a method that has none).
 
         Raises what info reports: on the CPU at once, on CUDA when the packet is first looked at.
+
+        :meta private:
         """
         arrays = (*whole, *cut)
         assemble = partial(_assemble, finish, len(whole), method in ("ternary", "sign"))
@@ -105,7 +107,10 @@ class Packet:
 
     @staticmethod
     def scale_of(bits: int) -> float:
-        """Return the non-negative float32 of these bits, also where denormals are being flushed."""
+        """Return the non-negative float32 of these bits, also where denormals are being flushed.
+
+        :meta private:
+        """
         exponent, mantissa = bits >> 23, bits & 0x7FFFFF
         return math.ldexp(mantissa | (0x800000 if exponent else 0), max(exponent, 1) - 150)
 
@@ -188,7 +193,10 @@ class Packet:
 
     @property
     def is_resident(self) -> bool:
-        """Whether all contents are on the host already."""
+        """Whether all contents are on the host already.
+
+        :meta private:
+        """
         if self.members:
             return all(member.is_resident for member in self.members)
         return self._contents is not None and self._contents.coded.device.type == "cpu"

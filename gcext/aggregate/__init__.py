@@ -4,6 +4,9 @@ Nothing is decompressed: packets are combined, and multiplied with each other, a
 `Aggregator` is the receiving end of a link; a `Round` takes packets one by one for it.
 """
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from gcext.aggregate._aggregator import Aggregator, Mean, RoundInput
 from gcext.aggregate._projection import Projection
 from gcext.aggregate._registry import aggregator_class, aggregators, register_aggregator
@@ -11,6 +14,9 @@ from gcext.aggregate._robust import Median, TrimmedMean, Vote
 from gcext.aggregate._round import Round
 from gcext.aggregate._sums import combine, gram, mean, per_tensor
 from gcext.aggregate._wrappers import MaxK, Momentum, NormBound
+
+for _module in iter_modules(__path__):
+    import_module(f"gcext.aggregate.{_module.name}")  # each registers its aggregators
 
 __all__ = ["Aggregator", "MaxK", "Mean", "Median", "Momentum", "NormBound", "Projection", "Round"]
 __all__ += ["RoundInput", "TrimmedMean", "Vote", "aggregator_class", "aggregators", "combine"]
