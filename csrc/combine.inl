@@ -7,9 +7,9 @@ namespace {
 // The loops over entries are scalar: a scatter stores one lane after the other anyway.
 int64_t add(const PacketView& p, int64_t at, int64_t begin, int64_t end, double weight,
             double* sum) {
-  return p.with_index([&](auto* index) {
+  return p.with_index([&, value = p.value](auto* index) {
     for (; at < p.k && index[at] < end; ++at)
-      sum[index[at] - begin] += weight * static_cast<double>(p.value[at]);
+      sum[index[at] - begin] += weight * static_cast<double>(value[at]);
     return at;
   });
 }
@@ -20,9 +20,9 @@ void add_dense(const float* value, int64_t n, double weight, double* sum) {
 
 int64_t place(const PacketView& p, int64_t at, int64_t begin, int64_t end, double weight,
               float* out) {
-  return p.with_index([&](auto* index) {
+  return p.with_index([&, value = p.value](auto* index) {
     for (; at < p.k && index[at] < end; ++at)  // 0 + x: a product of -0 is +0, as in a sum
-      out[index[at] - begin] = static_cast<float>(0.0 + weight * static_cast<double>(p.value[at]));
+      out[index[at] - begin] = static_cast<float>(0.0 + weight * static_cast<double>(value[at]));
     return at;
   });
 }

@@ -15,10 +15,10 @@ int64_t count(const PacketView& p, int64_t at, int64_t begin, int64_t end, Robus
 // Step 2.
 int64_t place(const PacketView& p, int64_t at, int64_t begin, int64_t end, RobustTile* tile,
               float* table) {
-  return p.with_index([&](auto* index) {
+  return p.with_index([&, value = p.value](auto* index) {
     for (; at < p.k && index[at] < end; ++at) {
       const int32_t slot = tile->slot[index[at] - begin];
-      if (slot >= 0) table[tile->filled[slot]++ * kRobustTile + slot] = p.value[at] + 0.0f;
+      if (slot >= 0) table[tile->filled[slot]++ * kRobustTile + slot] = value[at] + 0.0f;
     }
     return at;
   });

@@ -228,18 +228,17 @@ void meet(const PacketView& p, int64_t place, Span span, int64_t begin, const Li
 }
 
 void spread(const PacketView& p, Span span, int64_t begin, bool clear, float* x) {
-  p.with_index([&](auto* index) {
-    for (int64_t i = span.from; i < span.until; ++i)
-      x[index[i] - begin] = clear ? 0.0f : p.value[i];
+  p.with_index([&, value = p.value](auto* index) {
+    for (int64_t i = span.from; i < span.until; ++i) x[index[i] - begin] = clear ? 0.0f : value[i];
   });
 }
 
 double dot_entries(const PacketView& p, Span span, int64_t begin, const float* x) {
-  return p.with_index([&](auto* index) {
+  return p.with_index([&, value = p.value](auto* index) {
     double lane[8] = {};
     for (int64_t i = span.from; i < span.until; ++i) {
       const int64_t place = index[i] - begin;
-      lane[place & 7] += static_cast<double>(x[place]) * static_cast<double>(p.value[i]);
+      lane[place & 7] += static_cast<double>(x[place]) * static_cast<double>(value[i]);
     }
     return add_lanes(lane);
   });
