@@ -1,4 +1,4 @@
-"""The polar coder of csrc/polar.h in plain NumPy: recursion over the tree, a row per block."""
+"""The polar coder of csrc/polar/polar.h in plain NumPy: recursion over the tree, a row per block."""
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def groups(flat, block):
 
 
 def quantise(rows, count, weight):
-    """LLRs of one group of float32 values, summed as csrc/polar.h says."""
+    """LLRs of one group of float32 values, summed as csrc/polar/polar.h says."""
     lanes = np.zeros((64, rows.shape[1]), np.float32)
     lanes[: len(rows)] = rows
     total = np.zeros(64, np.float32)
