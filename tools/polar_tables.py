@@ -1,4 +1,4 @@
-"""Writes gcext/polar_tables.json: free indices of the common polar codes, as packed bits.
+"""Writes gcext/polar/tables.json: free indices of the common polar codes, as packed bits.
 
     python tools/polar_tables.py            (after gcext was built; takes some minutes)
 
