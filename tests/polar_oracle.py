@@ -1,4 +1,4 @@
-"""The polar coder of csrc/polar/polar.h in plain NumPy: recursion over the tree, a row per block."""
+"""The polar coder of csrc/polar/polar.h in NumPy: recursion over the tree, a row per block."""
 
 import numpy as np
 

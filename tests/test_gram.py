@@ -135,7 +135,7 @@ def test_orthogonal_is_exactly_zero():
 
 
 def in_fixed_order(x, y):
-    """The order of csrc/gram/gram.h: eight lanes a tile, tiles to their chunk, chunks to the dot."""
+    """The order of gram.h: eight lanes a tile, tiles to their chunk, chunks to the dot."""
     tiles = []
     for begin in range(0, len(x), TILE):
         lanes = np.zeros(8)
