@@ -90,7 +90,7 @@ def main() -> None:
     tables: dict[str, Any] = {"version": VERSION, "gaussian": [], "signs": {}, "values": {}}
     for tenth in range(11):
         rate = min(max(tenth / 10, 0.05), 0.97)
-        tables["gaussian"].append(gaussian(rate, _polar_code._VALUE_WEIGHT[tenth]))
+        tables["gaussian"].append(gaussian(rate, _code._VALUE_WEIGHT[tenth]))
     TABLES.write_text(json.dumps(tables))  # the sets are computed from the densities
     _design._tables.cache_clear()
     for level in LEVELS:
