@@ -126,7 +126,7 @@ def _last_bit(value: torch.Tensor) -> torch.Tensor:
 
 def test_a_wrong_bit_is_refused_and_not_timed() -> None:
     def spoil(packet: Any) -> Any:
-        _last_bit(packet.value)
+        _last_bit(packet.coded)
         return packet
 
     row = _spoil("stc", spoil)
@@ -139,7 +139,7 @@ def test_a_wrong_bit_is_refused_and_not_timed() -> None:
 
 def test_a_wrong_bit_in_any_row_is_refused() -> None:
     changes = {
-        "stc-plain": lambda packet: _last_bit(packet.value) is not None and packet,
+        "stc-plain": lambda packet: _last_bit(packet.coded) is not None and packet,
         "select": lambda out: (out[0], _last_bit(out[1]), out[2]),
         "combine": _last_bit,
         "gram": lambda dots: dots.mul_(1 + 1e-15),
