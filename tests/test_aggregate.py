@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ from gcext.aggregate import (
 )
 
 
-def test_clients_in_any_order():
+def test_clients_in_any_order() -> None:
     rng = np.random.default_rng(1)
     servers = [Projection(tau=2), Projection(tau=2)]
     for _ in range(3):
@@ -42,7 +44,7 @@ def test_clients_in_any_order():
         assert torch.equal(*mean)
 
 
-def test_mean():
+def test_mean() -> None:
     rng = np.random.default_rng(2)
     packets, _ = drawn(rng, 9, 5, 100, mixed)
     vectors = dense(packets)
@@ -58,14 +60,14 @@ def test_mean():
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 4), (2, 0, 3)])
-def test_shapes(shape):
+def test_shapes(shape: Any) -> None:
     packets = {i: gcext.stc(torch.full(shape, float(i + 1)), p=1) for i in range(3)}
     for server in (Mean(), Projection()):
         out = server.aggregate(packets, {0: 0.3, 1: 0.2, 2: 0.1})
         assert out.shape == shape and torch.allclose(out, torch.full(shape, 2.0))
 
 
-def test_merged_packets_count_with_their_sums():
+def test_merged_packets_count_with_their_sums() -> None:
     a, b = (gcext.stc(torch.tensor(t), p=1) for t in ([1.0, 2.0, 0.0], [0.0, 3.0, -4.0]))
     merged = gcext.Packet.merge([a, b])
     sums = a.to_dense() + b.to_dense()
@@ -73,7 +75,7 @@ def test_merged_packets_count_with_their_sums():
     assert gcext.gram([merged])[0, 0] == (sums.double() ** 2).sum()
 
 
-def test_bad_arguments_are_named():
+def test_bad_arguments_are_named() -> None:
     a, b = gcext.stc(torch.ones(3), p=1), gcext.stc(torch.ones(1, 3), p=1)
     group = gcext.Packet.group([a])
     for call, message in (
@@ -143,7 +145,7 @@ for threads in (1, 2, 7):
 """
 
 
-def test_the_same_bits_at_every_instruction_set_and_number_of_threads():
+def test_the_same_bits_at_every_instruction_set_and_number_of_threads() -> None:
     results = at_every_isa(SAME)
     digests = [digest for digests in results.values() for digest in digests]
     assert len(digests) == 3 * len(results) and len(set(digests)) == 1, results
@@ -161,7 +163,7 @@ SERVERS = {
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_packets_that_arrive_one_by_one_in_any_order(name):
+def test_packets_that_arrive_one_by_one_in_any_order(name: str) -> None:
     rng = np.random.default_rng(5)
     codec = gcext.codec("stc:p=0.2") if name == "vote" else None
     encode = codec.encode if codec else mixed
@@ -186,7 +188,7 @@ def test_packets_that_arrive_one_by_one_in_any_order(name):
         assert equal_states(parts.state_dict(), whole.state_dict())
 
 
-def equal_states(one, other):
+def equal_states(one: Any, other: Any) -> bool:
     """Deep equality, tensors bit for bit."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one.view(torch.int32), other.view(torch.int32))
@@ -197,7 +199,7 @@ def equal_states(one, other):
     return one == other
 
 
-def test_what_a_round_refuses_leaves_it_as_it_was():
+def test_what_a_round_refuses_leaves_it_as_it_was() -> None:
     a, b = gcext.stc(torch.ones(3), p=1), gcext.stc(torch.full((3,), 2.0), p=1)
     other, dense = gcext.stc(torch.ones(1, 3), p=1), gcext.codec("dense").encode(torch.ones(3))
     server = MaxK(3, Projection())
@@ -235,7 +237,7 @@ def test_what_a_round_refuses_leaves_it_as_it_was():
     [Projection(), TrimmedMean(0.1), Median(), Vote(), MaxK(9, Median()), NormBound(1.0, Vote())],
     ids=repr,
 )
-def test_weights_are_refused_where_they_are_not_used(server):
+def test_weights_are_refused_where_they_are_not_used(server: str) -> None:
     packets = {c: gcext.stc(torch.tensor([1.0, 2.0, 0.0]), p=0.5) for c in (4, 7)}
     losses = {4: 0.1, 7: 0.2}
     before = server.state_dict()
@@ -251,7 +253,7 @@ def test_weights_are_refused_where_they_are_not_used(server):
 
 
 @pytest.mark.parametrize("wrapper", [lambda i: MaxK(99, i), lambda i: NormBound(1e9, i), Momentum])
-def test_wrappers_need_and_take_what_the_inner_aggregator_does(wrapper):
+def test_wrappers_need_and_take_what_the_inner_aggregator_does(wrapper: str) -> None:
     packets = {c: gcext.stc(torch.full((3,), float(c)), p=1) for c in (1, 3)}
     out = wrapper(Mean()).aggregate(packets, weights={1: 3.0, 3: 1.0})
     assert torch.equal(out, torch.full((3,), 1.5))
@@ -261,7 +263,7 @@ def test_wrappers_need_and_take_what_the_inner_aggregator_does(wrapper):
 
 @pytest.mark.parametrize("groups", [False, True])
 @pytest.mark.parametrize("inner", [Mean, lambda: Projection(alpha=0.2, tau=2), lambda: None])
-def test_momentum_against_a_plain_loop(inner, groups):
+def test_momentum_against_a_plain_loop(inner: str, groups: bool) -> None:
     rng = np.random.default_rng(12)
     ours, plain = Momentum(inner(), beta=0.7), inner() or Mean()
     velocity = [torch.zeros(150), torch.zeros(10, 15)] if groups else [torch.zeros(300)]
@@ -282,7 +284,7 @@ def test_momentum_against_a_plain_loop(inner, groups):
             part.zero_()  # what was returned is the caller's
 
 
-def test_momentum_goes_back_and_goes_on():
+def test_momentum_goes_back_and_goes_on() -> None:
     """By a snapshot over a round, and by a state in another process's aggregator."""
     rng = np.random.default_rng(13)
     server = Momentum(Projection(tau=2), beta=0.5)
@@ -306,7 +308,7 @@ def test_momentum_goes_back_and_goes_on():
     assert equal_states(server.state_dict(), after)
 
 
-def test_aggregators_by_name():
+def test_aggregators_by_name() -> None:
     assert aggregators() == [
         *("mean", "projection", "trimmed", "median", "vote", "normbound", "maxk")
     ]
@@ -318,15 +320,15 @@ def test_aggregators_by_name():
             register_aggregator(name, Mean)
 
 
-def test_an_aggregator_of_ones_own(monkeypatch):
+def test_an_aggregator_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """One method, for single tensors and groups, and a name."""
 
     class ClippedMean(Aggregator):
         def __init__(self, most: float = 1.0) -> None:
             self.most = most
 
-        def _aggregate(self, given):
-            def clipped(packets):
+        def _aggregate(self, given: Any) -> Result:
+            def clipped(packets: Sequence[gcext.Packet]) -> torch.Tensor:
                 values = torch.stack([p.to_dense() for p in packets])
                 return values.clamp(-self.most, self.most).mean(0)
 
@@ -344,7 +346,7 @@ def test_an_aggregator_of_ones_own(monkeypatch):
         server.aggregate(packets, weights={0: 1.0, 1: 1.0})
 
 
-def test_reprs():
+def test_reprs() -> None:
     history = gcext.History()
     arriving = Round(Median())
     arriving.add(1, gcext.stc(torch.ones(3), p=1))

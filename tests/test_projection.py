@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from gcext.aggregate._project import project
 @pytest.mark.parametrize("tau", [0, 1, 2, 3])
 @pytest.mark.parametrize("method", ["stc:p=0.2", "dense", "mixed"])
 @pytest.mark.parametrize("path", [None, "history"])
-def test_projection_against_loops(tmp_path, alpha, tau, method, path):
+def test_projection_against_loops(
+    tmp_path: Path, alpha: float, tau: int, method: str, path: str | None
+) -> None:
     rng = np.random.default_rng(int(100 * alpha) + tau)
     encode = mixed if method == "mixed" else gcext.codec(method).encode
     history = gcext.History(path and tmp_path / path)
@@ -41,7 +44,7 @@ def test_projection_against_loops(tmp_path, alpha, tau, method, path):
 
 @pytest.mark.parametrize("alpha", [0, 0.1, 0.5])
 @pytest.mark.parametrize("tau", [0, 1, 3])
-def test_the_order_of_fedfv(alpha, tau):
+def test_the_order_of_fedfv(alpha: float, tau: int) -> None:
     rng = np.random.default_rng(int(100 * alpha) + tau)
     ours, loops = Projection(alpha, tau, order="fedfv"), Loops(alpha, tau, "fedfv")
     paper, differ = Projection(alpha, tau), 0
@@ -56,7 +59,7 @@ def test_the_order_of_fedfv(alpha, tau):
         Projection(order="none")
 
 
-def test_rounds_without_packets_hold_nothing():
+def test_rounds_without_packets_hold_nothing() -> None:
     """Numbers of rounds may jump, and a client drawn again counts as of now."""
     rng = np.random.default_rng(4)
     a, losses = drawn(rng, 4, 4, 50, gcext.codec("dense").encode)
@@ -74,7 +77,7 @@ def test_rounds_without_packets_hold_nothing():
         assert torch.equal(server.aggregate(packets, lost, round=round), fresh) == same
 
 
-def test_updates_that_cancel_or_are_zero_give_zero():
+def test_updates_that_cancel_or_are_zero_give_zero() -> None:
     up = gcext.stc(torch.tensor([0.1, 0.7, -0.3]), p=1)
     for factor in (-1.0, -0.3, -7.1):
         down = gcext.codec("dense").encode(up.to_dense() * factor)
@@ -87,7 +90,7 @@ def test_updates_that_cancel_or_are_zero_give_zero():
     assert torch.allclose(out, up.to_dense() / 2)
 
 
-def test_groups_are_many_tensors_under_one_projection():
+def test_groups_are_many_tensors_under_one_projection() -> None:
     """A group projects as the one long vector that it is."""
     rng = np.random.default_rng(3)
     encode = gcext.codec("dense").encode
@@ -116,7 +119,7 @@ def test_groups_are_many_tensors_under_one_projection():
     ("alpha", "m", "keep"),
     [(0.1, 20, 2), (0.29, 100, 28), (0.5, 3, 1), (0.34, 2, 0), (0, 4, 0), (0.99, 4, 3), (1, 4, 4)],
 )
-def test_the_floor_of_the_share_keeps_its_update(alpha, m, keep):
+def test_the_floor_of_the_share_keeps_its_update(alpha: float, m: int, keep: int) -> None:
     """0.29*100 is 28.999.. in binary, so 28. Counted where the last conflicts with all others."""
     dots = np.diag(np.full(m, 128.0))
     dots[-1, :-1] = dots[:-1, -1] = -1.0
@@ -128,7 +131,7 @@ def test_the_floor_of_the_share_keeps_its_update(alpha, m, keep):
 
 
 @pytest.mark.parametrize("path", [None, "history"])
-def test_state_round_trips_through_a_file(tmp_path, path):
+def test_state_round_trips_through_a_file(tmp_path: Path, path: str | None) -> None:
     rng = np.random.default_rng(8)
     server = Projection(tau=2, history=gcext.History(path and tmp_path / path))
     for _ in range(4):
@@ -151,7 +154,7 @@ def test_state_round_trips_through_a_file(tmp_path, path):
     assert state == loaded  # what was handed out stays as it was
 
 
-def test_only_the_window_is_unpacked(monkeypatch):
+def test_only_the_window_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(9)
     server, unpacked = Projection(tau=2), []
     packet = gcext.History.packet
@@ -167,7 +170,7 @@ def test_only_the_window_is_unpacked(monkeypatch):
     assert len(server.history) > 10
 
 
-def test_snapshot_goes_back_over_a_round():
+def test_snapshot_goes_back_over_a_round() -> None:
     rng = np.random.default_rng(11)
     server = Projection(alpha=0.2, tau=2)
     for _ in range(3):
@@ -183,7 +186,7 @@ def test_snapshot_goes_back_over_a_round():
     assert server.state_dict() == after
 
 
-def test_what_is_refused_leaves_the_state():
+def test_what_is_refused_leaves_the_state() -> None:
     rng = np.random.default_rng(10)
     packets, losses = drawn(rng, 5, 5, 40, mixed)
     server = Projection()

@@ -14,12 +14,14 @@ from gcext._native import ops
 from gcext.aggregate import Vote
 
 
-def plane(signs):
+def plane(signs: np.ndarray) -> torch.Tensor:
     """The bits of an array that is negative or not."""
     return torch.from_numpy(np.packbits(signs < 0, bitorder="little"))
 
 
-def ballots(rng, numel, planes, sparse):
+def ballots(
+    rng: np.random.Generator, numel: int, planes: int, sparse: int
+) -> tuple[np.ndarray, tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]]:
     """Signs by voter, 0 where it abstains, and the operator's arguments for them."""
     signs = rng.choice([-1, 1], (planes + sparse, numel))
     signs[planes:] *= rng.random((sparse, numel)) < 0.4
@@ -37,7 +39,7 @@ def ballots(rng, numel, planes, sparse):
 @pytest.mark.parametrize(
     "voters", [(1, 0), (2, 0), (3, 0), (20, 0), (0, 1), (0, 5), (7, 8), (1, 2), (33, 31)]
 )
-def test_exact_against_counted_signs(numel, voters):
+def test_exact_against_counted_signs(numel: int, voters: int) -> None:
     rng = np.random.default_rng(numel + sum(voters))
     signs, arguments = ballots(rng, numel, *voters)
     out = ops.vote(*arguments, 0.25, numel).numpy()
@@ -45,7 +47,7 @@ def test_exact_against_counted_signs(numel, voters):
 
 
 @pytest.mark.parametrize("m", [1, 2, 255, 256, 300])
-def test_counts_do_not_overflow(m):
+def test_counts_do_not_overflow(m: int) -> None:
     """All against, one short of a majority, and a tie."""
     for against in {m, (m - 1) // 2, m // 2, m // 2 + 1}:
         signs = np.ones((m, 70))
@@ -54,7 +56,7 @@ def test_counts_do_not_overflow(m):
         assert (out == np.sign(m - 2 * against)).all()
 
 
-def test_packets_vote_by_their_signs():
+def test_packets_vote_by_their_signs() -> None:
     rng = np.random.default_rng(1)
     tensors = [torch.from_numpy(rng.standard_normal((30, 41))).float() for _ in range(6)]
     tensors[5] = torch.zeros(30, 41)  # abstains
@@ -74,7 +76,7 @@ def test_packets_vote_by_their_signs():
         assert torch.equal(Vote().aggregate({0: one}), torch.ones(shape))
 
 
-def test_a_minority_cannot_move_the_vote():
+def test_a_minority_cannot_move_the_vote() -> None:
     """Where the honest agree; an attacker counts once, however large its numbers."""
     rng = np.random.default_rng(2)
     honest = torch.from_numpy(rng.standard_normal(500)).float()
@@ -84,7 +86,7 @@ def test_a_minority_cannot_move_the_vote():
     assert torch.equal(Vote().aggregate(packets), honest.sign())
 
 
-def test_what_is_refused():
+def test_what_is_refused() -> None:
     one = gcext.codec("dense").encode(torch.ones(3))
     for call, message in (
         (lambda: Vote(math.nan), "scale must be finite, got nan"),
@@ -107,7 +109,7 @@ def test_what_is_refused():
             ops.vote(*arguments)
 
 
-def test_opcheck_and_compile():
+def test_opcheck_and_compile() -> None:
     _, arguments = ballots(np.random.default_rng(3), 600, 3, 2)
     torch.library.opcheck(torch.ops.gcext.vote.default, (*arguments, 0.5, 600))
     compiled = torch.compile(
@@ -132,7 +134,7 @@ for threads in range(1, 9):
 """
 
 
-def test_the_same_bits_at_every_instruction_set_and_number_of_threads():
+def test_the_same_bits_at_every_instruction_set_and_number_of_threads() -> None:
     results = at_every_isa(SAME)
     digests = [digest for digests in results.values() for digest in digests]
     assert len(digests) == 8 * len(results) and len(set(digests)) == 1, results
