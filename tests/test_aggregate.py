@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from isa_kit import at_every_isa
-from round_kit import dense, drawn, mixed
+from packet_kit import dense, single
+from round_kit import arrays, drawn, mixed
 
 import gcext
 from gcext.aggregate import (
@@ -47,13 +48,13 @@ def test_clients_in_any_order() -> None:
 def test_mean() -> None:
     rng = np.random.default_rng(2)
     packets, _ = drawn(rng, 9, 5, 100, mixed)
-    vectors = dense(packets)
+    vectors = arrays(packets)
     weights = {client: float(rng.integers(1, 9)) for client in packets}
     total = sum(weights.values())
     plain = sum(vectors[c] * (1 / 5) for c in sorted(packets)).astype(np.float32)
     weighted = sum(vectors[c] * (weights[c] / total) for c in sorted(packets)).astype(np.float32)
-    assert np.array_equal(Mean().aggregate(packets).numpy(), plain)
-    assert np.array_equal(Mean().aggregate(packets, weights=weights).numpy(), weighted)
+    assert np.array_equal(single(Mean().aggregate(packets)).numpy(), plain)
+    assert np.array_equal(single(Mean().aggregate(packets, weights=weights)).numpy(), weighted)
     one = gcext.aggregate.mean([packets[c] for c in sorted(packets)], list(map(float, range(1, 6))))
     assert one.shape == (100,)
     assert Mean().state_dict() == {}
@@ -70,8 +71,8 @@ def test_shapes(shape: Any) -> None:
 def test_merged_packets_count_with_their_sums() -> None:
     a, b = (gcext.stc(torch.tensor(t), p=1) for t in ([1.0, 2.0, 0.0], [0.0, 3.0, -4.0]))
     merged = gcext.Packet.merge([a, b])
-    sums = a.to_dense() + b.to_dense()
-    assert torch.equal(gcext.combine([merged], [1.0]), sums)
+    sums = dense(a) + dense(b)
+    assert torch.equal(single(gcext.combine([merged], [1.0])), sums)
     assert gcext.gram([merged])[0, 0] == (sums.double() ** 2).sum()
 
 
@@ -184,7 +185,7 @@ def test_packets_that_arrive_one_by_one_in_any_order(name: str) -> None:
                 assert arriving.add(c, sent, losses[c], some[c])
                 assert not arriving.add(c, packets[c], losses[c], some[c])  # sent again
             assert len(arriving) == 4
-            assert torch.equal(arriving.finish(), expected)
+            assert torch.equal(single(arriving.finish()), expected)
         assert equal_states(parts.state_dict(), whole.state_dict())
 
 
@@ -226,7 +227,10 @@ def test_what_a_round_refuses_leaves_it_as_it_was() -> None:
     loose.add(1, a)
     with pytest.raises(ValueError, match="one shape"):
         loose.add(2, other)
-    assert torch.equal(arriving.finish(), torch.ones(3)) and server.inner.history.last_round == 5
+    assert (
+        torch.equal(single(arriving.finish()), torch.ones(3))
+        and server.inner.history.last_round == 5
+    )
     for again in (arriving.finish, lambda: arriving.add(2, b, loss=1.0)):
         with pytest.raises(RuntimeError, match="the round is finished"):
             again()
@@ -271,7 +275,7 @@ def test_momentum_against_a_plain_loop(inner: str, groups: bool) -> None:
         packets, losses = drawn(rng, 9, 4, 300, mixed)
         if groups:
             split = {
-                c: (p.to_dense()[:150], p.to_dense()[150:].view(10, 15)) for c, p in packets.items()
+                c: (p.to_dense()[:150], dense(p)[150:].view(10, 15)) for c, p in packets.items()
             }
             packets = {c: gcext.Packet.group([mixed(t) for t in ts]) for c, ts in split.items()}
         update = plain.aggregate(packets, losses)
@@ -298,7 +302,7 @@ def test_momentum_goes_back_and_goes_on() -> None:
     other = Momentum(Projection(tau=2), beta=0.5)
     other.load_state_dict(before)
     for each in (server, other):
-        assert torch.equal(each.aggregate(packets, losses), first)
+        assert torch.equal(single(each.aggregate(packets, losses)), first)
         assert equal_states(each.state_dict(), after)
     shape = {1: gcext.stc(torch.ones(99), p=1)}
     with pytest.raises(ValueError, match=r"shape \(\(100,\),\), got \(99,\) from client 1"):
@@ -329,7 +333,7 @@ def test_an_aggregator_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def _aggregate(self, given: Any) -> Result:
             def clipped(packets: Sequence[gcext.Packet]) -> torch.Tensor:
-                values = torch.stack([p.to_dense() for p in packets])
+                values = torch.stack([dense(p) for p in packets])
                 return values.clamp(-self.most, self.most).mean(0)
 
             return gcext.aggregate.per_tensor(clipped, given.packets)
@@ -339,7 +343,7 @@ def test_an_aggregator_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     server = aggregator_class("clipped")(most=2.0)
     assert repr(server) == "ClippedMean(most=2.0)"
     packets = {i: gcext.stc(torch.full((2, 3), v), p=1) for i, v in enumerate((1.0, 1e9))}
-    assert torch.equal(server.aggregate(packets), torch.full((2, 3), 1.5))
+    assert torch.equal(single(server.aggregate(packets)), torch.full((2, 3), 1.5))
     groups = {c: gcext.Packet.group([p, p]) for c, p in packets.items()}
     assert [each.shape for each in server.aggregate(groups)] == [(2, 3), (2, 3)]
     with pytest.raises(ValueError, match="ClippedMean: takes no weights"):

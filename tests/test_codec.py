@@ -7,6 +7,7 @@ import oracle
 import pytest
 import torch
 from isa_kit import at_every_isa
+from packet_kit import dense
 from torch import Tensor
 
 import gcext
@@ -49,8 +50,8 @@ def test_any_shape_and_dtype(dtype: torch.dtype, shape: tuple[int, ...]) -> None
     assert packet.values().numpy().tobytes() == want.value.tobytes()
     assert residual.numpy().tobytes() == want.residual.tobytes()
     again = gcext.Packet.from_bytes(packet.to_bytes(), expect=shape)
-    assert torch.equal(again.to_dense(), packet.to_dense())
-    assert again.to_dense().shape == shape
+    assert torch.equal(dense(again), dense(packet))
+    assert dense(again).shape == shape
     assert again.dtype == dtype
 
 
@@ -68,7 +69,7 @@ def test_any_strides() -> None:
 
 def test_gradients_are_taken_as_values() -> None:
     weight = torch.randn(100, requires_grad=True)
-    assert not gcext.stc(weight, p=0.1).to_dense().requires_grad
+    assert not dense(gcext.stc(weight, p=0.1)).requires_grad
 
 
 def test_topk_conserves_exactly() -> None:
@@ -84,7 +85,7 @@ def test_dense_codec_sends_everything() -> None:
     tensor, residual = torch.randn(50, 2), torch.randn(50, 2)
     acc = tensor + residual
     packet = gcext.codec("dense").encode(tensor, residual)
-    assert torch.equal(packet.to_dense(), acc)
+    assert torch.equal(dense(packet), acc)
     assert not residual.any()
     assert packet.nbytes - 4 * 100 <= 32
 
@@ -235,9 +236,9 @@ class TestEveryCodec:
         acc = tensor.float() + residual
         packet = gcext.codec(spec).encode(tensor, residual, seed=5)
         assert packet.shape == shape and packet.dtype == dtype
-        assert residual.numpy().tobytes() == (acc - packet.to_dense()).numpy().tobytes()
+        assert residual.numpy().tobytes() == (acc - dense(packet)).numpy().tobytes()
         again = gcext.Packet.from_bytes(packet.to_bytes(), expect=shape)
-        assert again.to_dense().numpy().tobytes() == packet.to_dense().numpy().tobytes()
+        assert dense(again).numpy().tobytes() == packet.to_dense().numpy().tobytes()
         assert again.dtype == dtype
 
     def test_both_forms_and_any_strides_agree(self, spec: str) -> None:
@@ -263,8 +264,8 @@ class TestEveryCodec:
     def test_zeros_stay_zeros(self, spec: str) -> None:
         residual = torch.zeros(500)
         packet = gcext.codec(spec).encode(torch.zeros(500), residual, seed=1)
-        assert not packet.to_dense().any() and not residual.any()
-        assert not gcext.Packet.from_bytes(packet.to_bytes()).to_dense().any()
+        assert not dense(packet).any() and not residual.any()
+        assert not dense(gcext.Packet.from_bytes(packet.to_bytes())).any()
 
     def test_feedback_is_bounded(self, spec: str) -> None:
         """What is sent keeps up with the gradient, but where a codec is no contraction at all."""
@@ -273,7 +274,7 @@ class TestEveryCodec:
         comp, total = gcext.ErrorFeedback(spec, seed=3), torch.zeros(2000)
         gradient = torch.randn(2000)
         for _ in range(150):
-            total += comp.compress(gradient, "w").to_dense()
+            total += dense(comp.compress(gradient, "w"))
         assert (total / 150 - gradient).norm() < 0.5 * gradient.norm()
 
 
@@ -318,7 +319,7 @@ def test_the_mean_over_seeds_is_the_tensor(spec: str, kind: str) -> None:
         tensor[3:] = 0
     total, errors = torch.zeros(n, dtype=torch.float64), 0.0
     for seed in range(seeds):
-        estimate = codec.encode(tensor, seed=seed).to_dense().double()
+        estimate = dense(codec.encode(tensor, seed=seed)).double()
         total += estimate
         errors += float((estimate - tensor).square().sum())
     bias = float((total / seeds - tensor).square().sum())
@@ -347,7 +348,7 @@ def test_random_k_refuses_to_overflow_by_its_scale() -> None:
 def test_polar_with_a_residual_is_least_squares(rotate: str) -> None:
     tensor, residual = torch.randn(5000), torch.zeros(5000)
     codec = gcext.codec(f"polar:rate=0.5,block=512,rotate={rotate}")
-    sent = codec.encode(tensor, residual, seed=1).to_dense().double()
+    sent = dense(codec.encode(tensor, residual, seed=1)).double()
     if rotate == "false":  # a rotation's padding is not orthogonal by itself
         assert abs(float(sent @ residual.double())) < 1e-5 * float(sent @ sent)
     # D = 1 - rho^2 of signs by weight at R = 0.5, measured: 0.46 of the energy is left

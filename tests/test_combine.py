@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from packet_kit import single
 from wire_kit import peak_growth
 
 import gcext
@@ -93,8 +94,8 @@ def test_no_elements_and_no_dimensions() -> None:
     assert combine([empty, empty], [1.0, 2.0], 0).shape == (0,)
     assert combine([empty], [1.0], 3).tolist() == [0.0, 0.0, 0.0]
     scalar = gcext.codec("dense").encode(torch.tensor(2.0))
-    assert gcext.combine([scalar, scalar], [1.0, 0.25]).item() == 2.5
-    assert gcext.combine([scalar], [1.0]).shape == ()
+    assert single(gcext.combine([scalar, scalar], [1.0, 0.25])).item() == 2.5
+    assert single(gcext.combine([scalar], [1.0])).shape == ()
 
 
 def test_memory_is_the_output() -> None:

@@ -12,6 +12,7 @@ import torch
 from emu.backends import same_bits
 from emu.late import Late
 from emu.rice import Emu
+from packet_kit import dense
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
@@ -134,7 +135,7 @@ def test_packets_nobody_looked_at(tensor: Tensor, monkeypatch: pytest.MonkeyPatc
         assert packet.to_bytes() == by_host(want)
         message = group.to_bytes()
     assert message == by_host(Packet.group([want] * 4))
-    assert packet.to_dense().equal(want.to_dense())
+    assert dense(packet).equal(dense(want))
 
 
 def test_a_bad_member_is_named_by_its_codec_and_nothing_is_kept() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packet_kit import dense, single
 from project_oracle import Loops
-from round_kit import dense, drawn, mixed
+from round_kit import arrays, drawn, mixed
 
 import gcext
 from gcext.aggregate import Projection
@@ -31,7 +32,7 @@ def test_projection_against_loops(
     for _ in range(6):
         packets, losses = drawn(rng, 12, 6, 300, encode)
         got = ours.aggregate(packets, losses)
-        expected = loops.aggregate(dense(packets), losses)
+        expected = loops.aggregate(arrays(packets), losses)
         assert got.dtype == torch.float32 and got.shape == (300,)
         off = np.linalg.norm(got.double().numpy() - expected)
         assert off <= 1e-6 * np.linalg.norm(expected)
@@ -50,10 +51,10 @@ def test_the_order_of_fedfv(alpha: float, tau: int) -> None:
     paper, differ = Projection(alpha, tau), 0
     for _ in range(6):
         packets, losses = drawn(rng, 12, 6, 300, gcext.codec("stc:p=0.2").encode)
-        got = ours.aggregate(packets, losses).double().numpy()
-        expected = loops.aggregate(dense(packets), losses)
+        got = single(ours.aggregate(packets, losses)).double().numpy()
+        expected = loops.aggregate(arrays(packets), losses)
         assert np.linalg.norm(got - expected) <= 1e-6 * np.linalg.norm(expected)
-        differ += not np.array_equal(got, paper.aggregate(packets, losses).double().numpy())
+        differ += not np.array_equal(got, single(paper.aggregate(packets, losses)).double().numpy())
     assert (differ > 0) == (tau > 0 or alpha == 0.1)
     with pytest.raises(ValueError, match="order must be paper or fedfv, got 'none'"):
         Projection(order="none")
@@ -63,7 +64,7 @@ def test_rounds_without_packets_hold_nothing() -> None:
     """Numbers of rounds may jump, and a client drawn again counts as of now."""
     rng = np.random.default_rng(4)
     a, losses = drawn(rng, 4, 4, 50, gcext.codec("dense").encode)
-    b = {client: gcext.codec("dense").encode(-p.to_dense()) for client, p in a.items()}
+    b = {client: gcext.codec("dense").encode(-dense(p)) for client, p in a.items()}
     fresh = Projection(tau=1).aggregate(b, losses)
     other = {client + 10: packet for client, packet in b.items()}
     other_losses = {client + 10: loss for client, loss in losses.items()}
@@ -74,20 +75,20 @@ def test_rounds_without_packets_hold_nothing() -> None:
     ):
         server = Projection(tau=1)
         server.aggregate(a, losses, round=2)
-        assert torch.equal(server.aggregate(packets, lost, round=round), fresh) == same
+        assert torch.equal(single(server.aggregate(packets, lost, round=round)), fresh) == same
 
 
 def test_updates_that_cancel_or_are_zero_give_zero() -> None:
     up = gcext.stc(torch.tensor([0.1, 0.7, -0.3]), p=1)
     for factor in (-1.0, -0.3, -7.1):
-        down = gcext.codec("dense").encode(up.to_dense() * factor)
+        down = gcext.codec("dense").encode(dense(up) * factor)
         out = Projection(alpha=0).aggregate({0: up, 1: down}, {0: 1.0, 1: 2.0})
         assert not out.any()
     zero = gcext.stc(torch.zeros(3), p=1)
     server = Projection(alpha=0)
-    assert not server.aggregate({0: zero, 1: zero}, {0: 1.0, 1: 2.0}).any()
+    assert not single(server.aggregate({0: zero, 1: zero}, {0: 1.0, 1: 2.0})).any()
     out = server.aggregate({2: up, 3: zero}, {2: 1.0, 3: 2.0})
-    assert torch.allclose(out, up.to_dense() / 2)
+    assert torch.allclose(out, dense(up) / 2)
 
 
 def test_groups_are_many_tensors_under_one_projection() -> None:
@@ -112,7 +113,7 @@ def test_groups_are_many_tensors_under_one_projection() -> None:
         sums = gcext.gram(list(parts.values()))
         assert torch.allclose(sums, gcext.gram(list(whole.values())))
         mean = gcext.aggregate.mean(list(parts.values()))
-        assert torch.equal(mean[1], gcext.aggregate.mean(list(whole.values()))[20:])
+        assert torch.equal(mean[1], single(gcext.aggregate.mean(list(whole.values())))[20:])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_snapshot_goes_back_over_a_round() -> None:
     assert after != before
     server.restore(snapshot)
     assert server.state_dict() == before
-    assert torch.equal(server.aggregate(packets, losses, round=4), first)
+    assert torch.equal(single(server.aggregate(packets, losses, round=4)), first)
     assert server.state_dict() == after
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from isa_kit import at_every_isa
-from round_kit import dense, drawn, mixed
+from packet_kit import dense, single
+from round_kit import arrays, drawn, mixed
 
 import gcext
 from gcext._native import ops
@@ -151,9 +152,9 @@ def test_f_of_m_attackers_stay_within_the_honest_values(poison: str) -> None:
     good = np.array([u for i, u in enumerate(updates) if i not in attackers]).astype(np.float32)
     low, high = good.min(axis=0), good.max(axis=0)
     for server in (TrimmedMean(4 / 19), Median()):
-        out = server.aggregate(packets).numpy()
+        out = single(server.aggregate(packets)).numpy()
         assert (low <= out).all() and (out <= high).all()
-    out = Mean().aggregate(packets).numpy()
+    out = single(Mean().aggregate(packets)).numpy()
     assert ((low > out) | (out > high)).any()
 
 
@@ -161,18 +162,18 @@ def test_f_of_m_attackers_stay_within_the_honest_values(poison: str) -> None:
 def test_a_norm_bound_limits_each_client(method: str) -> None:
     rng = np.random.default_rng(4)
     packets, _ = drawn(rng, 30, 10, 400, gcext.codec(method).encode)
-    norms = {c: np.linalg.norm(v) for c, v in dense(packets).items()}
+    norms = {c: np.linalg.norm(v) for c, v in arrays(packets).items()}
     bound = float(np.median(list(norms.values())))
-    clean = NormBound(bound).aggregate(packets).double().numpy()
-    scaled = {c: v * min(1, bound / norms[c]) for c, v in dense(packets).items()}
+    clean = single(NormBound(bound).aggregate(packets)).double().numpy()
+    scaled = {c: v * min(1, bound / norms[c]) for c, v in arrays(packets).items()}
     assert np.allclose(clean, sum(scaled.values()) / 10, rtol=1e-6, atol=1e-7)
     attacker = sorted(packets)[3]
     for size in (1e3, 1e30):
-        poison = gcext.codec(method).encode(packets[attacker].to_dense() * -size)
-        moved = NormBound(bound).aggregate({**packets, attacker: poison}).double().numpy()
+        poison = gcext.codec(method).encode(dense(packets[attacker]) * -size)
+        moved = single(NormBound(bound).aggregate({**packets, attacker: poison})).double().numpy()
         assert np.linalg.norm(moved - clean) <= 2 * bound / 10 * (1 + 1e-6)
-    small = {c: gcext.codec(method).encode(p.to_dense() * 1e-3) for c, p in packets.items()}
-    assert torch.equal(NormBound(bound).aggregate(small), Mean().aggregate(small))
+    small = {c: gcext.codec(method).encode(dense(p) * 1e-3) for c, p in packets.items()}
+    assert torch.equal(single(NormBound(bound).aggregate(small)), single(Mean().aggregate(small)))
 
 
 def test_bounded_packets_are_packets() -> None:
@@ -193,13 +194,13 @@ def test_bounded_packets_are_packets() -> None:
     huge = gcext.stc(torch.full((4,), 3e38), p=1)
     for method in (huge, gcext.codec("topk:p=1").encode(huge.to_dense())):
         server = NormBound(1e-45, Projection())
-        assert not server.aggregate({0: method}, {0: 1.0}).any()
+        assert not single(server.aggregate({0: method}, {0: 1.0})).any()
         assert server.inner.history.packet(0).k == 0
 
 
 def test_a_cap_names_the_client() -> None:
     packets = {3: gcext.stc(torch.ones(9), p=0.3), 8: gcext.stc(torch.ones(9), p=0.5)}
-    assert torch.equal(MaxK(4).aggregate(packets), Mean().aggregate(packets))
+    assert torch.equal(single(MaxK(4).aggregate(packets)), single(Mean().aggregate(packets)))
     with pytest.raises(ValueError, match="may hold 3 elements, got 4 from client 8"):
         MaxK(3).aggregate(packets)
     group = gcext.Packet.group(list(packets.values()))
@@ -210,8 +211,8 @@ def test_a_cap_names_the_client() -> None:
 def test_what_few_send_has_no_median() -> None:
     """A property to know of before a median is put behind top-k."""
     packets = {i: gcext.stc(torch.eye(5)[i % 5], p=0.2) for i in range(10)}
-    assert not Median().aggregate(packets).any()
-    assert Mean().aggregate(packets).tolist() == pytest.approx([0.2] * 5)
+    assert not single(Median().aggregate(packets)).any()
+    assert single(Mean().aggregate(packets)).tolist() == pytest.approx([0.2] * 5)
 
 
 SAME = """

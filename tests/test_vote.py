@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from isa_kit import at_every_isa
+from packet_kit import dense, single
 
 import gcext
 from gcext._native import ops
@@ -64,16 +65,16 @@ def test_packets_vote_by_their_signs() -> None:
         packets = {
             9 - i: gcext.codec(names[i % len(names)]).encode(t) for i, t in enumerate(tensors)
         }
-        total = sum(p.to_dense().sign() for p in packets.values())
+        total = sum(dense(p).sign() for p in packets.values())
         out = Vote(scale=0.5).aggregate(packets)
         assert torch.equal(out, total.sign() * 0.5 + 0.0) and out.shape == (30, 41)
         groups = {c: gcext.Packet.group([p, p]) for c, p in packets.items()}
         assert all(torch.equal(each, out) for each in Vote(0.5).aggregate(groups))
     zero = gcext.codec("sign").encode(torch.zeros(3))
-    assert not Vote().aggregate({0: zero, 1: zero}).any()
+    assert not single(Vote().aggregate({0: zero, 1: zero})).any()
     for shape in ((), (0,), (2, 0)):
         one = gcext.codec("sign").encode(torch.ones(shape))
-        assert torch.equal(Vote().aggregate({0: one}), torch.ones(shape))
+        assert torch.equal(single(Vote().aggregate({0: one})), torch.ones(shape))
 
 
 def test_a_minority_cannot_move_the_vote() -> None:
@@ -83,7 +84,7 @@ def test_a_minority_cannot_move_the_vote() -> None:
     packets = {i: gcext.codec("sign").encode(honest) for i in range(6)}
     for i in range(6, 11):
         packets[i] = gcext.codec("sign").encode(-1e30 * honest)
-    assert torch.equal(Vote().aggregate(packets), honest.sign())
+    assert torch.equal(single(Vote().aggregate(packets)), honest.sign())
 
 
 def test_what_is_refused() -> None:
