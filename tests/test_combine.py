@@ -17,7 +17,7 @@ NONE = torch.empty(0, dtype=torch.int32)
 
 
 def sparse(
-    rng: np.random.Generator, numel: int, k: int, dtype: type = np.int32
+    rng: np.random.Generator, numel: int, k: int, dtype: Any = np.int32
 ) -> tuple[torch.Tensor, torch.Tensor]:
     index = np.sort(rng.choice(numel, k, replace=False)).astype(dtype)
     return torch.from_numpy(index), torch.from_numpy(rng.standard_normal(k).astype(np.float32))

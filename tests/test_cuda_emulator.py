@@ -6,6 +6,7 @@ import ctypes
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def probe(what: int, reverse: bool = False) -> list[int]:
     return list(out)
 
 
-def lanes(rule: object, warp: int) -> int:
+def lanes(rule: Callable[[int], bool], warp: int) -> int:
     return sum(1 << i for i in range(32) if rule(warp * 32 + i))
 
 

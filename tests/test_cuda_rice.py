@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from gcext import DecodeError, _wire
 TILE = _wire.TILE
 SCALE, SCALE_BITS = 0.5, 0x3F000000
 COUNTS = [0, 1, 2, 31, 32, 33, TILE - 1, TILE, TILE + 1, 2 * TILE, 3 * TILE + 5, 7 * TILE - 3]
-Index = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+Index = npt.NDArray[Any]  # int32 or int64
 
 
 def support(draw: random.Random, k: int) -> tuple[Index, int]:
@@ -60,7 +60,7 @@ def located(body: wire.Body) -> Located:
 class Case(NamedTuple):
     """What a packet is to hold, and how it is given."""
 
-    index: Index
+    index: Index  # type: ignore[assignment]  # hides tuple.index
     limit: int
     room: int = 0  # entries of the arrays beyond the count
     told: bool = True  # the count is in info

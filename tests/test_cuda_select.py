@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +66,12 @@ def last_bits(n: int) -> Tensor:
     return (torch.randint(0, 600, (n,)).int() + 0x3F800000 - 300).view(torch.float32)
 
 
-KINDS = [normal, ties, all_equal, mostly_zero, denormals, layers, any_bits, last_bits]
+Kind = Callable[[int], Tensor]
+KINDS: list[Kind] = [normal, ties, all_equal, mostly_zero, denormals, layers, any_bits, last_bits]
+
+
+def name_of(kind: Any) -> str:
+    return str(kind.__name__)
 
 
 def compare(
@@ -122,9 +129,9 @@ def draw_case(draw: random.Random, n: int) -> tuple[Tensor, Tensor, int, float, 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("ternary", [True, False])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_same_bytes(backend: str, form: str, kind: object, ternary: bool) -> None:
-    draw = random.Random(f"{form} {kind.__name__} {ternary}")
+@pytest.mark.parametrize("kind", KINDS, ids=name_of)
+def test_same_bytes(backend: str, form: str, kind: Kind, ternary: bool) -> None:
+    draw = random.Random(f"{form} {name_of(kind)} {ternary}")
     torch.manual_seed(draw.randrange(2**31))
     for n in SIZES:
         tensor, memory = kind(n), kind(n)[torch.randperm(n)]
@@ -227,8 +234,8 @@ def candidates(tensor: Tensor, k: int, how: Schedule = PIPELINE) -> tuple[int, b
 
 
 @pytest.mark.parametrize("p", [0.001, 0.01, 0.1])
-@pytest.mark.parametrize("kind", [normal, layers, any_bits], ids=lambda kind: kind.__name__)
-def test_the_sample_spares_the_later_passes(kind: object, p: float) -> None:
+@pytest.mark.parametrize("kind", [normal, layers, any_bits], ids=name_of)
+def test_the_sample_spares_the_later_passes(kind: Kind, p: float) -> None:
     n = 600_011
     collected, all_looked_at = candidates(kind(n), int(p * n))
     assert not all_looked_at
@@ -256,8 +263,8 @@ def test_a_useless_sample_falls_back() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", [normal, layers, mostly_zero], ids=lambda kind: kind.__name__)
-def test_one_block_finishes_a_medium_item(form: str, kind: object) -> None:
+@pytest.mark.parametrize("kind", [normal, layers, mostly_zero], ids=name_of)
+def test_one_block_finishes_a_medium_item(form: str, kind: Kind) -> None:
     """More candidates than the block's threads take in one go, from hundreds of blocks."""
     n = 900_003
     tensor, memory = kind(n), kind(n) * 0.1
@@ -340,11 +347,12 @@ def test_many_are_each_as_alone(backend: str, form: str) -> None:
     for how in (Schedule(), PIPELINE, MEDIUM, PIPELINE._replace(distrust=True), MIXED):
         sizes = [draw.choice([0, 1, 33, 1000, 9000, 40_000]) for _ in range(100)]
         cases = [draw_case(draw, n) for n in sizes]
-        tensors, memories, ks = ([case[i] for case in cases] for i in range(3))
+        columns: Any = ([case[i] for case in cases] for i in range(3))
+        tensors, memories, ks = columns
         tensors[70] = torch.full((500,), float("nan"))
         memories[70], ks[70] = torch.randn(500), 5
         given = memories if form == "memory" else [None] * 100
-        outs = [[None] * 100, [None] * 100]
+        outs: list[Any] = [[None] * 100, [None] * 100]
         if form != "plain":
             outs = [[memory.clone() for memory in memories] for _ in range(2)]
         got = make(backend, how).select_many(tensors, given, outs[0], ks, 1.0, 0.9)

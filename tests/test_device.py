@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from gcext import DecodeError, Packet
 from gcext._packet import device, wire
 from gcext._packet.codes import Contents
 from gcext._packet.deferred import Deferred
+from gcext._packet.wire import Located
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def selected(index: Tensor, value: Tensor, info: Tensor, op: str) -> Packet:
-    deferred = Deferred(op, info, (index, value), lambda *_: None)
+    deferred = Deferred(op, info, (index, value), cast(Any, lambda *_: None))
     return Packet("ternary", (9,), torch.float32, deferred=deferred)
 
 
@@ -80,12 +81,16 @@ def any_packet(draw: random.Random) -> Packet:
     return gcext.codec(f"{kind}:p={p}").encode(tensor)
 
 
+def dtype_of(tensor: Tensor | None) -> torch.dtype | None:
+    return None if tensor is None else tensor.dtype
+
+
 def same_contents(one: Packet, other: Packet) -> bool:
     """Whether two packets say the same in the same types."""
     pairs = zip(one.members or (one,), other.members or (other,), strict=True)
     return by_host(one) == by_host(other) and all(
         type(x.support) is type(y.support)
-        and all(a is b or a.dtype == b.dtype for a, b in [(x.entries()[0], y.entries()[0])])
+        and dtype_of(x.entries()[0]) == dtype_of(y.entries()[0])
         and same_bits(x.values(), y.values())
         for x, y in pairs
     )
@@ -176,7 +181,7 @@ def test_a_captured_member_makes_its_group_a_window() -> None:
     assert group.to_bytes() != first
 
 
-class Stream(nullcontext):
+class Stream(nullcontext[None]):
     """What torch.Stream does for those who wait, and for those who use it."""
 
     def __init__(self) -> None:
@@ -198,7 +203,7 @@ def test_members_made_on_several_streams(monkeypatch: pytest.MonkeyPatch) -> Non
     def made_on(stream: Stream) -> Packet:
         packet = select.encode(torch.randn(9))
         assert packet.deferred is not None
-        packet.deferred.stream = stream
+        packet.deferred.stream = cast(Any, stream)
         return packet
 
     monkeypatch.setattr(device, "current_stream", lambda device: now)
@@ -251,6 +256,7 @@ def test_what_is_wrong_is_said_by_the_order_of_the_rules() -> None:
     """A tile of the first member comes before the second's scale, which is what locate finds."""
     message = bytearray(Packet.group([gcext.stc(torch.randn(3000), 0.1)] * 2).to_bytes())
     first, second = (each.encoded for each in wire.locate(Packet, bytes(message)).members)
+    assert isinstance(first, Located) and isinstance(second, Located)
     message[first.begin + 3 + first.remainder_bytes] ^= 0x10  # another number of ones
     message[second.begin - 4 : second.begin] = bytes(4)
     bad = rehash(bytes(message))

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from gcext.fl import CheckpointError, Interrupted, Settings, load, run
+from gcext.fl import CheckpointError, Interrupted, Settings, load, local_sgd, run
 from gcext.fl import _checkpoint as checkpoint
 from gcext.fl import _run as run_module
+from gcext.fl._server import Server
 
 METHODS = (
     "fedavg",
@@ -36,7 +37,7 @@ def outcome(result: dict[str, Any]) -> tuple[Any, ...]:
 
 def interrupt_training(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """Ctrl-C in the middle of the ``call``-th local training."""
-    original, calls = run_module.local_sgd, iter(range(1, 10_000))
+    original, calls = local_sgd, iter(range(1, 10_000))
 
     def cut(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
@@ -115,14 +116,14 @@ def test_a_real_signal_lands_between_whole_rounds(tmp_path: Path) -> None:
 
 def test_a_signal_waits_for_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the round is being committed: the round counts whole, then the run ends."""
-    commit = run_module.Server.commit
+    commit = Server.commit
 
-    def press(self, *args: Any) -> None:
+    def press(self: Server, *args: Any) -> None:
         if self.version == 2:
             os.kill(os.getpid(), signal.SIGINT)
         commit(self, *args)
 
-    monkeypatch.setattr(run_module.Server, "commit", press)
+    monkeypatch.setattr(Server, "commit", press)
     with pytest.raises(Interrupted) as stop:
         run(settings(), DATA)
     monkeypatch.undo()
@@ -132,7 +133,7 @@ def test_a_signal_waits_for_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("first", [3, None])
 def test_a_signal_waits_for_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int | None
 ) -> None:
     """Ctrl-C while the pool ends, be it the second one: what was done is neither lost nor false."""
     path = tmp_path / "a.checkpoint"
@@ -142,7 +143,7 @@ def test_a_signal_waits_for_the_end(
         if record["round"] == first:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def press_again(self, **options: Any) -> None:
+    def press_again(self: ThreadPoolExecutor, **options: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         shutdown(self, **options)
         ended.append(all(not thread.is_alive() for thread in self._threads))
@@ -181,7 +182,11 @@ def test_other_settings_are_named(tmp_path: Path, changes: Any, named: str) -> N
         run(settings(rounds=2, **changes), DATA, path=path, resume=True)
 
 
-STATE = {"model": torch.arange(50.0), "messages": {3: b"\x00\xff"}, "records": [{"round": 1}]}
+STATE: dict[str, Any] = {
+    "model": torch.arange(50.0),
+    "messages": {3: b"\x00\xff"},
+    "records": [{"round": 1}],
+}
 
 
 class TestFile:
@@ -209,7 +214,7 @@ class TestFile:
 
     @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
     def test_a_failing_save_keeps_the_old_one(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:
         path = tmp_path / "a"
         checkpoint.save(path, STATE)

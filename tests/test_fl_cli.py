@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from gcext.__main__ import app
 from gcext.fl import _cli as cli
 from gcext.fl import _run as run_module
+from gcext.fl import initial, local_sgd
 
 SMALL = ["--clients", "6", "--participation", "0.5", "--rounds", "3", "--threads", "2"]
 
@@ -70,7 +71,7 @@ def test_interrupt_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     whole, out, store = tmp_path / "whole.json", tmp_path / "out.json", tmp_path / "store"
     methods = ["--method", "stc", "--method", "pstc"]
     fl(*methods, "--json", whole)
-    original, calls = run_module.local_sgd, iter(range(1, 1000))
+    original, calls = local_sgd, iter(range(1, 1000))
 
     def cut(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == 3 * 3 + 3 + 2:  # in the second run's second round
@@ -108,7 +109,7 @@ def test_what_ends_a_later_run_leaves_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
     """Ctrl-C or an error while the second run is set up: the first is in the JSON and the table."""
-    initial, calls = run_module.initial, iter((False, True))
+    calls = iter((False, True))
 
     def cut(*args: Any) -> Any:
         if next(calls):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
 import gcext
-from gcext.aggregate import Mean, Median, NormBound
+from gcext.aggregate import Aggregator, Mean, Median, NormBound
 from gcext.fl import Federation, Settings, Workers, load
 from gcext.fl._server import MOST_MERGED, Broadcast, Server
 
@@ -63,7 +63,9 @@ def test_what_can_be_merged(count: int, spec: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("combine", [Mean, Median, lambda: NormBound(9.0, Median())])
-def test_samples_are_weights_where_the_receiver_uses_weights(combine: str) -> None:
+def test_samples_are_weights_where_the_receiver_uses_weights(
+    combine: Callable[[], Aggregator],
+) -> None:
     dense = gcext.codec("dense")
     up, down = gcext.Link(dense, combine=combine), gcext.Link(dense)
     server = Server(torch.zeros(2), gcext.Recipe(up, down))

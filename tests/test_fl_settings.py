@@ -16,7 +16,7 @@ def plan(**changes: Any) -> Settings:
 
 
 def test_bare_names_are_completed() -> None:
-    given = {"p": 0.05, "alpha": 0.2, "tau": 3}
+    given: dict[str, Any] = {"p": 0.05, "alpha": 0.2, "tau": 3}
     assert complete("stc", **given) == "stc:p=0.05"
     assert complete("pstc", **given) == "pstc:p=0.05,alpha=0.2,tau=3"
     assert complete("randomk", **given) == "randomk:p=0.05"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,17 +26,17 @@ class Vector:
         self.dense[slice(None) if len(index) != len(value) else index.numpy()] = value
 
 
-def support(rng: np.random.Generator, numel: int, k: int, dtype: type = np.int32) -> torch.Tensor:
+def support(rng: np.random.Generator, numel: int, k: int, dtype: Any = np.int32) -> torch.Tensor:
     return torch.from_numpy(np.sort(rng.choice(numel, k, replace=False)).astype(dtype))
 
 
-def ternary(rng: np.random.Generator, numel: int, k: int, dtype: type = np.int32) -> Vector:
+def ternary(rng: np.random.Generator, numel: int, k: int, dtype: Any = np.int32) -> Vector:
     scale = float(np.float32(rng.uniform(0.1, 3))) if k else 0.0
     value = np.where(rng.random(k) < 0.5, -scale, scale).astype(np.float32)
     return Vector(support(rng, numel, k, dtype), value, scale, numel)
 
 
-def sparse(rng: np.random.Generator, numel: int, k: int, dtype: type = np.int32) -> Vector:
+def sparse(rng: np.random.Generator, numel: int, k: int, dtype: Any = np.int32) -> Vector:
     value = rng.standard_normal(k).astype(np.float32)
     return Vector(support(rng, numel, k, dtype), value, 0.0, numel)
 

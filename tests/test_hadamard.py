@@ -12,6 +12,7 @@ from isa_kit import at_every_isa
 
 from gcext import polar
 from gcext._native import ops
+from gcext.polar._values import chunks_of
 
 MASK = 2**64 - 1
 
@@ -134,7 +135,7 @@ def test_any_size(numel: int) -> None:
     assert estimate.shape == x.shape and estimate.dtype == torch.float32
     if numel > 1000:
         assert float((estimate - x).square().sum() / x.square().sum()) < 0.65
-    chunks = ops.chunks_of(numel, 256)
+    chunks = chunks_of(numel, 256)
     padded = sum(size for _, size in chunks)
     bits = padded // 256 * coded.coded.kept
     assert coded.nbytes == (bits + 7) // 8 + 4 * len(chunks) + 8

@@ -19,7 +19,7 @@ import gcext
 from gcext import History
 from gcext._links import Link
 from gcext.aggregate import Projection
-from gcext.fl import Interrupted, Settings, load, run
+from gcext.fl import Interrupted, Settings, load, local_sgd, run
 from gcext.fl import _run as run_module
 
 KINDS = pytest.mark.parametrize("kind", ["memory", "file"])
@@ -81,8 +81,10 @@ def test_any_order_of_rounds_states_and_snapshots(
 ) -> None:
     """Against a dict that is copied whole: the last two states, the last snapshot."""
     file = None if kind == "memory" else tmp_path_factory.mktemp("h") / "h.sqlite"
-    history, model, last = History(file), {}, None
-    states, snapshot = [], None
+    history, last = History(file), None
+    model: dict[int, tuple[int | None, float]] = {}
+    states: list[tuple[Any, Any]] = []
+    snapshot: tuple[Any, Any] | None = None
     for count, (step, clients) in enumerate(steps):
         now = (last, dict(model))
         if step == "put":
@@ -116,13 +118,14 @@ def test_what_is_put_in_takes_no_more_room_than_it_must(kind: str, path: Path | 
             history.put(round, {c: packet(round) for c in (1, 2)})
         if kind == "file":
             count = "SELECT count(*) FROM packet"
-            assert history._store._one(count) == 2
+            store: Any = history._store
+            assert store._one(count) == 2
             for round in range(50, 90):
                 if round % 10 == 0:
                     history.state_dict()
                 history.snapshot()
                 history.put(round, {c: packet(round) for c in (1, 2)})
-                assert history._store._one(count) <= 2 * 22
+                assert store._one(count) <= 2 * 22
 
 
 def plain(history: History) -> dict[int, tuple[int | None, bytes, str]]:
@@ -179,10 +182,8 @@ def test_the_cache_never_shows(
             for each, snapshot in zip((ours, bare), snapshots, strict=True):
                 each.restore(snapshot)
             states = None
-        kept = ours._unpacked
-        assert all(
-            ours.round_of(c) == each.round > ours.last_round - rounds for c, each in kept.items()
-        )
+        kept, newest = ours._unpacked, ours.last_round or 0
+        assert all(ours.round_of(c) == each.round > newest - rounds for c, each in kept.items())
         assert ours._unpacked_bytes == sum(contents(each.packet) for each in kept.values()) <= cache
     assert plain(ours) == plain(bare) and ours.last_round == bare.last_round
     ours.close()
@@ -205,13 +206,13 @@ def test_packets_of_the_last_rounds_are_not_unpacked(
     kind: str, path: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unpacked = []
-    original = gcext.Packet.from_bytes.__func__
+    original = gcext.Packet.from_bytes
 
-    def spy(cls, message: bytes, *args: Any, **kwargs: Any) -> gcext.Packet:
+    def spy(message: bytes, *args: Any, **kwargs: Any) -> gcext.Packet:
         unpacked.append(message)
-        return original(cls, message, *args, **kwargs)
+        return original(message, *args, **kwargs)
 
-    monkeypatch.setattr(gcext.Packet, "from_bytes", classmethod(spy))
+    monkeypatch.setattr(gcext.Packet, "from_bytes", staticmethod(spy))
     with History(path) as history:
         server = Projection(tau=3, history=history)
         for round in range(8):
@@ -261,7 +262,7 @@ def test_a_round_that_raises_leaves_all_as_it_was(
         history.put(1, {1: packet(1)})
         before = seen(history)
         with pytest.raises(KeyboardInterrupt):
-            history.put(2, {1: packet(2), 2: Broken()})
+            history.put(2, {1: packet(2), 2: Broken()})  # type: ignore[dict-item]
         assert seen(history) == before
         if kind == "file":  # within the transaction, once rows are in
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -281,6 +282,7 @@ for round in range(10_000):
 """
     file = tmp_path / "h"
     run = subprocess.Popen([sys.executable, "-c", script, str(file)], stdout=subprocess.PIPE)
+    assert run.stdout is not None
     for line in run.stdout:
         if int(line) >= 30:
             os.kill(run.pid, signal.SIGKILL)
@@ -288,7 +290,7 @@ for round in range(10_000):
     run.communicate()
     with History(file) as history:
         last = history.last_round
-        assert last >= 30 and history.clients_of_round(last) == list(range(8))
+        assert last is not None and last >= 30 and history.clients_of_round(last) == list(range(8))
         assert {history.packet(c).scale for c in range(8)} == {last + 1.0}
 
 
@@ -384,7 +386,7 @@ def test_the_loop_resumes_with_a_file(
             run(PLAN, DATA, path=checkpoint, every=4, progress=crash)
         assert opened[0].last_round == 6
     else:
-        original, calls = run_module.local_sgd, iter(range(1, 10_000))
+        original, calls = local_sgd, iter(range(1, 10_000))
 
         def cut(*args: Any, **kwargs: Any) -> Any:
             if next(calls) == call:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from contextlib import nullcontext
+from typing import Any, cast
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_says_what_an_ordinary_packet_says(spec: str) -> None:
         assert type(copied) is Packet
         assert copied.to_bytes() == want.to_bytes()
     with pytest.raises(AttributeError, match="no attribute 'suport'"):
-        fresh().suport  # noqa: B018
+        fresh().suport  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_raises_at_every_look(spec: str) -> None:
@@ -228,9 +229,10 @@ def test_what_was_found_is_held_for_the_stream_that_looked(
     spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host waits for the stream that encodes alone, and again for what it copied there."""
-    waited, held = [], []
+    waited: list[Any] = []
+    held: list[tuple[Tensor, Any]] = []
 
-    class Stream(nullcontext):
+    class Stream(nullcontext[None]):
         def __enter__(self) -> None:
             waited.append(self)
 
@@ -238,12 +240,12 @@ def test_what_was_found_is_held_for_the_stream_that_looked(
             waited.append(self)
 
     mine, other = Stream(), Stream()
-    monkeypatch.setattr(deferred, "current_stream", lambda device: here)
+    monkeypatch.setattr(deferred, "current_stream", lambda device: here)  # type: ignore[has-type]
     monkeypatch.setattr(Tensor, "record_stream", lambda x, stream: held.append((x, stream)))
     for here in (mine, other):
         packet = Late(gcext.codec(spec)).encode(torch.randn(100), seed=1)
         assert packet.deferred is not None
-        packet.deferred.stream = mine
+        packet.deferred.stream = cast(Any, mine)
         fields = packet.coded.fields() if isinstance(packet.coded, Code) else (packet.coded,)
         assert waited == [mine, mine]
         tensors = [x for x in (packet.support, *fields) if isinstance(x, Tensor)]

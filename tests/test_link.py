@@ -151,7 +151,7 @@ class TestPending:
 
 
 class TestState:
-    def test_round_trip_bit_for_bit(self, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def test_round_trip_bit_for_bit(self, tmp_path: Path) -> None:
         comp = feedback()
         for name in ("a", "b"):
             comp.compress(torch.randn(1000), name)

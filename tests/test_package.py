@@ -52,5 +52,5 @@ def test_command_line() -> None:
         [sys.executable, "-m", "gcext", "info"], capture_output=True, text=True, check=True
     )
     assert gcext.__version__ in run.stdout
-    run = subprocess.run([sys.executable, "-m", "gcext", "inspect", "nothing"], capture_output=True)
-    assert run.returncode == 2
+    missing = subprocess.run([sys.executable, "-m", "gcext", "inspect", "x"], capture_output=True)
+    assert missing.returncode == 2

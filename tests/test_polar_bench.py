@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import gcext
 from bench import polar, polar_real
 from bench.__main__ import app
 
@@ -45,9 +46,9 @@ def test_updates_are_real_or_none(tmp_path: Path) -> None:
 def test_bias_shows_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for row in polar_real.bias([], draws=(100, 400)):
         assert row["T=400"] == pytest.approx(row["T=100"], rel=0.25)
-    code = polar_real.polar.encode_rotated
+    code = gcext.polar.encode_rotated
     # The same rotation every time: nothing averages out.
-    monkeypatch.setattr(polar_real.polar, "encode_rotated", lambda x, r, seed: code(x, r, seed=0))
+    monkeypatch.setattr(gcext.polar, "encode_rotated", lambda x, r, seed: code(x, r, seed=0))
     for row in polar_real.bias([], draws=(100, 400)):
         assert row["T=400"] == pytest.approx(4 * row["T=100"], rel=0.01)
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from isa_kit import at_every_isa
+from packet_kit import dense
 from project_oracle import Loops
 from project_oracle import project as expected
 
 import gcext
 from gcext._native import ops
-from gcext.aggregate._project import kept, project
+from gcext.aggregate._project import Order, kept, project
 
 ALPHAS = [0.0, 0.1, 0.5, 1.0]
 
@@ -32,10 +33,10 @@ def packets_of(rng: np.random.Generator, m: int, numel: int, p: float = 0.2) -> 
 @pytest.mark.parametrize("order", ["paper", "fedfv"])
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("tau", [0, 1, 3, 5])
-def test_eight_rounds_against_the_loops(order: str, alpha: float, tau: int) -> None:
+def test_eight_rounds_against_the_loops(order: Order, alpha: float, tau: int) -> None:
     rng = np.random.default_rng(int(10 * alpha) + tau)
     loops = Loops(alpha, tau, order)
-    sent = {}  # client -> (round, packet)
+    sent: dict[int, tuple[int, gcext.Packet]] = {}  # client -> (round, packet)
     for t in range(1, 9):
         clients = rng.choice(14, 5, replace=False).tolist()
         drawn = dict(zip(clients, packets_of(rng, 5, 300), strict=True))
@@ -50,9 +51,9 @@ def test_eight_rounds_against_the_loops(order: str, alpha: float, tau: int) -> N
         if order == "fedfv":
             spans = [*spans, range(5)] if t >= tau > 0 else []
         coefficients = project(gcext.gram(packets).numpy(), 5, alpha, spans, order)
-        vectors = np.stack([packet.to_dense().double().numpy() for packet in packets])
-        dense = {client: packet.to_dense().double().numpy() for client, packet in drawn.items()}
-        right = loops.aggregate(dense, losses)
+        vectors = np.stack([dense(packet).double().numpy() for packet in packets])
+        updates = {client: dense(packet).double().numpy() for client, packet in drawn.items()}
+        right = loops.aggregate(updates, losses)
         assert np.linalg.norm(coefficients @ vectors - right) <= 1e-6 * np.linalg.norm(right)
     assert (loops.internal > 0) == (alpha < 1)
     if order == "paper" or tau != 1:  # a mean without inner conflicts may have none with its parts

@@ -31,7 +31,7 @@ def test_projection_against_loops(
     ours, loops = Projection(alpha, tau, history), Loops(alpha, tau)
     for _ in range(6):
         packets, losses = drawn(rng, 12, 6, 300, encode)
-        got = ours.aggregate(packets, losses)
+        got = single(ours.aggregate(packets, losses))
         expected = loops.aggregate(arrays(packets), losses)
         assert got.dtype == torch.float32 and got.shape == (300,)
         off = np.linalg.norm(got.double().numpy() - expected)
@@ -57,7 +57,7 @@ def test_the_order_of_fedfv(alpha: float, tau: int) -> None:
         differ += not np.array_equal(got, single(paper.aggregate(packets, losses)).double().numpy())
     assert (differ > 0) == (tau > 0 or alpha == 0.1)
     with pytest.raises(ValueError, match="order must be paper or fedfv, got 'none'"):
-        Projection(order="none")
+        Projection(order="none")  # type: ignore[arg-type]
 
 
 def test_rounds_without_packets_hold_nothing() -> None:
@@ -65,7 +65,7 @@ def test_rounds_without_packets_hold_nothing() -> None:
     rng = np.random.default_rng(4)
     a, losses = drawn(rng, 4, 4, 50, gcext.codec("dense").encode)
     b = {client: gcext.codec("dense").encode(-dense(p)) for client, p in a.items()}
-    fresh = Projection(tau=1).aggregate(b, losses)
+    fresh = single(Projection(tau=1).aggregate(b, losses))
     other = {client + 10: packet for client, packet in b.items()}
     other_losses = {client + 10: loss for client, loss in losses.items()}
     for round, packets, lost, same in (
@@ -82,12 +82,12 @@ def test_updates_that_cancel_or_are_zero_give_zero() -> None:
     up = gcext.stc(torch.tensor([0.1, 0.7, -0.3]), p=1)
     for factor in (-1.0, -0.3, -7.1):
         down = gcext.codec("dense").encode(dense(up) * factor)
-        out = Projection(alpha=0).aggregate({0: up, 1: down}, {0: 1.0, 1: 2.0})
+        out = single(Projection(alpha=0).aggregate({0: up, 1: down}, {0: 1.0, 1: 2.0}))
         assert not out.any()
     zero = gcext.stc(torch.zeros(3), p=1)
     server = Projection(alpha=0)
     assert not single(server.aggregate({0: zero, 1: zero}, {0: 1.0, 1: 2.0})).any()
-    out = server.aggregate({2: up, 3: zero}, {2: 1.0, 3: 2.0})
+    out = single(server.aggregate({2: up, 3: zero}, {2: 1.0, 3: 2.0}))
     assert torch.allclose(out, dense(up) / 2)
 
 
@@ -106,7 +106,7 @@ def test_groups_are_many_tensors_under_one_projection() -> None:
             client: gcext.Packet.group([encode(t[:20].view(4, 5)), encode(t[20:])])
             for client, t in tensors.items()
         }
-        expected = flat.aggregate(whole, losses)
+        expected = single(flat.aggregate(whole, losses))
         first, rest = grouped.aggregate(parts, losses)
         assert first.shape == (4, 5)
         assert torch.allclose(torch.cat([first.flatten(), rest]), expected, atol=1e-6)
@@ -144,12 +144,12 @@ def test_state_round_trips_through_a_file(tmp_path: Path, path: str | None) -> N
     loaded = torch.load(file, weights_only=True)
     assert loaded == state and state["round"] == 4
     rounds = [drawn(rng, 30, 6, 400, mixed) for _ in range(3)]
-    expected = [server.aggregate(*each) for each in rounds]
+    expected = [single(server.aggregate(*each)) for each in rounds]
     after = server.state_dict()
     server.history.close()
     other = Projection(tau=2, history=gcext.History(path and tmp_path / path))
     other.load_state_dict(loaded)  # a file has gone on meanwhile
-    assert all(map(torch.equal, expected, [other.aggregate(*each) for each in rounds]))
+    assert all(map(torch.equal, expected, [single(other.aggregate(*each)) for each in rounds]))
     assert other.state_dict() == after
     other.history.close()
     assert state == loaded  # what was handed out stays as it was
@@ -157,11 +157,15 @@ def test_state_round_trips_through_a_file(tmp_path: Path, path: str | None) -> N
 
 def test_only_the_window_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(9)
-    server, unpacked = Projection(tau=2), []
+    server = Projection(tau=2)
+    unpacked: list[int] = []
     packet = gcext.History.packet
-    monkeypatch.setattr(
-        gcext.History, "packet", lambda self, c, d: unpacked.append(c) or packet(self, c, d)
-    )
+
+    def spy(self: gcext.History, client: int, device: torch.device) -> gcext.Packet:
+        unpacked.append(client)
+        return packet(self, client, device)
+
+    monkeypatch.setattr(gcext.History, "packet", spy)
     for round in range(9):
         packets, losses = drawn(rng, 100, 5, 40, mixed)
         unpacked.clear()
@@ -178,7 +182,7 @@ def test_snapshot_goes_back_over_a_round() -> None:
         server.aggregate(*drawn(rng, 5, 5, 40, mixed))
     before, snapshot = server.state_dict(), server.snapshot()
     packets, losses = drawn(rng, 5, 5, 40, mixed)
-    first = server.aggregate(packets, losses, round=4)
+    first = single(server.aggregate(packets, losses, round=4))
     after = server.state_dict()
     assert after != before
     server.restore(snapshot)

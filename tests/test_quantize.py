@@ -56,16 +56,17 @@ def judge(acc: F32, steps: int, bucket: int, largest: bool, clip: float, seed: i
         part = acc[start : start + bucket]
         norm = float(np.abs(part).max()) if largest else min(math.sqrt(squares(part)), GREATEST)
         if largest and clip:
-            norm = min(norm, np.float32(min(clip * math.sqrt(squares(part) / len(part)), GREATEST)))
+            limit = min(clip * math.sqrt(squares(part) / len(part)), GREATEST)
+            norm = min(norm, float(np.float32(limit)))
         norms.append(np.float32(norm))
-    norm = np.repeat(np.array(norms, np.float32), bucket)[:n].astype(np.float64)
+    each = np.repeat(np.array(norms, np.float32), bucket)[:n].astype(np.float64)
     key = mixed(np.array([seed % 2**64], np.uint64))
     u = (mixed(key ^ mixed(np.arange(n, dtype=np.uint64))) >> np.uint64(12)) * 2.0**-52
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.where(norm > 0, np.minimum(np.abs(acc.astype(np.float64)), norm) * (steps / norm), 0)
+        r = np.where(each > 0, np.minimum(np.abs(acc.astype(np.float64)), each) * (steps / each), 0)
     level = np.minimum(np.floor(r) + (u < r - np.floor(r)), steps)
     level = np.where(acc < 0, -level, level).astype(np.int64)
-    return Answer(np.array(norms, np.float32), level, (norm * level / steps).astype(np.float32))
+    return Answer(np.array(norms, np.float32), level, (each * level / steps).astype(np.float32))
 
 
 def draw(case: int) -> tuple[F32, F32]:
@@ -233,8 +234,8 @@ def test_flushing_denormals_changes_nothing() -> None:
 
     def run() -> list[bytes]:
         out = torch.empty_like(tiny)
-        given = (*sign(tiny, tiny, out, 1.0), out.clone())
-        given += (*levels(tiny, tiny, out, 0.5, 3, 64, False, 0.0, 1), out)
+        given = [*sign(tiny, tiny, out, 1.0), out.clone()]
+        given += [*levels(tiny, tiny, out, 0.5, 3, 64, False, 0.0, 1), out]
         return [each.numpy().tobytes() for each in given]
 
     kept = run()

@@ -78,8 +78,11 @@ def reference(packet: Packet) -> Tensor:
         value = torch.zeros(sent)
         for at, level in zip(code.at.tolist(), code.level.tolist(), strict=True):
             value[at] = float(code.norms[at // code.bucket]) * level / code.steps
+    elif isinstance(code, Polar):
+        value = code.decode(sent)
     else:
-        value = code.decode(sent) if isinstance(code, Polar) else code
+        assert isinstance(code, Tensor)
+        value = code
     flat = torch.zeros(N)
     support = packet.support
     if isinstance(support, Random):
@@ -103,7 +106,7 @@ class TestPacket:
 
     def test_what_is_returned_is_the_callers(self, support: str, code: str) -> None:
         packet = make(support, code)
-        before = packet.to_dense()
+        before = dense(packet)
         packet.values().zero_()
         packet.indices().zero_()
         dense(packet).zero_()
@@ -111,7 +114,7 @@ class TestPacket:
 
     def test_is_aggregated_like_any_other(self, support: str, code: str) -> None:
         packet, other = make(support, code), gcext.stc(torch.randn(20, 15), p=0.2)
-        a, b = dense(packet).double(), other.to_dense().double()
+        a, b = dense(packet).double(), dense(other).double()
         assert torch.equal(
             single(gcext.combine([packet, other], [0.5, 2.0])), (0.5 * a + 2 * b).float()
         )

@@ -26,13 +26,13 @@ def ballots(
     """Signs by voter, 0 where it abstains, and the operator's arguments for them."""
     signs = rng.choice([-1, 1], (planes + sparse, numel))
     signs[planes:] *= rng.random((sparse, numel)) < 0.4
-    index = [np.flatnonzero(row) for row in signs[planes:]]
+    places = [np.flatnonzero(row) for row in signs[planes:]]
     value = [
         torch.from_numpy((row[i] * 0.3).astype(np.float32))
-        for row, i in zip(signs[planes:], index, strict=True)
+        for row, i in zip(signs[planes:], places, strict=True)
     ]
-    dtype = [np.int32, np.int64]
-    index = [torch.from_numpy(i.astype(dtype[n % 2])) for n, i in enumerate(index)]
+    dtypes: list[type[np.int32] | type[np.int64]] = [np.int32, np.int64]
+    index = [torch.from_numpy(i.astype(dtypes[n % 2])) for n, i in enumerate(places)]
     return signs, ([plane(row) for row in signs[:planes]], index, value)
 
 
@@ -40,7 +40,7 @@ def ballots(
 @pytest.mark.parametrize(
     "voters", [(1, 0), (2, 0), (3, 0), (20, 0), (0, 1), (0, 5), (7, 8), (1, 2), (33, 31)]
 )
-def test_exact_against_counted_signs(numel: int, voters: int) -> None:
+def test_exact_against_counted_signs(numel: int, voters: tuple[int, int]) -> None:
     rng = np.random.default_rng(numel + sum(voters))
     signs, arguments = ballots(rng, numel, *voters)
     out = ops.vote(*arguments, 0.25, numel).numpy()
@@ -65,8 +65,8 @@ def test_packets_vote_by_their_signs() -> None:
         packets = {
             9 - i: gcext.codec(names[i % len(names)]).encode(t) for i, t in enumerate(tensors)
         }
-        total = sum(dense(p).sign() for p in packets.values())
-        out = Vote(scale=0.5).aggregate(packets)
+        total = torch.stack([dense(p).sign() for p in packets.values()]).sum(0)
+        out = single(Vote(scale=0.5).aggregate(packets))
         assert torch.equal(out, total.sign() * 0.5 + 0.0) and out.shape == (30, 41)
         groups = {c: gcext.Packet.group([p, p]) for c, p in packets.items()}
         assert all(torch.equal(each, out) for each in Vote(0.5).aggregate(groups))
@@ -114,7 +114,9 @@ def test_opcheck_and_compile() -> None:
     _, arguments = ballots(np.random.default_rng(3), 600, 3, 2)
     torch.library.opcheck(torch.ops.gcext.vote.default, (*arguments, 0.5, 600))
     compiled = torch.compile(
-        lambda *a: ops.vote(*a, 0.5, 600) + 1, fullgraph=True, backend="aot_eager"
+        lambda plane, index, value: ops.vote(plane, index, value, 0.5, 600) + 1,
+        fullgraph=True,
+        backend="aot_eager",
     )
     assert torch.equal(compiled(*arguments), ops.vote(*arguments, 0.5, 600) + 1)
 

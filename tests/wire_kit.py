@@ -32,7 +32,7 @@ def seal(message: bytes) -> bytes:
     return message[:-8] + xxhash.xxh3_64_intdigest(message[:-8]).to_bytes(8, "little")
 
 
-def code_of(decode: Callable[[bytes], Any], message: bytes) -> str | None:
+def code_of(decode: Callable[[Any], Any], message: bytes | bytearray) -> str | None:
     try:
         decode(message)
     except (DecodeError, twin.Refused) as error:
@@ -181,9 +181,9 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
         rotated = draw(st.booleans())
         size = max(64, block, 1 << max(k - 1, 0).bit_length()) if k else 0
         symbols = size if rotated else k
-        scale = floats(scales, int(k > 0) if rotated else 1)
+        factors = floats(scales, int(k > 0) if rotated else 1)
         seed = draw(st.integers(0, 2**64 - 1)) if rotated else None
-        code = plane(kept * -(-symbols // block)), block, kept, draw(st.booleans()), scale, seed
+        code = plane(kept * -(-symbols // block)), block, kept, draw(st.booleans()), factors, seed
     return wire.Body(method, (numel,), dtype, index, code=code)
 
 
@@ -240,7 +240,9 @@ def peak_growth(call: Callable[[], object]) -> int:
         pytest.skip("needs /proc and glibc")
 
     def read(key: str) -> int:
-        return int(re.search(rf"{key}:\s+(\d+) kB", status.read_text())[1]) * 1024
+        found = re.search(rf"{key}:\s+(\d+) kB", status.read_text())
+        assert found is not None
+        return int(found[1]) * 1024
 
     least = sys.maxsize
     for _ in range(3):

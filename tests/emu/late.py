@@ -52,7 +52,7 @@ class Late(Codec):
 class OnDevice(Tensor):
     """A tensor that passes for one on a GPU where is_cuda is asked."""
 
-    is_cuda = True  # type: ignore[assignment]
+    is_cuda = True
 
 
 class Unwaiting(TorchFunctionMode):
@@ -108,17 +108,17 @@ def _select_many(
     return torch.cat(index), torch.cat(value), torch.stack(info)
 
 
-def _sign(tensor: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+def _sign(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     if tensor.numel() == 0:  # nothing is launched
         return torch.ops.gcext.sign(tensor, *rest)
     return quantize.Emu().sign(tensor, *rest)
 
 
-def _levels(tensor: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _levels(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = tensor.numel()
     if n == 0:
         return torch.ops.gcext.levels(tensor, *rest)
     norms, at, level, info = quantize.Emu().levels(tensor, *rest)
-    rest = (0, n - at.numel())  # the operator allocates all elements
+    missing = (0, n - at.numel())  # the operator allocates all elements
     pad = torch.nn.functional.pad
-    return norms, pad(at, rest, value=POISON), pad(level, rest, value=POISON), info
+    return norms, pad(at, missing, value=POISON), pad(level, missing, value=POISON), info
