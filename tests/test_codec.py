@@ -268,14 +268,16 @@ class TestEveryCodec:
         assert not dense(gcext.Packet.from_bytes(packet.to_bytes())).any()
 
     def test_feedback_is_bounded(self, spec: str) -> None:
-        """What is sent keeps up with the gradient, but where a codec is no contraction at all."""
-        if spec == "qsgd:bits=1,bucket=64":
-            return
+        """What is sent follows the gradient; where the codec is no contraction, it diverges."""
         comp, total = gcext.ErrorFeedback(spec, seed=3), torch.zeros(2000)
         gradient = torch.randn(2000)
         for _ in range(150):
             total += dense(comp.compress(gradient, "w"))
-        assert (total / 150 - gradient).norm() < 0.5 * gradient.norm()
+        error = float((total / 150 - gradient).norm() / gradient.norm())
+        if spec == "qsgd:bits=1,bucket=64":  # as documented: the variance is eight squared norms
+            assert error > 1000
+        else:
+            assert error < 0.5
 
 
 @pytest.mark.parametrize("spec", DRAWN)

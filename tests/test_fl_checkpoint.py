@@ -71,9 +71,7 @@ class TestResume:
             run(settings(recipe), DATA)
         )
 
-    def test_after_a_kill(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
-    ) -> None:
+    def test_after_a_kill(self, tmp_path: Path, recipe: str) -> None:
         """Nothing is saved at the end: what counts is the last periodic checkpoint."""
         path = tmp_path / "a.checkpoint"
 
@@ -220,7 +218,7 @@ class TestFile:
         checkpoint.save(path, STATE)
         before = path.read_bytes()
 
-        def full(*args: Any, **kwargs: Any) -> None:
+        def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
