@@ -55,7 +55,7 @@ def groups(flat: np.ndarray, block: int) -> Iterator[np.ndarray]:
 
 
 def quantise(rows: np.ndarray, count: int, weight: float) -> np.ndarray:
-    """LLRs of one group of float32 values, summed as csrc/polar.h says."""
+    """LLRs of one group of float32 values, summed in the order of csrc/polar.h."""
     lanes = np.zeros((64, rows.shape[1]), np.float32)
     lanes[: len(rows)] = rows
     total = np.zeros(64, np.float32)

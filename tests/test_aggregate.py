@@ -292,7 +292,7 @@ def test_momentum_against_a_plain_loop(
             part.zero_()  # what was returned is the caller's
 
 
-def test_momentum_goes_back_and_goes_on() -> None:
+def test_momentum_restores_and_resumes() -> None:
     """By a snapshot over a round, and by a state in another process's aggregator."""
     rng = np.random.default_rng(13)
     server = Momentum(Projection(tau=2), beta=0.5)
@@ -328,7 +328,7 @@ def test_aggregators_by_name() -> None:
             register_aggregator(name, Mean)
 
 
-def test_an_aggregator_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_aggregator(monkeypatch: pytest.MonkeyPatch) -> None:
     """One method, for single tensors and groups, and a name."""
 
     class ClippedMean(Aggregator):

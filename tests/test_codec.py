@@ -1,4 +1,4 @@
-"""gcext.stc and the codecs: what users call, what they are told when it cannot be done."""
+"""gcext.stc and the codecs: what users call, and the errors that it raises."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_p_of_any_number_type() -> None:
         ("polar:select=topk,p=0", r"polar: p must be in \(0, 1\]"),
     ],
 )
-def test_specs_that_are_none(spec: str, match: str) -> None:
+def test_invalid_specs_raise(spec: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         gcext.codec(spec)
 
@@ -296,7 +296,7 @@ def test_stochastic_codecs_need_a_seed(spec: str) -> None:
 
 
 @pytest.mark.parametrize("spec", CERTAIN)
-def test_certain_codecs_ignore_the_seed(spec: str) -> None:
+def test_deterministic_codecs_ignore_the_seed(spec: str) -> None:
     codec, tensor = gcext.codec(spec), torch.randn(2000)
     assert not codec.stochastic
     assert codec.encode(tensor, seed=1).to_bytes() == codec.encode(tensor).to_bytes()

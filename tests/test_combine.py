@@ -62,7 +62,7 @@ def test_exact_over_tiles_and_kinds(numel: int) -> None:
         assert out.numpy().tobytes() == expected(some, of, numel).tobytes()
 
 
-def test_a_cluster_after_a_desert() -> None:
+def test_a_cluster_after_a_long_gap() -> None:
     """Tiles that no packet enters are zeros, also after one that was full."""
     numel = 20 * 16384
     index = torch.cat([torch.arange(100), torch.arange(numel - 100, numel)]).int()

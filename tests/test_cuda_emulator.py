@@ -67,7 +67,7 @@ def test_aborts(what: int, message: str) -> None:
     assert message in done.stderr
 
 
-def test_every_stem_is_emulated() -> None:
+def test_every_kernel_is_emulated() -> None:
     """Without a GPU every kernel that nvcc compiles runs in these tests, and has no torch in it."""
     for source in ROOT.glob("cuda/*.cu"):
         emulated = HERE / f"{source.stem}.cpp"

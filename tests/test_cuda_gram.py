@@ -154,7 +154,7 @@ def test_dense_packets(backend: str, m: int) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_wrong_indices_stay_inside(backend: str) -> None:
-    """Looking at them first would wait for the GPU; the emulator traps a step out of a tile."""
+    """Validating them first would wait for the GPU; the emulator traps a step out of a tile."""
     for index in (
         torch.randperm(5000),
         torch.tensor([-5, 2, 2, 2, 9000, 2**40]),

@@ -27,7 +27,7 @@ def check(
     draw: random.Random,
     values: torch.Tensor | None = None,
 ) -> None:
-    """One source, coded and decoded on both floors."""
+    """One source, coded and decoded on the CPU and by the CUDA kernels."""
     frozen = design.frozen_set(block, kept, soft)
     torch.manual_seed(draw.randrange(2**31))
     if soft:
@@ -135,7 +135,7 @@ def test_pack_and_unpack(backend: str, numel: int) -> None:
 
 
 @pytest.mark.cuda
-def test_python_floor() -> None:
+def test_polar_api_gives_the_same_bytes_on_cuda() -> None:
     values = torch.randn(200_000)
     for source, soft in ((values, True), (values < 0, False)):
         here, there = (polar.encode(x, 0.5, soft=soft) for x in (source, source.cuda()))

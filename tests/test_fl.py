@@ -206,7 +206,7 @@ class TestRound:
             assert set(federation.server.history) == set(range(oldest + 1, newest + 1))
 
     @pytest.mark.parametrize("federation", [{"recipe": "fedavg"}], indirect=True)
-    def test_dense_broadcasts_are_not_hoarded(self, federation: Federation) -> None:
+    def test_dense_broadcasts_are_not_kept(self, federation: Federation) -> None:
         for _ in range(6):
             federation.step()
         assert len(federation.server.history) <= 2
@@ -268,7 +268,7 @@ class TestRound:
         spread = np.std([right[index].double().mean().item() for index in federation.split.test])
         assert record["accuracy_std"] == pytest.approx(float(spread))
 
-    def test_a_diverging_run_says_so(self) -> None:
+    def test_a_diverging_run_raises(self) -> None:
         with pytest.raises(ValueError, match=r"must be finite, got nan in round \d+. Lower --lr"):
             run(settings(lr=1e20), DATA)
 

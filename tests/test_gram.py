@@ -175,7 +175,7 @@ def test_other_pairs_are_summed_in_the_fixed_order(numel: int) -> None:
                 assert got[i, j] == in_fixed_order(v.dense, w.dense)
 
 
-def test_how_a_packet_says_its_zeros_and_its_place_do_not_matter() -> None:
+def test_explicit_zeros_and_the_order_of_packets_do_not_matter() -> None:
     rng = np.random.default_rng(5)
     numel = 3 * TILE + 17
     vectors = [sparse(rng, numel, 2000), dense(rng, numel), ternary(rng, numel, 5000)]
@@ -198,7 +198,7 @@ def test_a_huge_tensor_costs_what_its_packets_cost() -> None:
     assert got.tolist() == [[5, 3, 10], [3, 3, 6], [10, 6, 20]]
 
 
-def test_nothing_in_it() -> None:
+def test_empty_packets_and_tensors() -> None:
     none = ternary(np.random.default_rng(0), 10, 0)
     assert gram([none, none], 10).tolist() == [[0, 0], [0, 0]]
     assert gram([none], 0).tolist() == [[0]]

@@ -110,7 +110,7 @@ def sparse(*values: float) -> torch.Tensor:
     ids=["gaussian", "two", "equal", "three"],
 )
 def test_the_mean_of_many_estimates_converges(x: torch.Tensor) -> None:
-    """The squared error of the mean of T falls as 1/T: a bias would show as a floor."""
+    """The squared error of the mean of T falls as 1/T: a bias would keep it from falling."""
     draws = estimates(x, 0.5, 1500)
     norm = float(x.double().square().sum())
     each = float((draws - x).square().sum(1).mean()) / norm
@@ -169,6 +169,6 @@ def test_operator() -> None:
         ({"block": 16}, "power of two"),
     ],
 )
-def test_no_code_of_that_kind(options: dict[str, Any], rule: str) -> None:
+def test_invalid_options_raise(options: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         polar.encode_rotated(torch.randn(100), seed=1, **options)

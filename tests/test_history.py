@@ -111,7 +111,7 @@ def test_any_order_of_rounds_states_and_snapshots(
 
 
 @KINDS
-def test_what_is_put_in_takes_no_more_room_than_it_must(kind: str, path: Path | None) -> None:
+def test_only_the_rows_that_are_needed_are_stored(kind: str, path: Path | None) -> None:
     """Without states and snapshots a client has one row, with them those that they need."""
     with History(path) as history:
         for round in range(50):
@@ -150,7 +150,7 @@ CACHED = st.lists(
 @KINDS
 @settings(max_examples=60, deadline=None)
 @given(steps=CACHED, rounds=st.integers(0, 3), cache=st.sampled_from([0, 25, 100, 10_000]))
-def test_the_cache_never_shows(
+def test_the_cache_changes_no_result(
     tmp_path_factory: pytest.TempPathFactory,
     kind: str,
     steps: list[tuple[str, set[int]]],
@@ -226,13 +226,13 @@ def test_packets_of_the_last_rounds_are_not_unpacked(
         server.restore(snapshot)  # now the last packets of the round before are read
         assert history.packet(14).to_bytes() != held[14] and history.round_of(14) == 7
         assert history.packet(12).to_bytes() == held[12] and len(unpacked) == 2
-    with History(None) as history:  # nobody asked for it
+    with History(None) as history:  # where no cache was asked for
         history.put(1, {1: packet(1)})
         assert history.packet(1).scale == 2 and len(unpacked) == 3
         assert not history._unpacked
 
 
-def test_of_what_does_not_fit_the_newest_are_kept() -> None:
+def test_a_full_cache_keeps_the_newest_packets() -> None:
     with History(cache=5 * 12) as history:  # a dense packet of three is 12 bytes
         history.keep_unpacked(3)
         for round, (put, kept) in enumerate(
@@ -316,7 +316,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
             a.state_dict()
         with pytest.raises(ValueError, match="must hold round 1"):  # not one of the last two
             a.load_state_dict(state)
-    (tmp_path / "text").write_text("no database, but long enough to be looked at" * 30)
+    (tmp_path / "text").write_text("no database, but long enough to be read as one" * 30)
     with pytest.raises(ValueError, match="must be a history, got file is not a database"):
         History(tmp_path / "text")
     with sqlite3.connect(tmp_path / "other") as base:

@@ -1,4 +1,4 @@
-"""Error feedback and links: what is owed is never lost, whatever happens on the way."""
+"""Error feedback and links: the residual is never lost, whatever fails on the way."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_diagnostics_against_their_definitions() -> None:
     assert got.age == pytest.approx(float(left.abs().sum() / decoded.abs().sum()))
 
 
-def test_age_is_the_wait() -> None:
+def test_age_is_the_mean_delay() -> None:
     """Four equal elements take turns: 0 + 1 + 2 + 3 units are held, and 4 leave a round."""
     lazy = feedback(0.25, diagnose=True)
     for _ in range(200):
@@ -253,7 +253,7 @@ def test_links_make_the_ends_of_a_recipe() -> None:
         ("nothing", "recipe: must be one of"),
     ],
 )
-def test_recipes_that_are_none(spec: str, match: str) -> None:
+def test_invalid_recipes_raise(spec: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         gcext.recipe(spec)
 

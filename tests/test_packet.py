@@ -51,7 +51,7 @@ def test_dense_packet_has_every_index() -> None:
 
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 1e39])
-def test_add_to_refuses_an_alpha_that_is_none(alpha: float) -> None:
+def test_add_to_refuses_an_alpha_that_is_not_finite(alpha: float) -> None:
     target = torch.ones(100)
     with pytest.raises(ValueError, match="alpha must be finite"):
         gcext.stc(torch.randn(100)).add_to_(target, alpha)
@@ -128,7 +128,7 @@ class TestMerge:
         merged = Packet.from_bytes(Packet.merge(singles).to_bytes(), expect=(3000,))
         assert [p.to_bytes() for p in merged.parts()] == [p.to_bytes() for p in singles]
 
-    def test_says_the_exact_sum(self) -> None:
+    def test_decodes_to_the_exact_sum(self) -> None:
         singles = packets(5)
         terms = [dense(p).double() for p in singles]
         exact = sum(terms, torch.zeros(3000).double())  # 24-bit terms: exact in float64

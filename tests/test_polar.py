@@ -31,7 +31,7 @@ CASES = [
 
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize(("block", "kept", "numel"), CASES)
-def test_binary_source_is_the_oracles(block: int, kept: int, numel: int, linear: bool) -> None:
+def test_binary_source_matches_the_oracle(block: int, kept: int, numel: int, linear: bool) -> None:
     source = bits(np.random.default_rng(numel), numel)
     weight, correction = _polar_code._steps(kept, block, False, linear)
     sent, decoded = oracle.message(source, code(block, kept), weight, correction)
@@ -43,7 +43,7 @@ def test_binary_source_is_the_oracles(block: int, kept: int, numel: int, linear:
 
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize(("block", "kept", "numel"), CASES)
-def test_soft_source_is_the_oracles(block: int, kept: int, numel: int, linear: bool) -> None:
+def test_soft_source_matches_the_oracle(block: int, kept: int, numel: int, linear: bool) -> None:
     rng = np.random.default_rng(numel)
     source = (rng.standard_normal(numel) * np.exp(2 * rng.standard_normal(numel))).astype("f")
     source[rng.random(numel) < 0.1] = 0

@@ -14,7 +14,7 @@ from gcext.polar import _design as design
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_tables_are_what_the_design_says(soft: bool) -> None:
+def test_tables_are_those_of_the_design(soft: bool) -> None:
     tables = design._tables()["values" if soft else "signs"]
     assert len(tables) >= 90
     for name in tables:
@@ -104,7 +104,7 @@ def test_shipped_sets_are_not_cached(cache: Path) -> None:
         lambda data: b"#!/bin/sh",
     ],
 )
-def test_a_spoilt_cache_is_computed_again_and_mended(
+def test_a_damaged_cache_is_computed_again_and_replaced(
     cache: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
     first = design.frozen_set(1024, 333)
@@ -115,7 +115,7 @@ def test_a_spoilt_cache_is_computed_again_and_mended(
     assert file.read_bytes() == good
 
 
-def test_the_set_of_another_code_is_foreign(cache: Path) -> None:
+def test_the_set_of_another_code_is_rejected(cache: Path) -> None:
     first, other = design.frozen_set(1024, 333), design.frozen_set(1024, 334)
     one, two = sorted(cache.iterdir())
     two.write_bytes(one.read_bytes())
@@ -136,7 +136,7 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(list((tmp_path / "home" / ".cache" / "gcext").iterdir())) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_none(
+def test_a_cache_that_cannot_be_written_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -112,7 +112,7 @@ def test_opposite_updates_cancel() -> None:
     assert not past.any()
 
 
-def test_a_zero_update_is_met_by_none() -> None:
+def test_a_zero_update_conflicts_with_none() -> None:
     dots = gram_of([1, 0], [0, 0], [-1, 1])
     got = project(dots, 3, 0.0, [])
     assert np.allclose(got, expected(dots, 3, 0, [])) and np.isfinite(got).all()

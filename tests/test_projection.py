@@ -120,7 +120,7 @@ def test_groups_are_many_tensors_under_one_projection() -> None:
     ("alpha", "m", "keep"),
     [(0.1, 20, 2), (0.29, 100, 28), (0.5, 3, 1), (0.34, 2, 0), (0, 4, 0), (0.99, 4, 3), (1, 4, 4)],
 )
-def test_the_floor_of_the_share_keeps_its_update(alpha: float, m: int, keep: int) -> None:
+def test_the_number_of_kept_updates_is_rounded_down(alpha: float, m: int, keep: int) -> None:
     """0.29*100 is 28.999.. in binary, so 28. Counted where the last conflicts with all others."""
     dots = np.diag(np.full(m, 128.0))
     dots[-1, :-1] = dots[:-1, -1] = -1.0

@@ -47,7 +47,9 @@ class Answer(NamedTuple):
     sent: F32
 
 
-def judge(acc: F32, steps: int, bucket: int, largest: bool, clip: float, seed: int) -> Answer:
+def expected_levels(
+    acc: F32, steps: int, bucket: int, largest: bool, clip: float, seed: int
+) -> Answer:
     """What levels must give, every element's level included."""
     n = len(acc)
     bucket = bucket or max(n, 1)
@@ -86,7 +88,7 @@ def slots(form: str, held: F32) -> tuple[Tensor | None, Tensor | None]:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("decay", [1.0, 0.7])
-def test_signs_are_the_oracle_s(form: str, decay: float) -> None:
+def test_signs_match_the_oracle(form: str, decay: float) -> None:
     for case in range(120):
         tensor, held = draw(case)
         memory, out = slots(form, held)
@@ -105,7 +107,7 @@ def test_signs_are_the_oracle_s(form: str, decay: float) -> None:
 
 @pytest.mark.parametrize(("largest", "clip"), NORMS)
 @pytest.mark.parametrize("form", FORMS)
-def test_levels_are_the_oracle_s(form: str, largest: bool, clip: float) -> None:
+def test_levels_match_the_oracle(form: str, largest: bool, clip: float) -> None:
     for case in range(40):
         tensor, held = draw(case)
         rng = np.random.default_rng(case)
@@ -114,7 +116,7 @@ def test_levels_are_the_oracle_s(form: str, largest: bool, clip: float) -> None:
         seed = int(rng.integers(-(2**63), 2**63))
         memory, out = slots(form, held)
         acc = tensor if form == "none" else tensor + held
-        want = judge(acc, steps, bucket, largest, clip, seed)
+        want = expected_levels(acc, steps, bucket, largest, clip, seed)
         norms, at, level, info = levels(
             torch.from_numpy(tensor), memory, out, 1.0, steps, bucket, largest, clip, seed
         )

@@ -209,8 +209,8 @@ def test_a_cap_names_the_client() -> None:
         MaxK(5).aggregate({1: group})
 
 
-def test_what_few_send_has_no_median() -> None:
-    """A property to know of before a median is put behind top-k."""
+def test_the_median_of_elements_that_few_send_is_zero() -> None:
+    """A property to know before a median is combined with top-k."""
     packets = {i: gcext.stc(torch.eye(5)[i % 5], p=0.2) for i in range(10)}
     assert not single(Median().aggregate(packets)).any()
     assert single(Mean().aggregate(packets)).tolist() == pytest.approx([0.2] * 5)

@@ -177,6 +177,6 @@ def test_rotated_is_what_the_polar_coder_decodes() -> None:
     assert torch.equal(dense(packet), made.to_dense())
 
 
-def test_a_wide_bucket_is_none() -> None:
+def test_a_bucket_as_wide_as_the_tensor_is_stored_as_0() -> None:
     assert Levels.of(torch.tensor([1, 0]), 1, 2, torch.ones(1)).bucket == 0
     assert Levels.of(torch.tensor([1, 0]), 1, 1, torch.ones(2)).bucket == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy_decoder as twin
+import numpy_decoder as reference
 import pytest
 import wire_bodies as wire
 import xxhash
@@ -35,7 +35,7 @@ def seal(message: bytes) -> bytes:
 def code_of(decode: Callable[[Any], Any], message: bytes | bytearray) -> str | None:
     try:
         decode(message)
-    except (DecodeError, twin.Refused) as error:
+    except (DecodeError, reference.Refused) as error:
         return error.code
     return None
 
@@ -60,15 +60,15 @@ def assert_equal(a: wire.Body, b: wire.Body) -> None:
         assert_equal(x, y)
 
 
-def assert_twin(body: wire.Body, read: dict[str, Any]) -> None:
+def assert_same_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
     assert wire.METHODS[body.method] == read["method"]
     if body.method == "group":
         for member, other in zip(body.members, read["members"], strict=True):
-            assert_twin(member, other)
+            assert_same_as_reference(member, other)
         return
     assert body.shape == read["shape"] and wire.DTYPES[body.dtype] == read["dtype"]
     if read["method"] > 5:
-        assert_coded_twin(body, read)
+        assert_coded_as_reference(body, read)
         return
     assert body.value is not None
     assert body.value.tobytes() == read["value"].astype("<f4").tobytes()
@@ -83,7 +83,7 @@ def assert_twin(body: wire.Body, read: dict[str, Any]) -> None:
         assert body.merged.scales.tobytes() == read["scales"].tobytes()
 
 
-def assert_coded_twin(body: wire.Body, read: dict[str, Any]) -> None:
+def assert_coded_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
     if isinstance(body.index, np.ndarray):
         assert body.index.tolist() == read["index"] and read["seed"] is None
     else:

@@ -22,7 +22,7 @@ from gcext._native import ops
 
 
 @dataclass(frozen=True)
-class Late(Codec):
+class DeferredCodec(Codec):
     """The codec ``of``, on a GPU."""
 
     of: Codec
@@ -40,12 +40,12 @@ class Late(Codec):
         return self.of.stochastic
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
-        with on_a_gpu(), Unwaiting():
+        with on_a_gpu(), NoSynchronization():
             return self.of.encode_input(acc, seed)
 
     def encode_inputs(self, accs: Sequence[CodecInput], seeds: Sequence[int]) -> list[Packet]:
         there = [acc._replace(tensor=acc.tensor.as_subclass(OnDevice)) for acc in accs]
-        with on_a_gpu(), Unwaiting():
+        with on_a_gpu(), NoSynchronization():
             return self.of.encode_inputs(there, seeds)
 
 
@@ -55,8 +55,8 @@ class OnDevice(Tensor):
     is_cuda = True
 
 
-class Unwaiting(TorchFunctionMode):
-    """Raises where a GPU would be waited for: where a tensor's contents become the host's."""
+class NoSynchronization(TorchFunctionMode):
+    """Raises where a GPU would be synchronized: where the host reads a tensor's contents."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
