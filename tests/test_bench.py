@@ -56,7 +56,8 @@ def test_oracle_against_brute_force() -> None:
             order = [i for i in np.argsort(-np.abs(acc), kind="stable")[:k] if acc[i] != 0]
             answer = oracle.stc(acc, None, k)
             assert answer.index.tolist() == sorted(order)
-            exact = sum(abs(Fraction(float(acc[i]))) for i in order) / max(len(order), 1)
+            total = sum((abs(Fraction(float(acc[i]))) for i in order), Fraction(0))
+            exact = total / max(len(order), 1)
             for i, value in zip(answer.index, answer.value, strict=True):
                 assert np.signbit(value) == np.signbit(acc[i])
                 assert _nearest(abs(value), exact)
