@@ -11,6 +11,8 @@
 //   packet 1   ^ ^  ^     ^                                a cursor a packet and part, which only
 //   packet 2    ^      ^    ^  ^                           moves forward: every entry is read once
 //
+// Values that are not float32 (ValueCode) become it in pieces, in the cache.
+//
 // A tile is summed in float64 scratch that stays in the cache and leaves it rounded, so memory sees
 // the packets once and the output once. No element is touched by two threads and each is summed in
 // packet order: the result depends neither on the number of threads nor on the

@@ -10,8 +10,8 @@ namespace {
 constexpr int64_t kTilesPerThread = 16;  // 8,192 elements are worth a thread
 
 // Tiles [first, last) of the result; the steps are those of robust.h.
-void trim_tiles(const std::vector<PacketView>& packets, int64_t drop, int64_t numel, int64_t first,
-                int64_t last, float* out) {
+void trim_tiles(const std::vector<PacketView>& packets, const std::vector<ValueCode>& codes,
+                int64_t drop, int64_t numel, int64_t first, int64_t last, float* out) {
   const RobustTable& kernels = GCEXT_TABLE(robust_table);
   const int64_t m = static_cast<int64_t>(packets.size());
   std::vector<int64_t> cursor(packets.size());
@@ -47,12 +47,15 @@ void trim_tiles(const std::vector<PacketView>& packets, int64_t drop, int64_t nu
       std::fill(tile.filled, tile.filled + columns, dense);
       float* row = table.data();
       for (int64_t i = 0; i < m; ++i) {
-        if (packets[i].dense) {
-          kernels.place_dense(packets[i].value + begin, columns, tile, row);
-          row += kRobustTile;
-        } else {
-          kernels.place(packets[i], cursor[i], begin, end, &tile, table.data());
-        }
+        const Span tile_span = packets[i].dense ? Span{begin, end} : Span{cursor[i], next[i]};
+        with_values(packets[i], codes[i], tile_span, [&](const PacketView& packet, Span span) {
+          if (packet.dense) {
+            kernels.place_dense(packet.value + begin, columns, tile, row);
+            row += kRobustTile;
+          } else {
+            kernels.place(packet, span.from, begin, end, &tile, table.data());
+          }
+        });
       }
       kernels.sort(rows, columns, table.data());
       kernels.sum(table.data(), rows, columns, m, drop, total.data(), mean.data());
@@ -63,19 +66,25 @@ void trim_tiles(const std::vector<PacketView>& packets, int64_t drop, int64_t nu
 }
 
 Tensor trimmed_mean(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
-                    int64_t drop, int64_t numel) {
-  const std::vector<PacketView> packets = view_packets("trimmed_mean", index, value, numel);
+                    int64_t drop, int64_t numel, const std::vector<double>& scale,
+                    const std::optional<std::vector<Tensor>>& norms,
+                    const std::vector<int64_t>& steps, const std::vector<int64_t>& bucket) {
+  const std::vector<PacketView> packets = view_packets("trimmed_mean", index, value, numel, true);
+  const std::vector<ValueCode> codes =
+      view_codes("trimmed_mean", value, {scale, norms, steps, bucket}, numel);
   const int64_t m = static_cast<int64_t>(packets.size());
   GCEXT_CHECK(drop >= 0 && 2 * drop < m, "trimmed_mean: drop must be in [0, m/2), got ", drop,
               " of ", m, " packets.");
   return fill_tiles(numel, kRobustTile, kTilesPerThread,
                     [&](int64_t first, int64_t last, float* out) {
-                      trim_tiles(packets, drop, numel, first, last, out);
+                      trim_tiles(packets, codes, drop, numel, first, last, out);
                     });
 }
 
 }  // namespace
 
-GCEXT_OPERATOR(CPU, trimmed_mean, "(Tensor[] index, Tensor[] value, int drop, int numel) -> Tensor")
+GCEXT_OPERATOR(CPU, trimmed_mean,
+               "(Tensor[] index, Tensor[] value, int drop, int numel, float[] scale=[], "
+               "Tensor[]? norms=None, int[] steps=[], int[] bucket=[]) -> Tensor")
 
 }  // namespace gcext

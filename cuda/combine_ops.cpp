@@ -7,7 +7,9 @@ namespace gcext {
 namespace {
 
 Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
-               const std::vector<double>& weights, int64_t numel) {
+               const std::vector<double>& weights, int64_t numel, const std::vector<double>&,
+               const std::optional<std::vector<Tensor>>&, const std::vector<int64_t>&,
+               const std::vector<int64_t>&) {  // of codes: on CUDA values are float32
   const size_t m = value.size();
   GCEXT_CHECK(numel >= 0, "combine: numel must not be negative, got ", numel, ".");
   GCEXT_CHECK(m > 0 && index.size() == m && weights.size() == m,

@@ -1,5 +1,9 @@
 #include "packet.h"
 
+#include <cmath>
+
+#include "../bits.h"
+
 namespace gcext {
 namespace {
 
@@ -32,7 +36,7 @@ void prefetch(const PacketView& packet, const Span& span) {
   const int64_t size = std::min(span.size(), kMost), width = packet.wide ? 8 : 4;
   const char* index = static_cast<const char*>(packet.index) + span.until * width;
   for (int64_t i = 0; i < size; i += kLine) {
-    __builtin_prefetch(packet.value + span.from + i);
+    if (packet.value != nullptr) __builtin_prefetch(packet.value + span.from + i);
     __builtin_prefetch(index + i * width);
   }
 }
@@ -40,22 +44,66 @@ void prefetch(const PacketView& packet, const Span& span) {
 }  // namespace
 
 std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& index,
-                                     const std::vector<Tensor>& value, int64_t numel) {
-  std::vector<PacketView> packets = view_packets_unchecked(op, index, value, numel);
+                                     const std::vector<Tensor>& value, int64_t numel, bool coded) {
+  std::vector<PacketView> packets = view_packets_unchecked(op, index, value, numel, coded);
   check_rising(op, packets, numel);
   return packets;
 }
 
 std::vector<PacketView> view_packets_unchecked(const char* op, const std::vector<Tensor>& index,
-                                               const std::vector<Tensor>& value, int64_t numel) {
+                                               const std::vector<Tensor>& value, int64_t numel,
+                                               bool coded) {
   GCEXT_CHECK(numel >= 0, op, ": numel must not be negative, got ", numel, ".");
   GCEXT_CHECK(index.size() == value.size(), op, ": needs an index for every value, got ",
               index.size(), " and ", value.size(), ".");
   std::vector<PacketView> packets;
   packets.reserve(value.size());
   for (size_t i = 0; i < value.size(); ++i)
-    packets.push_back(view_packet(op, index[i], value[i], numel));
+    packets.push_back(view_packet(op, index[i], value[i], numel, coded));
   return packets;
+}
+
+std::vector<ValueCode> view_codes(const char* op, const std::vector<Tensor>& value,
+                                  const CodeLists& lists, int64_t numel) {
+  const KernelFpEnv env;  // a scale may be denormal
+  const size_t m = value.size();
+  std::vector<ValueCode> codes(m);
+  for (size_t i = 0; i < m; ++i) {
+    ValueCode& code = codes[i];
+    if (value[i].scalar_type() == ScalarType::Byte) {
+      GCEXT_CHECK(lists.scale.size() == m && std::isfinite(lists.scale[i]) && lists.scale[i] >= 0,
+                  op, ": sign bits need a scale, finite and not negative, packet ", i,
+                  " has none.");
+      code.bits = value[i].const_data_ptr<uint8_t>();
+      code.scale = static_cast<float>(lists.scale[i]);
+    } else if (value[i].scalar_type() == ScalarType::Short && value[i].numel() > 0) {
+      GCEXT_CHECK(lists.norms.has_value() && lists.norms->size() == m && lists.steps.size() == m &&
+                      lists.bucket.size() == m,
+                  op, ": levels need norms, steps and a bucket, packet ", i, " has none.");
+      const Tensor& norms = (*lists.norms)[i];
+      const int64_t steps = lists.steps[i], bucket = lists.bucket[i];
+      check_dense(norms, ScalarType::Float, op);
+      GCEXT_CHECK(steps >= 1 && bucket >= 0 &&
+                      norms.numel() >= (bucket == 0 ? 1 : (numel - 1) / bucket + 1),
+                  op, ": norms must cover every element, got ", norms.numel(), " for ", numel,
+                  " in buckets of ", bucket, ", and steps ", steps, ".");
+      code.level = value[i].const_data_ptr<int16_t>();
+      code.norm = norms.const_data_ptr<float>();
+      code.bucket = bucket;
+      code.steps = static_cast<double>(steps);
+    }
+  }
+  return codes;
+}
+
+const float* decode(const PacketView& packet, const ValueCode& code, Span span, float* buffer) {
+  const int64_t first = span.from & ~int64_t{7};  // sign bits are read by the byte
+  if (code.bits != nullptr) {
+    bits().unpack_signs(code.bits + first / 8, span.until - first, code.scale, buffer);
+  } else {
+    GCEXT_TABLE(walk_table).levels(packet, code, span, buffer + (span.from - first));
+  }
+  return buffer - first;
 }
 
 void check_rising(const char* op, const std::vector<PacketView>& packets, int64_t numel) {

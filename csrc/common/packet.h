@@ -10,28 +10,50 @@
 namespace gcext {
 
 // Raises unless the packet has float32 values and, unless dense, as many int32 or int64 indices.
-// The indices themselves are not read: on a device that would have to wait for it.
+// The indices themselves are not read: on a device that would have to wait for it. Where `coded`,
+// values may also be sign bits (uint8) or levels (int16); the view of these has none.
 inline PacketView view_packet(const char* op, const Tensor& index, const Tensor& value,
-                              int64_t numel) {
-  check_dense(value, ScalarType::Float, op);
+                              int64_t numel, bool coded = false) {
+  const bool bits = coded && value.scalar_type() == ScalarType::Byte,
+             levels = coded && value.scalar_type() == ScalarType::Short;
+  check_dense(value, bits ? ScalarType::Byte : levels ? ScalarType::Short : ScalarType::Float, op);
   const bool wide = index.scalar_type() == ScalarType::Long;
   GCEXT_CHECK(wide || index.scalar_type() == ScalarType::Int, op,
               ": index must be int32 or int64. Convert it.");
   GCEXT_CHECK(index.is_contiguous(), op, ": index must be contiguous. Call .contiguous() first.");
-  const int64_t entries = index.numel(), values = value.numel();
-  GCEXT_CHECK(entries == values || (entries == 0 && values == numel), op,
+  const int64_t entries = index.numel(), size = value.numel(),
+                bit_values = entries > 0 || size == 0 ? entries : numel,
+                values = bits ? bit_values : size;
+  GCEXT_CHECK(!bits || size == values / 8 + (values % 8 != 0), op,
+              ": sign bits must be one for each of ", values, " values, got ", size, " bytes.");
+  GCEXT_CHECK(entries == values || (entries == 0 && values == numel && !levels), op,
               ": index and value must have one length, or index none and value numel = ", numel,
               ", got ", entries, " and ", values, ".");
-  return {index.const_data_ptr(), value.const_data_ptr<float>(), values, wide, entries != values};
+  return {index.const_data_ptr(), bits || levels ? nullptr : value.const_data_ptr<float>(), values,
+          wide, entries != values};
 }
 
 // The same of every packet, and check_rising.
 std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& index,
-                                     const std::vector<Tensor>& value, int64_t numel);
+                                     const std::vector<Tensor>& value, int64_t numel,
+                                     bool coded = false);
 
 // Without check_rising: only for a kernel that reaches entries through a Walk.
 std::vector<PacketView> view_packets_unchecked(const char* op, const std::vector<Tensor>& index,
-                                               const std::vector<Tensor>& value, int64_t numel);
+                                               const std::vector<Tensor>& value, int64_t numel,
+                                               bool coded = false);
+
+// What an operator is given beside the packets' values, an entry a packet: `scale` of sign bits,
+// the others of levels. A list that no packet needs may be empty.
+struct CodeLists {
+  const std::vector<double>& scale;
+  const std::optional<std::vector<Tensor>>& norms;
+  const std::vector<int64_t>&steps, &bucket;
+};
+
+// The code of every packet. Raises where a list lacks what a packet needs.
+std::vector<ValueCode> view_codes(const char* op, const std::vector<Tensor>& value,
+                                  const CodeLists& lists, int64_t numel);
 
 // Raises unless indices rise strictly in [0, numel): after that no kernel can write out of bounds,
 // and no two of its threads to one element.
@@ -39,6 +61,24 @@ void check_rising(const char* op, const std::vector<PacketView>& packets, int64_
 
 // The first entry of the packet whose index is not below `element`.
 int64_t first_entry(const PacketView& packet, int64_t element);
+
+// Makes the values [from, until) of a coded packet float32 in `buffer`, which holds 7 more. Returns
+// the address that an entry's number leads from to its value, as of PacketView::value.
+const float* decode(const PacketView& packet, const ValueCode& code, Span span, float* buffer);
+
+// Calls visit(packet, span) with the packet as one of float32 values: as it is, or where it is
+// coded in pieces that stay in the first-level cache, with entries up to the piece's end.
+template <class Visit>
+void with_values(const PacketView& packet, const ValueCode& code, Span span, const Visit& visit) {
+  constexpr int64_t kPiece = 2048;
+  if (!code.coded()) return visit(packet, span);
+  alignas(64) float buffer[kPiece + 8];
+  for (PacketView piece = packet; span.from < span.until; span.from = piece.k) {
+    piece.k = std::min(span.until, span.from + kPiece);
+    piece.value = decode(packet, code, {span.from, piece.k}, buffer);
+    visit(piece, Span{span.from, piece.k});
+  }
+}
 
 // Goes through the elements [first, last) of all packets, a tile at a time, and clears *rising
 // where the indices do not rise strictly in [0, numel). A packet in which they do not has no

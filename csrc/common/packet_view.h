@@ -26,6 +26,20 @@ struct PacketView {
   }
 };
 
+// What the values of a packet are where they are not float32: signs (one bit an entry, lowest
+// first, a one is -scale), or levels (fl32(norm*level/steps) in float64, a norm for each `bucket`
+// elements).
+struct ValueCode {
+  const uint8_t* bits = nullptr;   // of signs, else null
+  const int16_t* level = nullptr;  // of levels, else null
+  float scale = 0;
+  const float* norm = nullptr;
+  int64_t bucket = 0;  // 0: one norm for all
+  double steps = 0;
+
+  bool coded() const { return bits != nullptr || level != nullptr; }
+};
+
 // Entries [from, until) of a packet.
 //
 //   elements  |--------|--------|--------|--------|---     tiles
@@ -43,6 +57,8 @@ struct WalkTable {
   // The first entry from `at` on whose index is not below `end`. Clears *rises, and returns
   // anything, where one of those passed is not above the one before it.
   int64_t (*pass)(const PacketView& packet, int64_t at, int64_t end, bool* rises);
+  // The values of a packet of levels, from entry span.from on.
+  void (*levels)(const PacketView& packet, const ValueCode& code, Span span, float* value);
 };
 
 GCEXT_DECLARE_TABLE(WalkTable, walk_table)

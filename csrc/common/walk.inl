@@ -1,4 +1,5 @@
 // walk: the bodies, compiled once per instruction set. See packet_view.h.
+#include <algorithm>
 #include <cstdint>
 
 #include "packet_view.h"
@@ -37,8 +38,27 @@ int64_t pass(const PacketView& p, int64_t at, int64_t end, bool* rises) {
   return pass_at(p.index32(), at, p.k, last, rises);
 }
 
+void levels(const PacketView& p, const ValueCode& code, Span span, float* value) {
+  const double steps = code.steps;
+  p.with_index([&](auto* index) {
+    for (int64_t at = span.from; at < span.until;) {
+      int64_t bucket = 0, until = span.until;
+      if (code.bucket > 0) {
+        bucket = index[at] / code.bucket;
+        const int64_t element = (bucket + 1) * code.bucket;
+        until = std::lower_bound(index + at, index + until, element) - index;
+      }
+      const double norm = static_cast<double>(code.norm[bucket]);
+      const int16_t* level = code.level + at;
+      float* to = value + (at - span.from);
+      for (int64_t i = 0; i < until - at; ++i) to[i] = static_cast<float>(norm * level[i] / steps);
+      at = until;
+    }
+  });
+}
+
 }  // namespace
 
-const WalkTable walk_table = {pass};
+const WalkTable walk_table = {pass, levels};
 
 }  // namespace gcext::GCEXT_ISA

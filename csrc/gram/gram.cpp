@@ -12,27 +12,33 @@ constexpr int64_t kTilesPerThread = 4, kPartsPerThread = 8;
 // Pairs i <= j in rows: (0,0) (0,1) .. (0,m-1) (1,1) .. Row i is indexed by j.
 int64_t triangle_row(int64_t i, int64_t m) { return i * m - i * (i - 1) / 2 - i; }
 
-// Steps 6 and 7: what one chunk adds up of the pairs that are not both ternary.
+// Packets of one kind, ternary (sparse) or signs (dense), are counted, other pairs summed.
+enum Kind : char { kSummed, kTernary, kSigns };
+
+// Steps 6 and 7: what one chunk adds up of the pairs that are not counted.
 class PairSums {
  public:
-  // `ternary` says which packets are. `sum` is the upper triangle, all +0.
-  PairSums(const std::vector<PacketView>& packets, const std::vector<char>& ternary, int64_t numel,
-           double* sum)
+  // `sum` is the upper triangle, all +0.
+  PairSums(const std::vector<PacketView>& packets, const std::vector<ValueCode>& codes,
+           const std::vector<Kind>& kind, int64_t numel, double* sum)
       : packets_(packets),
-        ternary_(ternary),
+        codes_(codes),
+        kind_(kind),
         m_(static_cast<int64_t>(packets.size())),
         numel_(numel),
         sum_(sum),
         tile_(kGramTile) {
     bool all = true;  // of the packets from i on, none of them dense, are ternary
     several_.resize(packets.size());
+    decoded_.resize(packets.size());
     for (int64_t i = m_ - 1; i >= 0; --i) {
       (packets[i].dense ? dense_ : sparse_).push_back(i);
-      all &= packets[i].dense || ternary[i];
+      all &= packets[i].dense || kind[i];
       several_[i] = !packets[i].dense && !all;
     }
-    std::reverse(dense_.begin(), dense_.end());
     std::reverse(sparse_.begin(), sparse_.end());
+    // Those of signs last: blocks of them alone are left out.
+    std::stable_partition(dense_.begin(), dense_.end(), [&](int64_t i) { return !kind_[i]; });
   }
 
   static int64_t tiles(int64_t numel) { return numel / kGramTile + (numel % kGramTile != 0); }
@@ -45,6 +51,8 @@ class PairSums {
       begin_ = tile * kGramTile;
       size_ = std::min(kGramTile, numel_ - begin_);
       for (int64_t i : sparse_) walk.enter(i, begin_ + size_);
+      for (int64_t i = 0; i < m_; ++i)
+        if (codes_[i].coded()) decode_tile(i, packets_[i].dense ? whole_tile() : walk[i]);
       for (int64_t i : sparse_)
         if (walk[i].size() > 0) sparse_row(walk, i);
       dense_blocks();
@@ -58,20 +66,29 @@ class PairSums {
     return sum_[triangle_row(std::min(i, j), m_) + std::max(i, j)];
   }
 
+  bool counted(int64_t i, int64_t j) const { return kind_[i] && kind_[i] == kind_[j]; }
+
+  Span whole_tile() const { return {begin_, begin_ + size_}; }
+
+  void decode_tile(int64_t i, Span span) {
+    decoded_[i].resize(kGramTile + 8);
+    packets_[i].value = decode(packets_[i], codes_[i], span, decoded_[i].data());
+  }
+
   void sparse_row(const Walk& walk, int64_t i) {
     for (int64_t j : dense_)
       sum(i, j) += table_.dot_entries(packets_[i], walk[i], begin_, packets_[j].value + begin_);
     if (!several_[i]) return;
     table_.spread(packets_[i], walk[i], begin_, false, tile_.data());
     for (int64_t j : sparse_)
-      if (j >= i && !(ternary_[i] && ternary_[j]) && walk[j].size() > 0)
+      if (j >= i && !counted(i, j) && walk[j].size() > 0)
         sum(i, j) += table_.dot_entries(packets_[j], walk[j], begin_, tile_.data());
     table_.spread(packets_[i], walk[i], begin_, true, tile_.data());
   }
 
   void dense_blocks() {
     const int64_t count = static_cast<int64_t>(dense_.size());
-    for (int64_t row = 0; row < count; row += kRows)
+    for (int64_t row = 0; row < count && !kind_[dense_[row]]; row += kRows)
       for (int64_t column = row; column < count; column += kColumns) {
         const float *rows[kRows], *columns[kColumns];
         for (int64_t r = 0; r < kRows; ++r) rows[r] = dense_tile(row + r);
@@ -92,30 +109,36 @@ class PairSums {
   }
 
   const GramTable& table_ = GCEXT_TABLE(gram_table);
-  const std::vector<PacketView>& packets_;
-  const std::vector<char>& ternary_;
+  std::vector<PacketView> packets_;  // coded ones have their tile's values
+  const std::vector<ValueCode>& codes_;
+  const std::vector<Kind>& kind_;
   const int64_t m_, numel_;
   double* sum_;
   std::vector<float> tile_;
+  std::vector<std::vector<float>> decoded_;
   std::vector<int64_t> dense_, sparse_;
   std::vector<char> several_;  // some sparse packet from here on needs this one spread
   int64_t begin_ = 0, size_ = 0;
 };
 
-std::vector<char> which_are_ternary(const std::vector<PacketView>& packets,
-                                    const std::vector<double>& scale) {
+std::vector<Kind> kinds_of(const std::vector<PacketView>& packets,
+                           const std::vector<ValueCode>& codes, const std::vector<double>& scale) {
   GCEXT_CHECK(scale.size() == packets.size(), "gram: needs a scale for every packet, got ",
               scale.size(), " for ", packets.size(), ".");
-  std::vector<char> ternary;
+  std::vector<Kind> kind;
   for (size_t i = 0; i < packets.size(); ++i) {
-    check_gram_scale(scale[i], packets[i].dense);
-    ternary.push_back(scale[i] > 0 || (packets[i].k == 0 && !packets[i].dense));  // empty: zeros
+    const bool signs = packets[i].dense && codes[i].coded(), empty = packets[i].k == 0;
+    check_gram_scale(scale[i], packets[i].dense && !signs);
+    const bool ternary = !packets[i].dense && (empty || (scale[i] > 0 && !codes[i].coded()));
+    kind.push_back(signs ? kSigns : ternary ? kTernary : kSummed);
   }
-  return ternary;
+  return kind;
 }
 
 // The counts of all pairs of packets, as rows of PairCounts.
-std::vector<int64_t> count_pairs(const std::vector<PacketView>& packets, int64_t numel) {
+std::vector<int64_t> count_pairs(const std::vector<PacketView>& packets,
+                                 const std::vector<ValueCode>& codes, int64_t numel) {
+  if (packets.empty()) return {};
   std::atomic<bool> rising{true};
   const int64_t tiles = PairCounts::tiles(numel);
   const int64_t threads = parts_for(tiles, kTilesPerThread);
@@ -123,7 +146,7 @@ std::vector<int64_t> count_pairs(const std::vector<PacketView>& packets, int64_t
   std::vector<std::vector<int64_t>> counts(static_cast<size_t>(threads));
   std::atomic<int64_t> taken{0};
   parallel_parts(threads, [&](int64_t thread) {
-    PairCounts pairs(packets, numel);
+    PairCounts pairs(packets, codes, numel);
     for (int64_t part; (part = taken++) < parts;)
       pairs.run(tiles * part / parts, tiles * (part + 1) / parts, &rising);
     counts[thread] = pairs.release();
@@ -134,9 +157,10 @@ std::vector<int64_t> count_pairs(const std::vector<PacketView>& packets, int64_t
   return std::move(counts[0]);
 }
 
-// The sums of all pairs that are not both ternary, as rows of PairSums.
+// The sums of all pairs that are not counted, as rows of PairSums.
 std::vector<double> sum_pairs(const std::vector<PacketView>& packets,
-                              const std::vector<char>& ternary, int64_t numel) {
+                              const std::vector<ValueCode>& codes, const std::vector<Kind>& kind,
+                              int64_t numel) {
   std::atomic<bool> rising{true};
   const int64_t m = static_cast<int64_t>(packets.size()), tiles = PairSums::tiles(numel);
   const int64_t step = tiles / kGramChunks + (tiles % kGramChunks != 0);
@@ -145,7 +169,7 @@ std::vector<double> sum_pairs(const std::vector<PacketView>& packets,
   std::vector<std::vector<double>> chunk(static_cast<size_t>(chunks));
   parallel_parts(chunks, [&](int64_t i) {
     chunk[i].resize(sum.size());
-    PairSums(packets, ternary, numel, chunk[i].data())
+    PairSums(packets, codes, kind, numel, chunk[i].data())
         .run(i * step, std::min(tiles, (i + 1) * step), &rising);
   });
   if (!rising) check_rising("gram", packets, numel);
@@ -156,42 +180,52 @@ std::vector<double> sum_pairs(const std::vector<PacketView>& packets,
 }
 
 Tensor gram(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
-            const std::vector<double>& scale, int64_t numel) {
-  const std::vector<PacketView> packets = view_packets_unchecked("gram", index, value, numel);
-  const std::vector<char> ternary = which_are_ternary(packets, scale);
+            const std::vector<double>& scale, int64_t numel,
+            const std::optional<std::vector<Tensor>>& norms, const std::vector<int64_t>& steps,
+            const std::vector<int64_t>& bucket) {
+  const std::vector<PacketView> packets = view_packets_unchecked("gram", index, value, numel, true);
+  const std::vector<ValueCode> codes =
+      view_codes("gram", value, {scale, norms, steps, bucket}, numel);
+  const std::vector<Kind> kind = kinds_of(packets, codes, scale);
   const int64_t m = static_cast<int64_t>(packets.size());
   Tensor out = torch::stable::empty({m, m}, ScalarType::Double);
   double* dot = out.mutable_data_ptr<double>();
   const auto set = [&](int64_t i, int64_t j, double x) { dot[i * m + j] = dot[j * m + i] = x; };
 
-  std::vector<PacketView> counted;
-  std::vector<int64_t> place;
-  for (int64_t i = 0; i < m; ++i) {
-    if (!ternary[i]) continue;
-    counted.push_back(packets[i]);
-    place.push_back(i);
-  }
-  const std::vector<int64_t> count = count_pairs(counted, numel);
   const KernelFpEnv env;
-  for (size_t a = 0; a < place.size(); ++a) {
-    const int64_t i = place[a];
-    set(i, i, scale[i] * scale[i] * static_cast<double>(packets[i].k));
-    for (size_t b = 0; b < a; ++b) {
-      const int64_t j = place[b];
-      set(i, j, (scale[i] * scale[j]) * static_cast<double>(count[pair_row(a) + b]));
+  for (const Kind which : {kTernary, kSigns}) {
+    std::vector<PacketView> counted;
+    std::vector<ValueCode> counted_codes;
+    std::vector<int64_t> place;
+    for (int64_t i = 0; i < m; ++i) {
+      if (kind[i] != which) continue;
+      counted.push_back(packets[i]);
+      counted_codes.push_back(codes[i]);
+      place.push_back(i);
     }
+    const std::vector<int64_t> count = count_pairs(counted, counted_codes, numel);
+    for (size_t a = 0; a < place.size(); ++a) {
+      const int64_t i = place[a];
+      set(i, i, scale[i] * scale[i] * static_cast<double>(packets[i].k));
+      for (size_t b = 0; b < a; ++b) {
+        const int64_t j = place[b];  // + 0.0: a scale may be 0, and its products are not -0
+        set(i, j, (scale[i] * scale[j]) * static_cast<double>(count[pair_row(a) + b]) + 0.0);
+      }
+    }
+    if (counted.size() == packets.size()) return out;
   }
-  if (counted.size() == packets.size()) return out;
 
-  const std::vector<double> sum = sum_pairs(packets, ternary, numel);
+  const std::vector<double> sum = sum_pairs(packets, codes, kind, numel);
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = i; j < m; ++j)
-      if (!(ternary[i] && ternary[j])) set(i, j, sum[triangle_row(i, m) + j]);
+      if (!(kind[i] && kind[i] == kind[j])) set(i, j, sum[triangle_row(i, m) + j]);
   return out;
 }
 
 }  // namespace
 
-GCEXT_OPERATOR(CPU, gram, "(Tensor[] index, Tensor[] value, float[] scale, int numel) -> Tensor")
+GCEXT_OPERATOR(CPU, gram,
+               "(Tensor[] index, Tensor[] value, float[] scale, int numel, Tensor[]? norms=None, "
+               "int[] steps=[], int[] bucket=[]) -> Tensor")
 
 }  // namespace gcext

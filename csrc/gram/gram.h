@@ -2,9 +2,10 @@
 //
 //   two ternary packets   dot = (mu_i*mu_j)*(double)c      c = agreements - disagreements of their
 //                                                          signs, an integer; c_ii = k_i
+//   two of sign bits      the same                         c = n - 2*popcount(bits_i ^ bits_j)
 //   any other pair        dot = the float64 sum of the products x_ie*y_je (each exact), see below
 //
-// So dots of ternary packets are exact up to two roundings, and their signs are exact: the branch
+// So dots of such packets are exact up to two roundings, and their signs are exact: the branch
 // `dot < 0` of the projection falls the same way everywhere.
 //
 // c: elements are cut into tiles, and threads take ranges of them, each with all the counts of its

@@ -1,4 +1,4 @@
-// gram, steps 1 to 5: the counts of all pairs of ternary packets.
+// gram, steps 1 to 5: the counts of all pairs of packets that are all ternary, or all signs.
 #pragma once
 
 #include <cstring>
@@ -24,14 +24,19 @@ inline const GramTable& count_table() {
 // What one thread counts.
 class PairCounts {
  public:
-  PairCounts(const std::vector<PacketView>& packets, int64_t numel)
+  // `codes`: of signs, that is where the packets are dense.
+  PairCounts(const std::vector<PacketView>& packets, const std::vector<ValueCode>& codes,
+             int64_t numel)
       : packets_(packets),
+        codes_(codes),
+        signs_(!packets.empty() && packets[0].dense),
         m_(static_cast<int64_t>(packets.size())),
         numel_(numel),
         tiles_(m_ >= TileCounts::kFewest && m_ <= TileCounts::kMost && TileCounts::available()
                    ? std::make_unique<TileCounts>(m_)
                    : nullptr),
         many_(what_is_many()),
+        crowded_(signs_),
         count_(static_cast<size_t>(pair_row(m_))),
         planes_(packets.size()),
         used_(packets.size()),
@@ -50,8 +55,8 @@ class PairCounts {
     for (int64_t at = first; at < last;) {
       const int64_t begin = at * kCountTile;
       count_tile(walk, begin, begin + std::min(kCountTile, numel_ - begin));
-      at = std::max(at + 1,
-                    walk.next() / kCountTile);  // huge tensors may have tiles without an entry
+      // Huge tensors may have tiles without an entry.
+      at = signs_ ? at + 1 : std::max(at + 1, walk.next() / kCountTile);
     }
   }
 
@@ -86,7 +91,11 @@ class PairCounts {
       const int64_t words = take_words(end - begin);
       for (int64_t i = 0; i < m_; ++i) {
         entries += walk.enter(i, end).size();
-        mark(walk, i, begin, every_.data(), words);
+        if (signs_) {
+          mark_signs(i, begin, end - begin, words);
+        } else {
+          mark(walk, i, begin, every_.data(), words);
+        }
       }
     } else {
       Tally& tally = tally_[0];
@@ -103,7 +112,7 @@ class PairCounts {
       if (const int64_t words = take_words(tally.columns); words > 0)
         for (int64_t i = 0; i < m_; ++i) mark(walk, i, begin, tally.column, words);
     }
-    crowded_ = entries >= many_ * (end - begin);
+    crowded_ = signs_ || entries >= many_ * (end - begin);
   }
 
   // Step 2.
@@ -118,6 +127,16 @@ class PairCounts {
     table_.mark(packets_[i], walk[i], begin, column, words_ - words, words, scratch_.data(),
                 &planes_[i]);
     used_[i] |= walk[i].size() > 0;
+  }
+
+  // Step 2 of signs: an entry at each of the n elements, and the bits are the plane.
+  void mark_signs(int64_t i, int64_t begin, int64_t n, int64_t words) {
+    uint64_t* there = planes_[i].there + (words_ - words);
+    std::memset(there, 0xff, static_cast<size_t>(8 * words));
+    if (n % 64 != 0) there[words - 1] = (uint64_t{1} << n % 64) - 1;
+    std::memcpy(planes_[i].minus + (words_ - words), codes_[i].bits + begin / 8,
+                static_cast<size_t>((n + 7) / 8));
+    used_[i] = true;
   }
 
   // Step 4; whether there is any. Lists cost each entry of the tile something, even those that are
@@ -192,15 +211,17 @@ class PairCounts {
 
   const GramTable& table_ = count_table();
   const std::vector<PacketView>& packets_;
+  const std::vector<ValueCode>& codes_;
+  const bool signs_;
   const int64_t m_, numel_;
   const std::unique_ptr<TileCounts> tiles_;  // null where there are none: bits are counted then
   int64_t in_tiles_ = 0;                     // columns since the last spill
   const uint16_t many_;
+  bool crowded_;  // the last tile: elements with few entries are not worth looking for
   std::vector<int64_t> count_;
   std::vector<Planes> planes_;
   std::vector<char> used_;  // packets with an entry in the planes
   int64_t words_ = 0;       // of the planes in use
-  bool crowded_ = false;    // the last tile: elements with few entries are not worth looking for
   std::vector<Tally> tally_;
   std::vector<uint16_t> every_;  // a column for every element
   std::vector<uint8_t> scratch_;

@@ -12,7 +12,7 @@ Seeds are any integers; the operators take them modulo 2^64.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -203,17 +203,39 @@ def unpack_ternary(
 
 # --- combine, gram, project, robust, vote: the server's side ---
 # Packets are lists of index (int32 or int64, rising strictly; empty beside numel values where all
-# elements travel) and value (float32).
+# elements travel) and value (float32). On the CPU, where ``Codes`` are given, a value may also be
+# sign bits (uint8, without an index those of all elements) or levels (int16).
+
+
+class Codes(NamedTuple):
+    """What values that are not float32 stand for; an entry a packet, or none in any list.
+
+    scale: of sign bits; of ternary packets, for ``gram``; else 0.
+    norms, steps, bucket: of levels, as codes.Levels has them; else any.
+    """
+
+    scale: Sequence[float] = ()
+    norms: Sequence[Tensor] | None = None
+    steps: Sequence[int] = ()
+    bucket: Sequence[int] = ()
+
+
+def _fake_sum(index: Any, value: list[Tensor], weights: Any, numel: int, *_: Any) -> Tensor:
+    return value[0].new_empty((numel,), dtype=torch.float32)
 
 
 def combine(
-    index: Sequence[Tensor], value: Sequence[Tensor], weights: Sequence[float], numel: int
+    index: Sequence[Tensor],
+    value: Sequence[Tensor],
+    weights: Sequence[float],
+    numel: int,
+    codes: Codes = Codes(),  # noqa: B008  (immutable)
 ) -> Tensor:
     """Return the weighted sum of packets, float32 of shape (numel,); csrc/combine.h."""
-    return _ops.combine.default(index, value, weights, numel)
+    return _ops.combine.default(index, value, weights, numel, *codes)
 
 
-_fake("combine", lambda index, value, weights, numel: value[0].new_empty((numel,)))
+_fake("combine", _fake_sum)
 
 
 def combine_add_(dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> None:
@@ -225,10 +247,17 @@ _fake("combine_add_", lambda dense, index, value, alpha: None)
 
 
 def gram(
-    index: Sequence[Tensor], value: Sequence[Tensor], scale: Sequence[float], numel: int
+    index: Sequence[Tensor],
+    value: Sequence[Tensor],
+    scale: Sequence[float],
+    numel: int,
+    codes: Codes = Codes(),  # noqa: B008
 ) -> Tensor:
-    """Return all dot products, float64 (m, m); a positive scale says ternary; csrc/gram/gram.h."""
-    return _ops.gram.default(index, value, scale, numel)
+    """Return all dot products, float64 (m, m); csrc/gram/gram.h.
+
+    scale: of sign bits; a positive one of float32 values says that they are ternary.
+    """
+    return _ops.gram.default(index, value, scale, numel, *codes[1:])
 
 
 _fake(
@@ -247,12 +276,18 @@ def project(dots: Tensor, m: int, kept: int, first: Sequence[int], last: Sequenc
 _fake("project", lambda dots, *_: dots.new_empty((dots.shape[0],)))
 
 
-def trimmed_mean(index: Sequence[Tensor], value: Sequence[Tensor], drop: int, numel: int) -> Tensor:
+def trimmed_mean(
+    index: Sequence[Tensor],
+    value: Sequence[Tensor],
+    drop: int,
+    numel: int,
+    codes: Codes = Codes(),  # noqa: B008
+) -> Tensor:
     """Return each element's mean without its ``drop`` least and greatest values; csrc/robust.h."""
-    return _ops.trimmed_mean.default(index, value, drop, numel)
+    return _ops.trimmed_mean.default(index, value, drop, numel, *codes)
 
 
-_fake("trimmed_mean", lambda index, value, drop, numel: value[0].new_empty((numel,)))
+_fake("trimmed_mean", _fake_sum)
 
 
 def vote(

@@ -14,7 +14,7 @@ from gcext._packet.codes import Signs
 from gcext._packet.packet import Packet
 from gcext.aggregate._aggregator import Aggregator, RoundInput
 from gcext.aggregate._registry import register_aggregator
-from gcext.aggregate._sums import is_dense, pairs, per_tensor
+from gcext.aggregate._sums import is_dense, operands, pairs, per_tensor
 
 __all__ = ["Median", "TrimmedMean", "Vote"]
 
@@ -27,9 +27,12 @@ class _Trimmed(Aggregator):
 
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
         drop = self._drop(len(given.packets))
-        return per_tensor(
-            lambda each: ops.trimmed_mean(*pairs(each), drop, each[0].numel), given.packets
-        )
+
+        def trimmed(packets: Sequence[Packet]) -> Tensor:
+            index, value, codes = operands(packets)
+            return ops.trimmed_mean(index, value, drop, packets[0].numel, codes)
+
+        return per_tensor(trimmed, given.packets)
 
 
 class TrimmedMean(_Trimmed):

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from gcext._native import ops
+from gcext._packet.codes import Levels, Random, Signs
 from gcext._packet.packet import Packet
 
-__all__ = ["check_alike", "combine", "gram", "is_dense", "is_weight", "mean", "pairs"]
+__all__ = ["check_alike", "combine", "gram", "is_dense", "is_weight", "mean", "operands", "pairs"]
 __all__ += ["per_tensor", "weighted_sum"]
 
 
@@ -43,9 +44,10 @@ def combine(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | lis
 def gram(packets: Sequence[Packet]) -> Tensor:
     """Return all pairwise dot products of packets of one shape, whatever their methods.
 
-    Between ternary packets the product is integer work: the scales' product times (agreements -
-    disagreements) of the signs, so its sign is exact. Other pairs are summed in float64 in a fixed
-    order. The dot product of two groups is the sum over their members.
+    Between two ternary packets, or two of all elements' signs, the product is integer work: the
+    scales' product times (agreements - disagreements) of the signs, so its sign is exact. Other
+    pairs are summed in float64 in a fixed order. The dot product of two groups is the sum over
+    their members.
 
     Returns:
         float64 of shape (m, m), symmetric bit for bit.
@@ -64,8 +66,8 @@ def gram(packets: Sequence[Packet]) -> Tensor:
         for members in _columns(packets):
             total += gram(members).to(total.device)
         return total
-    scale = [packet.scale if packet.method == "ternary" else 0.0 for packet in packets]
-    return ops.gram(*pairs(packets), scale, packets[0].numel)
+    index, value, codes = operands(packets)
+    return ops.gram(index, value, codes.scale, packets[0].numel, codes)
 
 
 def mean(
@@ -98,7 +100,12 @@ def mean(
 
 def weighted_sum(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | list[Tensor]:
     """``combine`` without its checks."""
-    return per_tensor(lambda each: ops.combine(*pairs(each), weights, each[0].numel), packets)
+
+    def combined(each: Sequence[Packet]) -> Tensor:
+        index, value, codes = operands(each)
+        return ops.combine(index, value, weights, each[0].numel, codes)
+
+    return per_tensor(combined, packets)
 
 
 def per_tensor(
@@ -120,6 +127,26 @@ def pairs(packets: Sequence[Packet]) -> tuple[list[Tensor], list[Tensor]]:
     none = torch.empty(0, dtype=torch.int32, device=packets[0].device)
     entries = [packet.entries() for packet in packets]  # some packets compute them each time
     return [none if index is None else index for index, _ in entries], [v for _, v in entries]
+
+
+def operands(packets: Sequence[Packet]) -> tuple[list[Tensor], list[Tensor], ops.Codes]:
+    """Return ``pairs``, but on the CPU signs and levels as they are, and what they stand for."""
+    none = torch.empty(0, dtype=torch.int32, device=packets[0].device)
+    rows = [_operand(packet, none) for packet in packets]
+    index, value, *codes = map(list, zip(*rows, strict=True))
+    return index, value, ops.Codes(*codes)
+
+
+def _operand(packet: Packet, none: Tensor) -> tuple[Tensor, Tensor, float, Tensor, int, int]:
+    support, coded, scale = packet.contents
+    if packet.device.type == "cpu" and isinstance(coded, Signs):
+        at = support.draw(packet.numel) if isinstance(support, Random) else support
+        return none if at is None else at, coded.bits, coded.scale, none, 0, 0
+    if packet.device.type == "cpu" and isinstance(coded, Levels) and support is None:
+        return coded.at, coded.level, 0.0, coded.norms, coded.steps, coded.bucket
+    index, value = packet.entries()
+    scale = scale if packet.method == "ternary" else 0.0
+    return none if index is None else index, value, scale, none, 0, 0
 
 
 def is_dense(packet: Packet) -> bool:
