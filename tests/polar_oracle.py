@@ -54,7 +54,7 @@ def groups(flat: np.ndarray, block: int) -> Iterator[np.ndarray]:
         yield rows.reshape(block, lanes).T
 
 
-def quantise(rows, count, weight):
+def quantise(rows: np.ndarray, count: int, weight: float) -> np.ndarray:
     """LLRs of one group of float32 values, summed as csrc/polar/polar.h says."""
     lanes = np.zeros((64, rows.shape[1]), np.float32)
     lanes[: len(rows)] = rows

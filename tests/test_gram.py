@@ -135,7 +135,7 @@ def test_orthogonal_is_exactly_zero() -> None:
     assert gram(vectors, numel)[0, 1] == 0.0
 
 
-def in_fixed_order(x, y):
+def in_fixed_order(x: np.ndarray, y: np.ndarray) -> float:
     """The order of gram.h: eight lanes a tile, tiles to their chunk, chunks to the dot."""
     tiles = []
     for begin in range(0, len(x), TILE):
