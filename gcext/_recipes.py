@@ -87,10 +87,10 @@ def recipe(spec: str) -> Recipe:
     * ``pstc:p=0.1,alpha=0.1,tau=1``, ``stc:p=0.1``, ``fedavg``: the published methods.
     * Any other codec's spec: clients send by that codec, the server answers densely.
       ``feedback=true`` gives the clients a residual.
-    * ``combine=NAME`` and the options that follow it say what the server makes of the packets:
+    * ``combine=NAME`` and the options that follow it name what the server makes of the packets:
       an aggregator of gcext.aggregate, as ``combine=vote`` or ``combine=trimmed,beta=0.1``.
     * ``momentum=0.9``: server momentum on top of it.
-    * Last of all options ``down=SPEC`` says how the server answers instead: by any codec, again
+    * Last of all options ``down=SPEC`` is how the server answers instead: any codec, again
       with ``feedback=true`` if it is to keep a residual.
 
     Raises ValueError for an unknown name or option, or an option out of range.

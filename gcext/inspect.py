@@ -70,7 +70,7 @@ def _floats(data: bytes, count: int) -> str:
 
 
 def _meaning(name: str, data: bytes, value: int, numel: int) -> str:
-    """Return what a field of this name says; numel: elements of the packet that it is in."""
+    """Return what a field of this name means; numel: elements of the packet that it is in."""
     if name == "method":
         return _name(_METHODS, value - 1)
     if name == "type":
@@ -159,7 +159,7 @@ def _summary(packet: Packet, length: int) -> str:
 
 
 def describe(message: bytes | bytearray | memoryview) -> RenderableType:
-    r"""Return a rich renderable of a packet's fields, its bytes and what the decoder says of it.
+    r"""Return a rich renderable of a packet's fields, its bytes and what the decoder reports.
 
     message may be any bytes: a damaged packet is shown as far as it can be read, with the error.
 

@@ -19,7 +19,7 @@ import xxhash
 TILE = 1024
 
 
-class Refused(ValueError):  # noqa: N818 - a verdict, not a fault
+class Refused(ValueError):  # noqa: N818 - an expected outcome, not a fault
     """The message breaks a rule; code is the one that the format's page gives it."""
 
     def __init__(self, code: str) -> None:
@@ -303,7 +303,7 @@ def merged(
 
 
 def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
-    """Return what the message says. expect is a shape, or a list of shapes for a group."""
+    """Return the contents of the message. expect is a shape, or a list of shapes for a group."""
     require(len(message) >= 13, "truncated")
     require(message[:4] == b"\x89GCX", "magic")
     require(message[4] == 1, "version")

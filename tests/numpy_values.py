@@ -17,7 +17,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 TABLES = Path(__file__).parent.parent / "gcext" / "polar" / "tables.json"
 
 
-def mixed(x):
+def mixed(x: int) -> int:
     """SplitMix64's step and finaliser, modulo 2^64."""
     x = x + GOLDEN & MASK
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & MASK
@@ -25,7 +25,7 @@ def mixed(x):
     return x ^ x >> 31
 
 
-def random_support(seed, k, numel):
+def random_support(seed: int, k: int, numel: int) -> list[int]:
     """The k indices below numel that a seed names, rising."""
     bits = max(10, (numel - 1).bit_length())
     low_bits, high_bits = bits // 2, bits - bits // 2

@@ -1,5 +1,9 @@
 """What the tests of the polar coders share."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -10,15 +14,15 @@ from gcext.polar import _design as design
 RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def bits(rng, n):
+def bits(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.integers(0, 2, n, dtype=np.uint8)
 
 
-def code(block, kept, soft=False):
+def code(block: int, kept: int, soft: bool = False) -> np.ndarray:
     return design.frozen_set(block, kept, soft).numpy()
 
 
-def distortions(block, rate, blocks, **options):
+def distortions(block: int, rate: float, blocks: int, **options: Any) -> torch.Tensor:
     """The share of symbols that each block of random signs gets wrong, float64."""
     n = block * blocks
     source = torch.from_numpy(np.random.default_rng(block).integers(0, 256, n // 8, np.uint8))
@@ -28,5 +32,5 @@ def distortions(block, rate, blocks, **options):
     return wrong.sum(1, dtype=torch.float64).view(-1) / block
 
 
-def distortion(block, rate, blocks, **options):
+def distortion(block: int, rate: float, blocks: int, **options: Any) -> float:
     return float(distortions(block, rate, blocks, **options).mean())

@@ -1,9 +1,13 @@
-"""The polar coder of csrc/polar/polar.h in plain NumPy: recursion over the tree, a row per block."""
+"""The polar coder of csrc/polar/polar.h in NumPy: recursion over the tree, a row per block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
 
-def transform(u):
+def transform(u: np.ndarray) -> np.ndarray:
     """Multiply u by G_N along the last axis."""
     n = u.shape[-1]
     if n == 1:
@@ -12,17 +16,19 @@ def transform(u):
     return np.concatenate([first ^ second, second], axis=-1)
 
 
-def f(a, b, correction):
+def f(a: np.ndarray, b: np.ndarray, correction: int) -> np.ndarray:
     p, q = np.abs(a), np.abs(b)
     near, far = np.maximum(0, correction - np.abs(p - q)), np.maximum(0, correction - p - q)
     return np.sign(a) * np.sign(b) * (np.minimum(p, q) - (near - far + 2 >> 2))
 
 
-def g(a, b, u):
+def g(a: np.ndarray, b: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.clip(b + np.where(u, -a, a), -127, 127)
 
 
-def encode(llr, frozen, correction=0):
+def encode(
+    llr: np.ndarray, frozen: np.ndarray, correction: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Decided u and codeword of LLRs of shape (blocks, N), both uint8."""
     n = llr.shape[-1]
     if frozen.all():
@@ -38,7 +44,7 @@ def encode(llr, frozen, correction=0):
     return np.concatenate([u, v], 1), np.concatenate([first ^ second, second], 1)
 
 
-def groups(flat, block):
+def groups(flat: np.ndarray, block: int) -> Iterator[np.ndarray]:
     """(blocks, N) of each group of up to 64 blocks; what is missing at the end is 0."""
     for start in range(0, len(flat), 64 * block):
         part = flat[start : start + 64 * block]
@@ -62,7 +68,9 @@ def quantise(rows, count, weight):
     return np.rint(np.clip(rows * scale, -127, 127)).astype(np.int64)
 
 
-def message(source, frozen, weight, correction=0):
+def message(
+    source: np.ndarray, frozen: np.ndarray, weight: float, correction: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """The packed message of 0/1 integers or of float32 values; and the codewords in order."""
     block, sent, decoded = len(frozen), [], []
     soft = source.dtype == np.float32

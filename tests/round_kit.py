@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from packet_kit import dense
 
 import gcext
 
@@ -25,8 +26,8 @@ def drawn(
     return packets, losses
 
 
-def dense(packets: dict[int, gcext.Packet]) -> dict[int, np.ndarray]:
-    return {client: packet.to_dense().double().numpy() for client, packet in packets.items()}
+def arrays(packets: dict[int, gcext.Packet]) -> dict[int, np.ndarray]:
+    return {client: dense(packet).double().numpy() for client, packet in packets.items()}
 
 
 def mixed(tensor: torch.Tensor) -> gcext.Packet:

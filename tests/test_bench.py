@@ -56,7 +56,8 @@ def test_oracle_against_brute_force() -> None:
             order = [i for i in np.argsort(-np.abs(acc), kind="stable")[:k] if acc[i] != 0]
             answer = oracle.stc(acc, None, k)
             assert answer.index.tolist() == sorted(order)
-            exact = sum(abs(Fraction(float(acc[i]))) for i in order) / max(len(order), 1)
+            total = sum((abs(Fraction(float(acc[i]))) for i in order), Fraction(0))
+            exact = total / max(len(order), 1)
             for i, value in zip(answer.index, answer.value, strict=True):
                 assert np.signbit(value) == np.signbit(acc[i])
                 assert _nearest(abs(value), exact)
@@ -126,7 +127,7 @@ def _last_bit(value: torch.Tensor) -> torch.Tensor:
 
 def test_a_wrong_bit_is_refused_and_not_timed() -> None:
     def spoil(packet: Any) -> Any:
-        _last_bit(packet.value)
+        _last_bit(packet.coded)
         return packet
 
     row = _spoil("stc", spoil)
@@ -139,7 +140,7 @@ def test_a_wrong_bit_is_refused_and_not_timed() -> None:
 
 def test_a_wrong_bit_in_any_row_is_refused() -> None:
     changes = {
-        "stc-plain": lambda packet: _last_bit(packet.value) is not None and packet,
+        "stc-plain": lambda packet: _last_bit(packet.coded) is not None and packet,
         "select": lambda out: (out[0], _last_bit(out[1]), out[2]),
         "combine": _last_bit,
         "gram": lambda dots: dots.mul_(1 + 1e-15),

@@ -44,4 +44,4 @@ def test_a_plane_must_hold_its_values() -> None:
     with pytest.raises(ValueError, match=r"\[0, 32\]"):
         _wire.bits_pack(np.zeros(1, np.uint32), 33)
     with pytest.raises(ValueError, match="array of uint32"):
-        _wire.bits_pack(np.zeros(1, np.int64), 3)  # type: ignore[arg-type]
+        _wire.bits_pack(np.zeros(1, np.int64), 3)

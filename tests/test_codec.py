@@ -1,4 +1,4 @@
-"""gcext.stc and the codecs: what users call, what they are told when it cannot be done."""
+"""gcext.stc and the codecs: what users call, and the errors that it raises."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import oracle
 import pytest
 import torch
 from isa_kit import at_every_isa
+from packet_kit import dense
 from torch import Tensor
 
 import gcext
@@ -49,8 +50,8 @@ def test_any_shape_and_dtype(dtype: torch.dtype, shape: tuple[int, ...]) -> None
     assert packet.values().numpy().tobytes() == want.value.tobytes()
     assert residual.numpy().tobytes() == want.residual.tobytes()
     again = gcext.Packet.from_bytes(packet.to_bytes(), expect=shape)
-    assert torch.equal(again.to_dense(), packet.to_dense())
-    assert again.to_dense().shape == shape
+    assert torch.equal(dense(again), dense(packet))
+    assert dense(again).shape == shape
     assert again.dtype == dtype
 
 
@@ -68,7 +69,7 @@ def test_any_strides() -> None:
 
 def test_gradients_are_taken_as_values() -> None:
     weight = torch.randn(100, requires_grad=True)
-    assert not gcext.stc(weight, p=0.1).to_dense().requires_grad
+    assert not dense(gcext.stc(weight, p=0.1)).requires_grad
 
 
 def test_topk_conserves_exactly() -> None:
@@ -77,14 +78,14 @@ def test_topk_conserves_exactly() -> None:
     packet = gcext.codec("topk:p=0.03").encode(tensor, residual)
     assert packet.method == "sparse"
     assert packet.k == 300
-    assert torch.equal(packet.to_dense() + residual, acc)
+    assert torch.equal(dense(packet) + residual, acc)
 
 
 def test_dense_codec_sends_everything() -> None:
     tensor, residual = torch.randn(50, 2), torch.randn(50, 2)
     acc = tensor + residual
     packet = gcext.codec("dense").encode(tensor, residual)
-    assert torch.equal(packet.to_dense(), acc)
+    assert torch.equal(dense(packet), acc)
     assert not residual.any()
     assert packet.nbytes - 4 * 100 <= 32
 
@@ -163,11 +164,11 @@ def test_autograd_sees_what_is_written() -> None:
 
 def test_arrays_are_not_tensors() -> None:
     with pytest.raises(TypeError, match=r"must be a torch.Tensor, got ndarray"):
-        gcext.stc(np.ones(3))  # type: ignore[arg-type]
+        gcext.stc(np.ones(3))  # type: ignore[call-overload]
 
 
 def test_p_of_any_number_type() -> None:
-    codec = STC(np.float32(0.5))
+    codec = STC(np.float32(0.5))  # type: ignore[arg-type]
     assert gcext.codec(codec.spec) == codec
 
 
@@ -201,7 +202,7 @@ def test_p_of_any_number_type() -> None:
         ("polar:select=topk,p=0", r"polar: p must be in \(0, 1\]"),
     ],
 )
-def test_specs_that_are_none(spec: str, match: str) -> None:
+def test_invalid_specs_raise(spec: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         gcext.codec(spec)
 
@@ -235,9 +236,9 @@ class TestEveryCodec:
         acc = tensor.float() + residual
         packet = gcext.codec(spec).encode(tensor, residual, seed=5)
         assert packet.shape == shape and packet.dtype == dtype
-        assert residual.numpy().tobytes() == (acc - packet.to_dense()).numpy().tobytes()
+        assert residual.numpy().tobytes() == (acc - dense(packet)).numpy().tobytes()
         again = gcext.Packet.from_bytes(packet.to_bytes(), expect=shape)
-        assert again.to_dense().numpy().tobytes() == packet.to_dense().numpy().tobytes()
+        assert dense(again).numpy().tobytes() == dense(packet).numpy().tobytes()
         assert again.dtype == dtype
 
     def test_both_forms_and_any_strides_agree(self, spec: str) -> None:
@@ -263,18 +264,20 @@ class TestEveryCodec:
     def test_zeros_stay_zeros(self, spec: str) -> None:
         residual = torch.zeros(500)
         packet = gcext.codec(spec).encode(torch.zeros(500), residual, seed=1)
-        assert not packet.to_dense().any() and not residual.any()
-        assert not gcext.Packet.from_bytes(packet.to_bytes()).to_dense().any()
+        assert not dense(packet).any() and not residual.any()
+        assert not dense(gcext.Packet.from_bytes(packet.to_bytes())).any()
 
     def test_feedback_is_bounded(self, spec: str) -> None:
-        """What is sent keeps up with the gradient, but where a codec is no contraction at all."""
-        if spec == "qsgd:bits=1,bucket=64":
-            return
+        """What is sent follows the gradient; where the codec is no contraction, it diverges."""
         comp, total = gcext.ErrorFeedback(spec, seed=3), torch.zeros(2000)
         gradient = torch.randn(2000)
         for _ in range(150):
-            total += comp.compress(gradient, "w").to_dense()
-        assert (total / 150 - gradient).norm() < 0.5 * gradient.norm()
+            total += dense(comp.compress(gradient, "w"))
+        error = float((total / 150 - gradient).norm() / gradient.norm())
+        if spec == "qsgd:bits=1,bucket=64":  # as documented: the variance is eight squared norms
+            assert error > 1000
+        else:
+            assert error < 0.5
 
 
 @pytest.mark.parametrize("spec", DRAWN)
@@ -293,7 +296,7 @@ def test_stochastic_codecs_need_a_seed(spec: str) -> None:
 
 
 @pytest.mark.parametrize("spec", CERTAIN)
-def test_certain_codecs_ignore_the_seed(spec: str) -> None:
+def test_deterministic_codecs_ignore_the_seed(spec: str) -> None:
     codec, tensor = gcext.codec(spec), torch.randn(2000)
     assert not codec.stochastic
     assert codec.encode(tensor, seed=1).to_bytes() == codec.encode(tensor).to_bytes()
@@ -318,7 +321,7 @@ def test_the_mean_over_seeds_is_the_tensor(spec: str, kind: str) -> None:
         tensor[3:] = 0
     total, errors = torch.zeros(n, dtype=torch.float64), 0.0
     for seed in range(seeds):
-        estimate = codec.encode(tensor, seed=seed).to_dense().double()
+        estimate = dense(codec.encode(tensor, seed=seed)).double()
         total += estimate
         errors += float((estimate - tensor).square().sum())
     bias = float((total / seeds - tensor).square().sum())
@@ -334,7 +337,7 @@ def test_random_k_travels_plain_with_a_residual() -> None:
     acc = tensor + residual
     packet = codec.encode(tensor, residual, seed=1)
     assert torch.equal(packet.values(), acc[packet.indices()])
-    assert torch.equal(packet.to_dense() + residual, acc)
+    assert torch.equal(dense(packet) + residual, acc)
     assert not residual[packet.indices()].any()
 
 
@@ -347,7 +350,7 @@ def test_random_k_refuses_to_overflow_by_its_scale() -> None:
 def test_polar_with_a_residual_is_least_squares(rotate: str) -> None:
     tensor, residual = torch.randn(5000), torch.zeros(5000)
     codec = gcext.codec(f"polar:rate=0.5,block=512,rotate={rotate}")
-    sent = codec.encode(tensor, residual, seed=1).to_dense().double()
+    sent = dense(codec.encode(tensor, residual, seed=1)).double()
     if rotate == "false":  # a rotation's padding is not orthogonal by itself
         assert abs(float(sent @ residual.double())) < 1e-5 * float(sent @ sent)
     # D = 1 - rho^2 of signs by weight at R = 0.5, measured: 0.46 of the energy is left

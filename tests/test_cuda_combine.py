@@ -68,7 +68,7 @@ def test_add_same_bytes(backend: str, numel: int) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_wrong_index_writes_nowhere(backend: str) -> None:
-    """Looking at the indices first would wait for the GPU, so the kernels must be safe without."""
+    """Validating the indices first would wait for the GPU, so the kernels must be safe without."""
     index = torch.tensor([-5, 2, 9, 10, 2**31 - 1], dtype=torch.int32)
     value = torch.ones(5)
     run = make(backend)

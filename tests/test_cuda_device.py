@@ -10,7 +10,7 @@ import pytest
 import torch
 import wire_bodies as wire
 from emu.backends import same_bits
-from test_late import SPECS
+from test_deferred import SPECS
 from xxhash import xxh3_64_intdigest
 
 import gcext
@@ -125,7 +125,7 @@ def test_a_group_waits_for_the_streams_of_all_its_members() -> None:
     assert Packet.group(packets).to_bytes() == want
 
 
-def test_a_group_with_a_captured_member_is_a_window() -> None:
+def test_a_group_with_a_captured_member_shows_the_latest_replay() -> None:
     tensor, other = torch.zeros(1000, device="cuda"), gcext.stc(fresh(500).cuda())
     gcext.stc(tensor)  # loads the kernels
     graph = torch.cuda.CUDAGraph()
@@ -141,7 +141,7 @@ def test_a_group_with_a_captured_member_is_a_window() -> None:
 
 @pytest.mark.parametrize("n", [1000, 10**6])
 @pytest.mark.parametrize("spec", SPECS)
-def test_nothing_waits_for_a_delayed_stream(spec: str, n: int) -> None:
+def test_encoding_does_not_wait_for_a_delayed_stream(spec: str, n: int) -> None:
     codec, seed = gcext.codec(spec), 5
     tensor, mirrors = fresh(n), [torch.zeros(n), torch.zeros(n)]
     there, residual = tensor.cuda(), torch.zeros(n, device="cuda")
@@ -169,7 +169,7 @@ def test_nothing_waits_for_a_delayed_stream(spec: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("spec", ["stc:p=0.1", "topk:p=0.1", "dense", "sign", "qsgd:bits=1"])
-def test_memory_is_held_for_the_stream_that_looked(spec: str) -> None:
+def test_memory_is_kept_for_the_stream_that_synchronized(spec: str) -> None:
     n, side, codec = 10**6, torch.cuda.Stream(), gcext.codec(spec)
     tensor = fresh(n)
     there = tensor.cuda()
@@ -187,7 +187,7 @@ def test_memory_is_held_for_the_stream_that_looked(spec: str) -> None:
     assert same_bits(kept.cpu(), codec.encode(tensor, seed=1).values())
 
 
-def test_every_device_has_its_own() -> None:
+def test_packets_stay_on_their_device() -> None:
     tensor = fresh(10**5)
     want = gcext.stc(tensor).to_bytes()
     for device in range(torch.cuda.device_count()):  # the current one stays the first
@@ -233,7 +233,7 @@ def test_every_codec_that_draws_nothing_is_captured(spec: str) -> None:
 
 @pytest.mark.parametrize("n", [1, 1000, 10**6])
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_late_error_leaves_the_feedback_as_it_was(spec: str, n: int) -> None:
+def test_a_deferred_error_leaves_the_feedback_unchanged(spec: str, n: int) -> None:
     feedback = gcext.ErrorFeedback(spec, seed=1)
     good, bad = torch.randn(n, device="cuda"), torch.randn(n, device="cuda")
     bad[n // 2] = float("nan")

@@ -6,6 +6,7 @@ import ctypes
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def probe(what: int, reverse: bool = False) -> list[int]:
     return list(out)
 
 
-def lanes(rule: object, warp: int) -> int:
+def lanes(rule: Callable[[int], bool], warp: int) -> int:
     return sum(1 << i for i in range(32) if rule(warp * 32 + i))
 
 
@@ -66,7 +67,7 @@ def test_aborts(what: int, message: str) -> None:
     assert message in done.stderr
 
 
-def test_every_stem_is_emulated() -> None:
+def test_every_kernel_is_emulated() -> None:
     """Without a GPU every kernel that nvcc compiles runs in these tests, and has no torch in it."""
     for source in ROOT.glob("cuda/*.cu"):
         emulated = HERE / f"{source.stem}.cpp"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +105,8 @@ def test_indices_out_of_place_are_passed_over(backend: str) -> None:
     far = torch.tensor([-5, 3, 2**32 + 4, 2**40]), ones, 1.0
     near = torch.tensor([3, 4, 5, 4999]), ones, 1.0
     packets = [far, near, (torch.tensor([-1, 0, 3, 6000], dtype=torch.int32), ones, 1.0)]
-    got = make(backend).gram(*map(list, zip(*packets, strict=True)), 5000)
+    index, value, scale = map(list, zip(*packets, strict=True))
+    got = make(backend).gram(index, value, scale, 5000)
     assert got.tolist() == [[4, 1, 1], [1, 4, 1], [1, 1, 4]]
 
 
@@ -152,7 +154,7 @@ def test_dense_packets(backend: str, m: int) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_wrong_indices_stay_inside(backend: str) -> None:
-    """Looking at them first would wait for the GPU; the emulator traps a step out of a tile."""
+    """Validating them first would wait for the GPU; the emulator traps a step out of a tile."""
     for index in (
         torch.randperm(5000),
         torch.tensor([-5, 2, 2, 2, 9000, 2**40]),
@@ -160,7 +162,9 @@ def test_wrong_indices_stay_inside(backend: str) -> None:
     ):
         value = torch.ones(index.numel())
         pairs = [(index.long(), value, 1.0), (index.long(), value, 0.0)] * 2
-        make(backend, 2).gram(*map(list, zip(*pairs, strict=True)), 5000)
+        columns: Any = map(list, zip(*pairs, strict=True))
+        indices, values, scales = columns
+        make(backend, 2).gram(indices, values, scales, 5000)
 
 
 @pytest.mark.cuda

@@ -18,8 +18,16 @@ from gcext.polar import _design as design
 POISON = 249  # what the emulator's outputs hold before
 
 
-def check(backend, block, kept, numel, soft, draw, values=None):
-    """One source, coded and decoded on both floors."""
+def check(
+    backend: str,
+    block: int,
+    kept: int,
+    numel: int,
+    soft: bool,
+    draw: random.Random,
+    values: torch.Tensor | None = None,
+) -> None:
+    """One source, coded and decoded on the CPU and by the CUDA kernels."""
     frozen = design.frozen_set(block, kept, soft)
     torch.manual_seed(draw.randrange(2**31))
     if soft:
@@ -36,7 +44,7 @@ def check(backend, block, kept, numel, soft, draw, values=None):
     assert same_bits(run.decode(got, frozen, numel), ops.polar_decode(want, frozen, numel))
 
 
-def sizes(block, draw):
+def sizes(block: int, draw: random.Random) -> int:
     """Part of a block, odd lanes, exact groups, one past them."""
     return draw.choice(
         [
@@ -54,7 +62,7 @@ def sizes(block, draw):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(("block", "cases"), [(32, 50), (64, 30), (256, 20), (1024, 4), (2048, 2)])
-def test_same_bytes(backend, soft, block, cases):
+def test_same_bytes(backend: str, soft: bool, block: int, cases: int) -> None:
     draw = random.Random(block + soft)
     for _ in range(cases):
         kept = draw.choice([0, 1, block - 1, block, draw.randint(0, block), block // 2])
@@ -64,21 +72,21 @@ def test_same_bytes(backend, soft, block, cases):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("soft", [False, True])
-def test_same_bytes_at_the_shipped_rates(backend, rate, soft):
+def test_same_bytes_at_the_shipped_rates(backend: str, rate: float, soft: bool) -> None:
     draw = random.Random(int(10 * rate) + soft)
     check(backend, 1024, round(rate * 1024), 1024 * 3 - 5, soft, draw)
     check(backend, 512, round(rate * 512), 64 * 512 + 700, soft, draw)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_long_block(backend):
+def test_a_long_block(backend: str) -> None:
     """Beyond what shared memory holds."""
     draw = random.Random(0)
     check(backend, 1 << 14, 1 << 13, (1 << 14) + 77, True, draw)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_any_frozen_set(backend):
+def test_any_frozen_set(backend: str) -> None:
     """Sets that no design makes, so that every kind of node stands everywhere."""
     for seed in range(30):
         draw = random.Random(seed)
@@ -96,7 +104,7 @@ def test_any_frozen_set(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_first_value_that_is_not_finite(backend):
+def test_the_first_value_that_is_not_finite(backend: str) -> None:
     frozen = design.frozen_set(32, 16, True)
     source = torch.randn(32 * 64 * 3 + 5)
     for first, value in ((5000, float("nan")), (2100, float("inf")), (7, -float("inf"))):
@@ -108,7 +116,7 @@ def test_the_first_value_that_is_not_finite(backend):
     assert int(bad) == -1
 
 
-def test_what_does_not_fit_the_frozen_set_is_not_written():
+def test_what_does_not_fit_the_frozen_set_is_not_written() -> None:
     frozen = design.frozen_set(64, 30)
     source = torch.randint(0, 256, (100,), dtype=torch.uint8)
     message, _ = make("emu").encode(source, frozen, 31, 800, 1.0, 0)
@@ -118,7 +126,7 @@ def test_what_does_not_fit_the_frozen_set_is_not_written():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("numel", [0, 1, 7, 8, 9, 2047, 2048, 2049, 10_007])
-def test_pack_and_unpack(backend, numel):
+def test_pack_and_unpack(backend: str, numel: int) -> None:
     symbols = torch.randint(0, 256, (numel,), dtype=torch.uint8) * torch.randint(0, 2, (numel,))
     symbols = symbols.to(torch.uint8)
     packed = ops.polar_pack(symbols)
@@ -127,7 +135,7 @@ def test_pack_and_unpack(backend, numel):
 
 
 @pytest.mark.cuda
-def test_python_floor() -> None:
+def test_polar_api_gives_the_same_bytes_on_cuda() -> None:
     values = torch.randn(200_000)
     for source, soft in ((values, True), (values < 0, False)):
         here, there = (polar.encode(x, 0.5, soft=soft) for x in (source, source.cuda()))

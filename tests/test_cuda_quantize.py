@@ -36,7 +36,7 @@ KINDS = [torch.randn, scales, mostly_zero, denormals, torch.zeros]
 def compare(
     run: object, op: str, form: str, tensor: Tensor, memory: Tensor, *options: object
 ) -> int:
-    """Hold both floors to the same outputs and the same memory; returns the status."""
+    """Require the same outputs and memory of the CPU and CUDA kernels; returns the status."""
     outs: list[Tensor | None] = [None, None]
     if form == "memory":
         outs = [torch.full_like(memory, 5.0), torch.full_like(memory, 6.0)]

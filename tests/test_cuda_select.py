@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +66,12 @@ def last_bits(n: int) -> Tensor:
     return (torch.randint(0, 600, (n,)).int() + 0x3F800000 - 300).view(torch.float32)
 
 
-KINDS = [normal, ties, all_equal, mostly_zero, denormals, layers, any_bits, last_bits]
+Kind = Callable[[int], Tensor]
+KINDS: list[Kind] = [normal, ties, all_equal, mostly_zero, denormals, layers, any_bits, last_bits]
+
+
+def name_of(kind: Any) -> str:
+    return str(kind.__name__)
 
 
 def compare(
@@ -72,7 +79,7 @@ def compare(
     k: int, a: float, b: float, ternary: bool,
     how: Schedule = PIPELINE, wide: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Run both floors on the same input, hold them to the same bytes, and return info."""
+    """Run the CPU and the CUDA kernels on the same input, require the same bytes, return info."""
     outs: list[Tensor | None] = [None, None]
     if form == "memory":
         outs = [torch.full_like(tensor, 5.0), torch.full_like(tensor, 6.0)]
@@ -122,9 +129,9 @@ def draw_case(draw: random.Random, n: int) -> tuple[Tensor, Tensor, int, float, 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("ternary", [True, False])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_same_bytes(backend: str, form: str, kind: object, ternary: bool) -> None:
-    draw = random.Random(f"{form} {kind.__name__} {ternary}")
+@pytest.mark.parametrize("kind", KINDS, ids=name_of)
+def test_same_bytes(backend: str, form: str, kind: Kind, ternary: bool) -> None:
+    draw = random.Random(f"{form} {name_of(kind)} {ternary}")
     torch.manual_seed(draw.randrange(2**31))
     for n in SIZES:
         tensor, memory = kind(n), kind(n)[torch.randperm(n)]
@@ -168,7 +175,7 @@ def test_refuses_as_the_cpu_does(backend: str, form: str) -> None:
         scale = 2.0 if form == "plain" else 1.0
         info = compare(backend, form, tensor, memory, 1, scale, 1.0, True, how)
         statuses.add(int(info[1]))
-    # A memory that is gone when the sum is looked at cannot be told from an overflow.
+    # Where the sum has replaced the memory, a non-finite memory is reported as an overflow.
     assert statuses == {"plain": {0, 1, 3}, "memory": {1, 2, 3}, "in place": {1, 3}}[form]
 
 
@@ -196,7 +203,7 @@ def test_keeps_denormals_where_the_caller_flushes_them(backend: str, how: Schedu
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_schedule_is_not_seen(form: str) -> None:
+def test_the_schedule_changes_no_byte(form: str) -> None:
     tensor, memory = ties(30000), ties(30000)
     kinds = [(0, 0), (0, 2**15), (2**15, 0)]
     for blocks, reverse, kind in itertools.product((1, 2, 7, 15), (False, True), kinds):
@@ -219,7 +226,7 @@ def test_wide_indices() -> None:
 
 
 def candidates(tensor: Tensor, k: int, how: Schedule = PIPELINE) -> tuple[int, bool]:
-    """Return how many were collected, and whether all elements were looked at instead."""
+    """Return how many were collected, and whether all elements were read instead."""
     run = Emu(how)
     out = torch.zeros_like(tensor)
     run.select(tensor, torch.zeros_like(tensor), out, k)
@@ -227,11 +234,11 @@ def candidates(tensor: Tensor, k: int, how: Schedule = PIPELINE) -> tuple[int, b
 
 
 @pytest.mark.parametrize("p", [0.001, 0.01, 0.1])
-@pytest.mark.parametrize("kind", [normal, layers, any_bits], ids=lambda kind: kind.__name__)
-def test_the_sample_spares_the_later_passes(kind: object, p: float) -> None:
+@pytest.mark.parametrize("kind", [normal, layers, any_bits], ids=name_of)
+def test_the_sample_saves_the_later_passes(kind: Kind, p: float) -> None:
     n = 600_011
-    collected, all_looked_at = candidates(kind(n), int(p * n))
-    assert not all_looked_at
+    collected, all_read = candidates(kind(n), int(p * n))
+    assert not all_read
     assert p * n <= collected <= (2.0 if kind is normal else 3.0) * p * n + 0.002 * n
 
 
@@ -240,24 +247,24 @@ def test_a_concentrated_support_stays_with_its_candidates() -> None:
     n, k = 600_000, 3000
     tensor = torch.randn(n) * 1e-6
     tensor[300_000:330_000] = 1 + torch.rand(30_000)
-    collected, all_looked_at = candidates(tensor, k)
+    collected, all_read = candidates(tensor, k)
     assert k <= collected <= 30_000
-    assert not all_looked_at
+    assert not all_read
     compare("emu", "memory", tensor, torch.zeros(n), k, 1.0, 1.0, True)
 
 
 def test_a_useless_sample_falls_back() -> None:
     n = 300_000
     equal = all_equal(n)
-    assert candidates(equal, 3000)[1]  # all are candidates, more than the pool has room for
+    assert candidates(equal, 3000)[1]  # all are candidates, more than the pool holds
     compare("emu", "memory", equal, torch.zeros(n), 3000, 1.0, 1.0, True)
     assert candidates(normal(n), 3000, PIPELINE._replace(distrust=True))[1]
     assert candidates(normal(n), n // 2)[1]  # not worth collecting
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", [normal, layers, mostly_zero], ids=lambda kind: kind.__name__)
-def test_one_block_finishes_a_medium_item(form: str, kind: object) -> None:
+@pytest.mark.parametrize("kind", [normal, layers, mostly_zero], ids=name_of)
+def test_one_block_finishes_a_medium_item(form: str, kind: Kind) -> None:
     """More candidates than the block's threads take in one go, from hundreds of blocks."""
     n = 900_003
     tensor, memory = kind(n), kind(n) * 0.1
@@ -273,13 +280,13 @@ def test_one_block_gathers_a_concentrated_support(where: int) -> None:
     n, k = 200_000, 3000
     tensor = torch.randn(n) * 1e-6
     tensor[where : where + 12_000] = torch.randint(1, 9, (12_000,)).float()
-    collected, all_looked_at = candidates(tensor, k, MEDIUM)
+    collected, all_read = candidates(tensor, k, MEDIUM)
     assert k <= collected <= 12_000
-    assert not all_looked_at
+    assert not all_read
     compare("emu", "memory", tensor, torch.zeros(n), k, 1.0, 1.0, True, MEDIUM)
 
 
-def test_one_block_looks_at_all_elements_where_candidates_are_useless() -> None:
+def test_one_block_reads_all_elements_where_candidates_are_useless() -> None:
     n, k = 100_000, 3000
     for tensor, how in [(all_equal(n), MEDIUM), (ties(n), MEDIUM._replace(distrust=True))]:
         assert candidates(tensor, k, how)[1]
@@ -304,7 +311,7 @@ def test_launches(n: int, k: int, launches: int) -> None:
     tensor, out = torch.ones(n), torch.zeros(n)
     run.select(tensor, torch.zeros(n), out, k)
     assert run.launches == launches
-    run.select(tensor, None, out, k)  # in place: one more, to look at tensor
+    run.select(tensor, None, out, k)  # in place: one more, to check tensor
     assert run.launches == launches + (launches > 1)
 
 
@@ -340,11 +347,12 @@ def test_many_are_each_as_alone(backend: str, form: str) -> None:
     for how in (Schedule(), PIPELINE, MEDIUM, PIPELINE._replace(distrust=True), MIXED):
         sizes = [draw.choice([0, 1, 33, 1000, 9000, 40_000]) for _ in range(100)]
         cases = [draw_case(draw, n) for n in sizes]
-        tensors, memories, ks = ([case[i] for case in cases] for i in range(3))
+        columns: Any = ([case[i] for case in cases] for i in range(3))
+        tensors, memories, ks = columns
         tensors[70] = torch.full((500,), float("nan"))
         memories[70], ks[70] = torch.randn(500), 5
         given = memories if form == "memory" else [None] * 100
-        outs = [[None] * 100, [None] * 100]
+        outs: list[Any] = [[None] * 100, [None] * 100]
         if form != "plain":
             outs = [[memory.clone() for memory in memories] for _ in range(2)]
         got = make(backend, how).select_many(tensors, given, outs[0], ks, 1.0, 0.9)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from emu.backends import same_bits
-from emu.late import Late
+from emu.deferred import DeferredCodec
 from emu.rice import Emu
+from packet_kit import dense
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
@@ -20,6 +21,7 @@ from gcext import DecodeError, Packet
 from gcext._packet import device, wire
 from gcext._packet.codes import Contents
 from gcext._packet.deferred import Deferred
+from gcext._packet.wire import Located
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def selected(index: Tensor, value: Tensor, info: Tensor, op: str) -> Packet:
-    deferred = Deferred(op, info, (index, value), lambda *_: None)
+    deferred = Deferred(op, info, (index, value), cast(Any, lambda *_: None))
     return Packet("ternary", (9,), torch.float32, deferred=deferred)
 
 
@@ -69,9 +71,9 @@ def any_packet(draw: random.Random) -> Packet:
     n = draw.choice([0, 1, 31, 33, 1000, 1025, int(5000 ** draw.random())])
     tensor = torch.randn(n) * draw.choice([0, 1, 1, 1, 1e-42])
     p = draw.choice([0.001, 0.1, 0.5, 1.0])
-    kind = draw.choice(["stc", "stc", "stc", "late", "late", "topk", "dense", "merged"])
-    if kind == "late":
-        return Late(gcext.codec(f"stc:p={p}")).encode(tensor)
+    kind = draw.choice(["stc", "stc", "stc", "deferred", "deferred", "topk", "dense", "merged"])
+    if kind == "deferred":
+        return DeferredCodec(gcext.codec(f"stc:p={p}")).encode(tensor)
     if kind == "merged":
         return Packet.merge([gcext.stc(tensor, p), gcext.stc(torch.randn(n), p)])
     if kind == "dense":
@@ -79,12 +81,16 @@ def any_packet(draw: random.Random) -> Packet:
     return gcext.codec(f"{kind}:p={p}").encode(tensor)
 
 
+def dtype_of(tensor: Tensor | None) -> torch.dtype | None:
+    return None if tensor is None else tensor.dtype
+
+
 def same_contents(one: Packet, other: Packet) -> bool:
-    """Whether two packets say the same in the same types."""
+    """Whether two packets have the same contents in the same types."""
     pairs = zip(one.members or (one,), other.members or (other,), strict=True)
     return by_host(one) == by_host(other) and all(
         type(x.support) is type(y.support)
-        and all(a is b or a.dtype == b.dtype for a, b in [(x.entries()[0], y.entries()[0])])
+        and dtype_of(x.entries()[0]) == dtype_of(y.entries()[0])
         and same_bits(x.values(), y.values())
         for x, y in pairs
     )
@@ -102,7 +108,7 @@ def test_same_message(calls: list[str]) -> None:
 
 @pytest.mark.parametrize("seed", range(15))
 def test_a_group_of_anything(seed: int, calls: list[str]) -> None:
-    """Its message is the host's, in one copy; and what was opened says what the host opened."""
+    """Its message is the host's, in one copy; opened, it has the contents that the host finds."""
     draw = random.Random(seed)
     for _ in range(20):
         packets = [any_packet(draw) for _ in range(draw.choice([1, 2, 3, 10]))]
@@ -124,9 +130,11 @@ def test_a_group_of_anything(seed: int, calls: list[str]) -> None:
 
 
 @pytest.mark.parametrize("tensor", [torch.randn(5000), torch.zeros(70), torch.eye(40)])
-def test_packets_nobody_looked_at(tensor: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their message is one copy: nothing of the device is looked at before."""
-    select = Late(gcext.codec("stc:p=0.1"))
+def test_packets_that_were_not_synchronized(
+    tensor: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their message is one copy: the device is not synchronized before."""
+    select = DeferredCodec(gcext.codec("stc:p=0.1"))
     want = gcext.stc(tensor, 0.1)
     packet, group = select.encode(tensor), Packet.group([select.encode(tensor), want] * 2)
     with monkeypatch.context() as still:
@@ -134,14 +142,14 @@ def test_packets_nobody_looked_at(tensor: Tensor, monkeypatch: pytest.MonkeyPatc
         assert packet.to_bytes() == by_host(want)
         message = group.to_bytes()
     assert message == by_host(Packet.group([want] * 4))
-    assert packet.to_dense().equal(want.to_dense())
+    assert dense(packet).equal(dense(want))
 
 
 def test_a_bad_member_is_named_by_its_codec_and_nothing_is_kept() -> None:
-    select = Late(gcext.codec("stc:p=0.1"))
+    select = DeferredCodec(gcext.codec("stc:p=0.1"))
     good, bad = select.encode(torch.randn(50)), select.encode(torch.full((5,), torch.inf))
-    room = (torch.zeros(9, dtype=torch.int32), torch.zeros(9))
-    worse = selected(*room, torch.tensor([0, 1, 7, 0]), "stc[2]")
+    buffers = (torch.zeros(9, dtype=torch.int32), torch.zeros(9))
+    worse = selected(*buffers, torch.tensor([0, 1, 7, 0]), "stc[2]")
     for packets, place in [
         ([bad], r"stc: tensor must be finite.*index 0"),
         ([good, worse, bad], r"stc\[2\]: tensor must be finite.*index 7"),
@@ -154,14 +162,14 @@ def test_a_bad_member_is_named_by_its_codec_and_nothing_is_kept() -> None:
     assert good.to_bytes() == Packet.group([good]).members[0].to_bytes()
 
 
-def test_a_captured_member_makes_its_group_a_window() -> None:
+def test_a_group_with_a_captured_member_is_packed_anew() -> None:
     index, value = torch.arange(3, dtype=torch.int32), torch.full((3,), 2.0)
     info = torch.tensor([3, 0, 0, 0x40000000])
-    window = selected(index, value, info, "stc")
-    assert window.deferred is not None
-    window.deferred.captured = True
+    captured = selected(index, value, info, "stc")
+    assert captured.deferred is not None
+    captured.deferred.captured = True
     other = gcext.stc(torch.randn(40))
-    group = Packet.group([other, window])
+    group = Packet.group([other, captured])
     first = group.to_bytes()
     assert Packet.from_bytes(first).members[1].k == 3
     index.add_(1)
@@ -175,7 +183,7 @@ def test_a_captured_member_makes_its_group_a_window() -> None:
     assert group.to_bytes() != first
 
 
-class Stream(nullcontext):
+class Stream(nullcontext[None]):
     """What torch.Stream does for those who wait, and for those who use it."""
 
     def __init__(self) -> None:
@@ -190,14 +198,14 @@ class Stream(nullcontext):
 
 
 def test_members_made_on_several_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one's stream packs, after all the others; one stream waits for nobody."""
+    """The first one's stream packs, after all the others; a single stream waits for no other."""
     one, two, now = Stream(), Stream(), Stream()
-    select = Late(gcext.codec("stc:p=0.1"))
+    select = DeferredCodec(gcext.codec("stc:p=0.1"))
 
     def made_on(stream: Stream) -> Packet:
         packet = select.encode(torch.randn(9))
         assert packet.deferred is not None
-        packet.deferred.stream = stream
+        packet.deferred.stream = cast(Any, stream)
         return packet
 
     monkeypatch.setattr(device, "current_stream", lambda device: now)
@@ -224,7 +232,7 @@ def test_a_shape_beyond_narrow_indices_beside_others() -> None:
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_hostile_messages_are_left_to_the_host(grouped: bool) -> None:
+def test_damaged_messages_are_decoded_on_the_host(grouped: bool) -> None:
     draw = random.Random(3)
     tensors = [torch.randn(n) for n in (3000, 7, 2100, 20_000)]
     packet = gcext.stc(tensors[0], p=0.1)
@@ -246,10 +254,11 @@ def test_hostile_messages_are_left_to_the_host(grouped: bool) -> None:
     assert min(opened_as.values()) > 10
 
 
-def test_what_is_wrong_is_said_by_the_order_of_the_rules() -> None:
+def test_the_first_broken_rule_is_reported() -> None:
     """A tile of the first member comes before the second's scale, which is what locate finds."""
     message = bytearray(Packet.group([gcext.stc(torch.randn(3000), 0.1)] * 2).to_bytes())
     first, second = (each.encoded for each in wire.locate(Packet, bytes(message)).members)
+    assert isinstance(first, Located) and isinstance(second, Located)
     message[first.begin + 3 + first.remainder_bytes] ^= 0x10  # another number of ones
     message[second.begin - 4 : second.begin] = bytes(4)
     bad = rehash(bytes(message))

@@ -1,16 +1,20 @@
 """Checkpoints of the loop: written whole or not at all, resumed bit for bit, refused when wrong."""
 
+from __future__ import annotations
+
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from gcext.fl import CheckpointError, Interrupted, Settings, load, run
+from gcext.fl import CheckpointError, Interrupted, Settings, load, local_sgd, run
 from gcext.fl import _checkpoint as checkpoint
 from gcext.fl import _run as run_module
+from gcext.fl._server import Server
 
 METHODS = (
     "fedavg",
@@ -22,20 +26,20 @@ METHODS = (
 DATA = load("digits")
 
 
-def settings(recipe="stc:p=0.1", **changes):
+def settings(recipe: str = "stc:p=0.1", **changes: Any) -> Settings:
     usual = {"clients": 10, "participation": 0.3, "rounds": 7, "seed": 0, "target": 0.9}
     return Settings(data="digits", method="any", recipe=recipe, **(usual | changes))
 
 
-def outcome(result):
+def outcome(result: dict[str, Any]) -> tuple[Any, ...]:
     return result["rounds"], result["rounds_to_target"], result["model_digest"]
 
 
-def interrupt_training(monkeypatch, call):
+def interrupt_training(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """Ctrl-C in the middle of the ``call``-th local training."""
-    original, calls = run_module.local_sgd, iter(range(1, 10_000))
+    original, calls = local_sgd, iter(range(1, 10_000))
 
-    def cut(*args, **kwargs):
+    def cut(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         if next(calls) == call:
             raise KeyboardInterrupt
@@ -46,14 +50,16 @@ def interrupt_training(monkeypatch, call):
 
 @pytest.mark.parametrize("recipe", METHODS)
 class TestResume:
-    def test_after_a_shorter_run(self, tmp_path, recipe):
+    def test_after_a_shorter_run(self, tmp_path: Path, recipe: str) -> None:
         path = tmp_path / "a.checkpoint"
         run(settings(recipe, rounds=4), DATA, path=path)
         assert outcome(run(settings(recipe), DATA, path=path, resume=True)) == outcome(
             run(settings(recipe), DATA)
         )
 
-    def test_after_an_interrupt_within_a_round(self, tmp_path, monkeypatch, recipe):
+    def test_after_an_interrupt_within_a_round(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+    ) -> None:
         path = tmp_path / "a.checkpoint"
         with monkeypatch.context() as patch:
             interrupt_training(patch, call=3 * 4 + 2)  # the second client of round 5
@@ -65,11 +71,11 @@ class TestResume:
             run(settings(recipe), DATA)
         )
 
-    def test_after_a_kill(self, tmp_path, monkeypatch, recipe):
+    def test_after_a_kill(self, tmp_path: Path, recipe: str) -> None:
         """Nothing is saved at the end: what counts is the last periodic checkpoint."""
         path = tmp_path / "a.checkpoint"
 
-        def crash(record):
+        def crash(record: dict[str, Any]) -> None:
             if record["round"] == 5:
                 raise SystemExit
 
@@ -81,7 +87,7 @@ class TestResume:
         )
 
 
-def test_before_the_first_round(tmp_path, monkeypatch):
+def test_before_the_first_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.checkpoint"
     with monkeypatch.context() as patch:
         interrupt_training(patch, call=2)
@@ -92,10 +98,10 @@ def test_before_the_first_round(tmp_path, monkeypatch):
     assert outcome(resumed) == outcome(run(settings(), DATA))
 
 
-def test_a_real_signal_lands_between_whole_rounds(tmp_path):
+def test_a_real_signal_lands_between_whole_rounds(tmp_path: Path) -> None:
     path = tmp_path / "a.checkpoint"
 
-    def press(record):
+    def press(record: dict[str, Any]) -> None:
         if record["round"] == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -106,16 +112,16 @@ def test_a_real_signal_lands_between_whole_rounds(tmp_path):
     assert outcome(run(settings(), DATA, path=path, resume=True)) == outcome(run(settings(), DATA))
 
 
-def test_a_signal_waits_for_the_commit(monkeypatch):
+def test_a_signal_waits_for_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the round is being committed: the round counts whole, then the run ends."""
-    commit = run_module.Server.commit
+    commit = Server.commit
 
-    def press(self, *args):
+    def press(self: Server, *args: Any) -> None:
         if self.version == 2:
             os.kill(os.getpid(), signal.SIGINT)
         commit(self, *args)
 
-    monkeypatch.setattr(run_module.Server, "commit", press)
+    monkeypatch.setattr(Server, "commit", press)
     with pytest.raises(Interrupted) as stop:
         run(settings(), DATA)
     monkeypatch.undo()
@@ -124,16 +130,18 @@ def test_a_signal_waits_for_the_commit(monkeypatch):
 
 
 @pytest.mark.parametrize("first", [3, None])
-def test_a_signal_waits_for_the_end(tmp_path, monkeypatch, first):
+def test_a_signal_waits_for_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int | None
+) -> None:
     """Ctrl-C while the pool ends, be it the second one: what was done is neither lost nor false."""
     path = tmp_path / "a.checkpoint"
     shutdown, ended = ThreadPoolExecutor.shutdown, []
 
-    def press(record):
+    def press(record: dict[str, Any]) -> None:
         if record["round"] == first:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def press_again(self, **options):
+    def press_again(self: ThreadPoolExecutor, **options: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         shutdown(self, **options)
         ended.append(all(not thread.is_alive() for thread in self._threads))
@@ -148,7 +156,7 @@ def test_a_signal_waits_for_the_end(tmp_path, monkeypatch, first):
     assert len(checkpoint.load(path)["records"]) == done >= 3
 
 
-def test_resuming_a_finished_run_returns_it(tmp_path):
+def test_resuming_a_finished_run_returns_it(tmp_path: Path) -> None:
     path = tmp_path / "a.checkpoint"
     whole = run(settings(rounds=3), DATA, path=path)
     before = path.read_bytes()
@@ -165,24 +173,28 @@ def test_resuming_a_finished_run_returns_it(tmp_path):
         ({"split": "iid"}, "split shards there, iid here"),
     ],
 )
-def test_other_settings_are_named(tmp_path, changes, named):
+def test_other_settings_are_named(tmp_path: Path, changes: Any, named: str) -> None:
     path = tmp_path / "a.checkpoint"
     run(settings(rounds=1), DATA, path=path)
     with pytest.raises(CheckpointError, match=named):
         run(settings(rounds=2, **changes), DATA, path=path, resume=True)
 
 
-STATE = {"model": torch.arange(50.0), "messages": {3: b"\x00\xff"}, "records": [{"round": 1}]}
+STATE: dict[str, Any] = {
+    "model": torch.arange(50.0),
+    "messages": {3: b"\x00\xff"},
+    "records": [{"round": 1}],
+}
 
 
 class TestFile:
-    def test_round_trip(self, tmp_path):
+    def test_round_trip(self, tmp_path: Path) -> None:
         checkpoint.save(tmp_path / "deep" / "a", STATE)
         got = checkpoint.load(tmp_path / "deep" / "a")
         assert torch.equal(got.pop("model"), STATE["model"])
         assert got == {k: v for k, v in STATE.items() if k != "model"}
 
-    def test_every_damage_is_refused(self, tmp_path):
+    def test_every_damage_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "a"
         checkpoint.save(path, STATE)
         whole = path.read_bytes()
@@ -194,17 +206,19 @@ class TestFile:
             with pytest.raises(CheckpointError, match="Remove it"):
                 checkpoint.load(path)
 
-    def test_missing(self, tmp_path):
+    def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="No such file"):
             checkpoint.load(tmp_path / "a")
 
     @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
-    def test_a_failing_save_keeps_the_old_one(self, tmp_path, monkeypatch, call):
+    def test_a_failing_save_keeps_the_old_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
         path = tmp_path / "a"
         checkpoint.save(path, STATE)
         before = path.read_bytes()
 
-        def full(*args, **kwargs):
+        def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:

@@ -1,25 +1,30 @@
 """python -m gcext fl."""
 
+from __future__ import annotations
+
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from gcext.__main__ import app
 from gcext.fl import _cli as cli
 from gcext.fl import _run as run_module
+from gcext.fl import initial, local_sgd
 
 SMALL = ["--clients", "6", "--participation", "0.5", "--rounds", "3", "--threads", "2"]
 
 
-def fl(*args, code=0):
+def fl(*args: object, code: int = 0) -> Result:
     result = CliRunner().invoke(app, ["fl", *SMALL, *map(str, args)])
     assert result.exit_code == code, result.output
     return result
 
 
-def test_three_methods_in_one_table_and_picture(tmp_path):
+def test_three_methods_in_one_table_and_picture(tmp_path: Path) -> None:
     out, picture = tmp_path / "out.json", tmp_path / "out.png"
     methods = ["--method", "fedavg", "--method", "stc", "--method", "pstc"]
     result = fl("--data", "digits", *methods, "--json", out, "--plot", picture)
@@ -34,27 +39,27 @@ def test_three_methods_in_one_table_and_picture(tmp_path):
     assert sent[0] > 40 * sent[1]
 
 
-def test_one_run_is_one_object(tmp_path):
+def test_one_run_is_one_object(tmp_path: Path) -> None:
     fl("--method", "stc:p=0.05", "--seed", 4, "--json", tmp_path / "out.json")
     result = json.loads((tmp_path / "out.json").read_text())
     assert (result["method"], result["seed"], len(result["rounds"])) == ("stc:p=0.05", 4, 3)
 
 
-def test_several_seeds(tmp_path):
+def test_several_seeds(tmp_path: Path) -> None:
     fl("--method", "stc", "--seed", 0, "--seed", 1, "--json", tmp_path / "out.json")
     runs = json.loads((tmp_path / "out.json").read_text())["runs"]
     assert [r["seed"] for r in runs] == [0, 1]
     assert runs[0]["model_digest"] != runs[1]["model_digest"]
 
 
-def test_bare_names_take_their_parameters(tmp_path):
+def test_bare_names_take_their_parameters(tmp_path: Path) -> None:
     args = ["--p", 0.02, "--alpha", 0.3, "--tau", 2]
     fl("--method", "pstc", *args, "--json", tmp_path / "out.json")
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["settings"]["recipe"] == "pstc:p=0.02,alpha=0.3,tau=2"
 
 
-def test_progress_in_a_log_is_plain_lines_on_stderr():
+def test_progress_in_a_log_is_plain_lines_on_stderr() -> None:
     result = fl("--method", "stc", "--rounds", 20)
     assert "stc seed 0: round 20/20, accuracy" in result.stderr
     assert len(result.stderr.splitlines()) == 10
@@ -62,13 +67,13 @@ def test_progress_in_a_log_is_plain_lines_on_stderr():
     assert fl("--method", "stc", "--quiet").stderr == ""
 
 
-def test_interrupt_and_resume(tmp_path, monkeypatch):
+def test_interrupt_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, out, store = tmp_path / "whole.json", tmp_path / "out.json", tmp_path / "store"
     methods = ["--method", "stc", "--method", "pstc"]
     fl(*methods, "--json", whole)
-    original, calls = run_module.local_sgd, iter(range(1, 1000))
+    original, calls = local_sgd, iter(range(1, 1000))
 
-    def cut(*args, **kwargs):
+    def cut(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == 3 * 3 + 3 + 2:  # in the second run's second round
             raise KeyboardInterrupt
         return original(*args, **kwargs)
@@ -87,8 +92,8 @@ def test_interrupt_and_resume(tmp_path, monkeypatch):
         assert got["rounds"] == want["rounds"] and got["model_digest"] == want["model_digest"]
 
 
-def test_interrupt_without_a_checkpoint(monkeypatch):
-    def cut(*args, **kwargs):
+def test_interrupt_without_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*args: Any, **kwargs: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run_module, "local_sgd", cut)
@@ -100,11 +105,13 @@ def test_interrupt_without_a_checkpoint(monkeypatch):
 
 
 @pytest.mark.parametrize("error, code", [(KeyboardInterrupt, 130), (ValueError("lr"), 2)])
-def test_what_ends_a_later_run_leaves_the_first(tmp_path, monkeypatch, error, code):
+def test_what_ends_a_later_run_leaves_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
     """Ctrl-C or an error while the second run is set up: the first is in the JSON and the table."""
-    initial, calls = run_module.initial, iter((False, True))
+    calls = iter((False, True))
 
-    def cut(*args):
+    def cut(*args: Any) -> Any:
         if next(calls):
             raise error
         return initial(*args)
@@ -124,8 +131,10 @@ def test_what_ends_a_later_run_leaves_the_first(tmp_path, monkeypatch, error, co
 
 
 @pytest.mark.parametrize("error, code", [(KeyboardInterrupt, 130), (OSError("disk full"), 2)])
-def test_a_picture_cut_off_leaves_table_and_json(tmp_path, monkeypatch, error, code):
-    def cut(*args):
+def test_a_picture_cut_off_leaves_table_and_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    def cut(*args: Any) -> Any:
         raise error
 
     monkeypatch.setattr(cli, "draw", cut)
@@ -141,8 +150,8 @@ def test_a_picture_cut_off_leaves_table_and_json(tmp_path, monkeypatch, error, c
     )
 
 
-def test_interrupt_before_any_run(monkeypatch):
-    def cut(*args):
+def test_interrupt_before_any_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*args: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "load", cut)
@@ -157,7 +166,9 @@ def test_interrupt_before_any_run(monkeypatch):
         ("a.png", ("matplotlib", "matplotlib.backends.backend_agg"), "--plot needs matplotlib"),
     ],
 )
-def test_a_picture_is_refused_before_the_first_round(tmp_path, monkeypatch, name, hidden, message):
+def test_a_picture_is_refused_before_the_first_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hidden: str, message: str
+) -> None:
     for module in hidden:
         monkeypatch.setitem(sys.modules, module, None)
     result = fl("--method", "stc", "--plot", tmp_path / name, code=2)
@@ -165,13 +176,13 @@ def test_a_picture_is_refused_before_the_first_round(tmp_path, monkeypatch, name
     assert "round" not in result.stderr and list(tmp_path.iterdir()) == []
 
 
-def test_resume_with_other_settings_names_them(tmp_path):
+def test_resume_with_other_settings_names_them(tmp_path: Path) -> None:
     fl("--method", "stc", "--checkpoint", tmp_path)
     result = fl("--method", "stc", "--p", 0.2, "--checkpoint", tmp_path, "--resume", code=2)
     assert "recipe stc:p=0.1 there, stc:p=0.2 here" in result.stderr
 
 
-def test_a_checkpoint_is_not_overwritten(tmp_path):
+def test_a_checkpoint_is_not_overwritten(tmp_path: Path) -> None:
     fl("--method", "stc", "--checkpoint", tmp_path)
     assert "never overwritten" in fl("--method", "stc", "--checkpoint", tmp_path, code=2).stderr
 
@@ -191,7 +202,7 @@ def test_a_checkpoint_is_not_overwritten(tmp_path):
         (["--json", "/nowhere/out.json"], "writable file, got /nowhere/out.json"),
     ],
 )
-def test_errors(args, message):
+def test_errors(args: list[str], message: str) -> None:
     result = fl(*args, code=2)
     assert result.stderr.startswith("error: ") and message in result.stderr
     assert "Traceback" not in result.output

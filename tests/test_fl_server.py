@@ -1,10 +1,14 @@
 """The server's side of the loop: what is fetched, and what a round costs it."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 
 import gcext
-from gcext.aggregate import Mean, Median, NormBound
+from gcext.aggregate import Aggregator, Mean, Median, NormBound
 from gcext.fl import Federation, Settings, Workers, load
 from gcext.fl._server import MOST_MERGED, Broadcast, Server
 
@@ -12,7 +16,7 @@ DATA = load("digits")
 
 
 @pytest.fixture
-def federation(request):
+def federation(request: pytest.FixtureRequest) -> Iterator[Federation]:
     plan = Settings(
         data="digits",
         method="any",
@@ -28,8 +32,10 @@ def federation(request):
 
 
 @pytest.mark.parametrize("federation", ["stc:p=0.1"], indirect=True)
-def test_a_fault_in_merging_is_not_hidden(federation, monkeypatch):
-    def fault(packets):
+def test_a_fault_in_merging_is_not_hidden(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(packets: object) -> None:
         raise ValueError("merge: a fault")
 
     monkeypatch.setattr(gcext.Packet, "merge", fault)
@@ -47,7 +53,7 @@ def test_a_fault_in_merging_is_not_hidden(federation, monkeypatch):
         (50, "topk:p=1e-4", "single"),
     ],
 )
-def test_what_can_be_merged(count, spec, kind):
+def test_what_can_be_merged(count: int, spec: str, kind: str) -> None:
     """Within the wire format's limits, for one method; beyond them the packets travel alone."""
     server = Server(torch.zeros(100_000), gcext.recipe("stc:p=0.1"))
     packet = gcext.codec(spec).encode(torch.ones(100_000))
@@ -57,7 +63,9 @@ def test_what_can_be_merged(count, spec, kind):
 
 
 @pytest.mark.parametrize("combine", [Mean, Median, lambda: NormBound(9.0, Median())])
-def test_samples_are_weights_where_the_receiver_uses_weights(combine):
+def test_samples_are_weights_where_the_receiver_uses_weights(
+    combine: Callable[[], Aggregator],
+) -> None:
     dense = gcext.codec("dense")
     up, down = gcext.Link(dense, combine=combine), gcext.Link(dense)
     server = Server(torch.zeros(2), gcext.Recipe(up, down))
@@ -69,7 +77,7 @@ def test_samples_are_weights_where_the_receiver_uses_weights(combine):
 
 
 @pytest.mark.parametrize("federation", ["pstc:p=0.1,alpha=0.1,tau=2"], indirect=True)
-def test_a_round_packs_no_history(federation, monkeypatch):
+def test_a_round_packs_no_history(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state is for checkpoints; to roll back, what the receiver holds is enough."""
     calls = []
     monkeypatch.setattr(federation.server.receiver, "state_dict", lambda: calls.append(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,32 +20,32 @@ TILE = 16384
 class Vector:
     """One packet as the operator takes it, and as a dense NumPy vector."""
 
-    def __init__(self, index, value, scale, numel):
+    def __init__(self, index: torch.Tensor, value: np.ndarray, scale: float, numel: int) -> None:
         self.index, self.value, self.scale = index, torch.from_numpy(value), scale
         self.dense = np.zeros(numel, np.float32)
         self.dense[slice(None) if len(index) != len(value) else index.numpy()] = value
 
 
-def support(rng, numel, k, dtype=np.int32):
+def support(rng: np.random.Generator, numel: int, k: int, dtype: Any = np.int32) -> torch.Tensor:
     return torch.from_numpy(np.sort(rng.choice(numel, k, replace=False)).astype(dtype))
 
 
-def ternary(rng, numel, k, dtype=np.int32):
+def ternary(rng: np.random.Generator, numel: int, k: int, dtype: Any = np.int32) -> Vector:
     scale = float(np.float32(rng.uniform(0.1, 3))) if k else 0.0
     value = np.where(rng.random(k) < 0.5, -scale, scale).astype(np.float32)
     return Vector(support(rng, numel, k, dtype), value, scale, numel)
 
 
-def sparse(rng, numel, k, dtype=np.int32):
+def sparse(rng: np.random.Generator, numel: int, k: int, dtype: Any = np.int32) -> Vector:
     value = rng.standard_normal(k).astype(np.float32)
     return Vector(support(rng, numel, k, dtype), value, 0.0, numel)
 
 
-def dense(rng, numel):
+def dense(rng: np.random.Generator, numel: int) -> Vector:
     return Vector(NONE, rng.standard_normal(numel).astype(np.float32), 0.0, numel)
 
 
-def gram(vectors, numel):
+def gram(vectors: list[Vector], numel: int) -> np.ndarray:
     out = ops.gram(
         [v.index for v in vectors],
         [v.value for v in vectors],
@@ -59,7 +60,7 @@ def gram(vectors, numel):
 @pytest.mark.parametrize(
     "numel", [1, 63, 64, 65, TILE - 1, TILE, TILE + 1, 3 * TILE, 40 * TILE + 5]
 )
-def test_ternary_is_integer_exact(numel):
+def test_ternary_is_integer_exact(numel: int) -> None:
     rng = np.random.default_rng(numel)
     shares = [1, 0.5, 0.1, 0.1, 0.02, 0.003, 0]
     vectors = [
@@ -72,7 +73,7 @@ def test_ternary_is_integer_exact(numel):
     assert np.array_equal(gram(vectors, numel), np.outer(scales, scales) * (signs @ signs.T))
 
 
-def test_clustered_ternary():
+def test_clustered_ternary() -> None:
     """All entries in one tile, or at the end of one and the start of the next."""
     rng = np.random.default_rng(0)
     numel, vectors = 8 * TILE, []
@@ -86,7 +87,7 @@ def test_clustered_ternary():
 
 
 @pytest.mark.parametrize("m", [40, 64, 97, 200])  # from 64 on by tiles, where there are any
-def test_elements_of_every_popularity(m):
+def test_elements_of_every_popularity(m: int) -> None:
     """Met by none to all of the packets: as lists, as columns, and planes filled more than once."""
     rng = np.random.default_rng(m)
     numel = 30_000
@@ -101,7 +102,7 @@ def test_elements_of_every_popularity(m):
     assert np.array_equal(gram(vectors, numel), signs @ signs.T)  # integers, exact in float64
 
 
-def test_same_bits_everywhere():
+def test_same_bits_everywhere() -> None:
     script = """
 import hashlib, torch, gcext
 g = torch.Generator().manual_seed(0)
@@ -121,7 +122,7 @@ for threads in range(1, 9):
     assert len({word for words in printed.values() for word in words}) == 2, printed
 
 
-def test_orthogonal_is_exactly_zero():
+def test_orthogonal_is_exactly_zero() -> None:
     """In floating point a million products of either sign would hardly cancel."""
     numel = 1 << 17
     index = torch.arange(numel, dtype=torch.int32)
@@ -135,7 +136,7 @@ def test_orthogonal_is_exactly_zero():
 
 
 def in_fixed_order(x, y):
-    """The order of csrc/gram/gram.h: eight lanes a tile, tiles to their chunk, chunks to the dot."""
+    """The order of gram.h: eight lanes a tile, tiles to their chunk, chunks to the dot."""
     tiles = []
     for begin in range(0, len(x), TILE):
         lanes = np.zeros(8)
@@ -155,7 +156,7 @@ def in_fixed_order(x, y):
 
 
 @pytest.mark.parametrize("numel", [1, 9, TILE + 3, 34 * TILE + 11])
-def test_other_pairs_are_summed_in_the_fixed_order(numel):
+def test_other_pairs_are_summed_in_the_fixed_order(numel: int) -> None:
     rng = np.random.default_rng(numel)
     vectors = [
         dense(rng, numel),
@@ -174,7 +175,7 @@ def test_other_pairs_are_summed_in_the_fixed_order(numel):
                 assert got[i, j] == in_fixed_order(v.dense, w.dense)
 
 
-def test_how_a_packet_says_its_zeros_and_its_place_do_not_matter():
+def test_explicit_zeros_and_the_order_of_packets_do_not_matter() -> None:
     rng = np.random.default_rng(5)
     numel = 3 * TILE + 17
     vectors = [sparse(rng, numel, 2000), dense(rng, numel), ternary(rng, numel, 5000)]
@@ -187,7 +188,7 @@ def test_how_a_packet_says_its_zeros_and_its_place_do_not_matter():
     assert permuted.tobytes() == np.ascontiguousarray(got[np.ix_(order, order)]).tobytes()
 
 
-def test_a_huge_tensor_costs_what_its_packets_cost():
+def test_a_huge_tensor_costs_what_its_packets_cost() -> None:
     numel = 2**63 - 1
     index = torch.tensor([0, 5, 2**40, 2**61 + 1, numel - 1])
     minus = torch.tensor([1.0, -1, 1, -1, 1])
@@ -197,7 +198,7 @@ def test_a_huge_tensor_costs_what_its_packets_cost():
     assert got.tolist() == [[5, 3, 10], [3, 3, 6], [10, 6, 20]]
 
 
-def test_nothing_in_it():
+def test_empty_packets_and_tensors() -> None:
     none = ternary(np.random.default_rng(0), 10, 0)
     assert gram([none, none], 10).tolist() == [[0, 0], [0, 0]]
     assert gram([none], 0).tolist() == [[0]]
@@ -205,7 +206,7 @@ def test_nothing_in_it():
     assert gcext.gram([zero_d, zero_d]).tolist() == [[9, 9], [9, 9]]
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused() -> None:
     index, value = torch.tensor([0, 3]).int(), torch.ones(2)
     with pytest.raises(RuntimeError, match=r"within \[0, 3\), packet 1 does not"):
         ops.gram([index[:1], index], [value[:1], value], [0.0, 0.0], 3)
@@ -220,14 +221,14 @@ def test_bad_arguments_are_refused():
         ops.gram([NONE], [torch.ones(4)], [1.0], 4)
 
 
-def test_opcheck_and_compile():
+def test_opcheck_and_compile() -> None:
     rng = np.random.default_rng(3)
     vectors = [ternary(rng, 500, 50), sparse(rng, 500, 40, np.int64), dense(rng, 500)]
     index, value = [v.index for v in vectors], [v.value for v in vectors]
     scale = [v.scale for v in vectors]
     torch.library.opcheck(torch.ops.gcext.gram.default, (index, value, scale, 500))
 
-    def norms(a, b):
+    def norms(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
         return ops.gram(a, b, scale, 500).diagonal().sqrt()
 
     compiled = torch.compile(norms, fullgraph=True, backend="aot_eager")

@@ -7,6 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,22 +19,22 @@ import gcext
 from gcext import History
 from gcext._links import Link
 from gcext.aggregate import Projection
-from gcext.fl import Interrupted, Settings, load, run
+from gcext.fl import Interrupted, Settings, load, local_sgd, run
 from gcext.fl import _run as run_module
 
 KINDS = pytest.mark.parametrize("kind", ["memory", "file"])
 
 
-def packet(number):
+def packet(number: int) -> gcext.Packet:
     return gcext.stc(torch.full((3,), float(number + 1)), p=1)
 
 
 @pytest.fixture
-def path(tmp_path, kind):
+def path(tmp_path: Path, kind: str) -> Path | None:
     return None if kind == "memory" else tmp_path / "history.sqlite"
 
 
-def seen(history):
+def seen(history: History) -> tuple[int | None, dict[int, tuple[int | None, float]]]:
     """All that can be asked of a history, of clients and rounds up to 40."""
     clients = {c: (history.round_of(c), history.packet(c).scale) for c in range(40) if c in history}
     rounds = {r: held for r in range(40) if (held := history.clients_of_round(r))}
@@ -44,7 +46,7 @@ def seen(history):
 
 
 @KINDS
-def test_the_last_packet_and_round_of_every_client(kind, path):
+def test_the_last_packet_and_round_of_every_client(kind: str, path: Path | None) -> None:
     with History(path) as history:
         assert seen(history) == (None, {}) and history.round_of(3) is None and 3 not in history
         history.put(0, {1: packet(1), 2: packet(2), 3: packet(3)})
@@ -74,11 +76,15 @@ STEPS = st.lists(
 @KINDS
 @settings(max_examples=60, deadline=None)
 @given(steps=STEPS)
-def test_any_order_of_rounds_states_and_snapshots(tmp_path_factory, kind, steps):
+def test_any_order_of_rounds_states_and_snapshots(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, steps: list[tuple[str, set[int]]]
+) -> None:
     """Against a dict that is copied whole: the last two states, the last snapshot."""
     file = None if kind == "memory" else tmp_path_factory.mktemp("h") / "h.sqlite"
-    history, model, last = History(file), {}, None
-    states, snapshot = [], None
+    history, last = History(file), None
+    model: dict[int, tuple[int | None, float]] = {}
+    states: list[tuple[Any, Any]] = []
+    snapshot: tuple[Any, Any] | None = None
     for count, (step, clients) in enumerate(steps):
         now = (last, dict(model))
         if step == "put":
@@ -105,23 +111,24 @@ def test_any_order_of_rounds_states_and_snapshots(tmp_path_factory, kind, steps)
 
 
 @KINDS
-def test_what_is_put_in_takes_no_more_room_than_it_must(kind, path):
+def test_only_the_rows_that_are_needed_are_stored(kind: str, path: Path | None) -> None:
     """Without states and snapshots a client has one row, with them those that they need."""
     with History(path) as history:
         for round in range(50):
             history.put(round, {c: packet(round) for c in (1, 2)})
         if kind == "file":
             count = "SELECT count(*) FROM packet"
-            assert history._store._one(count) == 2
+            store: Any = history._store
+            assert store._one(count) == 2
             for round in range(50, 90):
                 if round % 10 == 0:
                     history.state_dict()
                 history.snapshot()
                 history.put(round, {c: packet(round) for c in (1, 2)})
-                assert history._store._one(count) <= 2 * 22
+                assert store._one(count) <= 2 * 22
 
 
-def plain(history):
+def plain(history: History) -> dict[int, tuple[int | None, bytes, str]]:
     """All packets that a history gives, by client, as bytes and as numbers."""
     return {
         c: (history.round_of(c), history.packet(c).to_bytes(), str(history.packet(c).to_dense()))
@@ -143,7 +150,13 @@ CACHED = st.lists(
 @KINDS
 @settings(max_examples=60, deadline=None)
 @given(steps=CACHED, rounds=st.integers(0, 3), cache=st.sampled_from([0, 25, 100, 10_000]))
-def test_the_cache_changes_no_answer(tmp_path_factory, kind, steps, rounds, cache):
+def test_the_cache_changes_no_result(
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    steps: list[tuple[str, set[int]]],
+    rounds: int,
+    cache: int,
+) -> None:
     """Against a history without one, over rounds, reads and ways back; and it is bounded."""
     folder = None if kind == "memory" else tmp_path_factory.mktemp("h")
     ours, bare = History(folder and folder / "a", cache), History(folder and folder / "b", 0)
@@ -169,37 +182,37 @@ def test_the_cache_changes_no_answer(tmp_path_factory, kind, steps, rounds, cach
             for each, snapshot in zip((ours, bare), snapshots, strict=True):
                 each.restore(snapshot)
             states = None
-        kept = ours._unpacked
-        assert all(
-            ours.round_of(c) == each.round > ours.last_round - rounds for c, each in kept.items()
-        )
+        kept, newest = ours._unpacked, ours.last_round or 0
+        assert all(ours.round_of(c) == each.round > newest - rounds for c, each in kept.items())
         assert ours._unpacked_bytes == sum(contents(each.packet) for each in kept.values()) <= cache
     assert plain(ours) == plain(bare) and ours.last_round == bare.last_round
     ours.close()
     bare.close()
 
 
-def mixed_packet(number, client):
+def mixed_packet(number: int, client: int) -> gcext.Packet:
     """A packet of 12 bytes and more: ternary, dense, or a group of both."""
     ternary, dense = packet(number), gcext.codec("dense").encode(torch.full((3,), float(client)))
     return (ternary, dense, gcext.Packet.group([ternary, dense]))[client % 3]
 
 
-def contents(packet):
+def contents(packet: gcext.Packet) -> int:
     single = packet.members or (packet,)
     return sum(4 * p.k + (0 if p.method == "dense" else 4 * p.k) for p in single)
 
 
 @KINDS
-def test_packets_of_the_last_rounds_are_not_unpacked(kind, path, monkeypatch):
+def test_packets_of_the_last_rounds_are_not_unpacked(
+    kind: str, path: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unpacked = []
-    original = gcext.Packet.from_bytes.__func__
+    original = gcext.Packet.from_bytes
 
-    def spy(cls, message, *args, **kwargs):
+    def spy(message: bytes, *args: Any, **kwargs: Any) -> gcext.Packet:
         unpacked.append(message)
-        return original(cls, message, *args, **kwargs)
+        return original(message, *args, **kwargs)
 
-    monkeypatch.setattr(gcext.Packet, "from_bytes", classmethod(spy))
+    monkeypatch.setattr(gcext.Packet, "from_bytes", staticmethod(spy))
     with History(path) as history:
         server = Projection(tau=3, history=history)
         for round in range(8):
@@ -213,13 +226,13 @@ def test_packets_of_the_last_rounds_are_not_unpacked(kind, path, monkeypatch):
         server.restore(snapshot)  # now the last packets of the round before are read
         assert history.packet(14).to_bytes() != held[14] and history.round_of(14) == 7
         assert history.packet(12).to_bytes() == held[12] and len(unpacked) == 2
-    with History(None) as history:  # without keep_unpacked
+    with History(None) as history:  # where no cache was asked for
         history.put(1, {1: packet(1)})
         assert history.packet(1).scale == 2 and len(unpacked) == 3
         assert not history._unpacked
 
 
-def test_of_what_does_not_fit_the_newest_are_kept():
+def test_a_full_cache_keeps_the_newest_packets() -> None:
     with History(cache=5 * 12) as history:  # a dense packet of three is 12 bytes
         history.keep_unpacked(3)
         for round, (put, kept) in enumerate(
@@ -238,16 +251,18 @@ def test_of_what_does_not_fit_the_newest_are_kept():
 
 
 @KINDS
-def test_a_round_that_raises_leaves_all_as_it_was(kind, path, monkeypatch):
+def test_a_round_that_raises_leaves_all_as_it_was(
+    kind: str, path: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Broken:
-        def to_bytes(self):
+        def to_bytes(self) -> bytes:
             raise KeyboardInterrupt
 
     with History(path) as history:
         history.put(1, {1: packet(1)})
         before = seen(history)
         with pytest.raises(KeyboardInterrupt):
-            history.put(2, {1: packet(2), 2: Broken()})
+            history.put(2, {1: packet(2), 2: Broken()})  # type: ignore[dict-item]
         assert seen(history) == before
         if kind == "file":  # within the transaction, once rows are in
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -257,7 +272,7 @@ def test_a_round_that_raises_leaves_all_as_it_was(kind, path, monkeypatch):
         history.put(2, {1: packet(2)})
 
 
-def test_a_killed_process_leaves_whole_rounds(tmp_path):
+def test_a_killed_process_leaves_whole_rounds(tmp_path: Path) -> None:
     script = """
 import sys, torch, gcext
 history = gcext.History(sys.argv[1])
@@ -267,6 +282,7 @@ for round in range(10_000):
 """
     file = tmp_path / "h"
     run = subprocess.Popen([sys.executable, "-c", script, str(file)], stdout=subprocess.PIPE)
+    assert run.stdout is not None
     for line in run.stdout:
         if int(line) >= 30:
             os.kill(run.pid, signal.SIGKILL)
@@ -274,11 +290,11 @@ for round in range(10_000):
     run.communicate()
     with History(file) as history:
         last = history.last_round
-        assert last >= 30 and history.clients_of_round(last) == list(range(8))
+        assert last is not None and last >= 30 and history.clients_of_round(last) == list(range(8))
         assert {history.packet(c).scale for c in range(8)} == {last + 1.0}
 
 
-def test_another_file_is_refused(tmp_path):
+def test_another_file_is_refused(tmp_path: Path) -> None:
     with History(tmp_path / "a") as a, History(tmp_path / "b") as b:
         for history, number in ((a, 1), (b, 2)):
             history.put(1, {1: packet(number)})
@@ -300,7 +316,7 @@ def test_another_file_is_refused(tmp_path):
             a.state_dict()
         with pytest.raises(ValueError, match="must hold round 1"):  # not one of the last two
             a.load_state_dict(state)
-    (tmp_path / "text").write_text("no database, but long enough to be looked at" * 30)
+    (tmp_path / "text").write_text("no database, but long enough to be read as one" * 30)
     with pytest.raises(ValueError, match="must be a history, got file is not a database"):
         History(tmp_path / "text")
     with sqlite3.connect(tmp_path / "other") as base:
@@ -317,7 +333,7 @@ def test_another_file_is_refused(tmp_path):
         History(tmp_path / "no" / "folder")
 
 
-def test_damaged_states_in_memory_are_refused():
+def test_damaged_states_in_memory_are_refused() -> None:
     history = History()
     history.put(3, {1: packet(1)})
     before, message = seen(history), packet(1).to_bytes()
@@ -340,15 +356,17 @@ PLAN = Settings(
 
 
 @pytest.mark.parametrize("call", [2, 14, 16])
-def test_the_loop_resumes_with_a_file(tmp_path, monkeypatch, call):
+def test_the_loop_resumes_with_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
     """Interrupted within a round, or killed after rounds that the checkpoint does not know."""
     expected = run(PLAN, DATA)["model_digest"]
     recipe, opened = gcext.recipe, []
 
-    def with_file(spec):
+    def with_file(spec: str) -> gcext.Recipe:
         made = recipe(spec)
 
-        def combine():
+        def combine() -> Projection:
             opened.append(History(tmp_path / "h.sqlite"))
             return Projection(0.1, 2, opened[-1])
 
@@ -360,7 +378,7 @@ def test_the_loop_resumes_with_a_file(tmp_path, monkeypatch, call):
     checkpoint = tmp_path / "a.checkpoint"
     if call == 16:  # killed: the file is two rounds ahead of the last checkpoint
 
-        def crash(record):
+        def crash(record: dict[str, Any]) -> None:
             if record["round"] == 6:
                 raise SystemExit
 
@@ -368,9 +386,9 @@ def test_the_loop_resumes_with_a_file(tmp_path, monkeypatch, call):
             run(PLAN, DATA, path=checkpoint, every=4, progress=crash)
         assert opened[0].last_round == 6
     else:
-        original, calls = run_module.local_sgd, iter(range(1, 10_000))
+        original, calls = local_sgd, iter(range(1, 10_000))
 
-        def cut(*args, **kwargs):
+        def cut(*args: Any, **kwargs: Any) -> Any:
             if next(calls) == call:
                 raise KeyboardInterrupt
             return original(*args, **kwargs)

@@ -82,7 +82,7 @@ def test_a_damaged_packet_shows_its_error(name: str, code: str) -> None:
     assert f"refused, {code}:" in shown((V1 / "invalid" / f"{name}.gcx").read_bytes())
 
 
-def test_every_prefix_of_a_packet_can_be_looked_at() -> None:
+def test_every_prefix_of_a_packet_can_be_inspected() -> None:
     for name in ("group-3", "group-of-coded", "polar-rotated", "levels-indices"):
         message = (V1 / "valid" / f"{name}.gcx").read_bytes()
         for length in range(len(message)):
@@ -98,7 +98,7 @@ def test_long_sections_and_groups_are_cut_short() -> None:
     assert len(inspect.rows(wire.pack(wire.Body("group", members=(empty,) * 500)))) < 300
 
 
-def test_inspect_file_tells_by_its_result(tmp_path: Path) -> None:
+def test_inspect_file_returns_whether_the_packet_is_valid(tmp_path: Path) -> None:
     console = Console(quiet=True)
     good = V1 / "valid" / "dense-0d.gcx"
     bad = tmp_path / "cut.gcx"

@@ -25,7 +25,7 @@ def test_isa_can_be_forced_and_is_chosen_at_load() -> None:
 
 
 @pytest.mark.parametrize("isa", ["neon", "avx1024"])
-def test_isa_that_is_not_there(isa: str) -> None:
+def test_an_isa_that_is_not_available_raises(isa: str) -> None:
     if isa in gcext.build_info()["isas_built"]:
         pytest.skip(f"this build has {isa}")
     run = python("import gcext", GCEXT_ISA=isa)

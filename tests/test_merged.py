@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import numpy_decoder as twin
+import numpy_decoder as reference
 import pytest
 import wire_bodies as wire
-from wire_kit import assert_equal, assert_twin, golden, ternary
+from wire_kit import assert_equal, assert_same_as_reference, golden, ternary
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,11 @@ def test_merge_is_lossless_and_its_value_the_exact_sum(parts: int, numel: int, k
     assert back.index.tolist() == sorted(total)
     expected = np.array([math.fsum(total[i]) for i in sorted(total)]).astype(np.float32)
     assert np.array_equal(back.value, expected)
-    assert_twin(back, twin.decode(message))
+    assert_same_as_reference(back, reference.decode(message))
 
 
 def test_merge_rounds_once() -> None:
-    # 1 + 2^-24 is a tie that goes down to 1; with 2^-60 more it goes up. Doubles would say 1.
+    # 1 + 2^-24 is a tie that goes down to 1; with 2^-60 more it goes up. Doubles would give 1.
     scales = (1.0, 2.0**-24, 2.0**-60)
     one = np.array([0], np.int32)
     packets = [
@@ -96,7 +96,7 @@ def test_denormals_are_kept_in_flush_mode() -> None:
     assert [wire.pack(part) for part in parts] == [message, message]
 
 
-def test_a_merged_body_is_judged_in_a_group_too() -> None:
+def test_a_merged_body_is_validated_in_a_group_too() -> None:
     body = wire.Body(
         "ternary", (4,), index=np.array([2], np.int32), value=np.ones(1, np.float32), scale=1.0
     )

@@ -1,5 +1,9 @@
 """The polar source coder against plain recursion, its distortion, and its promises."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import polar_oracle as oracle
 import pytest
@@ -27,7 +31,7 @@ CASES = [
 
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize(("block", "kept", "numel"), CASES)
-def test_binary_source_is_the_oracles(block, kept, numel, linear):
+def test_binary_source_matches_the_oracle(block: int, kept: int, numel: int, linear: bool) -> None:
     source = bits(np.random.default_rng(numel), numel)
     weight, correction = _polar_code._steps(kept, block, False, linear)
     sent, decoded = oracle.message(source, code(block, kept), weight, correction)
@@ -39,7 +43,7 @@ def test_binary_source_is_the_oracles(block, kept, numel, linear):
 
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize(("block", "kept", "numel"), CASES)
-def test_soft_source_is_the_oracles(block, kept, numel, linear):
+def test_soft_source_matches_the_oracle(block: int, kept: int, numel: int, linear: bool) -> None:
     rng = np.random.default_rng(numel)
     source = (rng.standard_normal(numel) * np.exp(2 * rng.standard_normal(numel))).astype("f")
     source[rng.random(numel) < 0.1] = 0
@@ -51,7 +55,7 @@ def test_soft_source_is_the_oracles(block, kept, numel, linear):
 
 
 @pytest.mark.parametrize("correction", [0, 5, 22, 127])
-def test_every_pair_of_llrs_in_f_and_g(correction):
+def test_every_pair_of_llrs_in_f_and_g(correction: int) -> None:
     """A block of two halves of free and frozen indices meets all 255 x 255 pairs."""
     a, b = (x.reshape(-1) for x in np.mgrid[-127:128, -127:128])
     lanes = len(a) + -len(a) % 64
@@ -88,19 +92,19 @@ BOUNDS = {
 
 
 @pytest.mark.parametrize("block", BOUNDS)
-def test_distortion(block):
+def test_distortion(block: int) -> None:
     for rate, bound in zip(RATES, BOUNDS[block], strict=True):
         blocks = 2048 if block < 1 << 17 else 128  # so long a block is a mean of its own
         assert distortion(block, rate, blocks) <= bound, rate
 
 
-def test_linear_correction_helps():
+def test_linear_correction_helps() -> None:
     for rate in RATES[:4]:
         plain = distortion(1024, rate, 2048, linear=False)
         assert distortion(1024, rate, 2048) < plain - 0.0003
 
 
-def test_better_than_the_published_curve_where_it_should_be():
+def test_better_than_the_published_curve_where_it_should_be() -> None:
     published = {256: 0.1445, 512: 0.1315, 1024: 0.1315, 2048: 0.1291}
     for block, bound in published.items():
         got = distortion(block, 0.5, 2048)
@@ -109,7 +113,7 @@ def test_better_than_the_published_curve_where_it_should_be():
 
 @pytest.mark.parametrize("block", [32, 512])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_codeword_is_zero_on_the_frozen_set(block, rate):
+def test_codeword_is_zero_on_the_frozen_set(block: int, rate: float) -> None:
     source = bits(np.random.default_rng(1), 64 * block)
     coded = polar.encode(torch.from_numpy(source), rate, block)
     words = polar.decode(coded).numpy().reshape(block, 64).T
@@ -119,7 +123,7 @@ def test_codeword_is_zero_on_the_frozen_set(block, rate):
     assert not u[:, frozen == 1].any() and u[:, frozen == 0].any()
 
 
-def test_a_codeword_is_coded_without_loss():
+def test_a_codeword_is_coded_without_loss() -> None:
     rng = np.random.default_rng(2)
     for block, kept in ((32, 5), (1024, 512), (2048, 1900)):
         u = np.zeros((64, block), np.uint8)
@@ -130,7 +134,7 @@ def test_a_codeword_is_coded_without_loss():
         assert torch.equal(polar.decode(coded), source)
 
 
-def test_soft_follows_the_weights():
+def test_soft_follows_the_weights() -> None:
     """Large values keep their sign much more often than small ones."""
     source = torch.randn(1 << 18, generator=torch.Generator().manual_seed(0))
     wrong = polar.decode(polar.encode(source, 0.5, soft=True)) != (source < 0)
@@ -138,13 +142,13 @@ def test_soft_follows_the_weights():
     assert float(wrong[large].float().mean()) < 0.2 * float(wrong[~large].float().mean())
 
 
-def cosine(source, rate, block):
+def cosine(source: torch.Tensor, rate: float, block: int) -> float:
     y = 1.0 - 2.0 * polar.decode(polar.encode(source, rate, block, soft=True)).double()
     x = source.double()
     return float((x @ y) ** 2 / (x @ x) / len(x))
 
 
-def test_squared_cosine_of_gaussian_values():
+def test_squared_cosine_of_gaussian_values() -> None:
     source = torch.randn(8192 * 128, generator=torch.Generator().manual_seed(0))
     for rate, bound in ((0.1, 0.111), (0.5, 0.470), (0.9, 0.628)):
         assert cosine(source, rate, 8192) >= bound, rate
@@ -152,14 +156,14 @@ def test_squared_cosine_of_gaussian_values():
         assert cosine(source, rate, 1024) >= bound, rate
 
 
-def test_zero_decides_zero():
+def test_zero_decides_zero() -> None:
     for rate in (0.1, 0.5, 1.0):
         coded = polar.encode(torch.zeros(100_000), rate, soft=True)
         assert not coded.message.any() and not polar.decode(coded).any()
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-44 / 0.7, 3e37])
-def test_soft_at_the_ends_of_float32(scale):
+def test_soft_at_the_ends_of_float32(scale: float) -> None:
     rng = np.random.default_rng(3)
     signs = np.where(bits(rng, 1024 * 64), -1, 1).astype(np.float32)
     reference = polar.encode(torch.from_numpy(signs), 0.5, soft=True)
@@ -167,7 +171,7 @@ def test_soft_at_the_ends_of_float32(scale):
     assert torch.equal(reference.message, scaled.message)
 
 
-def test_shapes_dtypes_and_strides():
+def test_shapes_dtypes_and_strides() -> None:
     source = torch.from_numpy(bits(np.random.default_rng(4), 6 * 500).reshape(6, 500))
     reference = polar.encode(source, 0.5, 256)
     assert polar.decode(reference).shape == (6, 500)
@@ -191,7 +195,7 @@ def test_shapes_dtypes_and_strides():
 
 
 @pytest.mark.parametrize("block", [1 << 15, 1 << 20])
-def test_long_blocks(block):
+def test_long_blocks(block: int) -> None:
     n = block * 2 - 5
     source = torch.from_numpy(bits(np.random.default_rng(5), n))
     coded = polar.encode(source, 0.5, block)
@@ -200,7 +204,7 @@ def test_long_blocks(block):
     assert 0.105 < wrong < 0.119
 
 
-def test_any_number_of_threads():
+def test_any_number_of_threads() -> None:
     source = torch.from_numpy(bits(np.random.default_rng(6), 64 * 1024 * 9 + 5000))
     values = torch.randn(len(source), generator=torch.Generator().manual_seed(6))
     threads, seen = torch.get_num_threads(), []
@@ -235,7 +239,7 @@ print(gcext.build_info()["isa"], digest.hexdigest())
 """
 
 
-def test_the_same_bytes_at_every_instruction_set():
+def test_the_same_bytes_at_every_instruction_set() -> None:
     seen = at_every_isa(DIGEST)
     assert all(name == isa for isa, (name, _) in seen.items())
     assert len({digest for _, digest in seen.values()}) == 1, seen
@@ -256,12 +260,12 @@ def test_the_same_bytes_at_every_instruction_set():
         ({"soft": True, "packed": True}, "must not be packed"),
     ],
 )
-def test_refusals(options, message):
+def test_refusals(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         polar.encode(torch.ones(10, dtype=torch.uint8), **options)
 
 
-def test_refuses_wrong_sources():
+def test_refuses_wrong_sources() -> None:
     with pytest.raises(ValueError, match="soft=True"):
         polar.encode(torch.ones(10))
     with pytest.raises(ValueError, match="packed must be uint8"):
@@ -274,7 +278,7 @@ def test_refuses_wrong_sources():
                 polar.encode(source, soft=True, list_size=size)
 
 
-def test_operators():
+def test_operators() -> None:
     frozen = design.frozen_set(64, 30)
     source = torch.randint(0, 256, (100,), dtype=torch.uint8)
     values = torch.randn(777)

@@ -1,6 +1,10 @@
 """Frozen sets: the tables, the densities and the order behind them."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from gcext.polar import _design as design
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_tables_are_what_the_design_says(soft):
+def test_tables_are_those_of_the_design(soft: bool) -> None:
     tables = design._tables()["values" if soft else "signs"]
     assert len(tables) >= 90
     for name in tables:
@@ -22,7 +26,7 @@ def test_tables_are_what_the_design_says(soft):
         assert moved <= (6 if block <= 512 and not soft else 0)
 
 
-def test_gaussian_densities():
+def test_gaussian_densities() -> None:
     """Each adds up to one, and its rate is that of its place: the mean of 1 - h2."""
     for at, density in enumerate(design._tables()["gaussian"]):
         p = np.array(density) / 2**32
@@ -33,7 +37,7 @@ def test_gaussian_densities():
         assert rate == pytest.approx(min(max(at / 10, 0.05), 0.97), abs=0.01)
 
 
-def test_crossover_solves_the_rate_distortion_function():
+def test_crossover_solves_the_rate_distortion_function() -> None:
     for kept, block in (
         (1, 1024),
         (512, 1024),
@@ -48,7 +52,7 @@ def test_crossover_solves_the_rate_distortion_function():
 
 
 @pytest.mark.parametrize(("block", "kept"), [(64, 20), (1024, 512), (4096, 3000)])
-def test_order_respects_the_partial_order(block, kept):
+def test_order_respects_the_partial_order(block: int, kept: int) -> None:
     """Where an index is free, so is every other that has its ones (Schuerch 2016)."""
     assert sorted(design.order(block, kept).tolist()) == list(range(block))
     free = design.computed_set(block, kept).numpy() == 0
@@ -58,7 +62,7 @@ def test_order_respects_the_partial_order(block, kept):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache directory; what a process has in memory is forgotten."""
     monkeypatch.setenv("GCEXT_CACHE_DIR", str(tmp_path / "deep" / "cache"))
     design.frozen_set.cache_clear()
@@ -66,14 +70,16 @@ def cache(tmp_path, monkeypatch):
     design.frozen_set.cache_clear()
 
 
-def again(block, kept, soft=False):
+def again(block: int, kept: int, soft: bool = False) -> torch.Tensor:
     design.frozen_set.cache_clear()
     return design.frozen_set(block, kept, soft)
 
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(("block", "kept"), [(32, 1), (1024, 333), (8192, 8191), (1 << 16, 7_777)])
-def test_a_set_that_is_not_shipped_is_computed_once(cache, monkeypatch, block, kept, soft):
+def test_a_set_that_is_not_shipped_is_computed_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, block: int, kept: int, soft: bool
+) -> None:
     first = design.frozen_set(block, kept, soft)
     assert int((1 - first).sum()) == kept
     (file,) = cache.iterdir()
@@ -82,7 +88,7 @@ def test_a_set_that_is_not_shipped_is_computed_once(cache, monkeypatch, block, k
     assert torch.equal(again(block, kept, soft), first)
 
 
-def test_shipped_sets_are_not_cached(cache):
+def test_shipped_sets_are_not_cached(cache: Path) -> None:
     design.frozen_set(1024, 512)
     assert not cache.exists()
 
@@ -98,7 +104,9 @@ def test_shipped_sets_are_not_cached(cache):
         lambda data: b"#!/bin/sh",
     ],
 )
-def test_a_spoilt_cache_is_computed_again_and_mended(cache, spoil):
+def test_a_damaged_cache_is_computed_again_and_replaced(
+    cache: Path, spoil: Callable[[bytes], bytes]
+) -> None:
     first = design.frozen_set(1024, 333)
     (file,) = cache.iterdir()
     good = file.read_bytes()
@@ -107,14 +115,14 @@ def test_a_spoilt_cache_is_computed_again_and_mended(cache, spoil):
     assert file.read_bytes() == good
 
 
-def test_the_set_of_another_code_is_foreign(cache):
+def test_the_set_of_another_code_is_rejected(cache: Path) -> None:
     first, other = design.frozen_set(1024, 333), design.frozen_set(1024, 334)
     one, two = sorted(cache.iterdir())
     two.write_bytes(one.read_bytes())
     assert torch.equal(again(1024, 334), other) and not torch.equal(first, other)
 
 
-def test_where_the_cache_is(tmp_path, monkeypatch):
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     design.frozen_set.cache_clear()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -128,7 +136,9 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert len(list((tmp_path / "home" / ".cache" / "gcext").iterdir())) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GCEXT_CACHE_DIR", str(tmp_path / "file" / "below"))
     assert int(again(64, 7).sum()) == 64 - 7

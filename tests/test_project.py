@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from isa_kit import at_every_isa
+from packet_kit import dense
 from project_oracle import Loops
 from project_oracle import project as expected
 
 import gcext
 from gcext._native import ops
-from gcext.aggregate._project import kept, project
+from gcext.aggregate._project import Order, kept, project
 
 ALPHAS = [0.0, 0.1, 0.5, 1.0]
 
 
-def packets_of(rng, m, numel, p=0.2):
+def packets_of(rng: np.random.Generator, m: int, numel: int, p: float = 0.2) -> list[gcext.Packet]:
     """Clients that pull in a few common directions, so that many conflict."""
     pulls = np.random.default_rng(7).standard_normal((3, numel)) * 1.5
     return [
@@ -30,10 +33,10 @@ def packets_of(rng, m, numel, p=0.2):
 @pytest.mark.parametrize("order", ["paper", "fedfv"])
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("tau", [0, 1, 3, 5])
-def test_eight_rounds_against_the_loops(order, alpha, tau):
+def test_eight_rounds_against_the_loops(order: Order, alpha: float, tau: int) -> None:
     rng = np.random.default_rng(int(10 * alpha) + tau)
     loops = Loops(alpha, tau, order)
-    sent = {}  # client -> (round, packet)
+    sent: dict[int, tuple[int, gcext.Packet]] = {}  # client -> (round, packet)
     for t in range(1, 9):
         clients = rng.choice(14, 5, replace=False).tolist()
         drawn = dict(zip(clients, packets_of(rng, 5, 300), strict=True))
@@ -48,9 +51,9 @@ def test_eight_rounds_against_the_loops(order, alpha, tau):
         if order == "fedfv":
             spans = [*spans, range(5)] if t >= tau > 0 else []
         coefficients = project(gcext.gram(packets).numpy(), 5, alpha, spans, order)
-        vectors = np.stack([packet.to_dense().double().numpy() for packet in packets])
-        dense = {client: packet.to_dense().double().numpy() for client, packet in drawn.items()}
-        right = loops.aggregate(dense, losses)
+        vectors = np.stack([dense(packet).double().numpy() for packet in packets])
+        updates = {client: dense(packet).double().numpy() for client, packet in drawn.items()}
+        right = loops.aggregate(updates, losses)
         assert np.linalg.norm(coefficients @ vectors - right) <= 1e-6 * np.linalg.norm(right)
     assert (loops.internal > 0) == (alpha < 1)
     if order == "paper" or tau != 1:  # a mean without inner conflicts may have none with its parts
@@ -58,7 +61,7 @@ def test_eight_rounds_against_the_loops(order, alpha, tau):
 
 
 @pytest.mark.parametrize("m", [1, 2, 7, 8, 9, 40])
-def test_against_exactly_rounded_sums(m):
+def test_against_exactly_rounded_sums(m: int) -> None:
     rng = np.random.default_rng(m)
     size = m + 11
     dots = gcext.gram(packets_of(rng, size, 2000, 0.05)).numpy()
@@ -68,20 +71,20 @@ def test_against_exactly_rounded_sums(m):
         assert np.allclose(got, expected(dots, m, kept(m, alpha), spans), rtol=1e-9, atol=1e-12)
 
 
-def test_how_many_are_kept():
+def test_how_many_are_kept() -> None:
     assert [kept(m, 0.1) for m in (1, 9, 10, 19, 20, 100)] == [0, 0, 1, 1, 2, 10]
     assert [kept(m, 0.1, "fedfv") for m in (1, 9, 10, 19, 20, 100)] == [1, 1, 1, 2, 2, 10]
     assert [kept(8, a) for a in ALPHAS] == [0, 0, 4, 8]
     assert [kept(8, a, "fedfv") for a in ALPHAS] == [0, 1, 4, 8]
 
 
-def gram_of(*vectors):
+def gram_of(*vectors: Sequence[float]) -> np.ndarray:
     x = np.array(vectors, dtype=np.float64)
     return x @ x.T
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-def test_no_conflict_leaves_the_mean(alpha):
+def test_no_conflict_leaves_the_mean(alpha: float) -> None:
     for dots in (
         np.diag([1.0, 4.0, 9.0, 2.0]),  # orthogonal
         np.full((4, 4), 3.0),  # identical
@@ -92,7 +95,7 @@ def test_no_conflict_leaves_the_mean(alpha):
         assert np.array_equal(got, np.full(4, 0.25) if dots.any() else np.zeros(4))
 
 
-def test_one_client():
+def test_one_client() -> None:
     assert project(gram_of([3, 4]), 1, 0.0, []).tolist() == [1.0]
     assert project(np.zeros((1, 1)), 1, 0.0, []).tolist() == [0.0]
     one_and_past = gram_of([1, 0], [-1, 1])
@@ -100,7 +103,7 @@ def test_one_client():
     assert np.allclose(got @ np.array([[1, 0], [-1, 1]]), np.array([1, 1]) / np.sqrt(2))
 
 
-def test_opposite_updates_cancel():
+def test_opposite_updates_cancel() -> None:
     assert not project(gram_of([1, 2], [-1, -2]), 2, 0.0, []).any()
     assert not project(gram_of([1, 2], [-3, -6]), 2, 0.0, []).any()
     half = project(gram_of([1, 2], [-3, -6]), 2, 0.5, [])  # the second is kept
@@ -109,13 +112,13 @@ def test_opposite_updates_cancel():
     assert not past.any()
 
 
-def test_a_zero_update_is_met_by_none():
+def test_a_zero_update_conflicts_with_none() -> None:
     dots = gram_of([1, 0], [0, 0], [-1, 1])
     got = project(dots, 3, 0.0, [])
     assert np.allclose(got, expected(dots, 3, 0, [])) and np.isfinite(got).all()
 
 
-def test_an_exact_zero_is_no_conflict():
+def test_an_exact_zero_is_no_conflict() -> None:
     """The integer dot of ternary packets is 0 here; rounded products would hardly cancel."""
     numel = 1 << 12
     flip = torch.where(torch.arange(numel) % 2 == 0, 1.0, -1.0)
@@ -123,7 +126,7 @@ def test_an_exact_zero_is_no_conflict():
     assert project(dots, 2, 0.0, []).tolist() == [0.5, 0.5]
 
 
-def test_same_bits_everywhere():
+def test_same_bits_everywhere() -> None:
     script = """
 import hashlib, numpy as np, torch
 from gcext.aggregate._project import project
@@ -138,7 +141,7 @@ for threads in (1, 2, 3, 8):
     assert len({word for words in printed.values() for word in words}) == 1, printed
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused() -> None:
     dots = torch.eye(3, dtype=torch.float64)
     for args, rule in (
         ((dots.float(), 1, 0, [], []), "dots: wrong dtype"),
@@ -155,11 +158,11 @@ def test_bad_arguments_are_refused():
             ops.project(*args)
 
 
-def test_opcheck_and_compile():
+def test_opcheck_and_compile() -> None:
     dots = gcext.gram(packets_of(np.random.default_rng(1), 6, 200))
     torch.library.opcheck(torch.ops.gcext.project.default, (dots, 4, 1, [4], [6]))
 
-    def step(x):
+    def step(x: torch.Tensor) -> torch.Tensor:
         return ops.project(x, 4, 1, [4], [6]) * 2
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")

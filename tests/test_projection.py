@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packet_kit import dense, single
 from project_oracle import Loops
-from round_kit import dense, drawn, mixed
+from round_kit import arrays, drawn, mixed
 
 import gcext
 from gcext.aggregate import Projection
@@ -20,15 +22,17 @@ from gcext.aggregate._project import project
 @pytest.mark.parametrize("tau", [0, 1, 2, 3])
 @pytest.mark.parametrize("method", ["stc:p=0.2", "dense", "mixed"])
 @pytest.mark.parametrize("path", [None, "history"])
-def test_projection_against_loops(tmp_path, alpha, tau, method, path):
+def test_projection_against_loops(
+    tmp_path: Path, alpha: float, tau: int, method: str, path: str | None
+) -> None:
     rng = np.random.default_rng(int(100 * alpha) + tau)
     encode = mixed if method == "mixed" else gcext.codec(method).encode
     history = gcext.History(path and tmp_path / path)
     ours, loops = Projection(alpha, tau, history), Loops(alpha, tau)
     for _ in range(6):
         packets, losses = drawn(rng, 12, 6, 300, encode)
-        got = ours.aggregate(packets, losses)
-        expected = loops.aggregate(dense(packets), losses)
+        got = single(ours.aggregate(packets, losses))
+        expected = loops.aggregate(arrays(packets), losses)
         assert got.dtype == torch.float32 and got.shape == (300,)
         off = np.linalg.norm(got.double().numpy() - expected)
         assert off <= 1e-6 * np.linalg.norm(expected)
@@ -41,27 +45,27 @@ def test_projection_against_loops(tmp_path, alpha, tau, method, path):
 
 @pytest.mark.parametrize("alpha", [0, 0.1, 0.5])
 @pytest.mark.parametrize("tau", [0, 1, 3])
-def test_the_order_of_fedfv(alpha, tau):
+def test_the_order_of_fedfv(alpha: float, tau: int) -> None:
     rng = np.random.default_rng(int(100 * alpha) + tau)
     ours, loops = Projection(alpha, tau, order="fedfv"), Loops(alpha, tau, "fedfv")
     paper, differ = Projection(alpha, tau), 0
     for _ in range(6):
         packets, losses = drawn(rng, 12, 6, 300, gcext.codec("stc:p=0.2").encode)
-        got = ours.aggregate(packets, losses).double().numpy()
-        expected = loops.aggregate(dense(packets), losses)
+        got = single(ours.aggregate(packets, losses)).double().numpy()
+        expected = loops.aggregate(arrays(packets), losses)
         assert np.linalg.norm(got - expected) <= 1e-6 * np.linalg.norm(expected)
-        differ += not np.array_equal(got, paper.aggregate(packets, losses).double().numpy())
+        differ += not np.array_equal(got, single(paper.aggregate(packets, losses)).double().numpy())
     assert (differ > 0) == (tau > 0 or alpha == 0.1)
     with pytest.raises(ValueError, match="order must be paper or fedfv, got 'none'"):
-        Projection(order="none")
+        Projection(order="none")  # type: ignore[arg-type]
 
 
-def test_rounds_without_packets_hold_nothing():
+def test_rounds_without_packets_hold_nothing() -> None:
     """Numbers of rounds may jump, and a client drawn again counts as of now."""
     rng = np.random.default_rng(4)
     a, losses = drawn(rng, 4, 4, 50, gcext.codec("dense").encode)
-    b = {client: gcext.codec("dense").encode(-p.to_dense()) for client, p in a.items()}
-    fresh = Projection(tau=1).aggregate(b, losses)
+    b = {client: gcext.codec("dense").encode(-dense(p)) for client, p in a.items()}
+    fresh = single(Projection(tau=1).aggregate(b, losses))
     other = {client + 10: packet for client, packet in b.items()}
     other_losses = {client + 10: loss for client, loss in losses.items()}
     for round, packets, lost, same in (
@@ -71,23 +75,23 @@ def test_rounds_without_packets_hold_nothing():
     ):
         server = Projection(tau=1)
         server.aggregate(a, losses, round=2)
-        assert torch.equal(server.aggregate(packets, lost, round=round), fresh) == same
+        assert torch.equal(single(server.aggregate(packets, lost, round=round)), fresh) == same
 
 
-def test_updates_that_cancel_or_are_zero_give_zero():
+def test_updates_that_cancel_or_are_zero_give_zero() -> None:
     up = gcext.stc(torch.tensor([0.1, 0.7, -0.3]), p=1)
     for factor in (-1.0, -0.3, -7.1):
-        down = gcext.codec("dense").encode(up.to_dense() * factor)
-        out = Projection(alpha=0).aggregate({0: up, 1: down}, {0: 1.0, 1: 2.0})
+        down = gcext.codec("dense").encode(dense(up) * factor)
+        out = single(Projection(alpha=0).aggregate({0: up, 1: down}, {0: 1.0, 1: 2.0}))
         assert not out.any()
     zero = gcext.stc(torch.zeros(3), p=1)
     server = Projection(alpha=0)
-    assert not server.aggregate({0: zero, 1: zero}, {0: 1.0, 1: 2.0}).any()
-    out = server.aggregate({2: up, 3: zero}, {2: 1.0, 3: 2.0})
-    assert torch.allclose(out, up.to_dense() / 2)
+    assert not single(server.aggregate({0: zero, 1: zero}, {0: 1.0, 1: 2.0})).any()
+    out = single(server.aggregate({2: up, 3: zero}, {2: 1.0, 3: 2.0}))
+    assert torch.allclose(out, dense(up) / 2)
 
 
-def test_groups_are_many_tensors_under_one_projection():
+def test_groups_are_many_tensors_under_one_projection() -> None:
     """A group projects as the one long vector that it is."""
     rng = np.random.default_rng(3)
     encode = gcext.codec("dense").encode
@@ -102,21 +106,21 @@ def test_groups_are_many_tensors_under_one_projection():
             client: gcext.Packet.group([encode(t[:20].view(4, 5)), encode(t[20:])])
             for client, t in tensors.items()
         }
-        expected = flat.aggregate(whole, losses)
+        expected = single(flat.aggregate(whole, losses))
         first, rest = grouped.aggregate(parts, losses)
         assert first.shape == (4, 5)
         assert torch.allclose(torch.cat([first.flatten(), rest]), expected, atol=1e-6)
         sums = gcext.gram(list(parts.values()))
         assert torch.allclose(sums, gcext.gram(list(whole.values())))
         mean = gcext.aggregate.mean(list(parts.values()))
-        assert torch.equal(mean[1], gcext.aggregate.mean(list(whole.values()))[20:])
+        assert torch.equal(mean[1], single(gcext.aggregate.mean(list(whole.values())))[20:])
 
 
 @pytest.mark.parametrize(
     ("alpha", "m", "keep"),
     [(0.1, 20, 2), (0.29, 100, 28), (0.5, 3, 1), (0.34, 2, 0), (0, 4, 0), (0.99, 4, 3), (1, 4, 4)],
 )
-def test_the_floor_of_the_share_keeps_its_update(alpha, m, keep):
+def test_the_number_of_kept_updates_is_rounded_down(alpha: float, m: int, keep: int) -> None:
     """0.29*100 is 28.999.. in binary, so 28. Counted where the last conflicts with all others."""
     dots = np.diag(np.full(m, 128.0))
     dots[-1, :-1] = dots[:-1, -1] = -1.0
@@ -128,7 +132,7 @@ def test_the_floor_of_the_share_keeps_its_update(alpha, m, keep):
 
 
 @pytest.mark.parametrize("path", [None, "history"])
-def test_state_round_trips_through_a_file(tmp_path, path):
+def test_state_round_trips_through_a_file(tmp_path: Path, path: str | None) -> None:
     rng = np.random.default_rng(8)
     server = Projection(tau=2, history=gcext.History(path and tmp_path / path))
     for _ in range(4):
@@ -140,24 +144,28 @@ def test_state_round_trips_through_a_file(tmp_path, path):
     loaded = torch.load(file, weights_only=True)
     assert loaded == state and state["round"] == 4
     rounds = [drawn(rng, 30, 6, 400, mixed) for _ in range(3)]
-    expected = [server.aggregate(*each) for each in rounds]
+    expected = [single(server.aggregate(*each)) for each in rounds]
     after = server.state_dict()
     server.history.close()
     other = Projection(tau=2, history=gcext.History(path and tmp_path / path))
     other.load_state_dict(loaded)  # a file has gone on meanwhile
-    assert all(map(torch.equal, expected, [other.aggregate(*each) for each in rounds]))
+    assert all(map(torch.equal, expected, [single(other.aggregate(*each)) for each in rounds]))
     assert other.state_dict() == after
     other.history.close()
     assert state == loaded  # what was handed out stays as it was
 
 
-def test_only_the_window_is_unpacked(monkeypatch):
+def test_only_the_window_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(9)
-    server, unpacked = Projection(tau=2), []
+    server = Projection(tau=2)
+    unpacked: list[int] = []
     packet = gcext.History.packet
-    monkeypatch.setattr(
-        gcext.History, "packet", lambda self, c, d: unpacked.append(c) or packet(self, c, d)
-    )
+
+    def spy(self: gcext.History, client: int, device: torch.device) -> gcext.Packet:
+        unpacked.append(client)
+        return packet(self, client, device)
+
+    monkeypatch.setattr(gcext.History, "packet", spy)
     for round in range(9):
         packets, losses = drawn(rng, 100, 5, 40, mixed)
         unpacked.clear()
@@ -167,23 +175,23 @@ def test_only_the_window_is_unpacked(monkeypatch):
     assert len(server.history) > 10
 
 
-def test_snapshot_goes_back_over_a_round():
+def test_snapshot_goes_back_over_a_round() -> None:
     rng = np.random.default_rng(11)
     server = Projection(alpha=0.2, tau=2)
     for _ in range(3):
         server.aggregate(*drawn(rng, 5, 5, 40, mixed))
     before, snapshot = server.state_dict(), server.snapshot()
     packets, losses = drawn(rng, 5, 5, 40, mixed)
-    first = server.aggregate(packets, losses, round=4)
+    first = single(server.aggregate(packets, losses, round=4))
     after = server.state_dict()
     assert after != before
     server.restore(snapshot)
     assert server.state_dict() == before
-    assert torch.equal(server.aggregate(packets, losses, round=4), first)
+    assert torch.equal(single(server.aggregate(packets, losses, round=4)), first)
     assert server.state_dict() == after
 
 
-def test_what_is_refused_leaves_the_state():
+def test_what_is_refused_leaves_the_state() -> None:
     rng = np.random.default_rng(10)
     packets, losses = drawn(rng, 5, 5, 40, mixed)
     server = Projection()

@@ -47,7 +47,9 @@ class Answer(NamedTuple):
     sent: F32
 
 
-def judge(acc: F32, steps: int, bucket: int, largest: bool, clip: float, seed: int) -> Answer:
+def expected_levels(
+    acc: F32, steps: int, bucket: int, largest: bool, clip: float, seed: int
+) -> Answer:
     """What levels must give, every element's level included."""
     n = len(acc)
     bucket = bucket or max(n, 1)
@@ -56,16 +58,17 @@ def judge(acc: F32, steps: int, bucket: int, largest: bool, clip: float, seed: i
         part = acc[start : start + bucket]
         norm = float(np.abs(part).max()) if largest else min(math.sqrt(squares(part)), GREATEST)
         if largest and clip:
-            norm = min(norm, np.float32(min(clip * math.sqrt(squares(part) / len(part)), GREATEST)))
+            limit = min(clip * math.sqrt(squares(part) / len(part)), GREATEST)
+            norm = min(norm, float(np.float32(limit)))
         norms.append(np.float32(norm))
-    norm = np.repeat(np.array(norms, np.float32), bucket)[:n].astype(np.float64)
+    each = np.repeat(np.array(norms, np.float32), bucket)[:n].astype(np.float64)
     key = mixed(np.array([seed % 2**64], np.uint64))
     u = (mixed(key ^ mixed(np.arange(n, dtype=np.uint64))) >> np.uint64(12)) * 2.0**-52
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.where(norm > 0, np.minimum(np.abs(acc.astype(np.float64)), norm) * (steps / norm), 0)
+        r = np.where(each > 0, np.minimum(np.abs(acc.astype(np.float64)), each) * (steps / each), 0)
     level = np.minimum(np.floor(r) + (u < r - np.floor(r)), steps)
     level = np.where(acc < 0, -level, level).astype(np.int64)
-    return Answer(np.array(norms, np.float32), level, (norm * level / steps).astype(np.float32))
+    return Answer(np.array(norms, np.float32), level, (each * level / steps).astype(np.float32))
 
 
 def draw(case: int) -> tuple[F32, F32]:
@@ -85,7 +88,7 @@ def slots(form: str, held: F32) -> tuple[Tensor | None, Tensor | None]:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("decay", [1.0, 0.7])
-def test_signs_are_the_oracle_s(form: str, decay: float) -> None:
+def test_signs_match_the_oracle(form: str, decay: float) -> None:
     for case in range(120):
         tensor, held = draw(case)
         memory, out = slots(form, held)
@@ -104,7 +107,7 @@ def test_signs_are_the_oracle_s(form: str, decay: float) -> None:
 
 @pytest.mark.parametrize(("largest", "clip"), NORMS)
 @pytest.mark.parametrize("form", FORMS)
-def test_levels_are_the_oracle_s(form: str, largest: bool, clip: float) -> None:
+def test_levels_match_the_oracle(form: str, largest: bool, clip: float) -> None:
     for case in range(40):
         tensor, held = draw(case)
         rng = np.random.default_rng(case)
@@ -113,7 +116,7 @@ def test_levels_are_the_oracle_s(form: str, largest: bool, clip: float) -> None:
         seed = int(rng.integers(-(2**63), 2**63))
         memory, out = slots(form, held)
         acc = tensor if form == "none" else tensor + held
-        want = judge(acc, steps, bucket, largest, clip, seed)
+        want = expected_levels(acc, steps, bucket, largest, clip, seed)
         norms, at, level, info = levels(
             torch.from_numpy(tensor), memory, out, 1.0, steps, bucket, largest, clip, seed
         )
@@ -233,8 +236,8 @@ def test_flushing_denormals_changes_nothing() -> None:
 
     def run() -> list[bytes]:
         out = torch.empty_like(tiny)
-        given = (*sign(tiny, tiny, out, 1.0), out.clone())
-        given += (*levels(tiny, tiny, out, 0.5, 3, 64, False, 0.0, 1), out)
+        given = [*sign(tiny, tiny, out, 1.0), out.clone()]
+        given += [*levels(tiny, tiny, out, 0.5, 3, 64, False, 0.0, 1), out]
         return [each.numpy().tobytes() for each in given]
 
     kept = run()

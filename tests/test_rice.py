@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import wire_bodies as wire
@@ -66,7 +68,8 @@ CASES = supports()
 def test_section_is_the_shortest_code(name: str) -> None:
     numel, index = CASES[name]
     expected = section(index)
-    for dtype in (np.int32, np.int64) if numel < 2**31 else (np.int64,):
+    dtypes: tuple[Any, ...] = (np.int32, np.int64) if numel < 2**31 else (np.int64,)
+    for dtype in dtypes:
         assert _wire.rice_pack(np.array(index, dtype), numel) == expected
 
 

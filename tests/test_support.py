@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 
 import numpy as np
-import numpy_values as twin
+import numpy_values as reference
 import pytest
 import torch
 
@@ -20,11 +20,11 @@ from gcext._packet.codes import Random
         *[(10**7, 3), (2**31 - 1, 50), (2**31, 50), (2**40 + 1, 50), (2**63 - 1, 50)],
     ],
 )
-def test_is_the_twin_s(numel: int, k: int) -> None:
+def test_indices_are_those_of_the_numpy_decoder(numel: int, k: int) -> None:
     for seed in (0, 1, 2**64 - 1):
         index = Random(seed, k).draw(numel)
         assert index.dtype == (torch.int32 if numel < 2**31 else torch.int64)
-        assert index.tolist() == twin.random_support(seed, k, numel)
+        assert index.tolist() == reference.random_support(seed, k, numel)
         assert len(set(index.tolist())) == k
 
 

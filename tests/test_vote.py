@@ -8,28 +8,31 @@ import numpy as np
 import pytest
 import torch
 from isa_kit import at_every_isa
+from packet_kit import dense, single
 
 import gcext
 from gcext._native import ops
 from gcext.aggregate import Vote
 
 
-def plane(signs):
+def plane(signs: np.ndarray) -> torch.Tensor:
     """The bits of an array that is negative or not."""
     return torch.from_numpy(np.packbits(signs < 0, bitorder="little"))
 
 
-def ballots(rng, numel, planes, sparse):
+def ballots(
+    rng: np.random.Generator, numel: int, planes: int, sparse: int
+) -> tuple[np.ndarray, tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]]:
     """Signs by voter, 0 where it abstains, and the operator's arguments for them."""
     signs = rng.choice([-1, 1], (planes + sparse, numel))
     signs[planes:] *= rng.random((sparse, numel)) < 0.4
-    index = [np.flatnonzero(row) for row in signs[planes:]]
+    places = [np.flatnonzero(row) for row in signs[planes:]]
     value = [
         torch.from_numpy((row[i] * 0.3).astype(np.float32))
-        for row, i in zip(signs[planes:], index, strict=True)
+        for row, i in zip(signs[planes:], places, strict=True)
     ]
-    dtype = [np.int32, np.int64]
-    index = [torch.from_numpy(i.astype(dtype[n % 2])) for n, i in enumerate(index)]
+    dtypes: list[type[np.int32] | type[np.int64]] = [np.int32, np.int64]
+    index = [torch.from_numpy(i.astype(dtypes[n % 2])) for n, i in enumerate(places)]
     return signs, ([plane(row) for row in signs[:planes]], index, value)
 
 
@@ -37,7 +40,7 @@ def ballots(rng, numel, planes, sparse):
 @pytest.mark.parametrize(
     "voters", [(1, 0), (2, 0), (3, 0), (20, 0), (0, 1), (0, 5), (7, 8), (1, 2), (33, 31)]
 )
-def test_exact_against_counted_signs(numel, voters):
+def test_exact_against_counted_signs(numel: int, voters: tuple[int, int]) -> None:
     rng = np.random.default_rng(numel + sum(voters))
     signs, arguments = ballots(rng, numel, *voters)
     out = ops.vote(*arguments, 0.25, numel).numpy()
@@ -45,7 +48,7 @@ def test_exact_against_counted_signs(numel, voters):
 
 
 @pytest.mark.parametrize("m", [1, 2, 255, 256, 300])
-def test_counts_do_not_overflow(m):
+def test_counts_do_not_overflow(m: int) -> None:
     """All against, one short of a majority, and a tie."""
     for against in {m, (m - 1) // 2, m // 2, m // 2 + 1}:
         signs = np.ones((m, 70))
@@ -54,7 +57,7 @@ def test_counts_do_not_overflow(m):
         assert (out == np.sign(m - 2 * against)).all()
 
 
-def test_packets_vote_by_their_signs():
+def test_packets_vote_by_their_signs() -> None:
     rng = np.random.default_rng(1)
     tensors = [torch.from_numpy(rng.standard_normal((30, 41))).float() for _ in range(6)]
     tensors[5] = torch.zeros(30, 41)  # abstains
@@ -62,29 +65,29 @@ def test_packets_vote_by_their_signs():
         packets = {
             9 - i: gcext.codec(names[i % len(names)]).encode(t) for i, t in enumerate(tensors)
         }
-        total = sum(p.to_dense().sign() for p in packets.values())
-        out = Vote(scale=0.5).aggregate(packets)
+        total = torch.stack([dense(p).sign() for p in packets.values()]).sum(0)
+        out = single(Vote(scale=0.5).aggregate(packets))
         assert torch.equal(out, total.sign() * 0.5 + 0.0) and out.shape == (30, 41)
         groups = {c: gcext.Packet.group([p, p]) for c, p in packets.items()}
         assert all(torch.equal(each, out) for each in Vote(0.5).aggregate(groups))
     zero = gcext.codec("sign").encode(torch.zeros(3))
-    assert not Vote().aggregate({0: zero, 1: zero}).any()
+    assert not single(Vote().aggregate({0: zero, 1: zero})).any()
     for shape in ((), (0,), (2, 0)):
         one = gcext.codec("sign").encode(torch.ones(shape))
-        assert torch.equal(Vote().aggregate({0: one}), torch.ones(shape))
+        assert torch.equal(single(Vote().aggregate({0: one})), torch.ones(shape))
 
 
-def test_a_minority_cannot_move_the_vote():
+def test_a_minority_cannot_move_the_vote() -> None:
     """Where the honest agree; an attacker counts once, however large its numbers."""
     rng = np.random.default_rng(2)
     honest = torch.from_numpy(rng.standard_normal(500)).float()
     packets = {i: gcext.codec("sign").encode(honest) for i in range(6)}
     for i in range(6, 11):
         packets[i] = gcext.codec("sign").encode(-1e30 * honest)
-    assert torch.equal(Vote().aggregate(packets), honest.sign())
+    assert torch.equal(single(Vote().aggregate(packets)), honest.sign())
 
 
-def test_what_is_refused():
+def test_what_is_refused() -> None:
     one = gcext.codec("dense").encode(torch.ones(3))
     for call, message in (
         (lambda: Vote(math.nan), "scale must be finite, got nan"),
@@ -107,11 +110,13 @@ def test_what_is_refused():
             ops.vote(*arguments)
 
 
-def test_opcheck_and_compile():
+def test_opcheck_and_compile() -> None:
     _, arguments = ballots(np.random.default_rng(3), 600, 3, 2)
     torch.library.opcheck(torch.ops.gcext.vote.default, (*arguments, 0.5, 600))
     compiled = torch.compile(
-        lambda *a: ops.vote(*a, 0.5, 600) + 1, fullgraph=True, backend="aot_eager"
+        lambda plane, index, value: ops.vote(plane, index, value, 0.5, 600) + 1,
+        fullgraph=True,
+        backend="aot_eager",
     )
     assert torch.equal(compiled(*arguments), ops.vote(*arguments, 0.5, 600) + 1)
 
@@ -132,7 +137,7 @@ for threads in range(1, 9):
 """
 
 
-def test_the_same_bits_at_every_instruction_set_and_number_of_threads():
+def test_the_same_bits_at_every_instruction_set_and_number_of_threads() -> None:
     results = at_every_isa(SAME)
     digests = [digest for digests in results.values() for digest in digests]
     assert len(digests) == 8 * len(results) and len(set(digests)) == 1, results

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy_decoder as twin
+import numpy_decoder as reference
 import pytest
 import wire_bodies as wire
 from hypothesis import given, settings
@@ -24,7 +24,7 @@ from wire_kit import (
     MIB,
     V1,
     assert_equal,
-    assert_twin,
+    assert_same_as_reference,
     bodies,
     code_of,
     golden,
@@ -48,7 +48,7 @@ def test_valid_golden(name: str) -> None:
     message = golden("valid", name)
     body = wire.unpack(message)
     assert wire.pack(body) == message
-    assert_twin(body, twin.decode(message))
+    assert_same_as_reference(body, reference.decode(message))
 
 
 @pytest.mark.parametrize(("name", "code"), INDEX["invalid"].items())
@@ -59,7 +59,7 @@ def test_invalid_golden(name: str, code: str) -> None:
     assert caught.value.code == code
     assert 0 <= caught.value.offset <= len(message)
     assert caught.value.field and str(caught.value.offset) in str(caught.value)
-    assert code_of(twin.decode, message) == code
+    assert code_of(reference.decode, message) == code
 
 
 def test_goldens_reach_every_code_and_are_all_listed() -> None:
@@ -116,7 +116,7 @@ def test_decoders_agree_on_damaged_packets(name: str) -> None:
     for _ in range(120 if len(message) < 600 else 25):
         damaged = mutate(rng, message)
         code = code_of(wire.unpack, damaged)
-        assert code == code_of(twin.decode, damaged), damaged.hex()
+        assert code == code_of(reference.decode, damaged), damaged.hex()
         if code is None:
             assert wire.pack(wire.unpack(damaged)) == damaged
 
@@ -140,7 +140,7 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
             repaired = seal(bytes(damaged))
             code = code_of(wire.unpack, repaired)
             seen.add(code)
-            assert code == code_of(twin.decode, repaired), repaired.hex()
+            assert code == code_of(reference.decode, repaired), repaired.hex()
             if code is None:
                 assert wire.pack(wire.unpack(repaired)) == repaired
     assert {None, "tile", "unary", "padding", "k", "truncated", "member", "scale", "value"} <= seen
@@ -154,10 +154,10 @@ def test_round_trip(body: wire.Body) -> None:
     back = wire.unpack(message)
     assert_equal(body, back)
     assert wire.pack(back) == message
-    assert_twin(back, twin.decode(message))
+    assert_same_as_reference(back, reference.decode(message))
 
 
-def test_the_page_s_example_is_real() -> None:
+def test_the_example_of_the_documentation_is_a_packet() -> None:
     block = re.search(r"```hex\n(.*?)```", PAGE.read_text(), re.S)
     assert block is not None
     message = b"".join(bytes.fromhex(line[:26]) for line in block[1].splitlines())
@@ -226,7 +226,7 @@ def test_an_error_costs_no_memory_even_at_the_end_of_a_long_packet() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in INDEX["invalid"] if name.startswith("bomb")])
-def test_a_bomb_allocates_nothing(name: str) -> None:
+def test_a_huge_declared_size_allocates_nothing(name: str) -> None:
     message = golden("invalid", name)
     code_of(wire.unpack, message)
     tracemalloc.start()

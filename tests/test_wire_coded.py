@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy_decoder as twin
-import numpy_values as twin_values
+import numpy_decoder as reference
+import numpy_values as reference_values
 import pytest
 import wire_bodies as wire
 import xxhash
@@ -17,10 +17,10 @@ import gcext
 
 
 @pytest.mark.parametrize(("name", "digest"), INDEX["values"].items())
-def test_golden_decodes_to_what_it_always_did(name: str, digest: str) -> None:
+def test_golden_packets_decode_unchanged(name: str, digest: str) -> None:
     message = golden("valid", name)
     packet = gcext.Packet.from_bytes(message)
-    index, value = twin_values.pairs(twin.decode(message))
+    index, value = reference_values.pairs(reference.decode(message))
     assert packet.indices().tolist() == index
     decoded = packet.values().numpy().astype("<f4").tobytes()
     assert decoded == value.astype("<f4").tobytes()
@@ -29,7 +29,7 @@ def test_golden_decodes_to_what_it_always_did(name: str, digest: str) -> None:
 
 
 def wrong_coded() -> dict[str, wire.Body]:
-    """What pack must say of a coded body, and the body."""
+    """The error of pack for an invalid coded body, and the body."""
     byte, one = np.zeros(2, np.uint8), np.ones(1, np.float32)
     at, level = np.array([1, 4], np.int32), np.array([1, -2], np.int16)
     drawn, index = wire.Drawn(1, 9), np.arange(9, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""What a caller may expect of a packet, and how an expectation that is not met is told."""
+"""What a caller may expect of a packet, and the error where it is not met."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import numpy as np
-import numpy_decoder as twin
+import numpy_decoder as reference
 import pytest
 import wire_bodies as wire
 from wire_kit import golden, peak_growth, seal
@@ -35,8 +35,8 @@ def test_expected_shapes() -> None:
         with pytest.raises(DecodeError) as caught:
             wire.unpack(message, expect_shape=shape)
         assert (caught.value.code, caught.value.field) == ("expect", field)
-        with pytest.raises(twin.Refused, match="expect"):
-            twin.decode(message, shape)
+        with pytest.raises(reference.Refused, match="expect"):
+            reference.decode(message, shape)
 
 
 def test_expected_shapes_may_hold_any_integers() -> None:

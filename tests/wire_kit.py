@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy_decoder as twin
+import numpy_decoder as reference
 import pytest
 import wire_bodies as wire
 import xxhash
@@ -32,10 +32,10 @@ def seal(message: bytes) -> bytes:
     return message[:-8] + xxhash.xxh3_64_intdigest(message[:-8]).to_bytes(8, "little")
 
 
-def code_of(decode: Callable[[bytes], Any], message: bytes) -> str | None:
+def code_of(decode: Callable[[Any], Any], message: bytes | bytearray) -> str | None:
     try:
         decode(message)
-    except (DecodeError, twin.Refused) as error:
+    except (DecodeError, reference.Refused) as error:
         return error.code
     return None
 
@@ -60,15 +60,15 @@ def assert_equal(a: wire.Body, b: wire.Body) -> None:
         assert_equal(x, y)
 
 
-def assert_twin(body: wire.Body, read: dict[str, Any]) -> None:
+def assert_same_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
     assert wire.METHODS[body.method] == read["method"]
     if body.method == "group":
         for member, other in zip(body.members, read["members"], strict=True):
-            assert_twin(member, other)
+            assert_same_as_reference(member, other)
         return
     assert body.shape == read["shape"] and wire.DTYPES[body.dtype] == read["dtype"]
     if read["method"] > 5:
-        assert_coded_twin(body, read)
+        assert_coded_as_reference(body, read)
         return
     assert body.value is not None
     assert body.value.tobytes() == read["value"].astype("<f4").tobytes()
@@ -83,7 +83,7 @@ def assert_twin(body: wire.Body, read: dict[str, Any]) -> None:
         assert body.merged.scales.tobytes() == read["scales"].tobytes()
 
 
-def assert_coded_twin(body: wire.Body, read: dict[str, Any]) -> None:
+def assert_coded_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
     if isinstance(body.index, np.ndarray):
         assert body.index.tolist() == read["index"] and read["seed"] is None
     else:
@@ -181,9 +181,9 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
         rotated = draw(st.booleans())
         size = max(64, block, 1 << max(k - 1, 0).bit_length()) if k else 0
         symbols = size if rotated else k
-        scale = floats(scales, int(k > 0) if rotated else 1)
+        factors = floats(scales, int(k > 0) if rotated else 1)
         seed = draw(st.integers(0, 2**64 - 1)) if rotated else None
-        code = plane(kept * -(-symbols // block)), block, kept, draw(st.booleans()), scale, seed
+        code = plane(kept * -(-symbols // block)), block, kept, draw(st.booleans()), factors, seed
     return wire.Body(method, (numel,), dtype, index, code=code)
 
 
@@ -240,7 +240,9 @@ def peak_growth(call: Callable[[], object]) -> int:
         pytest.skip("needs /proc and glibc")
 
     def read(key: str) -> int:
-        return int(re.search(rf"{key}:\s+(\d+) kB", status.read_text())[1]) * 1024
+        found = re.search(rf"{key}:\s+(\d+) kB", status.read_text())
+        assert found is not None
+        return int(found[1]) * 1024
 
     least = sys.maxsize
     for _ in range(3):

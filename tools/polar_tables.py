@@ -1,4 +1,4 @@
-"""Writes gcext/polar_tables.json: free indices of the common polar codes, as packed bits.
+"""Writes gcext/polar/tables.json: free indices of the common polar codes, as packed bits.
 
     python tools/polar_tables.py            (after gcext was built; takes some minutes)
 
@@ -7,7 +7,7 @@ a new VERSION.
 
 Density evolution says how reliable an index is when all before it are known, not what freeing it
 does for the distortion. In blocks of 512 and less that is worth up to 0.002: there the encoder
-itself has the last word, and indices near the boundary are exchanged as long as that helps.
+decides: indices near the boundary are exchanged as long as that lowers the distortion.
 """
 
 import json
@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gcext._polar_design import TABLES, VERSION, computed_set, order
 from torch import Tensor
 
-from gcext import _polar_code
-from gcext import _polar_design as design
-from gcext import _polar_ops as ops
+from gcext._native import ops
+from gcext.polar import _code, _design
+from gcext.polar._design import TABLES, VERSION, computed_set, order
 
 RATES = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
 LEVELS = range(5, 14)
@@ -35,9 +34,9 @@ def wrong(source: Tensor, frozen: Tensor) -> int:
     """How many symbols of the packed source are coded wrongly."""
     block, numel = len(frozen), 8 * len(source)
     kept = block - int(frozen.sum())
-    weight, correction = _polar_code._steps(kept, block, soft=False, linear=True)
-    message, _ = ops.encode(source, frozen, kept, numel, weight, correction)
-    return int(ops.unpack(source ^ ops.decode(message, frozen, numel), numel).sum())
+    weight, correction = _code._steps(kept, block, soft=False, linear=True)
+    message, _ = ops.polar_encode(source, frozen, kept, numel, weight, correction)
+    return int(ops.polar_unpack(source ^ ops.polar_decode(message, frozen, numel), numel).sum())
 
 
 def refine(block: int, kept: int) -> Tensor:
@@ -91,9 +90,9 @@ def main() -> None:
     tables: dict[str, Any] = {"version": VERSION, "gaussian": [], "signs": {}, "values": {}}
     for tenth in range(11):
         rate = min(max(tenth / 10, 0.05), 0.97)
-        tables["gaussian"].append(gaussian(rate, _polar_code._VALUE_WEIGHT[tenth]))
+        tables["gaussian"].append(gaussian(rate, _code._VALUE_WEIGHT[tenth]))
     TABLES.write_text(json.dumps(tables))  # the sets are computed from the densities
-    design._tables.cache_clear()
+    _design._tables.cache_clear()
     for level in LEVELS:
         block = 1 << level
         for kept in sorted({round(rate * block) for rate in RATES}):

@@ -27,7 +27,7 @@ _Code = TypeVar("_Code", bound="Code")
 
 
 class Contents(NamedTuple):
-    """What a packet of one tensor says.
+    """What a packet of one tensor holds.
 
     support: the elements that travel: None for all of them, their indices (int32, from 2^31
         elements on int64, rising), or ``Random``.
@@ -145,7 +145,7 @@ class Signs(Code):
 
     @staticmethod
     def contents(bits: Tensor, scale: float) -> Contents:
-        """Return what a packet of all elements' signs says."""
+        """Return the contents of a packet of all elements' signs."""
         return Contents(None, Signs(scale, bits))
 
     @property
@@ -187,7 +187,7 @@ class Levels(Code):
 
     @classmethod
     def of(cls, level: Tensor, steps: int, bucket: int, norms: Tensor) -> Levels:
-        """Return the contents that say ``level``, one integer an element.
+        """Return the code of ``level``, one integer an element.
 
         A bucket that all elements fit into is the same as none.
         """
@@ -201,7 +201,7 @@ class Levels(Code):
     def contents(
         steps: int, bucket: int, norms: Tensor, at: Tensor, level: Tensor, scale: float
     ) -> Contents:
-        """Return what a packet of all elements' levels says; it has no scale."""
+        """Return the contents of a packet of all elements' levels; it has no scale."""
         return Contents(None, Levels(steps, bucket, norms, at, level))
 
     @property

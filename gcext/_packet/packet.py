@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Packet"]
 
+_LARGEST = torch.finfo(torch.float32).max
 _ALL = torch.empty(0, dtype=torch.int32)  # the indices of all elements, as operators take them
 
 
@@ -88,8 +89,8 @@ class Packet:
         Args:
             method: see Packet. op: names the codec in errors. source: the tensor as it was given.
             info: the kernel's; gcext._native.ops.
-            finish: returns the contents, given ``whole``, the elements of ``cut`` that info says
-                were written, and the scale (0 of a method that has none).
+            finish: returns the contents, given ``whole``, the elements of ``cut`` that info reports
+                as written, and the scale (0 of a method that has none).
 
         Raises what info reports: on the CPU at once, on CUDA when the packet is first looked at.
 
@@ -274,29 +275,36 @@ class Packet:
         Returns what it was given, as torch's in-place methods do. Raises ValueError where the
         tensor does not fit.
         """
-        if not math.isfinite(alpha) or abs(alpha) > torch.finfo(torch.float32).max:
+        if not abs(alpha) <= _LARGEST:
             raise ValueError(f"Packet.add_to_: alpha must be finite in float32, got {alpha}.")
-        tensors = (tensor,) if isinstance(tensor, Tensor) else tuple(tensor)
-        packets = self.members or (self,)
-        if isinstance(tensor, Tensor) == bool(self.members) or len(tensors) != len(packets):
-            got = "a tensor" if isinstance(tensor, Tensor) else f"{len(tensors)} tensors"
-            want = f"a group of {len(packets)}" if self.members else "a single packet"
+        if isinstance(tensor, Tensor) and not self.members:
+            self._validate_target(tensor)
+            self._add_to(tensor, alpha)
+            return tensor
+        if isinstance(tensor, Tensor) or len(tensor) != len(self.members):
+            got = "a tensor" if isinstance(tensor, Tensor) else f"{len(tensor)} tensors"
+            want = f"a group of {len(self.members)}" if self.members else "a single packet"
             raise ValueError(f"Packet.add_to_: needs a tensor a member, got {got} for {want}.")
-        for packet, each in zip(packets, tensors, strict=True):
-            fits = each.numel() == packet.numel and each.device == packet.device
-            if not (fits and each.dtype == torch.float32 and each.is_contiguous()):
-                raise ValueError(
-                    f"Packet.add_to_: tensor must be float32, contiguous, of {packet.numel} "
-                    f"elements on {packet.device}, got {each.dtype} {tuple(each.shape)} on "
-                    f"{each.device}."
-                )
-        for packet, each in zip(packets, tensors, strict=True):
-            index, value = packet.entries()
-            index = _ALL.to(value.device) if index is None else index
-            ops.combine_add_(each.detach().view(-1), index, value, alpha)
-            if each.numel():
-                touched(each)
+        for member, each in zip(self.members, tensor, strict=True):
+            member._validate_target(each)
+        for member, each in zip(self.members, tensor, strict=True):
+            member._add_to(each, alpha)
         return tensor
+
+    def _validate_target(self, tensor: Tensor) -> None:
+        fits = tensor.numel() == self.numel and tensor.device == self.device
+        if not (fits and tensor.dtype == torch.float32 and tensor.is_contiguous()):
+            raise ValueError(
+                f"Packet.add_to_: tensor must be float32, contiguous, of {self.numel} elements on "
+                f"{self.device}, got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}."
+            )
+
+    def _add_to(self, tensor: Tensor, alpha: float) -> None:
+        index, value = self.entries()
+        index = _ALL.to(value.device) if index is None else index
+        ops.combine_add_(tensor.detach().view(-1), index, value, alpha)
+        if tensor.numel():
+            touched(tensor)
 
     def to(self, device: torch.device | str) -> Packet:
         """Return the packet with its contents on ``device``."""

@@ -144,7 +144,8 @@ def _builder(kind: type[Packet]) -> Callable[..., Packet]:
         if isinstance(coded, dict):
             coded = CODES[method](**{name: _tensor(part) for name, part in coded.items()})
         support = Random(**support) if isinstance(support, dict) else _tensor(support)
-        contents = Contents(support, _tensor(coded), scale)
+        coded = _tensor(coded)
+        contents = Contents(support, coded, scale)
         return kind(*head, contents, merged=None if merged is None else Merged(**merged))
 
     return build

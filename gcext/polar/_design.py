@@ -1,11 +1,11 @@
 """Frozen sets of polar codes, the same on every platform.
 
-A set is found by density evolution (csrc/polar/polar_design.cpp) at a design point. For signs that is a
-binary symmetric channel whose crossover is the distortion D(R), the solution of ``R = 1 - h2(D)``;
-for real values the test channel of a Gaussian source at the rate's nearest tenth, as an integer
-density. The common sets, and those densities, are shipped in tables.json and are part of the
-format; tools/polar_tables.py writes that file. Other sets are computed when first asked for
-and kept on disk (_polar_cache.py).
+A set is found by density evolution (csrc/polar/polar_design.cpp) at a design point. For signs that
+is a binary symmetric channel whose crossover is the distortion D(R), the solution of
+``R = 1 - h2(D)``; for real values the test channel of a Gaussian source at the rate's nearest
+tenth, as an integer density. The common sets, and those densities, are shipped in tables.json and
+are part of the format; tools/polar_tables.py writes that file. Other sets are computed when first
+needed and kept on disk (_cache.py).
 """
 
 from __future__ import annotations

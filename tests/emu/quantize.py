@@ -78,7 +78,7 @@ class Cuda:
         there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
         bits, info = torch.ops.gcext.sign(*there, decay)
         if out is not None:
-            out.copy_(there[2])
+            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
         return bits.cpu(), info.cpu()
 
     def levels(
@@ -90,7 +90,7 @@ class Cuda:
         rule = (steps, bucket, largest, clip, seed)
         norms, at, level, info = torch.ops.gcext.levels(*there, decay, *rule)
         if out is not None:
-            out.copy_(there[2])
+            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
         count = int(info[0])
         return norms.cpu(), at[:count].cpu(), level[:count].cpu(), info.cpu()
 

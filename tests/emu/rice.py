@@ -17,7 +17,7 @@ WRONG = torch.iinfo(torch.int64).min
 class Pairs(NamedTuple):
     """What is packed; info of no elements: all of the pairs count."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     value: Tensor
     info: Tensor
     numel: int
@@ -45,7 +45,7 @@ class Located(NamedTuple):
 class Opened(NamedTuple):
     """What the streams held, if nothing was wrong."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     value: Tensor
     wrong: int
 
@@ -112,7 +112,9 @@ class Emu(Emulated):
         self, message: bytes, located: Sequence[Located], wide: bool = False
     ) -> list[Opened]:
         there = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-        return opened(located, *self.unpack_ternary(there, *zip(*located, strict=True), wide=wide))
+        begin, end, remainder, k, numel, scale = zip(*located, strict=True)
+        got = self.unpack_ternary(there, begin, end, remainder, k, numel, scale, wide)
+        return opened(located, *got)
 
 
 class Cuda:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from emu.backends import GUARD, POISON, Emulated, pointer
@@ -55,7 +55,7 @@ class Emu(Emulated):
         def numbers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
             return (ctypes.c_int64 * m)(*values)
 
-        fields = [
+        fields: list[ctypes.Array[Any]] = [
             pointers(tensor), pointers(memory), pointers(out), numbers([t.numel() for t in tensor]),
             numbers(k), pointers(index), pointers(value), pointers(info),
         ]  # fmt: skip
@@ -106,7 +106,7 @@ class Cuda:
         there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
         index, value, info = torch.ops.gcext.select(*there, k, a, b, ternary)
         if out is not None:
-            out.copy_(there[2])
+            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
         return index.cpu(), value.cpu(), info.cpu()
 
     def select_many(

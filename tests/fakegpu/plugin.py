@@ -25,7 +25,7 @@ RUNTIME.fakegpu_call.argtypes = [ctypes.c_void_p, CALL]
 RUNTIME.fakegpu_run.argtypes = RUNTIME.fakegpu_capturing.argtypes = [ctypes.c_void_p]
 QUEUED: list[Any] = []  # a graph may call them at any time
 
-# These launch nothing: they allocate, look at the same memory in another way, or wait and read.
+# These launch nothing: they allocate, view the same memory in another way, or wait and read.
 _NAMES = (
     "_local_scalar_dense _pin_memory _reshape_alias _unsafe_view alias as_strided detach empty "
     "empty_like empty_strided expand is_pinned new_empty new_empty_strided permute record_stream "
@@ -60,16 +60,16 @@ def on_meta(x: Any) -> Any:
     return x.to("meta") if isinstance(x, Tensor) else x
 
 
-def room_for(x: Any) -> Any:
+def buffer_for(x: Any) -> Any:
     """Return a tensor of CUDA with a tensor's layout."""
     if not isinstance(x, Tensor):
         return x
     return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device="cuda")
 
 
-def fill(room: Any, made: Any) -> None:
-    """Copy the tensors of a result to those of the room for it, seen from the CPU."""
-    for to, source in zip(tree_leaves(room), tree_leaves(made), strict=True):
+def fill(buffer: Any, made: Any) -> None:
+    """Copy the tensors of a result to those of its buffer, seen from the CPU."""
+    for to, source in zip(tree_leaves(buffer), tree_leaves(made), strict=True):
         if isinstance(to, Tensor):
             to.copy_(source)
 
@@ -121,10 +121,10 @@ class OnTheCpu(TorchDispatchMode):
         else:  # random numbers are drawn in the order of the calls
             made = work()
             later = lambda: made  # noqa: E731
-        room = tree_map(room_for, made)
-        seen = tree_map(same_memory, room)
+        buffer = tree_map(buffer_for, made)
+        seen = tree_map(same_memory, buffer)
         queue(lambda: fill(seen, later()))
-        return room
+        return buffer
 
     @staticmethod
     def _here(func: Any, args: Any, kwargs: dict[str, Any]) -> Callable[[], Any]:

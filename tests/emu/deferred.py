@@ -22,7 +22,7 @@ from gcext._native import ops
 
 
 @dataclass(frozen=True)
-class Late(Codec):
+class DeferredCodec(Codec):
     """The codec ``of``, on a GPU."""
 
     of: Codec
@@ -40,23 +40,23 @@ class Late(Codec):
         return self.of.stochastic
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
-        with on_a_gpu(), Unwaiting():
+        with on_a_gpu(), NoSynchronization():
             return self.of.encode_input(acc, seed)
 
     def encode_inputs(self, accs: Sequence[CodecInput], seeds: Sequence[int]) -> list[Packet]:
         there = [acc._replace(tensor=acc.tensor.as_subclass(OnDevice)) for acc in accs]
-        with on_a_gpu(), Unwaiting():
+        with on_a_gpu(), NoSynchronization():
             return self.of.encode_inputs(there, seeds)
 
 
 class OnDevice(Tensor):
     """A tensor that passes for one on a GPU where is_cuda is asked."""
 
-    is_cuda = True  # type: ignore[assignment]
+    is_cuda = True
 
 
-class Unwaiting(TorchFunctionMode):
-    """Raises where a GPU would be waited for: where a tensor's contents become the host's."""
+class NoSynchronization(TorchFunctionMode):
+    """Raises where a GPU would be synchronized: where the host reads a tensor's contents."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -108,17 +108,17 @@ def _select_many(
     return torch.cat(index), torch.cat(value), torch.stack(info)
 
 
-def _sign(tensor: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+def _sign(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     if tensor.numel() == 0:  # nothing is launched
         return torch.ops.gcext.sign(tensor, *rest)
     return quantize.Emu().sign(tensor, *rest)
 
 
-def _levels(tensor: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _levels(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = tensor.numel()
     if n == 0:
         return torch.ops.gcext.levels(tensor, *rest)
     norms, at, level, info = quantize.Emu().levels(tensor, *rest)
-    rest = (0, n - at.numel())  # the operator allocates all elements
+    missing = (0, n - at.numel())  # the operator allocates all elements
     pad = torch.nn.functional.pad
-    return norms, pad(at, rest, value=POISON), pad(level, rest, value=POISON), info
+    return norms, pad(at, missing, value=POISON), pad(level, missing, value=POISON), info

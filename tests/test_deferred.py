@@ -1,15 +1,17 @@
-"""Packets that only the device knows: looked at late, whatever the codec."""
+"""Deferred packets of every codec: synchronized on first access."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 from contextlib import nullcontext
+from typing import Any, cast
 
 import pytest
 import torch
 from emu.backends import same_bits
-from emu.late import Late
+from emu.deferred import DeferredCodec
+from packet_kit import dense
 from torch import Tensor
 
 import gcext
@@ -41,27 +43,32 @@ def spec(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_nothing_waits_and_the_bytes_are_the_same(spec: str, n: int) -> None:
+def test_encoding_never_synchronizes_and_gives_the_same_bytes(spec: str, n: int) -> None:
     codec = gcext.codec(spec)
     tensor, memory = torch.randn(n).half(), torch.randn(n)
-    assert Late(codec).encode(tensor, seed=3).to_bytes() == codec.encode(tensor, seed=3).to_bytes()
+    assert (
+        DeferredCodec(codec).encode(tensor, seed=3).to_bytes()
+        == codec.encode(tensor, seed=3).to_bytes()
+    )
     places = [memory.clone(), memory.clone()]
-    want, got = (c.encode(tensor, places[i], seed=4) for i, c in enumerate((codec, Late(codec))))
+    want, got = (
+        c.encode(tensor, places[i], seed=4) for i, c in enumerate((codec, DeferredCodec(codec)))
+    )
     assert got.to_bytes() == want.to_bytes()
     assert same_bits(*places)
     outs = [torch.full((n,), 5.0), torch.full((n,), 6.0)]
     want = codec.advance(tensor, memory, outs[0], 0.9, seed=5)
-    got = Late(codec).advance(tensor, memory, outs[1], 0.9, seed=5)
+    got = DeferredCodec(codec).advance(tensor, memory, outs[1], 0.9, seed=5)
     assert got.to_bytes() == want.to_bytes()
     assert same_bits(*outs)
 
 
-def test_says_what_an_ordinary_packet_says(spec: str) -> None:
+def test_reports_what_an_ordinary_packet_does(spec: str) -> None:
     codec, tensor = gcext.codec(spec), torch.randn(7, 100).double()
     want = codec.encode(tensor, seed=1)
 
     def fresh() -> Packet:
-        return Late(codec).encode(tensor, seed=1)
+        return DeferredCodec(codec).encode(tensor, seed=1)
 
     assert (fresh().shape, fresh().dtype, fresh().device) == (want.shape, want.dtype, want.device)
     assert (fresh().k, fresh().scale) == (want.k, want.scale)
@@ -70,32 +77,36 @@ def test_says_what_an_ordinary_packet_says(spec: str) -> None:
     assert (shown.k, repr(shown)) == (want.k, repr(want))
     assert torch.equal(fresh().indices(), want.indices())
     assert same_bits(fresh().values(), want.values())
-    assert same_bits(fresh().to_dense(), want.to_dense())
+    assert same_bits(dense(fresh()), dense(want))
     assert fresh().to("cpu").nbytes == want.nbytes
     assert Packet.group([fresh()]).to_bytes() == Packet.group([want]).to_bytes()
     for copied in (copy.deepcopy(fresh()), pickle.loads(pickle.dumps(fresh()))):
         assert type(copied) is Packet
         assert copied.to_bytes() == want.to_bytes()
     with pytest.raises(AttributeError, match="no attribute 'suport'"):
-        fresh().suport  # noqa: B018
+        fresh().suport  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_raises_at_every_look(spec: str) -> None:
+def test_raises_at_every_access(spec: str) -> None:
     tensor = torch.randn(100)
     tensor[7] = float("inf")
-    packet = Late(gcext.codec(spec)).encode(tensor, seed=1)
-    tensor.zero_()  # as an optimizer does before anybody looks
-    looks = (packet.to_bytes, packet.to_dense, lambda: packet.coded, lambda: pickle.dumps(packet))
-    for look in looks:
+    packet = DeferredCodec(gcext.codec(spec)).encode(tensor, seed=1)
+    tensor.zero_()  # as an optimizer does before the packet is synchronized
+    for access in (
+        packet.to_bytes,
+        packet.to_dense,
+        lambda: packet.coded,
+        lambda: pickle.dumps(packet),
+    ):
         with pytest.raises(ValueError, match=r"tensor must be finite.*got NaN or Inf at .* 7\."):
-            look()
+            access()
 
 
 @pytest.mark.parametrize("n", [1, 33, 1001])
-def test_a_late_error_leaves_the_feedback_as_it_was(spec: str, n: int) -> None:
+def test_a_deferred_error_leaves_the_feedback_unchanged(spec: str, n: int) -> None:
     """Promise 4: the swap has happened, but what was refused left a copy of the old residual."""
     codec = gcext.codec(spec)
-    now, later = (gcext.ErrorFeedback(c, seed=7) for c in (codec, Late(codec)))
+    now, later = (gcext.ErrorFeedback(c, seed=7) for c in (codec, DeferredCodec(codec)))
     bad, overflow = torch.randn(n), torch.full((n,), 3e38)
     bad[n // 2] = float("nan")
     steps = [(torch.randn(n), ""), (bad, "tensor must"), (torch.randn(n), "")]
@@ -110,7 +121,7 @@ def test_a_late_error_leaves_the_feedback_as_it_was(spec: str, n: int) -> None:
                 sender()
         later.commit("w")
         assert same_bits(now.residual("w"), later.residual("w"))
-        later._seeds.counts = dict(now._seeds.counts)  # the packet that nobody could send
+        later._seeds.counts = dict(now._seeds.counts)  # the packet that could not be sent
     state = now.state_dict()
     for status, residual, tensor in (
         ("tensor", odd_values(n), bad),
@@ -130,7 +141,7 @@ def test_in_place_a_bad_tensor_leaves_the_residual(spec: str, n: int) -> None:
     residual, bad = odd_values(n), torch.randn(n)
     bad[n - 1] = float("inf")
     before = residual.clone()
-    packet = Late(gcext.codec(spec)).encode(bad, residual, seed=1)
+    packet = DeferredCodec(gcext.codec(spec)).encode(bad, residual, seed=1)
     with pytest.raises(ValueError, match=f"tensor must be finite.*at index {n - 1}"):
         packet.to_bytes()
     assert same_bits(residual, before)
@@ -138,17 +149,17 @@ def test_in_place_a_bad_tensor_leaves_the_residual(spec: str, n: int) -> None:
 
 def test_in_place_a_bad_sum_is_reported(spec: str) -> None:
     for residual in (torch.full((50,), torch.nan), torch.full((50,), 3e38)):
-        packet = Late(gcext.codec(spec)).encode(torch.full((50,), 3e38), residual, seed=1)
+        packet = DeferredCodec(gcext.codec(spec)).encode(torch.full((50,), 3e38), residual, seed=1)
         with pytest.raises(ValueError, match="residual must be finite"):
             packet.to_bytes()
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_what_a_rotation_makes_infinite(late: bool) -> None:
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_rotation_that_overflows_is_reported(on_device: bool) -> None:
     codec = gcext.codec("polar:rate=0.5,block=64")
     tensor, memory = torch.full((64,), 3e38), odd_values(64).nan_to_num()
-    run = Late(codec) if late else codec
-    held, out = memory.clone(), memory.clone() if not late else torch.zeros(64)
+    run = DeferredCodec(codec) if on_device else codec
+    held, out = memory.clone(), memory.clone() if not on_device else torch.zeros(64)
 
     def advance() -> None:
         run.advance(tensor, memory, out, seed=2).to_bytes()
@@ -156,7 +167,7 @@ def test_what_a_rotation_makes_infinite(late: bool) -> None:
     with pytest.raises(ValueError, match="finite in float32 when rotated"):
         advance()
     assert same_bits(memory, held)
-    assert not late or same_bits(out, held)
+    assert not on_device or same_bits(out, held)
     whole = tensor + memory
     with pytest.raises(ValueError, match="finite in float32 when rotated"):
         run.encode(tensor, memory, seed=2).to_bytes()
@@ -164,50 +175,50 @@ def test_what_a_rotation_makes_infinite(late: bool) -> None:
 
 
 def test_random_k_overflows_by_its_scale() -> None:
-    packet = Late(gcext.codec("randomk:p=0.25")).encode(torch.full((8,), 2e38), seed=0)
+    packet = DeferredCodec(gcext.codec("randomk:p=0.25")).encode(torch.full((8,), 2e38), seed=0)
     with pytest.raises(ValueError, match="tensor times n/k must be finite"):
         packet.to_bytes()
 
 
-def test_a_captured_packet_is_a_window(spec: str) -> None:
+def test_a_captured_packet_shows_the_latest_replay(spec: str) -> None:
     codec, n = gcext.codec(spec), 500
-    window, other = (Late(codec).encode(torch.randn(n), seed=1) for _ in range(2))
-    mine, its = window.deferred, other.deferred
+    captured, other = (DeferredCodec(codec).encode(torch.randn(n), seed=1) for _ in range(2))
+    mine, its = captured.deferred, other.deferred
     assert mine is not None
     assert its is not None
     mine.captured = True
-    kept, message, dense = window.to("cpu"), window.to_bytes(), window.to_dense()
+    kept, message, before = captured.to("cpu"), captured.to_bytes(), dense(captured)
     for array, new in zip((*mine.arrays, mine.info), (*its.arrays, its.info), strict=True):
         array.copy_(new)  # the next replay
-    assert window.to_bytes() == other.to_bytes() != message
-    assert same_bits(window.to_dense(), other.to_dense())
+    assert captured.to_bytes() == other.to_bytes() != message
+    assert same_bits(dense(captured), dense(other))
     assert kept.to_bytes() == message
-    assert same_bits(kept.to_dense(), dense)
-    assert pickle.loads(pickle.dumps(window)).to_bytes() == other.to_bytes()
+    assert same_bits(dense(kept), before)
+    assert pickle.loads(pickle.dumps(captured)).to_bytes() == other.to_bytes()
     mine.info[1] = 1
-    for look in (window.to_bytes, window.to_dense, lambda: window.to("cpu")):
+    for access in (captured.to_bytes, captured.to_dense, lambda: captured.to("cpu")):
         with pytest.raises(ValueError, match="tensor must be finite"):
-            look()
+            access()
 
 
-def test_random_numbers_are_not_captured(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stochastic_codecs_refuse_graph_capture(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every replay would repeat them."""
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     codec = gcext.codec(spec)
-    if not codec.stochastic:
-        codec.encode(torch.randn(10))
-        return
-    with pytest.raises(RuntimeError, match="must not be captured in a CUDA graph"):
-        codec.encode(torch.randn(10), seed=1)
+    if codec.stochastic:
+        with pytest.raises(RuntimeError, match="must not be captured in a CUDA graph"):
+            codec.encode(torch.randn(10), seed=1)
+    else:
+        assert codec.encode(torch.randn(10)).shape == (10,)
 
 
-def test_of_a_list_each_packet_tells_of_its_own_tensor(spec: str) -> None:
+def test_each_packet_of_a_list_reports_its_own_tensor(spec: str) -> None:
     codec = gcext.codec(spec)
     tensors = [torch.randn(50), torch.tensor([1.0, float("nan")]), torch.randn(70)]
     residuals = [torch.randn(t.shape) for t in tensors]
     mirrors = [residual.clone() for residual in residuals]
-    packets = Late(codec).encode(tensors, residuals, [1, 2, 3])
+    packets = DeferredCodec(codec).encode(tensors, residuals, [1, 2, 3])
     for i in (0, 2):
         assert packets[i].to_bytes() == codec.encode(tensors[i], mirrors[i], i + 1).to_bytes()
     with pytest.raises(ValueError, match=rf"{codec.name}\[1\]: tensor must.*at index 1"):
@@ -215,21 +226,22 @@ def test_of_a_list_each_packet_tells_of_its_own_tensor(spec: str) -> None:
     assert all(same_bits(x, y) for x, y in zip(residuals, mirrors, strict=True))
 
 
-def test_what_a_look_does_not_need_is_freed() -> None:
-    packet = Late(gcext.codec("terngrad")).encode(torch.randn(1000), seed=1)
+def test_synchronization_frees_what_is_not_needed() -> None:
+    packet = DeferredCodec(gcext.codec("terngrad")).encode(torch.randn(1000), seed=1)
     assert packet.deferred is not None
     assert packet.k < 1000
     assert packet.deferred is None
     assert packet.coded.at.untyped_storage().nbytes() == 4 * packet.k
 
 
-def test_what_was_found_is_held_for_the_stream_that_looked(
+def test_contents_are_kept_for_the_stream_that_synchronized(
     spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host waits for the stream that encodes alone, and again for what it copied there."""
-    waited, held = [], []
+    waited: list[Any] = []
+    held: list[tuple[Tensor, Any]] = []
 
-    class Stream(nullcontext):
+    class Stream(nullcontext[None]):
         def __enter__(self) -> None:
             waited.append(self)
 
@@ -237,12 +249,12 @@ def test_what_was_found_is_held_for_the_stream_that_looked(
             waited.append(self)
 
     mine, other = Stream(), Stream()
-    monkeypatch.setattr(deferred, "current_stream", lambda device: here)
+    monkeypatch.setattr(deferred, "current_stream", lambda device: here)  # type: ignore[has-type]
     monkeypatch.setattr(Tensor, "record_stream", lambda x, stream: held.append((x, stream)))
     for here in (mine, other):
-        packet = Late(gcext.codec(spec)).encode(torch.randn(100), seed=1)
+        packet = DeferredCodec(gcext.codec(spec)).encode(torch.randn(100), seed=1)
         assert packet.deferred is not None
-        packet.deferred.stream = mine
+        packet.deferred.stream = cast(Any, mine)
         fields = packet.coded.fields() if isinstance(packet.coded, Code) else (packet.coded,)
         assert waited == [mine, mine]
         tensors = [x for x in (packet.support, *fields) if isinstance(x, Tensor)]
