@@ -1,5 +1,4 @@
 // walk: the bodies, compiled once per instruction set. See packet_view.h.
-#include <algorithm>
 #include <cstdint>
 
 #include "packet_view.h"
@@ -46,7 +45,8 @@ void levels(const PacketView& p, const ValueCode& code, Span span, float* value)
       if (code.bucket > 0) {
         bucket = index[at] / code.bucket;
         const int64_t element = (bucket + 1) * code.bucket;
-        until = std::lower_bound(index + at, index + until, element) - index;
+        if (index[until - 1] >= element)
+          for (until = at + 1; index[until] < element;) ++until;
       }
       const double norm = static_cast<double>(code.norm[bucket]);
       const int16_t* level = code.level + at;
