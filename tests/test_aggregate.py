@@ -317,9 +317,8 @@ def test_momentum_restores_and_resumes() -> None:
 
 
 def test_aggregators_by_name() -> None:
-    assert aggregators() == [
-        *("mean", "projection", "trimmed", "median", "vote", "normbound", "maxk")
-    ]
+    names = {"mean", "projection", "trimmed", "median", "vote", "normbound", "maxk"}
+    assert set(aggregators()) >= names
     assert aggregator_class("trimmed") is TrimmedMean
     with pytest.raises(ValueError, match=r"must be one of mean, .*, got 'modus'"):
         aggregator_class("modus")
