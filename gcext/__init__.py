@@ -14,7 +14,6 @@ from gcext._codecs.registry import codec, codecs, stc
 from gcext._codecs.seeds import derive
 from gcext._errors import DecodeError
 from gcext._links import Diagnostics, ErrorFeedback, Link, Sender
-from gcext._native import library
 from gcext._native.library import build_info
 from gcext._packet.packet import Packet
 from gcext._recipes import Recipe, Schedule, recipe, recipes, register_recipe
@@ -22,7 +21,7 @@ from gcext._spec import option
 from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
 
-__version__ = library.VERSION
+__version__: str = build_info()["gcext"]
 
 __all__ = [
     "Codec",

@@ -342,6 +342,10 @@ class Link:
     feedback: bool = False
     combine: Callable[[], Aggregator] = Mean
 
+    def __repr__(self) -> str:
+        feedback = ", feedback=True" if self.feedback else ""
+        return f"Link({self.codec!r}{feedback}, combine={self.combine()!r})"
+
     def sender(self, seed: int | None = None) -> Sender:
         """Return a new sending end, with an empty memory; seed as of Sender."""
         if self.feedback:

@@ -108,7 +108,7 @@ def recipe(spec: str) -> Recipe:
     name, options = parse(up, "recipe", recipes())
     combine = _receiver(name, options)
     if name in _RECIPES:
-        made = build(name, _RECIPES[name], options)
+        made = build(name, _RECIPES[name], options, _RECEIVER)
     else:
         made = Recipe(up=_link(name, options), down=Link(codec("dense")))
     if combine is not None:
@@ -151,7 +151,10 @@ def _receiver(name: str, options: dict[str, str]) -> Callable[[], Aggregator] | 
 
 
 _NOT_COMBINE = ("feedback", "momentum")
+_RECEIVER = ("combine", "momentum", "down")
 
 
 def _momentum(momentum: float) -> float:
+    if not 0 <= momentum < 1:
+        raise ValueError(f"recipe: momentum must be in [0, 1), got {momentum:g}.")
     return momentum

@@ -94,16 +94,21 @@ def _kind(parameter: inspect.Parameter) -> type | None:
     return _PLAIN.get(str(getattr(parameter.annotation, "__name__", parameter.annotation)))
 
 
-def build(name: str, factory: Callable[..., T], options: Mapping[str, str]) -> T:
-    """Return ``factory`` called with the options; ValueError for those it does not have."""
+def build(
+    name: str, factory: Callable[..., T], options: Mapping[str, str], also: Sequence[str] = ()
+) -> T:
+    """Return ``factory`` called with the options; ValueError for those it does not have.
+
+    also: options that the caller takes, to be named in the error.
+    """
     known = options_of(factory)
     unknown = [key for key in options if key not in known]
     if unknown:
-        takes = f"It takes {', '.join(known)}." if known else "It takes none."
-        raise ValueError(f"{name}: unknown option {', '.join(unknown)}. {takes}")
+        takes = ", ".join([*known, *also]) or "none"
+        raise ValueError(f"{name}: unknown option {', '.join(unknown)}. It takes {takes}.")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
-            raise ValueError(f"{name}: needs {key}. Write {name}:{key}=VALUE.")
+            raise ValueError(f"{name}: needs {key}. Add {key}=VALUE.")
     return factory(**{key: _value(name, known[key], text) for key, text in options.items()})
 
 

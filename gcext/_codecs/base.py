@@ -191,8 +191,9 @@ def register_codec(kind: type[_Kind]) -> type[_Kind]:
     kind: a frozen dataclass; its fields, of type float, int, bool or str, are the spec's options.
     Raises ValueError for a name that is taken or that no spec could hold.
     """
-    if kind.name in CODECS or not kind.name.isidentifier():
-        raise ValueError(f"register_codec: name must be a new identifier, got {kind.name!r}.")
+    name = getattr(kind, "name", "")
+    if name in CODECS or not name.isidentifier():
+        raise ValueError(f"register_codec: name must be a new identifier, got {name!r}.")
     CODECS[kind.name] = kind
     return kind
 

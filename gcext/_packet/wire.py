@@ -113,7 +113,7 @@ def _unpack(kind: type[Packet], message: Any, expect: Any, located: bool) -> Pac
         memoryview(message).release()
     except TypeError:
         raise TypeError(
-            "unpack: message must be bytes or another contiguous buffer, "
+            "from_bytes: message must be bytes or another contiguous buffer, "
             f"got {type(message).__name__}. Pass bytes; of a tensor, its .numpy()."
         ) from None
     expected = None if expect is None else _expectation(expect)
@@ -163,7 +163,7 @@ def _expectation(expect: Any) -> tuple[bool, list[list[int]]]:
         return group, [[_dim(d) for d in _items(s)] for s in (items if group else [items])]
     except TypeError:
         raise ValueError(
-            "unpack: expect must be a shape of integers, or for a group a sequence of "
+            "from_bytes: expect must be a shape of integers, or for a group a sequence of "
             f"shapes, got {expect!r:.200}. Pass the tensor's shape."
         ) from None
 

@@ -88,6 +88,11 @@ class Aggregator(ABC):
         in its range or not used, or ``check`` refuses a packet; the state is then as before.
         """
         op = type(self).__name__
+        if not isinstance(packets_by_client, Mapping):
+            raise TypeError(
+                f"{op}: needs a mapping of clients to packets, got "
+                f"{type(packets_by_client).__name__}. Use dict(enumerate(packets))."
+            )
         clients = sorted(packets_by_client)
         if not clients:
             raise ValueError(f"{op}: needs at least one client's packet, got none.")
