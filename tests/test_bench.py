@@ -151,6 +151,7 @@ def test_a_wrong_bit_in_any_row_is_refused() -> None:
     for name, change in changes.items():
         row = _spoil(name, change)
         assert "gcext" in row["refused"], name
+        assert "AttributeError" not in row["refused"]["gcext"], name  # the change was made
         assert row.failed, name
 
 
