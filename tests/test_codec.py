@@ -13,7 +13,7 @@ from torch import Tensor
 import gcext
 from gcext._codecs.topk import STC
 
-DRAWN = [
+STOCHASTIC = [
     "randomk:p=0.2",
     "qsgd:bits=1,bucket=64",
     "qsgd:bits=4,bucket=512",
@@ -25,7 +25,7 @@ DRAWN = [
     "polar:rate=0.5,block=64,rotate=true,select=randomk,p=0.3",
     "polar:rate=0.5,block=64,rotate=false,select=randomk,p=0.3",
 ]
-CERTAIN = [
+DETERMINISTIC = [
     "sign",
     "polar:rate=0.9,block=128,rotate=false",
     "polar:rate=0.5,block=64,rotate=false,select=topk,p=0.2",
@@ -208,7 +208,7 @@ def test_invalid_specs_raise(spec: str, match: str) -> None:
 
 
 def test_specs_round_trip() -> None:
-    for spec in ("stc:p=0.001", "topk:p=0.1", "dense", *DRAWN, *CERTAIN):
+    for spec in ("stc:p=0.001", "topk:p=0.1", "dense", *STOCHASTIC, *DETERMINISTIC):
         codec = gcext.codec(spec)
         assert codec.spec == spec
         assert gcext.codec(codec.spec) == codec
@@ -225,7 +225,7 @@ def test_size_is_near_the_entropy_bound(p: float) -> None:
     assert packet.nbytes <= 1.02 * n * (entropy + p) / 8 + 32
 
 
-@pytest.mark.parametrize("spec", [*CERTAIN, *DRAWN])
+@pytest.mark.parametrize("spec", [*DETERMINISTIC, *STOCHASTIC])
 class TestEveryCodec:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
     @pytest.mark.parametrize("shape", [(), (0,), (1,), (7,), (30, 40), (3, 0, 2)])
@@ -280,7 +280,7 @@ class TestEveryCodec:
             assert error < 0.5
 
 
-@pytest.mark.parametrize("spec", DRAWN)
+@pytest.mark.parametrize("spec", STOCHASTIC)
 def test_stochastic_codecs_need_a_seed(spec: str) -> None:
     codec, tensor = gcext.codec(spec), torch.randn(2000)
     assert codec.stochastic
@@ -295,7 +295,7 @@ def test_stochastic_codecs_need_a_seed(spec: str) -> None:
     assert len(set(messages)) == 3
 
 
-@pytest.mark.parametrize("spec", CERTAIN)
+@pytest.mark.parametrize("spec", DETERMINISTIC)
 def test_deterministic_codecs_ignore_the_seed(spec: str) -> None:
     codec, tensor = gcext.codec(spec), torch.randn(2000)
     assert not codec.stochastic
@@ -377,7 +377,7 @@ for threads in (1, 2, 7):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     one = hashlib.sha256()
-    for spec in (*t.DRAWN, *t.CERTAIN):
+    for spec in (*t.STOCHASTIC, *t.DETERMINISTIC):
         for n in (1, 1000, 70_000):
             tensor, residual = torch.randn(n), torch.randn(n)
             packet = t.gcext.codec(spec).encode(tensor, residual, seed=n)

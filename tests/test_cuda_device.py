@@ -25,7 +25,7 @@ LARGE = [pytest.param(n, marks=pytest.mark.large) for n in (10**8, 2**31 + 5)]
 
 
 # Nothing is drawn, so a graph may hold it.
-CERTAIN = [spec for spec in SPECS if not gcext.codec(spec).stochastic]
+DETERMINISTIC = [spec for spec in SPECS if not gcext.codec(spec).stochastic]
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def test_a_thousand_replays(n: int) -> None:
     assert same_bits(residual.cpu(), mirror)
 
 
-@pytest.mark.parametrize("spec", CERTAIN)
+@pytest.mark.parametrize("spec", DETERMINISTIC)
 def test_every_codec_that_draws_nothing_is_captured(spec: str) -> None:
     codec, n = gcext.codec(spec), 5000
     tensor, residual, mirror = torch.randn(n).cuda(), torch.zeros(n).cuda(), torch.zeros(n)

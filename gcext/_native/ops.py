@@ -56,7 +56,7 @@ def select(
     b: float,
     ternary: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return index, value (room for k elements each) and info of the k of largest magnitude.
+    """Return index, value (of k elements each) and info of the k of largest magnitude.
 
     ternary: values are plus or minus the mean magnitude, whose bits are in info.
     """
