@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gcext import _wire
+import gcext._wire as _wire
 from gcext._errors import DecodeError
 from gcext._packet.packet import Packet
 

@@ -26,7 +26,7 @@ def _load() -> tuple[dict[str, str], str]:
     """Load the libraries; return the build's record and why CUDA is off ("" where it is on)."""
     try:
         build = json.loads((_HERE / "_build.json").read_text())
-        from gcext import _wire
+        import gcext._wire as _wire
 
         _wire.isa()  # raises what GCEXT_ISA has wrong, before a kernel could
         torch.ops.load_library(str(_HERE / "_ops.so"))  # type: ignore[no-untyped-call]
@@ -62,7 +62,7 @@ def build_info() -> dict[str, Any]:
     >>> sorted(gcext.build_info())[:3]
     ['compiler', 'cuda', 'cuda_archs']
     """
-    from gcext import _wire
+    import gcext._wire as _wire
 
     return {
         "gcext": VERSION,

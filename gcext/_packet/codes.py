@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gcext import _wire
+import gcext._wire as _wire
 from gcext._native import ops
 
 __all__ = ["Code", "Contents", "Levels", "Merged", "Random", "Signs", "register_code", "signed"]

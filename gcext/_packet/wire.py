@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from xxhash import xxh3_64_intdigest
 
-from gcext import _wire
+import gcext._wire as _wire
 from gcext._native.library import DTYPES
 from gcext._packet.codes import CODES, Contents, Merged, Random
 
