@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "common/arguments.h"
+#include "common/packet.h"
 
 namespace gcext {
 namespace {
@@ -223,6 +224,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
   }
 }
 
+Tensor level_values(const Tensor& norms, const Tensor& at, const Tensor& level, int64_t bucket,
+                    int64_t steps) {
+  check_level_values(norms, at, level, bucket, steps);
+  const int64_t n = level.numel(), count = norms.numel();
+  const PacketView packet{at.const_data_ptr(), nullptr, n, at.scalar_type() == ScalarType::Long,
+                          false};
+  const bool all = bucket == 0 ? count > 0 : count > INT64_MAX / bucket;
+  check_rising("level_values", {packet}, all ? INT64_MAX : count * bucket);
+  ValueCode code;
+  code.level = level.const_data_ptr<int16_t>();
+  code.norm = norms.const_data_ptr<float>();
+  code.bucket = bucket;
+  code.steps = static_cast<double>(steps);
+  Tensor value = empty(n, ScalarType::Float, level);
+  float* const data = value.mutable_data_ptr<float>();
+  const int64_t parts = parts_for(n, kGrain);
+  parallel_parts(parts, [&](int64_t part) {
+    const Span span{n * part / parts, n * (part + 1) / parts};
+    GCEXT_TABLE(walk_table).levels(packet, code, span, data + span.from);
+  });
+  return value;
+}
+
 }  // namespace
 
 GCEXT_OPERATOR(
@@ -232,5 +256,7 @@ GCEXT_OPERATOR(
     CPU, levels,
     "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, int steps, int bucket, bool "
     "largest, float clip, int seed) -> (Tensor norms, Tensor at, Tensor level, Tensor info)")
+GCEXT_OPERATOR(CPU, level_values,
+               "(Tensor norms, Tensor at, Tensor level, int bucket, int steps) -> Tensor")
 
 }  // namespace gcext

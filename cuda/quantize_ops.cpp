@@ -72,26 +72,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
   return {norms, at, level, info};
 }
 
-// bucket: elements that share a norm; 0 where one serves all.
 Tensor level_values(const Tensor& norms, const Tensor& at, const Tensor& level, int64_t bucket,
                     int64_t steps) {
-  check_levels(steps, bucket);
-  const bool wide = at.scalar_type() == ScalarType::Long;
-  check_dense(norms, ScalarType::Float, "level_values: norms");
-  check_dense(at, wide ? ScalarType::Long : ScalarType::Int, "level_values: at");
-  check_dense(level, ScalarType::Short, "level_values: level");
+  check_level_values(norms, at, level, bucket, steps);
   for (const Tensor* each : {&norms, &at, &level})
     check_device(*each, level, "level_values: norms, at and level");
   const int64_t n = level.numel();
-  GCEXT_CHECK(at.numel() == n, "level_values: at must name every level, got ", at.numel(), " for ",
-              n, ".");
   const CurrentStream stream(level);
   Tensor value = empty(n, ScalarType::Float, level);
   const LevelValues args{norms.const_data_ptr<float>(),
                          norms.numel(),
                          bucket,
                          at.const_data_ptr(),
-                         wide,
+                         at.scalar_type() == ScalarType::Long,
                          level.const_data_ptr<int16_t>(),
                          n,
                          static_cast<int32_t>(steps),
@@ -104,7 +97,6 @@ Tensor level_values(const Tensor& norms, const Tensor& at, const Tensor& level, 
 
 GCEXT_KERNEL(CUDA, sign)
 GCEXT_KERNEL(CUDA, levels)
-GCEXT_OPERATOR(CUDA, level_values,
-               "(Tensor norms, Tensor at, Tensor level, int bucket, int steps) -> Tensor")
+GCEXT_KERNEL(CUDA, level_values)
 
 }  // namespace gcext

@@ -37,21 +37,6 @@ def unmerge(packet: Any, build: Callable[..., Any]) -> list[Any]: ...
 # value (a number, or how many elements or bits an array has; -1: neither) and missing (bytes).
 def trace(message: bytes | bytearray | memoryview) -> list[dict[str, Any]]: ...
 
-# float32 of n sign bits: the scale, negative where the bit is set. Of several scales each serves a
-# run of values, a multiple of 8.
-def signs_unpack(
-    bits: npt.NDArray[np.uint8], n: int, scale: float | npt.NDArray[np.float32], run: int = 0
-) -> npt.NDArray[np.float32]: ...
-
-# float32 of levels: norm * level / steps. at must rise below the elements that the norms cover.
-def level_values(
-    steps: int,
-    bucket: int,
-    norms: npt.NDArray[np.float32],
-    at: npt.NDArray[np.int32] | npt.NDArray[np.int64],
-    level: npt.NDArray[np.int16],
-) -> npt.NDArray[np.float32]: ...
-
 # The kernels bits and rice, for tests and benchmarks.
 def bits_pack(value: npt.NDArray[np.uint32], b: int) -> bytes: ...
 def bits_unpack(plane: bytes, n: int, b: int) -> npt.NDArray[np.uint32]: ...

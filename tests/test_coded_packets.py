@@ -7,6 +7,7 @@ import pytest
 import torch
 from isa_kit import at_every_isa
 from packet_kit import dense as decoded
+from packet_kit import single
 from test_combine import expected as expected_sum
 from test_gram import in_fixed_order
 from test_robust import expected as expected_mean
@@ -24,8 +25,8 @@ SIZES = [0, 1, 7, 8, 9, 511, 513, 2047, 2049, 8191, 8193, 16383, 16384, 16385, 5
 DENORMAL = 3e-42
 
 
-def packet(numel: int, coded: Tensor | Code, support: Tensor | Random | None = None) -> Packet:
-    method = coded.method if isinstance(coded, Code) else "dense"
+def packet(numel: int, coded: Tensor | Code, support: Random | None = None) -> Packet:
+    method = "dense" if isinstance(coded, Tensor) else coded.method
     return Packet(method, (numel,), torch.float32, Contents(support, coded))
 
 
@@ -62,7 +63,7 @@ def mixed(seed: int, numel: int) -> list[Packet]:
     ]
 
 
-def dense(packets: list[Packet]) -> list[np.ndarray]:
+def vectors_of(packets: list[Packet]) -> list[np.ndarray]:
     """The decoded tensors, by their definition."""
     out = []
     for each in packets:
@@ -85,8 +86,9 @@ def exact_gram(packets: list[Packet], vectors: list[np.ndarray]) -> np.ndarray:
     kind = [each.method if each.support is None else each.method == "ternary" for each in packets]
     for i, (one, x) in enumerate(zip(packets, vectors, strict=True)):
         for j, (other, y) in enumerate(zip(packets, vectors, strict=True)):
+            pair = (one, other)
             if kind[i] == kind[j] and kind[i] in ("sign", True):
-                scales = [getattr(e.coded, "scale", e.scale) for e in (one, other)]
+                scales = [e.coded.scale if isinstance(e.coded, Signs) else e.scale for e in pair]
                 bits = [
                     np.sign(v) if s else np.ones_like(v)
                     for v, s in zip((x, y), scales, strict=True)
@@ -105,19 +107,18 @@ def same(got: Tensor, want: np.ndarray) -> bool:
 @pytest.mark.parametrize("numel", SIZES)
 def test_exact_over_tiles_and_kinds(numel: int) -> None:
     packets = mixed(numel, numel)
-    vectors = dense(packets)
+    vectors = vectors_of(packets)
     none = torch.empty(0, dtype=torch.int32)
     pairs = [(none, torch.from_numpy(v)) for v in vectors]
     weights = [0.1, -3.7, 1.0, 1e-3, 0.3, 2.0, -1.0, -0.5, 7.0, 1 / 3, 1.0]
     for chosen in (range(len(packets)), *[[i] for i in range(len(packets))], [1, 0], [9, 2, 0]):
         some, of = [packets[i] for i in chosen], [weights[i] for i in chosen]
-        out = gcext.combine(some, of)
-        assert isinstance(out, Tensor)
+        out = single(gcext.combine(some, of))
         assert same(out, expected_sum([pairs[i] for i in chosen], of, numel))
         want = exact_gram(some, [vectors[i] for i in chosen])
         assert same(gcext.gram(some), want)
-    got = TrimmedMean(0.2).aggregate(dict(enumerate(packets)))
-    assert isinstance(got, Tensor) and same(got, expected_mean(pairs, 2, numel))
+    got = single(TrimmedMean(0.2).aggregate(dict(enumerate(packets))))
+    assert same(got, expected_mean(pairs, 2, numel))
 
 
 def test_signs_are_counted_in_planes_of_any_number() -> None:
@@ -125,7 +126,7 @@ def test_signs_are_counted_in_planes_of_any_number() -> None:
     rng = np.random.default_rng(0)
     for m, numel in ((3, 40_001), (65, 20_001)):
         packets = [signs(rng, numel, scale) for scale in rng.random(m)]
-        assert same(gcext.gram(packets), exact_gram(packets, dense(packets)))
+        assert same(gcext.gram(packets), exact_gram(packets, vectors_of(packets)))
 
 
 def test_wide_indices() -> None:
@@ -135,8 +136,8 @@ def test_wide_indices() -> None:
     assert isinstance(code, Levels)
     wide = packet(5000, Levels(code.steps, code.bucket, code.norms, code.at.long(), code.level))
     other = signs(rng, 5000, 0.5)
-    sums = [gcext.combine([each, other], [1, 2]) for each in (wide, narrow)]
-    assert torch.equal(torch.as_tensor(sums[0]), torch.as_tensor(sums[1]))
+    sums = [single(gcext.combine([each, other], [1, 2])) for each in (wide, narrow)]
+    assert torch.equal(*sums)
     assert torch.equal(gcext.gram([wide, other]), gcext.gram([narrow, other]))
 
 
@@ -168,11 +169,10 @@ def test_aggregates_as_if_it_were_float32(spec: str) -> None:
     coded = [codec.encode(torch.randn(33_000, generator=generator), seed=i) for i in seeds]
     plain = [gcext.codec("dense").encode(decoded(each)) for each in coded]
     for aggregator in (Mean(), TrimmedMean(0.2), Median()):
-        a, b = (aggregator.aggregate(dict(enumerate(each))) for each in (coded, plain))
-        assert isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
-    voted = Vote().aggregate(dict(enumerate(coded)))
-    assert isinstance(voted, Tensor)
-    assert torch.equal(voted, torch.stack([decoded(p).sign() for p in plain]).sum(0).sign())
+        both = [single(aggregator.aggregate(dict(enumerate(each)))) for each in (coded, plain)]
+        assert torch.equal(*both)
+    voted = single(Vote().aggregate(dict(enumerate(coded))))
+    assert torch.equal(voted, torch.stack([decoded(each).sign() for each in coded]).sum(0).sign())
 
 
 def test_bad_codes_are_refused() -> None:
@@ -206,6 +206,37 @@ def test_bad_codes_are_refused() -> None:
         ops.combine([none], [bits], [1.0], 10)
 
 
+@pytest.mark.parametrize("numel", [*SIZES, 200_001])
+def test_values(numel: int) -> None:
+    rng = np.random.default_rng(numel)
+    packets = [signs(rng, numel, 0.3), signs(rng, numel, DENORMAL), levels(rng, numel, 0, 0.8, 9)]
+    packets += [levels(rng, numel, bucket, 0.8, 2**15 - 1) for bucket in (1, 100, 5000)]
+    for each, vector in zip(packets, vectors_of(packets), strict=True):
+        assert same(decoded(each), vector + np.float32(0))  # added to zeros: no -0
+    code, scales = packets[0].coded, rng.random(numel // 64 + 1, np.float32)
+    assert isinstance(code, Signs)
+    got = ops.unpack_signs(code.bits, numel, 0.0, torch.from_numpy(scales), 64)
+    assert same(got, np.repeat(scales, 64)[:numel] * np.sign(vectors_of(packets[:1])[0]))
+
+
+def test_bad_values_are_refused() -> None:
+    bits, norms = torch.zeros(2, dtype=torch.uint8), torch.ones(2)
+    at, level = torch.tensor([1, 9]).int(), torch.tensor([1, -2], dtype=torch.int16)
+    for match, call in {
+        "bits must be one for each": lambda: ops.unpack_signs(bits, 17, 1.0, None, 0),
+        "a multiple of 8": lambda: ops.unpack_signs(bits, 16, 0.0, norms, 4),
+        "got 2 for runs of 8": lambda: ops.unpack_signs(
+            torch.cat([bits, bits[:1]]), 17, 0.0, norms, 8
+        ),
+        r"within \[0, 8\)": lambda: ops.level_values(norms, at, level, 4, 1),
+        r"within \[0, 0\)": lambda: ops.level_values(norms[:0], at, level, 0, 1),
+        "steps must be in": lambda: ops.level_values(norms, at, level, 5, 0),
+        "at must name every level": lambda: ops.level_values(norms, at[:1], level, 5, 1),
+    }.items():
+        with pytest.raises(RuntimeError, match=match):
+            call()
+
+
 def test_opcheck() -> None:
     packets = mixed(3, 100)
     index, value, codes = operands(packets)
@@ -215,5 +246,8 @@ def test_opcheck() -> None:
         (torch.ops.gcext.combine, (index, value, weights, 100, *codes)),
         (torch.ops.gcext.gram, (index, value, codes.scale, 100, *codes[1:])),
         (torch.ops.gcext.trimmed_mean, (index, value, 2, 100, *codes)),
+        (torch.ops.gcext.unpack_signs, (value[0], 100, 0.5, None, 0)),
+        (torch.ops.gcext.unpack_signs, (value[0], 100, 0.0, torch.rand(3), 40)),
+        (torch.ops.gcext.level_values, ((codes.norms or [])[1], index[1], value[1], 0, 3)),
     ):
         torch.library.opcheck(operator.default, arguments)

@@ -141,19 +141,18 @@ class TestPacket:
 
 def test_a_device_decodes_as_the_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """The road to the kernels, which the emulator runs."""
-    monkeypatch.setattr(torch.ops.gcext, "unpack_signs", bits.Emu().unpack_signs, raising=False)
-    decode = quantize.Emu().level_values
-    monkeypatch.setattr(torch.ops.gcext, "level_values", decode, raising=False)
     plane = torch.randint(0, 256, (40,), dtype=torch.uint8)
-    for n, scale, run in ((313, 0.75, 0), (320, torch.tensor([2.5]), 0), (320, torch.rand(3), 128)):
-        packed = plane.clone()
-        packed[-1] &= 0xFF >> -n % 8
-        got = values._signed_by_kernel(packed, n, scale, run)
-        assert torch.equal(got, values.signed(packed, n, scale, run))
-    for sent in (0, 1, 300):
-        code = levels(sent)
-        assert isinstance(code, Levels)
-        assert torch.equal(code._decode_by_kernel(), code.decode(sent))
+    packed = [(plane.clone(), *rest) for rest in ((313, 0.75, 0), (320, torch.tensor([2.5]), 0))]
+    packed.append((plane, 320, torch.rand(3), 128))
+    packed[0][0][-1] &= 1
+    coded = [(levels(sent), sent) for sent in (0, 1, 300)]
+    want = [values.signed(*each) for each in packed]
+    want += [code.decode(sent) for code, sent in coded]
+    monkeypatch.setattr(torch.ops.gcext, "unpack_signs", bits.Emu().unpack_signs)
+    monkeypatch.setattr(torch.ops.gcext, "level_values", quantize.Emu().level_values)
+    got = [values.signed(*each) for each in packed]
+    got += [code.decode(sent) for code, sent in coded]
+    assert all(torch.equal(*both) for both in zip(got, want, strict=True))
 
 
 @pytest.mark.cuda

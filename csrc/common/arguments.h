@@ -107,4 +107,30 @@ inline void check_levels(int64_t steps, int64_t bucket) {
               ". 0 is one for all.");
 }
 
+// Sign bits of n values. scales: one for each `run` of them, a multiple of 8.
+inline void check_signs(const Tensor& bits, int64_t n, const std::optional<Tensor>& scales,
+                        int64_t run) {
+  check_dense(bits, ScalarType::Byte, "unpack_signs: bits");
+  GCEXT_CHECK(n >= 0 && bits.numel() == n / 8 + (n % 8 != 0),
+              "unpack_signs: bits must be one for each value, got ", bits.numel(), " bytes for ", n,
+              ".");
+  if (!scales.has_value()) return;
+  check_dense(*scales, ScalarType::Float, "unpack_signs: scales");
+  GCEXT_CHECK(n == 0 || (run > 0 && run % 8 == 0 && (n - 1) / run < scales->numel()),
+              "unpack_signs: scales must be one for each run of a multiple of 8 values, got ",
+              scales->numel(), " for runs of ", run, ".");
+}
+
+// bucket: elements that share a norm; 0 where one serves all.
+inline void check_level_values(const Tensor& norms, const Tensor& at, const Tensor& level,
+                               int64_t bucket, int64_t steps) {
+  check_levels(steps, bucket);
+  const bool wide = at.scalar_type() == ScalarType::Long;
+  check_dense(norms, ScalarType::Float, "level_values: norms");
+  check_dense(at, wide ? ScalarType::Long : ScalarType::Int, "level_values: at");
+  check_dense(level, ScalarType::Short, "level_values: level");
+  GCEXT_CHECK(at.numel() == level.numel(), "level_values: at must name every level, got ",
+              at.numel(), " for ", level.numel(), ".");
+}
+
 }  // namespace gcext

@@ -12,7 +12,8 @@ namespace gcext::wire {
 namespace {
 
 constexpr int kMinBlockBits = 5, kMaxBlockBits = 20;
-constexpr int64_t kChunk = 1 << 16, kMinChunk = 64;  // of a rotation; chunks_of in gcext/polar/_values.py
+// Of a rotation: chunks_of in gcext/polar/_values.py.
+constexpr int64_t kChunk = 1 << 16, kMinChunk = 64;
 constexpr uint8_t kSoft = 1, kRotated = 2;
 
 uint64_t take_seed(Cursor* cursor) {

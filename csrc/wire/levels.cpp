@@ -181,20 +181,6 @@ void read_levels(const Body& body, const Cursor& cursor, Index* at, int16_t* lev
   });
 }
 
-template <class Index>
-void level_values(const LevelArrays& arrays, const Index* at, float* value) {
-  NormAt norm_at(arrays.bucket, arrays.norms);
-  const double steps = static_cast<double>(arrays.steps);
-  for (int64_t i = 0; i < arrays.levels; ++i) {
-    const int64_t which = norm_at(static_cast<int64_t>(at[i]));
-    if (which >= arrays.norms)
-      throw PackError("level_values: norms must cover every place, got " +
-                      std::to_string(arrays.norms) + " norms.");
-    value[i] =
-        static_cast<float>(static_cast<double>(arrays.norm[which]) * arrays.level[i] / steps);
-  }
-}
-
 namespace {
 
 // A tile of numbers on their way into a section.
@@ -287,8 +273,6 @@ void put_levels(Message* message, int64_t k, const LevelArrays& arrays, const In
 
 template void read_levels(const Body&, const Cursor&, int32_t*, int16_t*);
 template void read_levels(const Body&, const Cursor&, int64_t*, int16_t*);
-template void level_values(const LevelArrays&, const int32_t*, float*);
-template void level_values(const LevelArrays&, const int64_t*, float*);
 template void put_levels(Message*, int64_t, const LevelArrays&, const int32_t*, int64_t);
 template void put_levels(Message*, int64_t, const LevelArrays&, const int64_t*, int64_t);
 

@@ -39,8 +39,4 @@ template <class Index>
 void put_levels(Message* message, int64_t k, const LevelArrays& arrays, const Index* at,
                 int64_t places);
 
-// The values of the places, which must rise below the elements that the norms cover.
-template <class Index>
-void level_values(const LevelArrays& arrays, const Index* at, float* value);
-
 }  // namespace gcext::wire

@@ -167,45 +167,6 @@ py::array_t<uint32_t> bits_unpack(const py::bytes& plane, int64_t n, int b) {
   return out;
 }
 
-// scale: a float, or a float32 array: one in all, or one for every `run` values.
-py::array_t<float> signs_unpack(const py::object& plane, int64_t n, const py::object& scale,
-                                int64_t run) {
-  const KernelFpEnv env;  // a scale may be denormal
-  const auto in = checked<uint8_t>(plane, "bits");
-  const std::vector<float> scales = py::isinstance<py::array>(scale)
-                                        ? vector_of<float>(scale, "scale")
-                                        : std::vector<float>{scale.cast<float>()};
-  if (scales.size() == 1) run = n;
-  if (n < 0 || in.size() != plane_bytes(n, 1) || run < 0 || (scales.size() > 1 && run % 8 != 0) ||
-      (n > 0 && (run == 0 || (n - 1) / run >= static_cast<int64_t>(scales.size()))))
-    throw PackError("signs_unpack: bits must be one for each of " + std::to_string(n) +
-                    " values, and a scale for each run.");
-  py::array_t<float> out(n);
-  float* to = out.mutable_data();
-  const py::gil_scoped_release release;
-  for (int64_t at = 0; at < n; at += run)
-    bits().unpack_signs(in.data() + at / 8, std::min(run, n - at),
-                        scales[static_cast<size_t>(at / run)], to + at);
-  return out;
-}
-
-py::array_t<float> level_values_of(int64_t steps, int64_t bucket, const py::object& norms,
-                                   const py::object& at, const py::object& level) {
-  const KernelFpEnv env;
-  const auto norm = checked<float>(norms, "norms");
-  const auto levels = checked<int16_t>(level, "level");
-  const LevelArrays arrays{steps, bucket, norm.data(), norm.size(), levels.data(), levels.size()};
-  py::array_t<float> out(levels.size());
-  float* to = out.mutable_data();
-  with_index(at, [&](const auto& places) {
-    if (places.size() != levels.size())
-      throw PackError("level_values: level must be as long as at.");
-    const py::gil_scoped_release release;
-    level_values(arrays, places.data(), to);
-  });
-  return out;
-}
-
 py::tuple rice_pack(const py::object& index, int64_t limit) {
   return with_index(index, [&](const auto& array) {
     const PackedSection packed = pack_section(array.data(), array.size(), limit);
@@ -242,9 +203,5 @@ PYBIND11_MODULE(_wire, m) {
   m.def("unmerge", unmerge_packet, py::arg("packet"), py::arg("build"));
   m.def("bits_pack", bits_pack, py::arg("value"), py::arg("b"));
   m.def("bits_unpack", bits_unpack, py::arg("plane"), py::arg("n"), py::arg("b"));
-  m.def("signs_unpack", signs_unpack, py::arg("bits"), py::arg("n"), py::arg("scale"),
-        py::arg("run") = 0);
-  m.def("level_values", level_values_of, py::arg("steps"), py::arg("bucket"), py::arg("norms"),
-        py::arg("at"), py::arg("level"));
   m.def("rice_pack", rice_pack, py::arg("index"), py::arg("limit"));
 }

@@ -157,13 +157,19 @@ _fake("levels", _fake_levels)
 
 
 def level_values(norms: Tensor, at: Tensor, level: Tensor, bucket: int, steps: int) -> Tensor:
-    """Return float32 norm*level/steps; on CUDA (gcext._wire has it for the CPU)."""
+    """Return float32 norm*level/steps; the fields are those of codes.Levels."""
     return _ops.level_values(norms, at, level, bucket, steps)
 
 
+_fake("level_values", lambda norms, at, level, *_: torch.empty_like(level, dtype=torch.float32))
+
+
 def unpack_signs(bits: Tensor, n: int, scale: float, scales: Tensor | None, run: int) -> Tensor:
-    """Return n float32, plus or minus the scale (of many: one every ``run`` values); on CUDA."""
+    """Return n float32, plus or minus the scale (of many: one every ``run`` values)."""
     return _ops.unpack_signs(bits, n, scale, scales, run)
+
+
+_fake("unpack_signs", lambda bits, n, *_: bits.new_empty((n,), dtype=torch.float32))
 
 
 # --- support: elements drawn by counter, csrc/support.h ---

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-import gcext._wire as _wire
 from gcext._native import ops
 
 __all__ = ["Code", "Contents", "Levels", "Merged", "Random", "Signs", "register_code", "signed"]
@@ -216,12 +215,6 @@ class Levels(Code):
 
     def decode(self, sent: int) -> Tensor:
         """See Code. float64 norm*level/steps, rounded to float32."""
-        if self.device.type != "cpu":
-            return self._decode_by_kernel()
-        arrays = (x.numpy() for x in (self.norms, self.at, self.level))
-        return torch.from_numpy(_wire.level_values(self.steps, self.bucket, *arrays))
-
-    def _decode_by_kernel(self) -> Tensor:
         return ops.level_values(self.norms, self.at, self.level, self.bucket, self.steps)
 
 
@@ -230,13 +223,6 @@ def signed(bits: Tensor, n: int, scale: float | Tensor, run: int = 0) -> Tensor:
 
     Of several scales each serves ``run`` values, a multiple of 8.
     """
-    if bits.device.type == "cpu":
-        scales = scale.cpu().numpy() if isinstance(scale, Tensor) else scale
-        return torch.from_numpy(_wire.signs_unpack(bits.numpy(), n, scales, run))
-    return _signed_by_kernel(bits, n, scale, run)
-
-
-def _signed_by_kernel(bits: Tensor, n: int, scale: float | Tensor, run: int) -> Tensor:
     if isinstance(scale, Tensor):
         run = run if len(scale) > 1 else -(-n // 8) * 8
         return ops.unpack_signs(bits, n, 0.0, scale.to(bits.device), run)
