@@ -64,7 +64,7 @@ Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& valu
                const std::vector<int64_t>& bucket) {
   const std::vector<PacketView> packets = view_packets("combine", index, value, numel, true);
   const std::vector<ValueCode> codes =
-      view_codes("combine", value, {scale, norms, steps, bucket}, numel);
+      view_codes("combine", packets, value, {scale, norms, steps, bucket}, numel);
   GCEXT_CHECK(weights.size() == packets.size(), "combine: needs a weight for every packet, got ",
               weights.size(), " for ", packets.size(), ".");
   return fill_tiles(numel, kCombineTile, kTilesPerThread,

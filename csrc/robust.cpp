@@ -71,7 +71,7 @@ Tensor trimmed_mean(const std::vector<Tensor>& index, const std::vector<Tensor>&
                     const std::vector<int64_t>& steps, const std::vector<int64_t>& bucket) {
   const std::vector<PacketView> packets = view_packets("trimmed_mean", index, value, numel, true);
   const std::vector<ValueCode> codes =
-      view_codes("trimmed_mean", value, {scale, norms, steps, bucket}, numel);
+      view_codes("trimmed_mean", packets, value, {scale, norms, steps, bucket}, numel);
   const int64_t m = static_cast<int64_t>(packets.size());
   GCEXT_CHECK(drop >= 0 && 2 * drop < m, "trimmed_mean: drop must be in [0, m/2), got ", drop,
               " of ", m, " packets.");

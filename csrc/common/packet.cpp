@@ -63,20 +63,22 @@ std::vector<PacketView> view_packets_unchecked(const char* op, const std::vector
   return packets;
 }
 
-std::vector<ValueCode> view_codes(const char* op, const std::vector<Tensor>& value,
-                                  const CodeLists& lists, int64_t numel) {
+std::vector<ValueCode> view_codes(const char* op, const std::vector<PacketView>& packets,
+                                  const std::vector<Tensor>& value, const CodeLists& lists,
+                                  int64_t numel) {
   const KernelFpEnv env;  // a scale may be denormal
   const size_t m = value.size();
   std::vector<ValueCode> codes(m);
   for (size_t i = 0; i < m; ++i) {
     ValueCode& code = codes[i];
+    if (packets[i].value != nullptr || packets[i].k == 0) continue;
     if (value[i].scalar_type() == ScalarType::Byte) {
       GCEXT_CHECK(lists.scale.size() == m && std::isfinite(lists.scale[i]) && lists.scale[i] >= 0,
                   op, ": sign bits need a scale, finite and not negative, packet ", i,
                   " has none.");
       code.bits = value[i].const_data_ptr<uint8_t>();
       code.scale = static_cast<float>(lists.scale[i]);
-    } else if (value[i].scalar_type() == ScalarType::Short && value[i].numel() > 0) {
+    } else {
       GCEXT_CHECK(lists.norms.has_value() && lists.norms->size() == m && lists.steps.size() == m &&
                       lists.bucket.size() == m,
                   op, ": levels need norms, steps and a bucket, packet ", i, " has none.");

@@ -14,8 +14,8 @@ namespace gcext {
 // values may also be sign bits (uint8) or levels (int16); the view of these has none.
 inline PacketView view_packet(const char* op, const Tensor& index, const Tensor& value,
                               int64_t numel, bool coded = false) {
-  const bool bits = coded && value.scalar_type() == ScalarType::Byte,
-             levels = coded && value.scalar_type() == ScalarType::Short;
+  const ScalarType type = coded ? value.scalar_type() : ScalarType::Float;
+  const bool bits = type == ScalarType::Byte, levels = type == ScalarType::Short;
   check_dense(value, bits ? ScalarType::Byte : levels ? ScalarType::Short : ScalarType::Float, op);
   const bool wide = index.scalar_type() == ScalarType::Long;
   GCEXT_CHECK(wide || index.scalar_type() == ScalarType::Int, op,
@@ -52,8 +52,9 @@ struct CodeLists {
 };
 
 // The code of every packet. Raises where a list lacks what a packet needs.
-std::vector<ValueCode> view_codes(const char* op, const std::vector<Tensor>& value,
-                                  const CodeLists& lists, int64_t numel);
+std::vector<ValueCode> view_codes(const char* op, const std::vector<PacketView>& packets,
+                                  const std::vector<Tensor>& value, const CodeLists& lists,
+                                  int64_t numel);
 
 // Raises unless indices rise strictly in [0, numel): after that no kernel can write out of bounds,
 // and no two of its threads to one element.

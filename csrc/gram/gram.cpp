@@ -185,7 +185,7 @@ Tensor gram(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
             const std::vector<int64_t>& bucket) {
   const std::vector<PacketView> packets = view_packets_unchecked("gram", index, value, numel, true);
   const std::vector<ValueCode> codes =
-      view_codes("gram", value, {scale, norms, steps, bucket}, numel);
+      view_codes("gram", packets, value, {scale, norms, steps, bucket}, numel);
   const std::vector<Kind> kind = kinds_of(packets, codes, scale);
   const int64_t m = static_cast<int64_t>(packets.size());
   Tensor out = torch::stable::empty({m, m}, ScalarType::Double);

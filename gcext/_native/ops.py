@@ -216,7 +216,7 @@ def unpack_ternary(
 class Codes(NamedTuple):
     """What values that are not float32 stand for; an entry a packet, or none in any list.
 
-    scale: of sign bits; of ternary packets, for ``gram``; else 0.
+    scale: of sign bits, else 0.
     norms, steps, bucket: of levels, as codes.Levels has them; else any.
     """
 

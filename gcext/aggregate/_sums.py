@@ -15,6 +15,8 @@ from gcext._packet.packet import Packet
 __all__ = ["check_alike", "combine", "gram", "is_dense", "is_weight", "mean", "operands", "pairs"]
 __all__ += ["per_tensor", "weighted_sum"]
 
+_CODED = {"sign", "levels"}  # methods whose packets combine, gram and trimmed_mean read as they are
+
 
 def combine(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | list[Tensor]:
     """Return the weighted sum of packets of one shape, whatever their methods.
@@ -67,7 +69,11 @@ def gram(packets: Sequence[Packet]) -> Tensor:
             total += gram(members).to(total.device)
         return total
     index, value, codes = operands(packets)
-    return ops.gram(index, value, codes.scale, packets[0].numel, codes)
+    scale = list(codes.scale) or [0.0] * len(packets)
+    scale = [
+        p.scale if p.method == "ternary" else own for p, own in zip(packets, scale, strict=True)
+    ]
+    return ops.gram(index, value, scale, packets[0].numel, codes)
 
 
 def mean(
@@ -131,22 +137,24 @@ def pairs(packets: Sequence[Packet]) -> tuple[list[Tensor], list[Tensor]]:
 
 def operands(packets: Sequence[Packet]) -> tuple[list[Tensor], list[Tensor], ops.Codes]:
     """Return ``pairs``, but on the CPU signs and levels as they are, and what they stand for."""
-    none = torch.empty(0, dtype=torch.int32, device=packets[0].device)
+    coded = {packet.method for packet in packets} & _CODED
+    if not coded or packets[0].device.type != "cpu":
+        return *pairs(packets), ops.Codes()
+    none = torch.empty(0, dtype=torch.int32)
     rows = [_operand(packet, none) for packet in packets]
-    index, value, *codes = map(list, zip(*rows, strict=True))
-    return index, value, ops.Codes(*codes)
+    index, value, scale, norms, steps, bucket = map(list, zip(*rows, strict=True))
+    return index, value, ops.Codes(scale, norms, steps, bucket)
 
 
 def _operand(packet: Packet, none: Tensor) -> tuple[Tensor, Tensor, float, Tensor, int, int]:
-    support, coded, scale = packet.contents
-    if packet.device.type == "cpu" and isinstance(coded, Signs):
+    support, coded, _ = packet.contents
+    if isinstance(coded, Signs):
         at = support.draw(packet.numel) if isinstance(support, Random) else support
         return none if at is None else at, coded.bits, coded.scale, none, 0, 0
-    if packet.device.type == "cpu" and isinstance(coded, Levels) and support is None:
+    if isinstance(coded, Levels) and support is None:
         return coded.at, coded.level, 0.0, coded.norms, coded.steps, coded.bucket
     index, value = packet.entries()
-    scale = scale if packet.method == "ternary" else 0.0
-    return none if index is None else index, value, scale, none, 0, 0
+    return none if index is None else index, value, 0.0, none, 0, 0
 
 
 def is_dense(packet: Packet) -> bool:
