@@ -40,7 +40,7 @@ class Contents(NamedTuple):
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors among the contents."""
-        fields = self.coded.fields() if isinstance(self.coded, Code) else (self.coded,)
+        fields = (self.coded,) if isinstance(self.coded, Tensor) else self.coded.fields()
         return [each for each in (self.support, *fields) if isinstance(each, Tensor)]
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Contents:

@@ -229,13 +229,14 @@ class Packet:
 
         Computed each time where the packet does not hold them; not to be written to.
         """
-        support, coded, _ = self.contents
-        place = self._place
-        value = coded if isinstance(coded, Tensor) else coded.decode(self._sent)
-        if support is None:
-            return place, value
+        support, coded, _ = self._contents or self.contents
         index = support.draw(self.numel, self.device) if isinstance(support, Random) else support
-        return index if place is None else index[place.long()], value
+        if isinstance(coded, Tensor):
+            return index, coded
+        place, value = coded.place, coded.decode(self._sent)
+        if index is None or place is None:
+            return (place if index is None else index), value
+        return index[place.long()], value
 
     def indices(self) -> Tensor:
         """Return where the elements are in the flat source: int64, rising, shape (k,)."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from gcext._packet.packet import Packet
 from gcext.aggregate._history_file import FileStore
@@ -16,7 +15,6 @@ __all__ = ["History"]
 
 Messages = Mapping[int, bytes]  # by client
 CACHE = 2**30  # bytes
-_CPU = torch.device("cpu")
 
 
 class History:
@@ -115,7 +113,7 @@ class History:
         kept: dict[int, _Unpacked] = {}
         if self._rounds and self._cache:
             for client, packet in packets.items():
-                if packet.device != _CPU:  # a copy: a captured packet changes with its graph
+                if not packet.is_resident:  # a copy: a captured packet changes with its graph
                     packet = packet.to(packet.device)
                 kept[int(client)] = _Unpacked(packet, int(round), _nbytes(packet))
         for client in messages:  # first: an interrupt then leaves nothing that is out of date
@@ -186,9 +184,7 @@ def _nbytes(packet: Packet) -> int:
     """Return the bytes that a packet's contents take."""
     if packet.members:
         return sum(map(_nbytes, packet.members))
-    support, coded = packet.support, packet.coded
-    fields = (coded,) if isinstance(coded, Tensor) else coded.fields()
-    return sum([x.nbytes for x in (support, *fields) if isinstance(x, Tensor)])
+    return sum([tensor.nbytes for tensor in packet.contents.tensors()])
 
 
 class _Unpacked(NamedTuple):

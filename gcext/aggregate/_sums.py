@@ -168,8 +168,9 @@ def check_alike(op: str, packets: Sequence[Packet], clients: Sequence[int] | Non
     if not packets:
         raise ValueError(f"{op}: needs at least one packet, got none.")
     first = packets[0]
+    shape, group = first.shape, first.method == "group"
     for i, packet in enumerate(packets):
-        if packet.shape != first.shape or (packet.method == "group") != (first.method == "group"):
+        if packet.shape != shape or (packet.method == "group") != group:
             one, other = ("", "") if clients is None else (clients[0], clients[i])
             of = " from client " if clients is not None else ""
             raise ValueError(
