@@ -49,7 +49,14 @@ def toolkit() -> Path:
     nvcc = shutil.which(os.environ.get("CUDACXX", "nvcc"))
     if nvcc is None:
         sys.exit("fakegpu: needs the headers of CUDA, found no nvcc. Put it on PATH.")
-    return Path(nvcc).resolve().parent.parent / "include"
+    # Not beside the command itself, which may be a script that calls another.
+    done = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True
+    )
+    top = re.search(r"^#\$ TOP=(.+)$", done.stderr, re.MULTILINE)
+    if top is None:
+        sys.exit(f"fakegpu: {nvcc} --dryrun must name its folder, got {done.stderr!r:.200}.")
+    return Path(top[1]) / "include"
 
 
 def build_runtime(include: Path) -> Path:
