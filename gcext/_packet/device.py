@@ -92,9 +92,10 @@ def _make(packets: Sequence[Packet]) -> list[_Streams]:
 
 def _pairs(packet: Packet) -> Pairs:
     """Return a ternary packet's pairs; of a deferred one without synchronizing."""
-    if packet.deferred is not None:
-        index, value = packet.deferred.arrays
-        return index, value, packet.deferred.info
+    deferred = packet.deferred
+    if deferred is not None:
+        index, value = deferred.arrays
+        return index, value, deferred.info
     support, value = packet.entries()
     assert support is not None
     return support, value, value.new_empty(0, dtype=torch.int64)

@@ -184,7 +184,8 @@ class Packet:
         """Where the contents are."""
         if self.members:
             return self.members[0].device
-        return self.coded.device if self.deferred is None else self.deferred.info.device
+        deferred = self.deferred  # once: another thread may resolve it meanwhile
+        return self.coded.device if deferred is None else deferred.info.device
 
     @property
     def is_captured(self) -> bool:
