@@ -10,7 +10,7 @@ from functools import partial
 from gcext._codecs.registry import codec, codec_class, codecs
 from gcext._links import Link
 from gcext._spec import build, parse
-from gcext.aggregate import Aggregator, Mean, Momentum, Projection
+from gcext.aggregate import Aggregator, Momentum, Projection
 from gcext.aggregate._registry import aggregator_class, aggregators
 
 __all__ = ["Recipe", "Schedule", "recipe", "recipes", "register_recipe"]
@@ -106,13 +106,17 @@ def recipe(spec: str) -> Recipe:
     """
     up, *down = re.split("[:,]down=", spec, maxsplit=1)
     name, options = parse(up, "recipe", recipes())
-    combine = _receiver(name, options)
+    combine = _take_combine(name, options)
+    momentum = options.pop("momentum", None)
     if name in _RECIPES:
         made = build(name, _RECIPES[name], options, _RECEIVER)
     else:
         made = Recipe(up=_link(name, options), down=Link(codec("dense")))
     if combine is not None:
         made = replace(made, up=replace(made.up, combine=combine))
+    if momentum is not None:
+        beta = build("recipe", _momentum, {"momentum": momentum})
+        made = replace(made, up=replace(made.up, combine=partial(_moving, made.up.combine, beta)))
     for text in down:
         made = replace(made, down=_link(*parse(text, "recipe: down", codecs())))
     return made
@@ -126,27 +130,19 @@ def _link(name: str, options: dict[str, str]) -> Link:
     return Link(codec_class(name).from_options(options), feedback == "true")
 
 
-def _receiver(name: str, options: dict[str, str]) -> Callable[[], Aggregator] | None:
-    """Take ``combine``, what follows it, and ``momentum`` out of the options."""
+def _take_combine(name: str, options: dict[str, str]) -> Callable[[], Aggregator] | None:
+    """Take ``combine`` and the options that follow it out of the options."""
+    if "combine" not in options:
+        return None
     keys = list(options)
-    make: Callable[[], Aggregator] | None = None
-    if "combine" in options:
-        after = [key for key in keys[keys.index("combine") + 1 :] if key not in _NOT_COMBINE]
-        combine = options.pop("combine")
-        if combine not in aggregators():
-            known = ", ".join(aggregators())
-            raise ValueError(f"{name}: combine must be one of {known}, got {combine!r}.")
-        given = {key: options.pop(key) for key in after}
-        make = partial(build, combine, aggregator_class(combine), given)
-    if "momentum" in options:
-        inner = make or Mean
-        beta = build(name, _momentum, {"momentum": options.pop("momentum")})
-
-        def make() -> Aggregator:
-            return Momentum(inner(), beta)
-
-    if make is not None:
-        make()  # refuses options out of range now, not at the first round
+    after = [key for key in keys[keys.index("combine") + 1 :] if key not in _NOT_COMBINE]
+    combine = options.pop("combine")
+    if combine not in aggregators():
+        known = ", ".join(aggregators())
+        raise ValueError(f"{name}: combine must be one of {known}, got {combine!r}.")
+    given = {key: options.pop(key) for key in after}
+    make = partial(build, combine, aggregator_class(combine), given)
+    make()  # refuses options out of range now, not at the first round
     return make
 
 
@@ -158,3 +154,7 @@ def _momentum(momentum: float) -> float:
     if not 0 <= momentum < 1:
         raise ValueError(f"recipe: momentum must be in [0, 1), got {momentum:g}.")
     return momentum
+
+
+def _moving(combine: Callable[[], Aggregator], beta: float) -> Aggregator:
+    return Momentum(combine(), beta)

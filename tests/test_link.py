@@ -226,6 +226,20 @@ def test_stateless_remembers_nothing() -> None:
         sender.load_state_dict(feedback().state_dict())
 
 
+def test_momentum_is_on_top_of_what_the_recipe_combines() -> None:
+    for spec, inner in (
+        ("pstc:p=0.1,alpha=0.2,momentum=0.9", gcext.aggregate.Projection),
+        ("stc:p=0.1,momentum=0.9", gcext.aggregate.Mean),
+        ("pstc:p=0.1,combine=median,momentum=0.9", gcext.aggregate.Median),
+        ("topk:p=0.1,momentum=0.9,combine=vote,scale=0.5", gcext.aggregate.Vote),
+    ):
+        receiver = gcext.recipe(spec).up.receiver()
+        assert isinstance(receiver, gcext.aggregate.Momentum) and receiver.beta == 0.9
+        assert isinstance(receiver.inner, inner)
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got 1"):
+        gcext.recipe("pstc:momentum=1")
+
+
 def test_links_make_the_ends_of_a_recipe() -> None:
     recipe = gcext.recipe("pstc:p=0.1,alpha=0.2,tau=3")
     assert isinstance(recipe.up.sender(), gcext.ErrorFeedback)
