@@ -60,9 +60,15 @@ class Sender:
         return tuple(self._pending)
 
     def compress(self, tensor: Tensor, name: str, commit: bool = True) -> Packet:
-        """Return the packet of ``tensor``.
+        """Return the packet of ``tensor``, with feedback plus the stored residual of ``name``.
 
-        Raises what Codec.encode does, and RuntimeError where ``name`` is pending.
+        Raises:
+            ValueError: NaN or Inf in the tensor or in the sum (names the first index), or a shape
+                or device other than the residual's. The residual stays as it was. On CUDA what is
+                not finite is raised when the packet is first looked at; the residual is as it was,
+                and the next call goes on from there.
+            MemoryError: likewise.
+            RuntimeError: ``name`` is pending.
         """
         if name in self._pending:
             raise RuntimeError(
@@ -146,19 +152,6 @@ class ErrorFeedback(Sender):
     def residual(self, name: str) -> Tensor:
         """Return a copy of a name's residual: float32, its tensor's shape."""
         return self._residuals[name].clone()
-
-    def compress(self, tensor: Tensor, name: str, commit: bool = True) -> Packet:
-        """Return the packet of ``tensor`` plus the stored residual of ``name``.
-
-        Raises:
-            ValueError: NaN or Inf in the tensor or in the sum (names the first index), or a shape
-                or device other than the residual's. The residual stays as it was. On CUDA what is
-                not finite is raised when the packet is first looked at; the residual is as it was,
-                and the next call goes on from there.
-            MemoryError: likewise.
-            RuntimeError: ``name`` is pending.
-        """
-        return super().compress(tensor, name, commit)
 
     def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, Tensor | None]:
         memory = self._residuals.get(name)

@@ -310,12 +310,7 @@ def vote(
     return _ops.vote.default(plane, index, value, scale, numel)
 
 
-_fake(
-    "vote",
-    lambda plane, index, value, scale, numel: (*plane, *value)[0].new_empty(
-        (numel,), dtype=torch.float32
-    ),
-)
+_fake("vote", lambda plane, index, value, scale, n: _fake_sum(index, [*plane, *value], None, n))
 
 
 # --- polar: lossy source coding, csrc/polar/polar.h and hadamard.h ---

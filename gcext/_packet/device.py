@@ -103,7 +103,7 @@ def _pairs(packet: Packet) -> Pairs:
 
 def _after_all(packets: Sequence[Packet]) -> AbstractContextManager[object]:
     """Be on the stream that encoded the first of the packets, after those of the others."""
-    first, *others = dict.fromkeys(map(encoder, packets))
+    first, *others = dict.fromkeys(map(_encoder, packets))
     if first is None:
         return nullcontext()
     for other in others:
@@ -112,7 +112,7 @@ def _after_all(packets: Sequence[Packet]) -> AbstractContextManager[object]:
     return first
 
 
-def encoder(packet: Packet) -> torch.Stream | None:
+def _encoder(packet: Packet) -> torch.Stream | None:
     """Return the stream that encodes the packet, or that may read it; None on the CPU."""
     deferred = packet.deferred
     return current_stream(packet.device) if deferred is None else deferred.encoder()

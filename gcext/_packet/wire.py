@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,7 @@ from gcext._packet.codes import CODES, Contents, Merged, Random
 if TYPE_CHECKING:
     from gcext._packet.packet import Packet
 
-__all__ = ["Buffer", "Encoded", "Located", "locate", "merge", "pack", "unmerge", "unpack"]
-
-Buffer: TypeAlias = "bytes | bytearray | memoryview"
+__all__ = ["Encoded", "Located", "locate", "merge", "pack", "unmerge", "unpack"]
 
 _BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
