@@ -15,7 +15,8 @@ namespace gcext::wire {
 
 namespace py = pybind11;
 
-// The NumPy array of an object: itself, or of a tensor what its numpy() returns.
+// The NumPy array of an object: itself, or of a tensor what its numpy() returns. That must share
+// the tensor's memory: a Message borrows it, and the packet alone keeps it until it is written.
 inline py::object numpy_of(const py::handle& object) {
   if (py::isinstance<py::array>(object) || !py::hasattr(object, "numpy"))
     return py::reinterpret_borrow<py::object>(object);
