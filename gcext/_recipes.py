@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from gcext._codecs.registry import codec, codec_class, codecs
-from gcext._links import Link
+from gcext._links.link import Link
 from gcext._spec import build, parse
 from gcext.aggregate import Aggregator, Momentum, Projection
 from gcext.aggregate._registry import aggregator_class, aggregators

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import gcext
 from gcext import History
-from gcext._links import Link
+from gcext._links.link import Link
 from gcext.aggregate import Projection
 from gcext.fl import Interrupted, Settings, load, local_sgd, run
 from gcext.fl import _run as run_module

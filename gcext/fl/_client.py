@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gcext._links import Link
+from gcext._links.link import Link
 from gcext._packet.packet import Packet
 from gcext.fl._models import FlatModel
 from gcext.fl._server import Download
