@@ -154,7 +154,6 @@ std::tuple<Tensor, Tensor, Tensor> select_all(const std::vector<SelectArgs>& arg
     return std::tuple(empty(size, wide ? ScalarType::Long : ScalarType::Int, like),
                       empty(size, ScalarType::Float, like), info);
   };
-  if (!accepted) return pairs_of(0);
   std::optional<std::tuple<Tensor, Tensor, Tensor>> pairs;
   try {
     pairs = pairs_of(total_k(args));
@@ -162,6 +161,7 @@ std::tuple<Tensor, Tensor, Tensor> select_all(const std::vector<SelectArgs>& arg
     refuse(field, kSelectNoMemory, -1);
     return pairs_of(0);
   }
+  if (!accepted) return *pairs;
   auto& [index, value, _] = *pairs;
   char* at = static_cast<char*>(index.mutable_data_ptr());
   float* value_at = value.mutable_data_ptr<float>();

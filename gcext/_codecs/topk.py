@@ -20,10 +20,10 @@ from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
 from gcext._spec import option
 
-__all__ = ["STC", "Dense", "RandomK", "TopK", "random_support", "top_support"]
+__all__ = ["STC", "Dense", "RandomK", "TopK", "count_of", "random_support", "top_support"]
 
 
-def _count(p: float, n: int) -> int:
+def count_of(p: float, n: int) -> int:
     """Return how many of n elements the share p is: max(floor(p*n), 1)."""
     return max(math.floor(p * n), 1) if n else 0
 
@@ -38,7 +38,7 @@ class _Largest(Codec):
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
-        k, ternary = _count(self.p, acc.tensor.numel()), self._method == "ternary"
+        k, ternary = count_of(self.p, acc.tensor.numel()), self._method == "ternary"
         index, value, info = ops.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, ternary)
         return Packet.from_kernel(
             self._method, acc.op, acc.source, info, Contents, cut=(index, value)
@@ -51,7 +51,7 @@ class _Largest(Codec):
             return super().encode_inputs(accs, seeds)
         if first is None:
             return []
-        ks = [_count(self.p, acc.tensor.numel()) for acc in accs]
+        ks = [count_of(self.p, acc.tensor.numel()) for acc in accs]
         memory = [acc.memory for acc in accs if acc.memory is not None]
         out = [acc.out for acc in accs if acc.out is not None]
         tensors, ternary = [acc.tensor for acc in accs], self._method == "ternary"
@@ -105,7 +105,7 @@ def top_support(acc: CodecInput, p: float) -> tuple[Tensor, Tensor, Tensor]:
 
     Synchronizes, to know how many there are.
     """
-    k = _count(p, acc.tensor.numel())
+    k = count_of(p, acc.tensor.numel())
     index, value, info = ops.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, False)
     count = acc.numbers(info)[0]
     index, value = index[:count], value[:count]
@@ -145,7 +145,7 @@ def random_support(acc: CodecInput, p: float, seed: int) -> tuple[Random, Tensor
     """
     total, info = acc.add_deferred()
     n = total.numel()
-    k = _count(p, n)
+    k = count_of(p, n)
     support = Random(derive(seed, "support"), k)
     index = support.draw(n, total.device)
     value = total.index_select(0, index)
