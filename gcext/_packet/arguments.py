@@ -18,20 +18,22 @@ __all__ = ["as_dtype", "as_packets", "as_targets"]
 _Kind = TypeVar("_Kind")
 
 
-def as_packets(kind: type[_Kind], op: str, packets: Iterable[_Kind]) -> Sequence[_Kind]:
+def as_packets(
+    kind: type[_Kind], op: str, packets: Iterable[_Kind], clients: Sequence[Any] | None = None
+) -> Sequence[_Kind]:
     """Return the packets as a list or tuple.
 
     Args:
         kind: the class of a packet.
         op: what was called, for errors.
         packets: any iterable but a packet, a tensor or a mapping.
+        clients: who sent each, for errors.
 
     Raises TypeError for anything else, and for elements that are no packets.
     """
     if not isinstance(packets, (list, tuple)):
-        if isinstance(packets, (kind, Tensor, Mapping, str, bytes)) or not isinstance(
-            packets, Iterable
-        ):
+        single = isinstance(packets, (kind, Tensor, Mapping, str, bytes))
+        if single or not isinstance(packets, Iterable):
             remedy = " Pass [packet]." if isinstance(packets, kind) else ""
             if isinstance(packets, Mapping):
                 remedy = " Pass list(packets.values())."
@@ -41,20 +43,12 @@ def as_packets(kind: type[_Kind], op: str, packets: Iterable[_Kind]) -> Sequence
     for i, each in enumerate(packets):
         if not isinstance(each, kind):
             name = type(each).__name__
-            raise TypeError(
-                f"{op}: needs a list of packets, got {name} as number {i}.{_made_by(each)}"
-            )
+            place = f"as number {i}" if clients is None else f"from client {clients[i]}"
+            raise TypeError(f"{op}: needs packets, got {name} {place}.{_remedy(each)}")
     return packets
 
 
-def require_packet(kind: type[_Kind], op: str, packet: Any, whose: str) -> None:
-    """Raise TypeError where ``packet`` is none; ``whose`` ends the first sentence of the error."""
-    if not isinstance(packet, kind):
-        name = type(packet).__name__
-        raise TypeError(f"{op}: needs a packet, got {name}{whose}.{_made_by(packet)}")
-
-
-def _made_by(given: Any) -> str:
+def _remedy(given: Any) -> str:
     """Return how what was given becomes a packet, as the end of an error."""
     if isinstance(given, Tensor):
         return " Encode it with a codec."
