@@ -254,7 +254,10 @@ def test_a_full_cache_keeps_the_newest_packets() -> None:
 def test_a_round_that_raises_leaves_all_as_it_was(
     kind: str, path: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken:
+    class Broken(Packet):
+        def __init__(self) -> None:
+            super().__init__("dense", (2,), torch.float32)
+
         def to_bytes(self) -> bytes:
             raise KeyboardInterrupt
 
@@ -262,7 +265,7 @@ def test_a_round_that_raises_leaves_all_as_it_was(
         history.put(1, {1: packet(1)})
         before = seen(history)
         with pytest.raises(KeyboardInterrupt):
-            history.put(2, {1: packet(2), 2: Broken()})  # type: ignore[dict-item]
+            history.put(2, {1: packet(2), 2: Broken()})
         assert seen(history) == before
         if kind == "file":  # within the transaction, once rows are in
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

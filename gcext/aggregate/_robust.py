@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ class Vote(Aggregator):
             raise ValueError(f"Vote: scale must be finite, got {scale}.")
         self.scale = float(scale)
 
-    def _check(self, client: int, packet: Packet) -> None:
+    def _check(self, client: Any, packet: Packet) -> None:
         for member in packet.members or (packet,):
             if _plane(member) is None and is_dense(member):
                 raise ValueError(

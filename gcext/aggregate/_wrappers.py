@@ -71,7 +71,7 @@ class MaxK(Wrapper):
             raise ValueError(f"MaxK: k must be a whole number from 0 up, got {k}.")
         self.k = k
 
-    def _check(self, client: int, packet: Packet) -> None:
+    def _check(self, client: Any, packet: Packet) -> None:
         if packet.k > self.k:
             raise ValueError(
                 f"MaxK: a packet may hold {self.k} elements, got {packet.k} from client {client}. "
@@ -111,7 +111,7 @@ class Momentum(Wrapper):
         # and never writes to them, so that snapshots share them.
         self._velocity: list[Tensor] = []
 
-    def _check(self, client: int, packet: Packet) -> None:
+    def _check(self, client: Any, packet: Packet) -> None:
         velocity = tuple(tuple(each.shape) for each in self._velocity)
         if velocity and velocity != _shapes(packet):
             raise ValueError(
