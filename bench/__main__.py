@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import gpu, options, polar, report, rows, server
-from bench.case import Setting
+from . import gpu, options, polar, report, rows, server
+from .case import Setting
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 

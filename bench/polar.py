@@ -18,11 +18,12 @@ import numpy as np
 import torch
 import typer
 
-from bench import internals, options, polar_real, report
-from bench.polar_real import RATES
-from bench.report import Row
-from bench.timing import Variant, interleave
 from gcext import polar
+
+from . import internals, options, polar_real, report
+from .polar_real import RATES
+from .report import Row
+from .timing import Variant, interleave
 
 # Mean distortion as published, by N and rate. In full each figure is a whole number of wrong
 # symbols in three blocks: so many were averaged.
