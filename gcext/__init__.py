@@ -7,6 +7,15 @@ A tensor becomes a packet, and a packet becomes bytes::
     update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "gcext: torch >= 2.10 must be installed, found none. "
+        "`pip install torch --index-url https://download.pytorch.org/whl/cpu` installs the CPU "
+        "build, `pip install torch` the one with CUDA, several GB."
+    ) from error
+
 from gcext import aggregate, functional, polar
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput

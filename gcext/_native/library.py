@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,26 @@ DTYPES: dict[torch.dtype, str] = {
 _HERE = Path(__file__).resolve().parents[1]  # the package
 
 
+def _not_built(missing: str) -> str:
+    """Return why there is no native code beside these modules, and what to do.
+
+    Python looks in the current folder first, so there the sources hide an installed package. Its
+    libraries are not taken in their stead: they may be of other sources.
+    """
+    places = (Path(entry or ".").resolve() / "gcext" for entry in sys.path)
+    for installed in places:
+        if installed != _HERE and (installed / "_build.json").exists():
+            return (
+                f"{_HERE} holds sources without native code and hides the package installed in "
+                f"{installed}, since Python looks in {_HERE.parent} first. Leave that folder, use "
+                "the command `gcext`, or run `pip install -e .` there."
+            )
+    return (
+        f"its native code must be built, got no {missing}. Install torch and a C++17 compiler, "
+        f"then run `pip install -e .` in {_HERE.parent}."
+    )
+
+
 def _load() -> tuple[dict[str, str], str]:
     """Load the libraries; return the build's record and why CUDA is off ("" where it is on)."""
     try:
@@ -31,10 +52,7 @@ def _load() -> tuple[dict[str, str], str]:
         _wire.isa()  # raises what GCEXT_ISA has wrong, before a kernel could
         torch.ops.load_library(str(_HERE / "_ops.so"))  # type: ignore[no-untyped-call]
     except FileNotFoundError as error:
-        raise ImportError(
-            f"gcext: its native code must be built, got no {error.filename}. "
-            "Install torch and a C++17 compiler, then run `pip install .` in the sources."
-        ) from error
+        raise ImportError(f"gcext: {_not_built(error.filename)}") from error
     if build["cuda_why"]:
         return build, build["cuda_why"]
     if torch.version.cuda is None:
