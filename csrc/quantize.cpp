@@ -143,10 +143,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& memory,
                                                   const std::optional<Tensor>& out, double decay,
                                                   int64_t steps, int64_t bucket, bool largest,
-                                                  double clip, int64_t seed) {
+                                                  double clip, double shrink, int64_t seed) {
   const Source source = quantize_args(tensor, memory, out, decay);
   const int64_t n = tensor.numel();
-  check_levels(steps, bucket);
+  check_levels(steps, bucket, shrink);
   const ScalarType index = n > INT32_MAX ? ScalarType::Long : ScalarType::Int;
   const Cells cells(n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
   Tensor norms = empty(cells.buckets(), ScalarType::Float, tensor), info = no_info(tensor);
@@ -168,6 +168,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
     };
     std::vector<Sum> sums(static_cast<size_t>(cells.count()));
     std::vector<int64_t> counts(static_cast<size_t>(parts + 1));
+    std::vector<float> by(static_cast<size_t>(cells.buckets()));  // what levels are drawn by
     const std::unique_ptr<int16_t[]> drawn(new int16_t[static_cast<size_t>(n)]);
     const bool squared = !largest || clip > 0;
     for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
@@ -185,7 +186,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
         size += cells.size(cell);
       }
       highest = std::max(highest, top);
-      norm[b] = norm_of({largest, clip}, size, squares, top);
+      const BucketNorm both = bucket_norm({largest, clip, shrink}, size, squares, top);
+      by[static_cast<size_t>(b)] = both.drawn;
+      norm[b] = both.sent;
     }
     if (highest >= kInfKey) {
       report(source, n, field);
@@ -193,8 +196,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
     }
     for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
       counts[static_cast<size_t>(cell.part + 1)] +=
-          table.levels(acc, cell.size, norm[cells.bucket_of(cell.index)], rule, cell.begin,
-                       drawn.get() + cell.begin);
+          table.levels(acc, cell.size, by[static_cast<size_t>(cells.bucket_of(cell.index))], rule,
+                       cell.begin, drawn.get() + cell.begin);
     });
     for (int64_t part = 0; part < parts; ++part)
       counts[static_cast<size_t>(part + 1)] += counts[static_cast<size_t>(part)];
@@ -255,7 +258,8 @@ GCEXT_OPERATOR(
 GCEXT_OPERATOR(
     CPU, levels,
     "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, int steps, int bucket, bool "
-    "largest, float clip, int seed) -> (Tensor norms, Tensor at, Tensor level, Tensor info)")
+    "largest, float clip, float shrink, int seed) -> (Tensor norms, Tensor at, Tensor level, "
+    "Tensor info)")
 GCEXT_OPERATOR(CPU, level_values,
                "(Tensor norms, Tensor at, Tensor level, int bucket, int steps) -> Tensor")
 

@@ -14,9 +14,12 @@
 //   r_i = min(|acc_i|, norm) * (steps / norm)          float64, two roundings
 //   level_i = floor(r_i) + (u_i < r_i - floor(r_i))    u_i uniform in [0, 1), from (seed, i);
 //                                                      at most steps
-//   sent_i = sign(acc_i) * norm * level_i / steps      float64, rounded once to float32
+//   norm' = norm * shrink                              float64, rounded once to float32
+//   sent_i = sign(acc_i) * norm' * level_i / steps     float64, rounded once to float32
 //
-// The mean of sent_i over seeds is acc_i, unless clipped, to 2^-52 of a step and that one rounding.
+// With shrink = 1 the mean of sent_i over seeds is acc_i, unless clipped, to 2^-52 of a step and
+// that one rounding. With a variance of at most omega squared norms, shrink = 1 / (1 + omega) makes
+// it a contraction, which error feedback needs. Where norm' is 0 all levels of the bucket are.
 //
 // out_i = acc_i - sent_i, one rounding. out may be memory. Sums are computed twice rather than
 // kept: first to validate them, then to write out. So where a sum is not finite nothing was
@@ -24,7 +27,7 @@
 //
 //   sign    bits uint8 [(n+7)/8]: element i is bit i & 7 of byte i >> 3, a one is negative
 //           info int64[4], see select.h: n | status | where | bits of scale
-//   levels  norms float32, one a bucket;  at int32 (int64 from 2^31
+//   levels  norms float32, norm' of each bucket;  at int32 (int64 from 2^31
 //   elements on), rising, and
 //           level int16: the elements whose level is not 0
 //           info: number of these | status | where | 0
@@ -87,7 +90,7 @@ GCEXT_HD inline float sent_of(float norm, int32_t level, int32_t steps) {
 
 struct Norm {
   bool largest;
-  double clip;
+  double clip, shrink;
 };
 
 // The norm of a bucket of n elements, from its squares' sum and its largest key.
@@ -99,6 +102,17 @@ GCEXT_HD inline float norm_of(const Norm& norm, int64_t n, double squares, uint3
   if (!norm.largest) return cut;
   const float largest = float_of(top);
   return norm.clip > 0 && cut < largest ? cut : largest;
+}
+
+// What a bucket's levels are drawn by, 0 where all of them must be 0; and norm', which travels.
+struct BucketNorm {
+  float drawn, sent;
+};
+
+GCEXT_HD inline BucketNorm bucket_norm(const Norm& norm, int64_t n, double squares, uint32_t top) {
+  const float whole = norm_of(norm, n, squares, top);
+  const float sent = static_cast<float>(static_cast<double>(whole) * norm.shrink);
+  return {sent > 0 ? whole : 0.0f, sent};
 }
 
 // The bodies compiled per instruction set; n is at most kCell.

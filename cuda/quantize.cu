@@ -17,8 +17,10 @@ cudaError_t launch_sign(const SignLaunch& args, cudaStream_t stream) {
 }
 
 int64_t levels_scratch_bytes(int64_t n, int64_t bucket) {
+  const Cells cells(n, bucket);
   return static_cast<int64_t>(sizeof(QuantizeState)) + 8 * kQuantizeBlocks +
-         Cells(n, bucket).count() * static_cast<int64_t>(sizeof(CellSum));
+         cells.count() * static_cast<int64_t>(sizeof(CellSum)) +
+         cells.buckets() * static_cast<int64_t>(sizeof(float));
 }
 
 cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream) {
@@ -26,6 +28,7 @@ cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream) {
   uint64_t* counts = reinterpret_cast<uint64_t*>(state + 1);
   CellSum* sums = reinterpret_cast<CellSum*>(counts + kQuantizeBlocks);
   const Cells cells(args.n, args.bucket);
+  float* drawn_by = reinterpret_cast<float*>(sums + cells.count());
   const int64_t blocks = blocks_for(args.n, kQuantizeThreads, args.max_blocks);
   GCEXT_LAUNCH(quantize_clear_kernel, 1, kQuantizeThreads, stream, state);
   GCEXT_LAUNCH(levels_cell_kernel,
@@ -33,12 +36,12 @@ cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream) {
                kQuantizeThreads, stream, args.source, cells, sums, state);
   GCEXT_LAUNCH(levels_norm_kernel,
                blocks_for(cells.buckets() * kWarp, kQuantizeThreads, args.max_blocks),
-               kQuantizeThreads, stream, cells, args.norm, sums, args.norms);
+               kQuantizeThreads, stream, cells, args.norm, sums, drawn_by, args.norms);
   GCEXT_LAUNCH(quantize_report_kernel, 1, 1, stream, false, args.n, state, args.info);
   GCEXT_LAUNCH(levels_count_kernel, blocks, kQuantizeThreads, stream, args.source, cells, args.rule,
-               args.norms, state, counts);
+               drawn_by, state, counts);
   GCEXT_LAUNCH(levels_emit_kernel, blocks, kQuantizeThreads, stream, args.source, cells, args.rule,
-               args.norms, state, counts, args.at, args.wide, args.level, args.info);
+               drawn_by, args.norms, state, counts, args.at, args.wide, args.level, args.info);
   return cudaSuccess;
 }
 

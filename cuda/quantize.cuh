@@ -11,7 +11,8 @@
 //
 //   4. Levels: eight threads a cell, one for each lane of its squares, each in order; lanes are
 //      added by shuffles in the order of add_lanes. Also the largest key, and what is not finite.
-//   5. A warp a bucket adds its cells in order: the norm. Then the report of step 2.
+//   5. A warp a bucket adds its cells in order: the norm that levels are drawn by, and the one that
+//      travels. Then the report of step 2.
 //   6. Count: draw, and count the levels that are not 0, a block a contiguous range.
 //   7. Emit: every block adds up the counts before its own and draws again; pairs in order, by
 //      ballots, and out.
@@ -157,7 +158,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
 
 // Step 5.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    levels_norm_kernel(Cells cells, Norm norm, const CellSum* sums, float* norms) {
+    levels_norm_kernel(Cells cells, Norm norm, const CellSum* sums, float* drawn_by, float* norms) {
   const int lane = threadIdx.x % kWarp;
   for (int64_t bucket = grid_first() / kWarp; bucket < cells.buckets();
        bucket += grid_stride() / kWarp) {
@@ -174,9 +175,12 @@ __global__ void __launch_bounds__(kQuantizeThreads)
       }
     }
     const int64_t left = cells.n - bucket * cells.bucket;
-    if (lane == 0)
-      norms[bucket] = norm_of(norm, left < cells.bucket ? left : cells.bucket, squares,
-                              static_cast<uint32_t>(top));
+    if (lane == 0) {
+      const BucketNorm both = bucket_norm(norm, left < cells.bucket ? left : cells.bucket, squares,
+                                          static_cast<uint32_t>(top));
+      drawn_by[bucket] = both.drawn;
+      norms[bucket] = both.sent;
+    }
   }
 }
 
@@ -192,23 +196,23 @@ __device__ inline int32_t draw(float acc, float norm, const LevelRule& rule, int
 
 // Step 6.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    levels_count_kernel(Source source, Cells cells, LevelRule rule, const float* norms,
+    levels_count_kernel(Source source, Cells cells, LevelRule rule, const float* drawn_by,
                         const QuantizeState* state, uint64_t* counts) {
   __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
   if (state->refused) return;
   const ElementRange range = element_range(cells.n);
   uint64_t own = 0, total;
   for (int64_t i = range.begin + threadIdx.x; i < range.end; i += kQuantizeThreads)
-    own += draw(sum_at(source, i), norms[i / cells.bucket], rule, i) != 0;
+    own += draw(sum_at(source, i), drawn_by[i / cells.bucket], rule, i) != 0;
   block_exclusive_sum(own, warp_sums, &total);
   if (threadIdx.x == 0) counts[blockIdx.x] = total;
 }
 
 // Step 7.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    levels_emit_kernel(Source source, Cells cells, LevelRule rule, const float* norms,
-                       const QuantizeState* state, const uint64_t* counts, void* to, bool wide,
-                       int16_t* level, int64_t* info) {
+    levels_emit_kernel(Source source, Cells cells, LevelRule rule, const float* drawn_by,
+                       const float* norms, const QuantizeState* state, const uint64_t* counts,
+                       void* to, bool wide, int16_t* level, int64_t* info) {
   __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
   if (state->refused) return restore(source, grid_first(), cells.n, grid_stride());
   uint64_t before = 0, all = 0, place, total;
@@ -225,9 +229,10 @@ __global__ void __launch_bounds__(kQuantizeThreads)
     const int64_t i = at + threadIdx.x;
     int32_t drawn = 0;
     if (i < range.end) {
-      const float acc = sum_at(source, i), norm = norms[i / cells.bucket];
-      drawn = draw(acc, norm, rule, i);
-      if (source.out != nullptr) source.out[i] = acc - sent_of(norm, drawn, rule.steps);
+      const float acc = sum_at(source, i);
+      const int64_t bucket = i / cells.bucket;
+      drawn = draw(acc, drawn_by[bucket], rule, i);
+      if (source.out != nullptr) source.out[i] = acc - sent_of(norms[bucket], drawn, rule.steps);
     }
     place = next + block_exclusive_sum(drawn != 0, warp_sums, &total);
     if (drawn != 0) {

@@ -30,7 +30,7 @@ struct LevelsLaunch {
   int64_t n, bucket;
   Norm norm;
   LevelRule rule;
-  float* norms;  // one a bucket
+  float* norms;  // one a bucket, those that travel
   void* at;      // int64 if `wide`, else int32
   bool wide;
   int16_t* level;

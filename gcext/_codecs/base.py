@@ -16,7 +16,7 @@ from gcext._native.library import DTYPES, memory_error, require_device
 from gcext._packet.packet import Packet
 from gcext._spec import build, validate, write
 
-__all__ = ["CODECS", "Codec", "register_codec"]
+__all__ = ["CODECS", "Codec", "register_codec", "require_contraction"]
 
 _Kind = TypeVar("_Kind", bound="Codec")
 
@@ -56,6 +56,30 @@ class Codec(ABC):
     def stochastic(self) -> bool:
         """Whether ``encode`` draws random numbers, and so requires a seed."""
         return False
+
+    def contraction(self, n: int) -> float:
+        """Return the constant with which a tensor of n elements, C, contracts under a residual.
+
+        That is a delta in (0, 1] such that, for every sum x of n elements, in the mean over seeds::
+
+            |x - C(x)|^2 <= (1 - delta) |x|^2
+
+        Then error feedback converges (Karimireddy et al. 2019), and a residual never exceeds
+        ``2*sqrt(1 - delta)/delta`` times the largest norm of a tensor. The smaller delta, the later
+        arrives what is held back. A codec with another scale under a residual, as ``qsgd``, gives
+        the constant of that. Without this method a codec takes no residual.
+
+        Raises:
+            ValueError: no constant is known, or it is too small to be of use.
+
+        >>> import gcext
+        >>> gcext.codec("topk:p=0.25").contraction(1000)
+        0.25
+        """
+        raise ValueError(
+            f"{self.name}: error feedback needs a codec that declares its contraction, got none. "
+            "Override Codec.contraction, or keep no residual."
+        )
 
     @abstractmethod
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
@@ -106,7 +130,7 @@ class Codec(ABC):
             ValueError: the tensor is not finite (names the first index; the residual is left as
                 it was), the residual does not fit it, or a seed is lacking. A residual that is
                 itself not finite, or overflows, may be found after the fact: use ErrorFeedback
-                where that must not happen.
+                where that must not happen. Or, with a residual, the codec is no contraction.
             MemoryError: no memory for the work. The residual is as it was, or, where the lack
                 showed in the middle of the pass, holds the whole sum: nothing is lost.
 
@@ -114,6 +138,8 @@ class Codec(ABC):
         looked at. Of a list, on the CPU no residual is changed where one of the tensors is not
         finite; on CUDA each packet reports its own tensor alone.
         """
+        if residual is not None:
+            require_contraction(self)
         single = not isinstance(tensor, list | tuple)
         tensors: Any = (tensor,) if single else tensor
         residuals = _listed("residual", residual, tensors, single, self.name)
@@ -158,6 +184,7 @@ class Codec(ABC):
         is as it was, and out is anything; where it is raised later, on CUDA, out is a copy of
         memory.
         """
+        require_contraction(self)
         drawn = self._seed(seed)
         try:
             flat = _flat(tensor, self.name)
@@ -210,6 +237,12 @@ class Codec(ABC):
                 "that every replay would repeat. Encode outside of it."
             )
         return seed or 0
+
+
+def require_contraction(codec: Codec) -> None:
+    """Raise ValueError for a codec without a ``contraction``: its residual might grow."""
+    if type(codec).contraction is Codec.contraction:
+        codec.contraction(0)
 
 
 CODECS: dict[str, type[Codec]] = {}

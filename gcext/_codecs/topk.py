@@ -72,21 +72,34 @@ class STC(_Largest):
 
     The mean is the exact sum rounded once; ties go to the lower index. Zeros are never sent, so a
     packet may hold fewer elements (Sattler et al. 2019, arXiv:1903.02891).
+
+    A contraction by ``|x_I|_1^2 / (k |x|_2^2)`` of the sum x, I being what is sent, and never by
+    less than ``min(k/n, 1/k)``: the least is where all are equal, or all but one vanish.
     """
 
     name = "stc"
     _method = "ternary"
+
+    def contraction(self, n: int) -> float:
+        """See Codec."""
+        k = _count(self.p, n)
+        return min(k / n, 1 / k) if n else 1.0
 
 
 @register_codec
 class TopK(_Largest):
     """The share p of largest magnitude in float32; ties to the lower index.
 
-    Zeros are never sent, so a packet may hold fewer elements (Stich et al. 2018, arXiv:1809.07599).
+    Zeros are never sent, so a packet may hold fewer elements. A contraction by ``k/n`` (Stich et
+    al. 2018, arXiv:1809.07599).
     """
 
     name = "topk"
     _method = "sparse"
+
+    def contraction(self, n: int) -> float:
+        """See Codec."""
+        return _count(self.p, n) / n if n else 1.0
 
 
 def _alike(one: CodecInput, other: CodecInput | None) -> bool:
@@ -121,13 +134,18 @@ class RandomK(Codec):
 
     Without a residual they are scaled by n/k, so that the mean over seeds is the tensor (Wangni et
     al. 2018; Stich et al. 2018, "random-k"). With one they travel as they are: the scaled operator
-    is no contraction, and error feedback would diverge. Only the seed travels, not the indices.
+    is no contraction, and error feedback would diverge. So they contract by ``k/n``, in the mean
+    over seeds (Stich et al. 2018). Only the seed travels, not the indices.
     """
 
     p: float = option(0.01, "(0, 1]")
 
     name = "randomk"
     stochastic = True
+
+    def contraction(self, n: int) -> float:
+        """See Codec."""
+        return _count(self.p, n) / n if n else 1.0
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
@@ -160,9 +178,16 @@ def random_support(acc: CodecInput, p: float, seed: int) -> tuple[Random, Tensor
 @register_codec
 @dataclass(frozen=True)
 class Dense(Codec):
-    """Every element as float32: no compression, the baseline of every comparison."""
+    """Every element as float32: no compression, the baseline of every comparison.
+
+    A contraction by 1: nothing is left behind.
+    """
 
     name = "dense"
+
+    def contraction(self, n: int) -> float:
+        """See Codec."""
+        return 1.0
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""

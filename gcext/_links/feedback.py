@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gcext._codecs.base import Codec
+from gcext._codecs.base import Codec, require_contraction
 from gcext._links.sender import Sender
 from gcext._native.library import current_stream, memory_error
 from gcext._native.status import COMPANION, is_ok, mark
@@ -76,6 +76,7 @@ class ErrorFeedback(Sender):
         if not 0 <= decay <= 1:
             raise ValueError(f"ErrorFeedback: decay must be in [0, 1], got {decay:g}.")
         super().__init__(codec, seed, exact_below=exact_below, scope=scope)
+        require_contraction(self.codec)
         self.decay = decay
         self.diagnose = diagnose
         self.diagnostics: dict[str, Diagnostics] = {}
