@@ -209,6 +209,8 @@ class Codec(ABC):
         Without memories and outs what a packet lacks is lost. Where a call raises no memory is
         changed. names: for the errors.
         """
+        if outs is not None:
+            require_contraction(self)
         none: Sequence[None] = [None] * len(tensors)
         drawn = [self._seed(seed) for seed in (seeds or none)]
         accs = []

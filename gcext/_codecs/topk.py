@@ -82,7 +82,7 @@ class STC(_Largest):
 
     def contraction(self, n: int) -> float:
         """See Codec."""
-        k = _count(self.p, n)
+        k = count_of(self.p, n)
         return min(k / n, 1 / k) if n else 1.0
 
 
@@ -99,7 +99,7 @@ class TopK(_Largest):
 
     def contraction(self, n: int) -> float:
         """See Codec."""
-        return _count(self.p, n) / n if n else 1.0
+        return count_of(self.p, n) / n if n else 1.0
 
 
 def _alike(one: CodecInput, other: CodecInput | None) -> bool:
@@ -145,7 +145,7 @@ class RandomK(Codec):
 
     def contraction(self, n: int) -> float:
         """See Codec."""
-        return _count(self.p, n) / n if n else 1.0
+        return count_of(self.p, n) / n if n else 1.0
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
