@@ -11,9 +11,10 @@ from torch import Tensor
 
 from gcext._codecs.base import Codec
 from gcext._codecs.registry import codec as make_codec
-from gcext._codecs.seeds import derive
-from gcext._native.library import current_stream, memory_error
+from gcext._codecs.seeds import as_seed, derive
+from gcext._native.library import current_stream, memory_error, tensor_error
 from gcext._packet.packet import Packet
+from gcext._spec import plain
 from gcext.aggregate import Aggregator, Mean
 
 __all__ = ["Diagnostics", "ErrorFeedback", "Link", "Sender"]
@@ -47,7 +48,7 @@ class Sender:
     """
 
     def __init__(self, codec: Codec | str, seed: int | None = None) -> None:
-        self.codec = make_codec(codec) if isinstance(codec, str) else codec
+        self.codec = codec if isinstance(codec, Codec) else make_codec(codec)
         self._seeds = _Seeds(type(self).__name__, self.codec, seed)
         self._pending: dict[str, Tensor | None] = {}
 
@@ -136,6 +137,7 @@ class ErrorFeedback(Sender):
         diagnose: bool = False,
         seed: int | None = None,
     ) -> None:
+        decay = plain("ErrorFeedback", "decay", float, decay)
         if not 0 <= decay <= 1:
             raise ValueError(f"ErrorFeedback: decay must be in [0, 1], got {decay:g}.")
         super().__init__(codec, seed)
@@ -154,6 +156,8 @@ class ErrorFeedback(Sender):
         return self._residuals[name].clone()
 
     def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, Tensor | None]:
+        if not isinstance(tensor, Tensor):
+            raise tensor_error("ErrorFeedback", tensor)
         memory = self._residuals.get(name)
         if memory is not None and (memory.shape, memory.device) != (tensor.shape, tensor.device):
             raise ValueError(
@@ -273,7 +277,7 @@ class _Seeds:
                 "Pass seed=, another one for every sender."
             )
         self.owner = owner
-        self.seed = seed % 2**64 if seed is not None and codec.stochastic else None
+        self.seed = None if seed is None or not codec.stochastic else as_seed(owner, seed) % 2**64
         self.counts: dict[str, int] = {}
 
     def next(self, name: str) -> int | None:

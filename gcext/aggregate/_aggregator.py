@@ -231,6 +231,11 @@ class Wrapper(Delegating):
     """
 
     def __init__(self, inner: Aggregator | None) -> None:
+        if not (inner is None or isinstance(inner, Aggregator)):
+            raise TypeError(
+                f"{type(self).__name__}: inner must be an aggregator, got {inner!r:.100}. "
+                "Pass one, such as Mean()."
+            )
         self.inner = Mean() if inner is None else inner
         self.uses_losses = self.inner.uses_losses
         self.uses_weights = self.inner.uses_weights
