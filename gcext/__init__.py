@@ -7,7 +7,7 @@ A tensor becomes a packet, and a packet becomes bytes::
     update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
-from gcext import aggregate, polar
+from gcext import aggregate, distributed, polar
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.registry import codec, codecs, stc
@@ -42,6 +42,7 @@ __all__ = [
     "codecs",
     "combine",
     "derive",
+    "distributed",
     "gram",
     "option",
     "polar",

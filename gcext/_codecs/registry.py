@@ -92,9 +92,9 @@ def stc(
 
     Raises:
         ValueError: p out of range or no number; a NaN or Inf in the tensor (names the first index,
-            and the residual is left as it was); a residual of other shape or dtype. A residual that is
-            itself not finite, or overflows, is reported after it was updated: ErrorFeedback holds
-            two slots and loses nothing then.
+            and the residual is left as it was); a residual of other shape or dtype. A residual that
+            is itself not finite, or overflows, is reported after it was updated: ErrorFeedback
+            holds two slots and loses nothing then.
         MemoryError: no memory for the work. The residual is as it was, or, where the lack showed
             in the middle of the pass, holds the whole sum: nothing is lost.
 
