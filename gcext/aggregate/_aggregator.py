@@ -209,7 +209,7 @@ class Mean(Aggregator):
     """The mean of the updates, weighted where weights are given.
 
     Federated averaging (McMahan et al. 2017) and the server of STC (Sattler et al. 2019). Summed in
-    the order of the clients' numbers. One client can move it anywhere; docs/federated-server.md
+    the order of the clients' ids. One client can move it anywhere; docs/federated-server.md
     names what bounds that.
 
     >>> import gcext, torch

@@ -32,7 +32,7 @@ class Projection(Delegating):
 
     All of this stays in the span of the packets, so it is algebra on their Gram matrix and one
     weighted sum; no packet is decompressed. The mean is unweighted, as published. Of equal losses
-    the lower client number comes first.
+    the lower client id comes first.
 
     Args:
         alpha: share of clients, those of largest loss, that keep their update; in [0, 1].
