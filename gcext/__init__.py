@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
         "build, `pip install torch` the one with CUDA, several GB."
     ) from error
 
-from gcext import aggregate, functional, polar
+from gcext import aggregate, distributed, functional, polar
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.registry import codec, codecs, stc
@@ -53,6 +53,7 @@ __all__ = [
     "codecs",
     "combine",
     "derive",
+    "distributed",
     "functional",
     "gram",
     "option",

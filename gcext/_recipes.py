@@ -104,7 +104,7 @@ def recipe(spec: str) -> Recipe:
     >>> gcext.recipe("topk:p=0.1,combine=trimmed,beta=0.2,momentum=0.9").up.receiver()
     Momentum(TrimmedMean(0.2), beta=0.9)
     """
-    up, *down = re.split("[:,]down=", spec, maxsplit=1)
+    up, *down = re.split("[:,]down=", spec, maxsplit=1) if isinstance(spec, str) else [spec]
     name, options = parse(up, "recipe", recipes())
     combine = _take_combine(name, options)
     momentum = options.pop("momentum", None)

@@ -254,7 +254,7 @@ def test_a_full_cache_keeps_the_newest_packets() -> None:
 def test_a_round_that_raises_leaves_all_as_it_was(
     kind: str, path: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(Packet):
+    class Broken(gcext.Packet):
         def __init__(self) -> None:
             super().__init__("dense", (2,), torch.float32)
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from gcext._codecs.input import CodecInput
+from gcext._codecs.seeds import as_seed
 from gcext._native import ops
-from gcext._native.library import DTYPES, memory_error, require_device
+from gcext._native.library import DTYPES, memory_error, require_device, tensor_error
 from gcext._packet.packet import Packet
 from gcext._spec import build, validate, write
 
@@ -238,6 +239,8 @@ class Codec(ABC):
                 f"{self.name}: a stochastic codec must not be captured in a CUDA graph, got a seed "
                 "that every replay would repeat. Encode outside of it."
             )
+        if self.stochastic and type(seed) is not int:
+            return as_seed(self.name, seed)
         return seed or 0
 
 
@@ -269,10 +272,17 @@ def _listed(what: str, given: Any, tensors: Sequence[Any], single: bool, op: str
         return [None] * len(tensors)
     if single:
         return (given,)
-    if len(given) != len(tensors):
+    try:
+        count = len(given)
+    except TypeError:
+        raise TypeError(
+            f"{op}: {what} must be a list as long as the tensors', got {given!r:.100} for "
+            f"{len(tensors)}. Pass one each."
+        ) from None
+    if count != len(tensors):
         raise ValueError(
             f"{op}: {what} must be a list as long as the tensors', "
-            f"got {len(given)} for {len(tensors)}. Pass one each."
+            f"got {count} for {len(tensors)}. Pass one each."
         )
     listed: Sequence[Any] = given
     return listed
@@ -281,10 +291,7 @@ def _listed(what: str, given: Any, tensors: Sequence[Any], single: bool, op: str
 def _flat(tensor: Tensor, op: str) -> Tensor:
     """Return the tensor flat, contiguous, float32 and free of autograd."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(
-            f"{op}: tensor must be a torch.Tensor, got {type(tensor).__name__}. "
-            "Convert it with torch.as_tensor."
-        )
+        raise tensor_error(op, tensor)
     if tensor.dtype not in DTYPES:
         names = ", ".join(DTYPES.values())
         raise ValueError(f"{op}: dtype must be one of {names}, got {tensor.dtype}. Convert it.")

@@ -14,6 +14,7 @@ from gcext._links.sender import Sender
 from gcext._native.library import current_stream, memory_error
 from gcext._native.status import COMPANION, is_ok, mark
 from gcext._packet.packet import Packet
+from gcext._spec import plain
 
 __all__ = ["Diagnostics", "ErrorFeedback"]
 
@@ -73,6 +74,7 @@ class ErrorFeedback(Sender):
         exact_below: int = 0,
         scope: str = "tensor",
     ) -> None:
+        decay = plain("ErrorFeedback", "decay", float, decay)
         if not 0 <= decay <= 1:
             raise ValueError(f"ErrorFeedback: decay must be in [0, 1], got {decay:g}.")
         super().__init__(codec, seed, exact_below=exact_below, scope=scope)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gcext._codecs.base import Codec
-from gcext._codecs.seeds import derive
+from gcext._codecs.seeds import as_seed, derive
 
 __all__ = ["PacketSeeds", "check_keys"]
 
@@ -20,7 +20,7 @@ class PacketSeeds:
                 "Pass seed=, another one for every sender."
             )
         self.owner = owner
-        self.seed = seed % 2**64 if seed is not None and codec.stochastic else None
+        self.seed = None if seed is None or not codec.stochastic else as_seed(owner, seed) % 2**64
         self.counts: dict[str, int] = {}
 
     def next(self, name: str) -> int | None:

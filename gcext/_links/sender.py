@@ -51,7 +51,7 @@ class Sender:
             raise ValueError(f"{owner}: exact_below must be at least 0, got {exact_below}.")
         if scope not in _SCOPES:
             raise ValueError(f"{owner}: scope must be one of tensor, model, got {scope!r}.")
-        self.codec = make_codec(codec) if isinstance(codec, str) else codec
+        self.codec = codec if isinstance(codec, Codec) else make_codec(codec)
         self.exact_below = exact_below
         self.scope = scope
         self.skipped: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 __all__ = ["DTYPES", "VERSION", "build_info", "capturing", "current_stream"]
-__all__ += ["memory_error", "require_device", "touched"]
+__all__ += ["memory_error", "require_device", "tensor_error", "touched"]
 
 DTYPES: dict[torch.dtype, str] = {
     torch.float32: "float32",
@@ -94,6 +94,14 @@ def build_info() -> dict[str, Any]:
         "cuda_compiler": _BUILD["cuda_compiler"],
         "why_no_cuda": _WHY_NO_CUDA,
     }
+
+
+def tensor_error(op: str, given: Any) -> TypeError:
+    """Return the error that something else than a tensor was passed."""
+    return TypeError(
+        f"{op}: tensor must be a torch.Tensor, got {type(given).__name__}. "
+        "Convert it with torch.as_tensor."
+    )
 
 
 def require_device(tensor: Tensor, op: str) -> None:

@@ -209,7 +209,7 @@ class Mean(Aggregator):
     """The mean of the updates, weighted where weights are given.
 
     Federated averaging (McMahan et al. 2017) and the server of STC (Sattler et al. 2019). Summed in
-    the order of the clients' numbers. One client can move it anywhere; docs/federated-server.md
+    the order of the clients' ids. One client can move it anywhere; docs/federated-server.md
     names what bounds that.
 
     >>> import gcext, torch
@@ -231,6 +231,11 @@ class Wrapper(Delegating):
     """
 
     def __init__(self, inner: Aggregator | None) -> None:
+        if not (inner is None or isinstance(inner, Aggregator)):
+            raise TypeError(
+                f"{type(self).__name__}: inner must be an aggregator, got {inner!r:.100}. "
+                "Pass one, such as Mean()."
+            )
         self.inner = Mean() if inner is None else inner
         self.uses_losses = self.inner.uses_losses
         self.uses_weights = self.inner.uses_weights
