@@ -109,7 +109,7 @@ class QSGD(_Levels):
         # r = s|x|/norm has squares of sum s^2, and errs by frac(r)(1 - frac(r)). As a function of
         # t = r^2 that is at most sqrt(t) - t up to t = 1/4, from there on 1/4: a concave bound, so
         # all t being s^2/d is the worst case.
-        ratio = math.sqrt(size) / (2**self.bits - 1)
+        ratio = math.sqrt(size) / self._norm()[0]
         return ratio - 1 if ratio >= 2 else ratio * ratio / 4
 
     def _norm(self) -> tuple[int, bool, float]:
@@ -138,7 +138,7 @@ class TernGrad(_Levels):
     def contraction(self, n: int) -> float:
         """See Codec."""
         size = max(min(self.bucket or n, n), 1)
-        # Clipping leaves of every element at least the share clip/sqrt(d): none is above the 2-norm.
+        # No element is above the 2-norm, so clipping leaves at least the share clip/sqrt(d) of it.
         kept = min(1.0, self.clip / math.sqrt(size)) if self.clip else 1.0
         return kept * super().contraction(n)
 
