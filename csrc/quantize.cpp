@@ -12,8 +12,9 @@ namespace gcext {
 namespace {
 
 // 1. Pass over the cells: sum, find what is not finite, and tally what the scale or the norms need.
-// 2. Report what is not finite, or find the scale; levels: draw them, and count those that are not
-//    zero.
+// 2. Report what is not finite, or find the scale; levels: draw them, count those that are not
+// zero,
+//    and fit the norms to them.
 // 3. Pass over the cells again: sum once more, and write out what was not sent; levels: the pairs.
 //
 // A cell is a fixed range of elements within one bucket, and what is not an integer is added cell
@@ -143,10 +144,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& memory,
                                                   const std::optional<Tensor>& out, double decay,
                                                   int64_t steps, int64_t bucket, bool largest,
-                                                  double clip, double shrink, int64_t seed) {
+                                                  double clip, bool fit, int64_t seed) {
   const Source source = quantize_args(tensor, memory, out, decay);
   const int64_t n = tensor.numel();
-  check_levels(steps, bucket, shrink);
+  check_levels(steps, bucket);
   const ScalarType index = n > INT32_MAX ? ScalarType::Long : ScalarType::Int;
   const Cells cells(n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
   Tensor norms = empty(cells.buckets(), ScalarType::Float, tensor), info = no_info(tensor);
@@ -167,8 +168,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
       uint32_t top;
     };
     std::vector<Sum> sums(static_cast<size_t>(cells.count()));
+    std::vector<FitSums> fits(static_cast<size_t>(fit ? cells.count() : 0));
     std::vector<int64_t> counts(static_cast<size_t>(parts + 1));
-    std::vector<float> by(static_cast<size_t>(cells.buckets()));  // what levels are drawn by
     const std::unique_ptr<int16_t[]> drawn(new int16_t[static_cast<size_t>(n)]);
     const bool squared = !largest || clip > 0;
     for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
@@ -186,19 +187,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
         size += cells.size(cell);
       }
       highest = std::max(highest, top);
-      const BucketNorm both = bucket_norm({largest, clip, shrink}, size, squares, top);
-      by[static_cast<size_t>(b)] = both.drawn;
-      norm[b] = both.sent;
+      norm[b] = norm_of({largest, clip}, size, squares, top);
     }
     if (highest >= kInfKey) {
       report(source, n, field);
       return answer(0);
     }
     for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
+      int16_t* const these = drawn.get() + cell.begin;
       counts[static_cast<size_t>(cell.part + 1)] +=
-          table.levels(acc, cell.size, by[static_cast<size_t>(cells.bucket_of(cell.index))], rule,
-                       cell.begin, drawn.get() + cell.begin);
+          table.levels(acc, cell.size, norm[cells.bucket_of(cell.index)], rule, cell.begin, these);
+      if (fit) fits[static_cast<size_t>(cell.index)] = table.fit(acc, cell.size, these);
     });
+    for (int64_t b = 0, cell = 0; fit && b < cells.buckets(); ++b) {
+      FitSums sum{};
+      for (; cell < cells.count() && cells.bucket_of(cell) == b; ++cell) {
+        sum.dot += fits[static_cast<size_t>(cell)].dot;
+        sum.squares += fits[static_cast<size_t>(cell)].squares;
+      }
+      norm[b] = fitted_norm(sum, rule.steps);
+    }
     for (int64_t part = 0; part < parts; ++part)
       counts[static_cast<size_t>(part + 1)] += counts[static_cast<size_t>(part)];
     auto result = answer(counts.back());
@@ -258,8 +266,8 @@ GCEXT_OPERATOR(
 GCEXT_OPERATOR(
     CPU, levels,
     "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, int steps, int bucket, bool "
-    "largest, float clip, float shrink, int seed) -> (Tensor norms, Tensor at, Tensor level, "
-    "Tensor info)")
+    "largest, float clip, bool fit, int seed) -> (Tensor norms, Tensor at, Tensor level, Tensor "
+    "info)")
 GCEXT_OPERATOR(CPU, level_values,
                "(Tensor norms, Tensor at, Tensor level, int bucket, int steps) -> Tensor")
 

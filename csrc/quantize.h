@@ -14,12 +14,18 @@
 //   r_i = min(|acc_i|, norm) * (steps / norm)          float64, two roundings
 //   level_i = floor(r_i) + (u_i < r_i - floor(r_i))    u_i uniform in [0, 1), from (seed, i);
 //                                                      at most steps
-//   norm' = norm * shrink                              float64, rounded once to float32
-//   sent_i = sign(acc_i) * norm' * level_i / steps     float64, rounded once to float32
+//   sent_i = sign(acc_i) * norm * level_i / steps      float64, rounded once to float32
 //
-// With shrink = 1 the mean of sent_i over seeds is acc_i, unless clipped, to 2^-52 of a step and
-// that one rounding. With a variance of at most omega squared norms, shrink = 1 / (1 + omega) makes
-// it a contraction, which error feedback needs. Where norm' is 0 all levels of the bucket are.
+// The mean of sent_i over seeds is acc_i, unless clipped, to 2^-52 of a step and that one rounding.
+//
+//   fit: what travels instead of the norm, and sent_i is made of, is that of least squares,
+//
+//   norm' = steps * (sum of |acc_i| level_i) / (sum of level_i^2)     0 where no level is not 0
+//          float64 sums of each bucket, rounded once, at most the greatest float32
+//
+// So |acc - sent| never exceeds |acc|, and where the variance of the unbiased levels is at most
+// omega squared norms this is in the mean a contraction by 1 / (1 + omega), as error feedback
+// needs.
 //
 // out_i = acc_i - sent_i, one rounding. out may be memory. Sums are computed twice rather than
 // kept: first to validate them, then to write out. So where a sum is not finite nothing was
@@ -27,7 +33,7 @@
 //
 //   sign    bits uint8 [(n+7)/8]: element i is bit i & 7 of byte i >> 3, a one is negative
 //           info int64[4], see select.h: n | status | where | bits of scale
-//   levels  norms float32, norm' of each bucket;  at int32 (int64 from 2^31
+//   levels  norms float32, one a bucket (fit: norm');  at int32 (int64 from 2^31
 //   elements on), rising, and
 //           level int16: the elements whose level is not 0
 //           info: number of these | status | where | 0
@@ -90,7 +96,7 @@ GCEXT_HD inline float sent_of(float norm, int32_t level, int32_t steps) {
 
 struct Norm {
   bool largest;
-  double clip, shrink;
+  double clip;
 };
 
 // The norm of a bucket of n elements, from its squares' sum and its largest key.
@@ -104,15 +110,18 @@ GCEXT_HD inline float norm_of(const Norm& norm, int64_t n, double squares, uint3
   return norm.clip > 0 && cut < largest ? cut : largest;
 }
 
-// What a bucket's levels are drawn by, 0 where all of them must be 0; and norm', which travels.
-struct BucketNorm {
-  float drawn, sent;
+// The sums that a cell or a bucket is fitted by.
+struct FitSums {
+  double dot;      // of |acc| and level
+  double squares;  // of the levels: of a cell exact
 };
 
-GCEXT_HD inline BucketNorm bucket_norm(const Norm& norm, int64_t n, double squares, uint32_t top) {
-  const float whole = norm_of(norm, n, squares, top);
-  const float sent = static_cast<float>(static_cast<double>(whole) * norm.shrink);
-  return {sent > 0 ? whole : 0.0f, sent};
+// norm', from its bucket's sums. Not 0 where a level is not: the least of these |acc| is its bound.
+GCEXT_HD inline float fitted_norm(const FitSums& sums, int32_t steps) {
+  constexpr double kMost = 0x1.fffffep127;
+  if (!(sums.squares > 0)) return 0;
+  const double norm = steps * sums.dot / sums.squares;
+  return static_cast<float>(norm < kMost ? norm : kMost);
 }
 
 // The bodies compiled per instruction set; n is at most kCell.
@@ -128,6 +137,7 @@ struct QuantizeTable {
   // are not zero.
   int64_t (*levels)(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
                     int16_t* level);
+  FitSums (*fit)(const float* acc, int64_t n, const int16_t* level);
   void (*subtract_levels)(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level);
   // Copies, past the cache where the processor and the alignment of `to` allow it.
   void (*bypass)(const float* from, int64_t n, float* to);

@@ -43,9 +43,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& memory,
                                                   const std::optional<Tensor>& out, double decay,
                                                   int64_t steps, int64_t bucket, bool largest,
-                                                  double clip, double shrink, int64_t seed) {
+                                                  double clip, bool fit, int64_t seed) {
   const Source source = args(tensor, memory, out, decay);
-  check_levels(steps, bucket, shrink);
+  check_levels(steps, bucket);
   const int64_t n = tensor.numel();
   const bool wide = n > INT32_MAX;
   const CurrentStream stream(tensor);
@@ -59,7 +59,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
   check_launch("levels", launch_levels({source,
                                         n,
                                         bucket,
-                                        {largest, clip, shrink},
+                                        {largest, clip},
+                                        fit,
                                         rule,
                                         norms.mutable_data_ptr<float>(),
                                         at.mutable_data_ptr(),

@@ -100,13 +100,11 @@ inline int hadamard_level(int64_t n, int64_t size) {
   return level;
 }
 
-inline void check_levels(int64_t steps, int64_t bucket, double shrink = 1) {
+inline void check_levels(int64_t steps, int64_t bucket) {
   GCEXT_CHECK(steps >= 1 && steps < 1 << 15, "quantize: steps must be in [1, 2^15), got ", steps,
               ". Use fewer bits.");
   GCEXT_CHECK(bucket >= 0, "quantize: bucket must not be negative, got ", bucket,
               ". 0 is one for all.");
-  GCEXT_CHECK(shrink > 0 && shrink <= 1, "quantize: shrink must be in (0, 1], got ", shrink,
-              ". 1 is unbiased.");
 }
 
 // Sign bits of n values. scales: one for each `run` of them, a multiple of 8.

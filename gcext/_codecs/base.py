@@ -95,6 +95,8 @@ class Codec(ABC):
         Where one of the tensors is not finite no residual is changed, on the CPU.
         """
         for acc in accs:
+            if acc.out is not None:
+                self.contraction(acc.tensor.numel())
             if not acc.tensor.is_cuda:  # a deferred packet has its own errors
                 acc._replace(memory=None, out=None).add()
         return [self.encode_input(acc, seed) for acc, seed in zip(accs, seeds, strict=True)]
@@ -247,7 +249,7 @@ class Codec(ABC):
 def require_contraction(codec: Codec) -> None:
     """Raise ValueError for a codec without a ``contraction``: its residual might grow."""
     if type(codec).contraction is Codec.contraction:
-        codec.contraction(0)
+        codec.contraction(0)  # raises
 
 
 CODECS: dict[str, type[Codec]] = {}

@@ -16,7 +16,8 @@ from gcext._spec import option
 
 __all__ = ["QSGD", "Sign", "TernGrad"]
 
-_MOST_VARIANCE = 1000.0  # then what is held back takes as long as by random-k with p = 0.001
+# What is held back may have to wait for 1 + omega packets, as with random-k of p = 1/(1 + omega).
+_MOST_VARIANCE = 1e4
 
 
 @register_codec
@@ -51,10 +52,10 @@ class _Levels(Codec):
 
     @abstractmethod
     def _variance(self, size: int) -> float:
-        """Return omega of a bucket: at most so many squared norms is the squared error's mean."""
+        """Return omega of ``size`` elements: a bound on the squared error in squared norms."""
 
-    def _shrink(self, n: int) -> float:
-        """Return 1/(1 + omega), by which levels are multiplied to be a contraction."""
+    def contraction(self, n: int) -> float:
+        """See Codec. Refuses buckets whose omega is above 10^4."""
         size = max(min(self.bucket or n, n), 1)
         omega = self._variance(size)
         if omega > _MOST_VARIANCE:
@@ -65,10 +66,6 @@ class _Levels(Codec):
             )
         return 1 / (1 + omega)
 
-    def contraction(self, n: int) -> float:
-        """See Codec."""
-        return self._shrink(n)
-
     @abstractmethod
     def _norm(self) -> tuple[int, bool, float]:
         """Return the steps; whether the norm is the largest magnitude; where that is clipped."""
@@ -76,11 +73,11 @@ class _Levels(Codec):
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
         steps, largest, clip = self._norm()
-        shrink = 1.0 if acc.out is None else self._shrink(acc.tensor.numel())
+        fit = acc.out is not None
+        if fit:
+            self.contraction(acc.tensor.numel())
         source = acc.tensor, acc.memory, acc.out, acc.decay
-        norms, at, level, info = ops.levels(
-            *source, steps, self.bucket, largest, clip, shrink, seed
-        )
+        norms, at, level, info = ops.levels(*source, steps, self.bucket, largest, clip, fit, seed)
         bucket = self.bucket if self.bucket < acc.tensor.numel() else 0
         finish = partial(Levels.contents, steps, bucket)
         return Packet.from_kernel(
@@ -94,13 +91,13 @@ class QSGD(_Levels):
     """Stochastic levels of the 2-norm of ``bucket`` consecutive elements (Alistarh et al. 2017).
 
     There are ``s = 2^bits - 1`` steps; bucket 0: one for all. Without a residual the mean over
-    seeds is the tensor, and the squared error's mean at most omega squared norms, d being the
-    bucket: ``omega = sqrt(d)/s - 1``, or ``d/(4 s^2)`` where ``sqrt(d)/s`` is below 2. This is the
-    worst case itself, or nearly; the paper's Lemma 3.1 has ``min(d/s^2, sqrt(d)/s)``.
+    seeds is the tensor, and the mean squared error at most omega squared norms: with buckets of d
+    elements ``omega = sqrt(d)/s - 1``, or ``d/(4 s^2)`` where ``sqrt(d)/s`` is below 2. That is
+    the worst case itself, or nearly; Lemma 3.1 of the paper has ``min(d/s^2, sqrt(d)/s)``.
 
-    With a residual ``1/(1 + omega)`` times that travels, a contraction by as much (Beznosikov et
-    al. 2020, arXiv:2002.12410; Horvath et al. 2019). An omega above 1000 is refused there: what is
-    held back arrives after ``1 + omega`` packets on average.
+    With a residual the levels of each bucket are scaled by least squares instead: a contraction by
+    at least ``1/(1 + omega)``, as the unbiased levels over ``1 + omega`` are (Beznosikov et al.
+    2020, arXiv:2002.12410, after Horvath et al. 2019). An omega above 10^4 is refused there.
     """
 
     bits: int = option(4, "[1, 15]")
@@ -112,7 +109,7 @@ class QSGD(_Levels):
         # r = s|x|/norm has squares of sum s^2, and errs by frac(r)(1 - frac(r)). As a function of
         # t = r^2 that is at most sqrt(t) - t up to t = 1/4, from there on 1/4: a concave bound, so
         # all t being s^2/d is the worst case.
-        ratio = math.sqrt(size) / (2**self.bits - 1)
+        ratio = math.sqrt(size) / self._norm()[0]
         return ratio - 1 if ratio >= 2 else ratio * ratio / 4
 
     def _norm(self) -> tuple[int, bool, float]:
@@ -126,12 +123,11 @@ class TernGrad(_Levels):
 
     The mean over seeds is the tensor. clip: where above 0, the tensor is first clipped at so many
     standard deviations from zero (2.5 in the paper); the mean is then that of the clipped tensor.
-    bucket 0: one for all, of d elements. The squared error's mean is at most
-    ``omega = (sqrt(d) - 1)/2`` squared norms, of the clipped tensor.
+    bucket 0: one for all. The mean squared error is at most ``omega = (sqrt(d) - 1)/2`` squared
+    norms, d being the bucket.
 
-    With a residual ``1/(1 + omega)`` times that travels, a contraction by ``1/(1 + omega)``, times
-    ``min(1, clip/sqrt(d))`` where it is clipped (after Beznosikov et al. 2020, arXiv:2002.12410).
-    An omega above 1000 is refused there, as by QSGD. Small buckets converge faster.
+    With a residual, as QSGD, levels by least squares: a contraction by at least ``1/(1 + omega)``,
+    times ``clip/sqrt(d)`` where that is below 1. An omega above 10^4 is refused.
     """
 
     clip: float = option(0.0, "[0, inf)")
@@ -142,8 +138,9 @@ class TernGrad(_Levels):
     def contraction(self, n: int) -> float:
         """See Codec."""
         size = max(min(self.bucket or n, n), 1)
-        # Clipping leaves of every element x at least x clip/sqrt(d): none exceeds the 2-norm.
-        return self._shrink(n) * (min(1.0, self.clip / math.sqrt(size)) if self.clip else 1.0)
+        # No element is above the 2-norm, so clipping leaves at least the share clip/sqrt(d) of it.
+        kept = min(1.0, self.clip / math.sqrt(size)) if self.clip else 1.0
+        return kept * super().contraction(n)
 
     def _variance(self, size: int) -> float:
         # |Q(x)|^2 is max|x| |x|_1 in the mean; worst with one element 1, the rest 1/(1 + sqrt(d)).

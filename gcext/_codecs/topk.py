@@ -20,7 +20,12 @@ from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
 from gcext._spec import option
 
-__all__ = ["STC", "Dense", "RandomK", "TopK", "count_of", "random_support", "top_support"]
+__all__ = ["STC", "Dense", "RandomK", "TopK", "count_of", "random_support", "share", "top_support"]
+
+
+def share(p: float, n: int) -> float:
+    """Return k/n of the k that ``count_of`` returns."""
+    return count_of(p, n) / n if n else 1.0
 
 
 def count_of(p: float, n: int) -> int:
@@ -99,7 +104,7 @@ class TopK(_Largest):
 
     def contraction(self, n: int) -> float:
         """See Codec."""
-        return count_of(self.p, n) / n if n else 1.0
+        return share(self.p, n)
 
 
 def _alike(one: CodecInput, other: CodecInput | None) -> bool:
@@ -145,7 +150,7 @@ class RandomK(Codec):
 
     def contraction(self, n: int) -> float:
         """See Codec."""
-        return count_of(self.p, n) / n if n else 1.0
+        return share(self.p, n)
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""

@@ -37,11 +37,12 @@ def raise_for(op: str, status: int, where: int, tensor: Tensor | None = None) ->
             _RESIDUAL: f"{op}: residual must be finite, got another value at index {where}. "
             "Reset it.",
             _OVERFLOW: f"{op}: tensor plus residual must be finite in float32, "
-            f"got an overflow or a bad residual at index {where}. Scale the tensor down.",
+            f"got an overflow or a bad residual at index {where}. A residual grows where the codec "
+            "sends too little of it: reset it, and choose one of larger Codec.contraction.",
             SCALED: f"{op}: tensor times n/k must be finite in float32, got an overflow. "
             "Scale the tensor down, or keep a residual.",
-            ROTATED: f"{op}: tensor must be finite in float32 when rotated, got an overflow. "
-            "Scale the tensor down.",
+            ROTATED: f"{op}: tensor (plus residual) must be finite in float32 when rotated, got an "
+            "overflow. Scale the tensor down, or reset the residual.",
             COMPANION: f"{op}: all tensors of one call must be finite in float32, "
             f"got another one that is not, number {where} from 0. Look at that one.",
         }[status]

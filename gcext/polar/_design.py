@@ -29,6 +29,7 @@ __all__ = [
     "frozen_set_on",
     "order",
     "sign_weight",
+    "tells_apart",
     "tenth",
 ]
 
@@ -120,6 +121,17 @@ def frozen_set(block: int, kept: int, soft: bool = False) -> Tensor:
     frozen = computed_set(block, kept, soft)
     cache.write(name, np.packbits(1 - frozen.numpy(), bitorder="little").tobytes())
     return frozen
+
+
+@functools.lru_cache(maxsize=64)
+def tells_apart(block: int, kept: int) -> bool:
+    """Return whether every two symbols of a block differ in some codeword, for real values.
+
+    Column j of row i of the transform is 1 where i has all of j's bits. What lacks bit b alone is
+    the most reliable of those rows that tell j from j with bit b.
+    """
+    frozen = frozen_set(block, kept, soft=True)
+    return not any(frozen[block - 1 - (1 << bit)] for bit in range(block.bit_length() - 1))
 
 
 def _unpacked(free: bytes) -> Tensor:
