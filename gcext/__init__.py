@@ -21,11 +21,11 @@ from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.registry import codec, codecs, stc
 from gcext._codecs.seeds import derive
-from gcext._errors import DecodeError
 from gcext._links.feedback import Diagnostics, ErrorFeedback
 from gcext._links.link import Link
 from gcext._links.sender import Sender
 from gcext._native.library import build_info
+from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 from gcext._recipes import Recipe, Schedule, recipe, recipes, register_recipe
 from gcext._spec import option

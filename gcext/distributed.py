@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gcext._errors import DecodeError
+from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from wire_kit import (
 )
 
 from gcext import _wire
-from gcext._errors import DecodeError
+from gcext._packet.errors import DecodeError
 
 PAGE = Path(__file__).parent.parent / "docs" / "wire-format.md"
 
