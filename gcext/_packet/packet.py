@@ -47,7 +47,8 @@ def _assemble(
 class Packet:
     """A compressed tensor. Made by a codec or by ``from_bytes``; never changed afterwards.
 
-    Packets are equal where their contents are: method, shape, dtype and bytes.
+    Packets are equal where their contents are: method, shape, dtype and bytes. A pickle is the
+    message: it is validated when it is loaded, onto the CPU. A copy is the packet itself.
 
     Attributes:
         method: "dense", "sparse" (float32 values), "ternary" (plus or minus one scale), "merged"
@@ -350,9 +351,8 @@ class Packet:
                 exactly one message. A CUDA tensor is copied to the host, which synchronizes.
             device: where the contents go.
             expect: the shape that the caller knows, or a tensor or packet of that shape; of a
-                group a list of shapes or tensors, one a member, or a mapping to tensors. Without
-                it a message may name any shape, up to 2^63-1 elements, and to_dense would
-                allocate it.
+                group a list of shapes or tensors, or a mapping to tensors. Without it a message may
+                name any shape, up to 2^63-1 elements, and to_dense would allocate it.
 
         Raises DecodeError on anything wrong; its code, field and offset tell what and where.
         """
