@@ -1,7 +1,8 @@
-"""Builds the wheels of the Python that runs it: dist/cpu/, and dist/cuda/ where nvcc is found.
+"""Builds an sdist and this Python's wheels: dist/, dist/cpu/, and dist/cuda/ where nvcc is found.
 
 `make wheels`, or `PYTHON tools/wheels.py [FOLDER]` with torch and the extra `wheels` installed. The
-same sources and tools give the same bytes, in any folder and at any time: docs/install.md.
+wheels of the same sources and tools are the same bytes, in any folder and at any time:
+docs/install.md.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ def main() -> None:
             print("wheels: no nvcc on PATH, so no wheel with CUDA kernels.", file=sys.stderr)
         else:
             wheels.append(wheel(tree, "ON", dist / "cuda"))
+        dist.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(tree.parent.glob("*.tar.gz")), dist)
     for path in wheels:
         print(hashlib.sha256(path.read_bytes()).hexdigest(), path)
 
