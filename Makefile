@@ -26,6 +26,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -168,7 +168,7 @@ def test_arrays_are_not_tensors() -> None:
 
 
 def test_p_of_any_number_type() -> None:
-    codec = STC(np.float32(0.5))  # type: ignore[arg-type]
+    codec = STC(np.float32(0.5))  # type: ignore[arg-type,unused-ignore]
     assert gcext.codec(codec.spec) == codec
 
 

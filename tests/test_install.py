@@ -96,8 +96,8 @@ def installed(tree: Path, no_git: str, tmp_path_factory: pytest.TempPathFactory)
     where = python("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", PROGRAM=program)
     others = [sysconfig.get_path("purelib"), str(Path(torch.__file__).parents[1])]
     (Path(where.stdout.strip()) / "others.pth").write_text("\n".join(dict.fromkeys(others)))
-    options = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
-    done = python(*options, wheel, PROGRAM=program)
+    pip = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
+    done = python(*pip, wheel, PROGRAM=program)
     assert done.returncode == 0, done.stderr
     return program
 

@@ -72,7 +72,7 @@ def main() -> None:
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    pip = [python, "-m", "pip", "install", "--quiet"]
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", requirement], check=True)
     subprocess.run([*pip, *NEEDS], check=True)
     path = lines(python, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))")[0]
