@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from gcext._codecs.base import require_contraction
 from gcext._codecs.registry import codec, codec_class, codecs
 from gcext._links.link import Link
 from gcext._spec import build, parse
@@ -127,7 +128,10 @@ def _link(name: str, options: dict[str, str]) -> Link:
     feedback = options.pop("feedback", "false")
     if feedback not in ("true", "false"):
         raise ValueError(f"{name}: feedback must be one of true, false, got {feedback!r}.")
-    return Link(codec_class(name).from_options(options), feedback == "true")
+    made = codec_class(name).from_options(options)
+    if feedback == "true":
+        require_contraction(made)
+    return Link(made, feedback == "true")
 
 
 def _take_combine(name: str, options: dict[str, str]) -> Callable[[], Aggregator] | None:

@@ -87,7 +87,7 @@ class STC(_Largest):
 
     def contraction(self, n: int) -> float:
         """See Codec."""
-        k = count_of(self.p, n)
+        k = count_of(self.p, n)  # the ratio is quasi-concave: least at some (1, ..., 1, 0, ..., 0)
         return min(k / n, 1 / k) if n else 1.0
 
 

@@ -125,10 +125,11 @@ def frozen_set(block: int, kept: int, soft: bool = False) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def tells_apart(block: int, kept: int) -> bool:
-    """Return whether every two symbols of a block differ in some codeword, for real values.
+    """Return whether every two symbols of a block differ in some codeword, of the soft code.
 
-    Column j of row i of the transform is 1 where i has all of j's bits. What lacks bit b alone is
-    the most reliable of those rows that tell j from j with bit b.
+    Row i of the transform has a one in column j where i has all of j's bits. So it takes a row
+    without bit b to tell j from j with bit b, and the one that lacks b alone has all others' bits:
+    it is more reliable than every other one, and tells apart all such j.
     """
     frozen = frozen_set(block, kept, soft=True)
     return not any(frozen[block - 1 - (1 << bit)] for bit in range(block.bit_length() - 1))
