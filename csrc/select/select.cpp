@@ -121,7 +121,7 @@ void finish(const SelectTable& table, const Selection& selection, Parts parts, B
   if (overflow || (count < k && bracket.low > 1)) {
     key = collect_again(table, selection, parts);
   } else {
-    key = count <= k ? bracket.low : kth_candidate(table, parts, bracket, k, parallel);
+    key = count <= k ? bracket.low : kth_candidate(table, parts, bracket, highest, k, parallel);
   }
 
   for_parts(parts, parallel, [&](Part& part) {
@@ -244,6 +244,7 @@ void run(const SelectTable& table, const std::vector<Selection>& selections) {
     each.part.reserve(capacity);
   }
 
+  const bool bypass = n * int64_t{sizeof(float)} > threads * kBypassBytes;
   hand_out(static_cast<int64_t>(splits.size()), threads, [&](int64_t i, int64_t worker) {
     splits[i].bracket = guess(table, *splits[i].selection, workers[worker].sample);
   });
@@ -251,13 +252,14 @@ void run(const SelectTable& table, const std::vector<Selection>& selections) {
     const Work& work = queue[i];
     const int64_t limit = candidate_limit(*work.selection);
     if (work.split != nullptr)
-      return stream_part(table, *work.selection, *work.part, work.split->bracket.low, limit);
+      return stream_part(table, *work.selection, *work.part, work.split->bracket.low, limit,
+                         bypass);
     attempt(*work.selection, [&] {
       auto& [sample, part] = workers[worker];
       const Parts parts{&part, 1};
       cut(*work.selection, parts);
       const Bracket bracket = guess(table, *work.selection, sample);
-      stream_part(table, *work.selection, part, bracket.low, limit);
+      stream_part(table, *work.selection, part, bracket.low, limit, bypass);
       finish(table, *work.selection, parts, bracket);
     });
   });

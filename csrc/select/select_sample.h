@@ -9,12 +9,16 @@
 namespace gcext {
 namespace {
 
-constexpr int64_t kMaxGroups = 512;   // 32,768 samples: +-28 % of the candidates at p = 0.01
+constexpr int64_t kMaxGroups = 512;  // 32,768 samples: +-28 % of the candidates at p = 0.01
+constexpr int64_t kMinGroups = 16;
 constexpr int64_t kUnsampled = 8192;  // below, every non-zero is a candidate
 
-// Groups that are sampled of n elements.
+// Groups that are sampled of n elements, an even number. A sample costs about as much as a
+// candidate, and of s samples the margin is in proportion to n/sqrt(s): n^(2/3) balances the two.
 int64_t sample_groups(int64_t n) {
-  return n <= kUnsampled ? 0 : std::min(kMaxGroups, n / kGroup / 8) & ~int64_t{1};
+  if (n <= kUnsampled) return 0;
+  const int64_t samples = static_cast<int64_t>(std::pow(static_cast<double>(n), 2.0 / 3.0));
+  return std::min(kMaxGroups, std::max(kMinGroups, samples / kGroup)) & ~int64_t{1};
 }
 
 struct Bracket {
@@ -37,7 +41,8 @@ class Sample {
       state = state * 6364136223846793005u + 1442695040888963407u;
       at_[g] = (g * stratum + static_cast<int64_t>(state >> 33) % stratum) * kGroup;
     }
-    uint32_t places[kGroup + kSlack], highest = 0;
+    uint32_t places[kGroup + kSlack];
+    highest_ = 0;
     uint32_t* to = keys_.data();
     Walk ahead(selection), walk(selection);
     // Every group misses the cache and the TLB: overlap the misses.
@@ -57,7 +62,7 @@ class Sample {
       walk.over(at_[g], at_[g] + kGroup, [&](int64_t tensor, int64_t from, int64_t until) {
         Source quiet = selection.tensors[tensor].source;
         quiet.out = nullptr;
-        to += table.stream(quiet, from, until - from, false, 0, 0, {places, to}, &highest);
+        to += table.stream(quiet, from, until - from, false, 0, 0, {places, to}, &highest_);
       });
     }
     for (int64_t i = 0; i < samples(); ++i) {
@@ -71,7 +76,7 @@ class Sample {
     if (static_cast<int64_t>(at_.size()) >= groups) return;
     at_.resize(static_cast<size_t>(groups));
     keys_.resize(static_cast<size_t>(groups * kGroup + kSlack));
-    within_.reserve(static_cast<size_t>(groups * kGroup));
+    within_.resize(keys_.size());
     counts_.resize((kInfKey >> kShift) + 1);
   }
 
@@ -79,16 +84,15 @@ class Sample {
 
   // The sampled key of that rank, the largest being 1, exactly: with feedback the magnitudes end in
   // a cliff just below the last threshold, and an interpolated bound would fall off it.
-  uint32_t at_rank(double rank) {
+  uint32_t at_rank(const SelectTable& table, double rank) {
     int64_t left = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(rank)));
     if (left > samples()) return 1;
-    uint32_t bucket = static_cast<uint32_t>(counts_.size() - 1);
+    uint32_t bucket = std::min(highest_, kInfKey) >> kShift;
     while (left > counts_[bucket]) left -= counts_[bucket--];
-    within_.clear();
-    for (int64_t i = 0; i < samples(); ++i) {
-      if (keys_[i] >> kShift == bucket) within_.push_back(keys_[i]);
-    }
-    std::nth_element(within_.begin(), within_.begin() + (left - 1), within_.end(),
+    int64_t above = 0;
+    const int64_t count = table.narrow(keys_.data(), samples(), bucket << kShift,
+                                       ((bucket + 1) << kShift) - 1, within_.data(), &above);
+    std::nth_element(within_.begin(), within_.begin() + (left - 1), within_.begin() + count,
                      std::greater<>());
     return std::max(uint32_t{1}, std::min(kTopKey, within_[static_cast<size_t>(left - 1)]));
   }
@@ -114,9 +118,9 @@ class Sample {
   int64_t samples() const { return groups_ * kGroup; }
 
   int64_t groups_ = 0;
+  uint32_t highest_ = 0;
   std::vector<int64_t> at_;
-  Words keys_;
-  std::vector<uint32_t> within_;
+  Words keys_, within_;
   std::vector<int32_t> counts_;
 };
 
@@ -127,9 +131,9 @@ Bracket guess(const SelectTable& table, const Selection& selection, Sample& samp
   sample.draw(table, selection);
   const double rank =
       sample.size() * (static_cast<double>(selection.k) / static_cast<double>(selection.n));
-  const double margin = 5 * sample.spread(sample.at_rank(rank)) + 8;
-  return {sample.at_rank(rank + margin),
-          rank - margin <= 1 ? kTopKey : sample.at_rank(rank - margin)};
+  const double margin = 5 * sample.spread(sample.at_rank(table, rank)) + 8;
+  return {sample.at_rank(table, rank + margin),
+          rank - margin <= 1 ? kTopKey : sample.at_rank(table, rank - margin)};
 }
 
 }  // namespace

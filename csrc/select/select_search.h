@@ -10,18 +10,17 @@ constexpr int64_t kBypassBytes = 4 << 20;  // a larger output is not read back f
 constexpr int64_t kFewKeys = 1024;  // up to here nth_element beats three rounds of 2,048 counters
 
 // Collects a part's candidates; storing the sum is part of the same pass where there is an out.
-// limit: of candidates.
+// limit: of candidates. bypass: where out is not the memory, store past the cache.
 void stream_part(const SelectTable& table, const Selection& selection, Part& part, uint32_t low,
-                 int64_t limit) {
+                 int64_t limit, bool bypass) {
   for (Piece& piece : part.pieces) {
     const Source& source = selection.tensors[piece.tensor].source;
-    const bool aligned = reinterpret_cast<uintptr_t>(source.out) % 64 == 0;
-    const bool bypass = source.out != nullptr && source.out != source.memory && aligned &&
-                        (piece.end - piece.begin) * int64_t{sizeof(float)} > kBypassBytes;
+    const bool aligned = reinterpret_cast<uintptr_t>(source.out + piece.begin) % 64 == 0;
+    const bool past = bypass && source.out != nullptr && source.out != source.memory && aligned;
     piece.from = part.count;
     for (int64_t at = piece.begin; at < piece.end; at += kBlock) {
       low = part.reserve_block() ? low : INT32_MAX;
-      part.count += table.stream(source, at, std::min(kBlock, piece.end - at), bypass,
+      part.count += table.stream(source, at, std::min(kBlock, piece.end - at), past,
                                  static_cast<uint32_t>(at - piece.begin), low, part.at(part.count),
                                  &part.highest);
       if (part.count > limit) {
@@ -61,9 +60,9 @@ void count_digits(const uint32_t* keys, int64_t n, uint32_t low, uint32_t high, 
   }
 }
 
-// The k-th key among all candidates, of which there are at least k.
-uint32_t kth_candidate(const SelectTable& table, Parts parts, Bracket bracket, int64_t k,
-                       bool parallel) {
+// The k-th key among all candidates, of which there are at least k; `highest` is the largest key.
+uint32_t kth_candidate(const SelectTable& table, Parts parts, Bracket bracket, uint32_t highest,
+                       int64_t k, bool parallel) {
   const auto within = [&](uint32_t low, uint32_t high) {
     for_parts(parts, parallel, [&](Part& part) {
       if (static_cast<int64_t>(part.keys.size()) < part.count + kSlack)
@@ -76,9 +75,10 @@ uint32_t kth_candidate(const SelectTable& table, Parts parts, Bracket bracket, i
     for (const Part& part : parts) above += part.above;
     return above;
   };
+  bracket.high = std::min(bracket.high, highest);
   int64_t above = within(bracket.low, bracket.high);
   if (above >= k) {  // the guess was low: search above it
-    bracket = {bracket.high + 1, kTopKey};
+    bracket = {bracket.high + 1, highest};
     above = within(bracket.low, bracket.high);
   }
   if (parts.count == 1 && parts.first->key_count <= kFewKeys) {
