@@ -100,6 +100,26 @@ def _fake_select_many(
 _fake("select_many", _fake_select_many)
 
 
+def select_model(
+    tensor: Sequence[Tensor],
+    memory: Sequence[Tensor],
+    out: Sequence[Tensor],
+    k: int,
+    a: float,
+    b: float,
+    ternary: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the k of largest magnitude of all tensors together; otherwise as select_many.
+
+    On the CPU alone.
+    """
+    index, value, info = _ops.select_model.default(tensor, memory, out, k, a, b, ternary)
+    return index, value, info
+
+
+_fake("select_model", lambda x, m, out, k, *rest: _fake_select_many(x, m, out, [k]))
+
+
 def narrow_float64(tensor: Tensor) -> Tensor:
     """Return float64 values rounded to float32, denormals kept; on the CPU."""
     return _ops.narrow_float64.default(tensor)

@@ -306,7 +306,7 @@ class Packet:
         index = _ALL.to(value.device) if index is None else index
         ops.combine_add_(tensor.detach().view(-1), index, value, alpha)
         if tensor.numel():
-            touched(tensor)
+            touched([tensor])
 
     def to(self, device: torch.device | str) -> Packet:
         """Return the packet with its contents on ``device``."""
