@@ -14,7 +14,7 @@ from torch import Tensor
 from gcext._codecs.base import Codec, Scope, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.seeds import derive
-from gcext._native import ops
+from gcext._native import lists, ops
 from gcext._native.status import SCALED, is_ok, mark, raise_for
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
@@ -73,10 +73,10 @@ class _Largest(Codec):
         rest = 1.0, decay, ternary
         if scope == "model":
             k = _count(self.p, sum(numels))
-            index, value, info = ops.select_model(tensors, memory, out, k, *rest)
+            index, value, info = lists.select_model(tensors, memory, out, k, *rest)
             return self._packets(accs, index, value, info.tolist())
         ks = [_count(self.p, numel) for numel in numels]
-        index, value, info = ops.select_many(tensors, memory, out, ks, *rest)
+        index, value, info = lists.select_many(tensors, memory, out, ks, *rest)
         if not info.is_cuda:
             return self._packets(accs, index, value, info.tolist(), ks)
         pairs = zip(index.split(ks), value.split(ks), strict=True)  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from gcext import Packet
 from gcext._codecs.base import Codec
 from gcext._codecs.input import CodecInput
-from gcext._native import ops
+from gcext._native import lists, ops
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def on_a_gpu() -> Iterator[None]:
     """Put the emulated kernels under the codecs. Polar codes keep the CPU's, which never wait."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "select", _device(_select))
-        patch.setattr(ops, "select_many", _device(_select_many))
+        patch.setattr(lists, "select_many", _device(_select_many))
         patch.setattr(ops, "sign", _device(_sign))
         patch.setattr(ops, "levels", _device(_levels))
         yield
