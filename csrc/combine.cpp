@@ -1,6 +1,8 @@
 #include "combine.h"
 
 #include <cstring>
+#include <functional>
+#include <utility>
 
 #include "common/packet.h"
 
@@ -73,17 +75,60 @@ Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& valu
                     });
 }
 
-void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
-  check_dense(dense, ScalarType::Float, "combine_add_: dense");
-  const PacketView packet = view_packets("combine_add_", {index}, {value}, dense.numel())[0];
-  float* data = dense.mutable_data_ptr<float>();
-  const int64_t parts = parts_for(packet.k, kEntriesPerThread);
-  parallel_parts(parts, [&](int64_t part) {
-    const int64_t step = packet.k / parts + 1, from = std::min(packet.k, part * step);
+// Adds each packet to its tensor. All entries, one packet after another, are cut into a part a
+// thread; where tensors share memory, one thread adds them all.
+void add_all(const char* op, const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
+             const std::vector<Tensor>& value, double alpha) {
+  const size_t m = dense.size();
+  GCEXT_CHECK(index.size() == m && value.size() == m, op,
+              ": needs an index and a value for every tensor, got ", index.size(), " and ",
+              value.size(), " for ", m, ".");
+  std::vector<PacketView> packets;
+  std::vector<int64_t> numel;
+  std::vector<float*> data;
+  std::vector<std::pair<const float*, const float*>> memory;
+  packets.reserve(m), numel.reserve(m), data.reserve(m), memory.reserve(m);
+  int64_t entries = 0;
+  for (size_t i = 0; i < m; ++i) {
+    check_dense(dense[i], ScalarType::Float, op);
+    numel.push_back(dense[i].numel());
+    packets.push_back(view_packet(op, index[i], value[i], numel[i]));
+    data.push_back(dense[i].mutable_data_ptr<float>());
+    if (numel[i] > 0) memory.emplace_back(data[i], data[i] + numel[i]);
+    entries += packets[i].k;
+  }
+  check_rising(op, packets, numel);
+  std::sort(memory.begin(), memory.end(), std::less<>());
+  bool shared = false;
+  for (size_t i = 1; i < memory.size(); ++i)
+    shared = shared || std::less<>()(memory[i].first, memory[i - 1].second);
+  const auto add = [&](size_t i, int64_t from, int64_t until) {
     GCEXT_TABLE(combine_table)
-        .add_in_place(packet, from, std::min(packet.k, from + step), static_cast<float>(alpha),
-                      data);
+        .add_in_place(packets[i], from, until, static_cast<float>(alpha), data[i]);
+  };
+  // Entries [from, until) of all packets one after another.
+  const auto add_range = [&](int64_t from, int64_t until) {
+    int64_t first = 0;
+    for (size_t i = 0; i < m && first < until; first += packets[i++].k) {
+      const int64_t begin = std::max<int64_t>(0, from - first),
+                    end = std::min(packets[i].k, until - first);
+      if (begin < end) add(i, begin, end);
+    }
+  };
+  const int64_t parts = shared ? 1 : parts_for(entries, kEntriesPerThread);
+  const int64_t step = entries / parts + 1;
+  parallel_parts(parts, [&](int64_t part) {
+    add_range(std::min(entries, part * step), std::min(entries, (part + 1) * step));
   });
+}
+
+void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
+  add_all("combine_add_", {dense}, {index}, {value}, alpha);
+}
+
+void combine_add_many_(const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
+                       const std::vector<Tensor>& value, double alpha) {
+  add_all("combine_add_many_", dense, index, value, alpha);
 }
 
 }  // namespace
@@ -93,5 +138,7 @@ GCEXT_OPERATOR(CPU, combine,
                "Tensor[]? norms=None, int[] steps=[], int[] bucket=[]) -> Tensor")
 GCEXT_OPERATOR(CPU, combine_add_,
                "(Tensor(a!) dense, Tensor index, Tensor value, float alpha) -> ()")
+GCEXT_OPERATOR(CPU, combine_add_many_,
+               "(Tensor(a!)[] dense, Tensor[] index, Tensor[] value, float alpha) -> ()")
 
 }  // namespace gcext

@@ -1,5 +1,5 @@
-// combine: the weighted sum of m packets as one dense tensor, and one packet added to a dense
-// tensor.
+// combine: the weighted sum of m packets as one dense tensor, and a packet added to a dense tensor,
+// or many to one each.
 //
 //   out_e   = fl32(w_1*x_1e + .. + w_m*x_me)           float64 from +0, in the packets' order, each
 //                                                      product and each sum rounded; then once to

@@ -43,9 +43,19 @@ void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
                                   dense.mutable_data_ptr<float>(), kCombineBlocks, stream));
 }
 
+// A launch a tensor.
+void combine_add_many_(const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
+                       const std::vector<Tensor>& value, double alpha) {
+  GCEXT_CHECK(index.size() == dense.size() && value.size() == dense.size(),
+              "combine_add_many_: needs an index and a value for every tensor, got ", index.size(),
+              " and ", value.size(), " for ", dense.size(), ".");
+  for (size_t i = 0; i < dense.size(); ++i) combine_add_(dense[i], index[i], value[i], alpha);
+}
+
 }  // namespace
 
 GCEXT_KERNEL(CUDA, combine)
 GCEXT_KERNEL(CUDA, combine_add_)
+GCEXT_KERNEL(CUDA, combine_add_many_)
 
 }  // namespace gcext

@@ -201,7 +201,7 @@ def test_options() -> None:
     with pytest.raises(ValueError, match="exact_below must be at least 0, got -1"):
         ErrorFeedback("stc:p=0.1", exact_below=-1)
     with pytest.raises(ValueError, match="scope must be one of tensor, model, got 'all'"):
-        Sender("stc:p=0.1", scope="all")
+        Sender("stc:p=0.1", scope="all")  # type: ignore[arg-type]
 
 
 class TestDeferred:

@@ -109,17 +109,23 @@ const float* decode(const PacketView& packet, const ValueCode& code, Span span, 
 }
 
 void check_rising(const char* op, const std::vector<PacketView>& packets, int64_t numel) {
+  check_rising(op, packets, std::vector<int64_t>(packets.size(), numel));
+}
+
+void check_rising(const char* op, const std::vector<PacketView>& packets,
+                  const std::vector<int64_t>& numel) {
   const int64_t m = static_cast<int64_t>(packets.size());
   int64_t entries = 0;
   for (const PacketView& packet : packets) entries += packet.dense ? 0 : packet.k;
   const int64_t parts = std::min(parts_for(entries, kSerial), std::max<int64_t>(m, 1));
   std::vector<char> rises(packets.size());
   parallel_parts(parts, [&](int64_t part) {
-    for (int64_t i = part; i < m; i += parts) rises[i] = rises_below(packets[i], numel);
+    for (int64_t i = part; i < m; i += parts) rises[i] = rises_below(packets[i], numel[i]);
   });
   const int64_t wrong = std::find(rises.begin(), rises.end(), false) - rises.begin();
-  GCEXT_CHECK(wrong == m, op, ": the indices of a packet must rise strictly within [0, ", numel,
-              "), packet ", wrong, " does not. Sort them and sum what repeats.");
+  GCEXT_CHECK(wrong == m, op, ": the indices of a packet must rise strictly within [0, ",
+              wrong == m ? 0 : numel[wrong], "), packet ", wrong,
+              " does not. Sort them and sum what repeats.");
 }
 
 int64_t first_entry(const PacketView& packet, int64_t element) {

@@ -59,6 +59,9 @@ std::vector<ValueCode> view_codes(const char* op, const std::vector<PacketView>&
 // Raises unless indices rise strictly in [0, numel): after that no kernel can write out of bounds,
 // and no two of its threads to one element.
 void check_rising(const char* op, const std::vector<PacketView>& packets, int64_t numel);
+// The same of packets of different tensors.
+void check_rising(const char* op, const std::vector<PacketView>& packets,
+                  const std::vector<int64_t>& numel);
 
 // The first entry of the packet whose index is not below `element`.
 int64_t first_entry(const PacketView& packet, int64_t element);

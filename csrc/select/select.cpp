@@ -14,10 +14,18 @@ namespace {
 // 4. Find the exact k-th key among the candidates; where there are too few or too many of them, by
 //    a radix select over the stored sum, and collect again with that key as the bound.
 // 5. Tally candidates above and at the key and their exact sum; ties go to the lowest indices.
-// 6. Emit the selected pairs, each part at its own offset, and update the memory in the same pass.
+// 6. Emit the selected pairs, each piece at its own offset, and update the memory in the same pass.
 //
 // Sampling only guesses. Steps 4 to 6 are exact, so the result depends neither on it nor on the
 // number of parts.
+//
+// Of many selections, one that is a large share of all is cut into parts, one a thread; each of the
+// others is one thread's work from the first step to the last, so its sum is still in the cache
+// when it is updated. The threads take both from one queue, the largest first.
+
+constexpr int64_t kScan = int64_t{1} << 18;  // elements that are scanned at a time
+constexpr int64_t kSerial = 8192;            // candidates that one thread settles sooner than two
+constexpr int64_t kShare = 8;  // a thread's share of the elements over that of a selection not cut
 
 int64_t first_not_finite(const SelectTable& table, const float* x, int64_t n) {
   for (int64_t at = 0; at < n; at += kBlock) {
@@ -30,48 +38,71 @@ int64_t first_not_finite(const SelectTable& table, const float* x, int64_t n) {
   return -1;
 }
 
-bool all_finite(const SelectTable& table, std::vector<Part>& parts, const float* x) {
-  for_parts(parts, parts.size() > 1,
-            [&](Part& p) { p.highest = table.highest(x + p.begin, p.end - p.begin); });
-  bool finite = true;
-  for (Part& part : parts) {
-    finite = finite && part.highest < kInfKey;
-    part.highest = 0;
-  }
-  return finite;
-}
-
 void refuse(int64_t* info, SelectStatus status, int64_t where) {
   info[kInfoStatus] = status;
   info[kInfoWhere] = where;
 }
 
-// Whether tensor may be added in place: nothing may be written where it is not finite.
-bool accepts(const float* tensor, int64_t n, int64_t* info) {
-  const SelectTable& table = GCEXT_TABLE(select_table);
-  const KernelFpEnv env;
-  std::vector<Part> parts = cut(n);
-  if (all_finite(table, parts, tensor)) return true;
-  refuse(info, kSelectTensor, first_not_finite(table, tensor, n));
-  return false;
+// Whether the tensors may be added in place: nothing may be written where one is not finite.
+bool accepts(const SelectTable& table, const std::vector<SelectArgs>& args, int64_t* info) {
+  struct Stretch {
+    size_t tensor;
+    const float* first;
+    int64_t n;
+  };
+  std::vector<Stretch> stretches;
+  for (size_t i = 0; i < args.size(); ++i) {
+    for (int64_t at = 0; args[i].in_place && at < args[i].n; at += kScan)
+      stretches.push_back({i, args[i].source.tensor + at, std::min(kScan, args[i].n - at)});
+  }
+  std::vector<uint32_t> highest(stretches.size());
+  const int64_t items = static_cast<int64_t>(stretches.size());
+  int64_t n = 0;
+  for (const Stretch& each : stretches) n += each.n;
+  hand_out(items, parts_for(n, kGrain), [&](int64_t i, int64_t) {
+    highest[i] = table.highest(stretches[i].first, stretches[i].n);
+  });
+  bool accepted = true;
+  for (size_t i = 0; i < stretches.size(); ++i) {
+    const size_t at = stretches[i].tensor;
+    int64_t* const its = info + static_cast<int64_t>(at) * kInfoSize;
+    if (highest[i] < kInfKey || its[kInfoStatus] != kSelectOk) continue;
+    refuse(its, kSelectTensor, first_not_finite(table, args[at].source.tensor, args[at].n));
+    accepted = false;
+  }
+  return accepted;
 }
 
-// in_place: source.out is also the memory; tensor has been accepted.
-void select_cpu(const Source& source, int64_t n, int64_t k, bool in_place, bool ternary,
-                const Pairs& to, int64_t* info) {
-  const SelectTable& table = GCEXT_TABLE(select_table);
-  const KernelFpEnv env;
-  std::vector<Part> parts = cut(n);
-  const Bracket bracket = k > 0 ? guess(table, source, n, k) : Bracket{INT32_MAX, INT32_MAX};
-  const int64_t limit = 4 * k + n / 8 + kUnsampled;
-  for (Part& part : parts) {  // all of them before anything is stored
-    const double share = static_cast<double>(k) / static_cast<double>(n);
-    const double expected = static_cast<double>(part.end - part.begin) * share;
-    part.reserve(static_cast<int64_t>(1.25 * expected) + 2 * kBlock);
+// Step 3: the first tensor that is to blame.
+void refuse_not_finite(const SelectTable& table, const Selection& selection) {
+  for (int64_t i = 0; i < selection.count; ++i) {
+    const SelectArgs& each = selection.tensors[i];
+    int64_t* const info = selection.info + i * kInfoSize;
+    const auto refused = [&](SelectStatus status, const float* x) {
+      const int64_t where = x == nullptr ? -1 : first_not_finite(table, x, each.n);
+      if (where >= 0) refuse(info, status, where);
+      return where >= 0;
+    };
+    if (!each.in_place && refused(kSelectTensor, each.source.tensor)) return;
+    if (!each.in_place && refused(kSelectMemory, each.source.memory)) return;
+    if (refused(kSelectOverflow, each.source.out)) return;
   }
-  for_parts(parts, parts.size() > 1,
-            [&](Part& part) { stream_part(table, source, part, bracket.low, limit); });
+  refuse(selection.info, kSelectOverflow, -1);
+}
 
+int64_t candidate_limit(const Selection& selection) {
+  return 4 * selection.k + selection.n / 8 + kUnsampled;
+}
+
+// Candidates that n elements of a selection may have, unless the sample is unlucky.
+int64_t candidate_capacity(const Selection& selection, int64_t n) {
+  const double share = static_cast<double>(selection.k) / static_cast<double>(selection.n);
+  return static_cast<int64_t>(1.25 * static_cast<double>(n) * share) + 2 * kBlock;
+}
+
+// Steps 3 to 6, of parts that have been streamed.
+void finish(const SelectTable& table, const Selection& selection, Parts parts, Bracket bracket) {
+  const int64_t k = selection.k;
   int64_t count = 0;
   uint32_t highest = 0;
   bool overflow = false, no_memory = false;
@@ -81,101 +112,213 @@ void select_cpu(const Source& source, int64_t n, int64_t k, bool in_place, bool 
     overflow = overflow || part.overflow;
     no_memory = no_memory || part.no_memory;
   }
-  if (highest >= kInfKey) {
-    int64_t where = in_place ? -1 : first_not_finite(table, source.tensor, n);
-    if (where >= 0) return refuse(info, kSelectTensor, where);
-    if (!in_place && source.memory != nullptr) where = first_not_finite(table, source.memory, n);
-    if (where >= 0) return refuse(info, kSelectMemory, where);
-    where = source.out != nullptr ? first_not_finite(table, source.out, n) : -1;
-    return refuse(info, kSelectOverflow, where);
-  }
-
+  if (highest >= kInfKey) return refuse_not_finite(table, selection);
   if (no_memory) throw std::bad_alloc();
+  if (k == 0) return;
 
   uint32_t key;
-  const bool parallel = parts.size() > 1 && count > kSerial;
+  const bool parallel = parts.count > 1 && count > kSerial;
   if (overflow || (count < k && bracket.low > 1)) {
-    const Source stored{source.out, nullptr, nullptr, 1.0f, 1.0f};
-    const Source again{source.tensor, nullptr, nullptr, source.a, source.b};
-    key = collect_again(table, source.out != nullptr ? stored : again, parts, k);
+    key = collect_again(table, selection, parts);
   } else {
-    key = count <= k ? bracket.low : kth_candidate(table, parts, bracket, k, parallel);
+    key = count <= k ? bracket.low : kth_candidate(table, parts, bracket, highest, k, parallel);
   }
 
   for_parts(parts, parallel, [&](Part& part) {
-    part.greater = part.equal = 0;
-    table.tally(part.bits.data(), part.count, key, &part.greater, &part.equal, part.bins);
+    for (Piece& piece : part.pieces) {
+      piece.greater = piece.equal = 0;
+      table.tally(part.bits.data() + piece.from, piece.until - piece.from, key, &piece.greater,
+                  &piece.equal, piece.bins);
+    }
   });
   share_ties(parts, k);
-  int64_t chosen = 0;
-  uint64_t bins[kBins] = {};
+  int64_t offset = 0;
+  Piece* sum = nullptr;  // a tensor's first piece takes the bins of the others
+  const auto close = [&] {
+    if (sum == nullptr) return;
+    int64_t* const info = selection.info + sum->tensor * kInfoSize;
+    if (info[kInfoCount] > 0)
+      info[kInfoMean] = exact_mean_bits(sum->bins, static_cast<uint64_t>(info[kInfoCount]));
+  };
   for (Part& part : parts) {
-    part.offset = chosen;
-    chosen += part.greater + part.ties;
-    for (int bin = 0; bin < kBins; ++bin) bins[bin] += part.bins[bin];
-    bins[bin_of(key)] += static_cast<uint64_t>(part.ties) * mantissa_of(key);
+    for (Piece& piece : part.pieces) {
+      const int64_t chosen = piece.greater + piece.ties;
+      piece.offset = offset;
+      offset += chosen;
+      piece.bins[bin_of(key)] += static_cast<uint64_t>(piece.ties) * mantissa_of(key);
+      selection.info[piece.tensor * kInfoSize + kInfoCount] += chosen;
+      if (sum != nullptr && sum->tensor == piece.tensor) {
+        for (int bin = 0; bin < kBins; ++bin) sum->bins[bin] += piece.bins[bin];
+      } else {
+        close();
+        sum = &piece;
+      }
+    }
   }
-  const uint32_t mean = chosen > 0 ? exact_mean_bits(bins, static_cast<uint64_t>(chosen)) : 0;
+  close();
 
   for_parts(parts, parallel, [&](Part& part) {
-    // Candidates up to `split` may be ties; from there on the part has used up its share of them.
-    int64_t split = part.count;
-    if (part.ties < part.equal) {
-      split = 0;
-      for (int64_t ties = part.ties; ties > 0; ++split)
-        ties -= key_of(part.bits.data()[split]) == key;
+    for (const Piece& piece : part.pieces) {
+      // Candidates up to `split` may be ties; from there on the piece has used up its share.
+      int64_t split = piece.until;
+      if (piece.ties < piece.equal) {
+        split = piece.from;
+        for (int64_t ties = piece.ties; ties > 0; ++split)
+          ties -= key_of(part.bits.data()[split]) == key;
+      }
+      const uint32_t mean =
+          static_cast<uint32_t>(selection.info[piece.tensor * kInfoSize + kInfoMean]);
+      int64_t at = piece.offset;
+      const auto emit = [&](int64_t from, int64_t until, uint32_t low) {
+        at = table.emit(part.at(from), until - from, low, piece.begin, selection.ternary, mean,
+                        selection.to, at, selection.tensors[piece.tensor].source.out);
+      };
+      emit(piece.from, split, key);
+      emit(split, piece.until, key + 1);
     }
-    int64_t at = part.offset;
-    const auto emit = [&](int64_t from, int64_t until, uint32_t low) {
-      const Candidates c{part.start.data() + from, part.bits.data() + from};
-      at = table.emit(c, until - from, low, part.begin, ternary, mean, to, at, source.out);
-    };
-    emit(0, split, key);
-    emit(split, part.count, key + 1);
   });
-  info[kInfoCount] = chosen;
-  info[kInfoMean] = mean;
 }
 
-// Selects from every tensor, pairs one after another; `info` has a row for each.
-std::tuple<Tensor, Tensor, Tensor> select_all(const std::vector<SelectArgs>& args, bool ternary,
+// What one thread needs for a selection that is not cut.
+struct Worker {
+  Sample sample;
+  Part part;
+};
+
+// A selection that is cut, one part a thread.
+struct Split {
+  const Selection* selection;
+  std::vector<Part> own;
+  Bracket bracket;
+  Parts parts() { return {own.data(), static_cast<int64_t>(own.size())}; }
+};
+
+// What a thread takes from the queue: a selection, or a part of one that is cut.
+struct Work {
+  const Selection* selection;
+  Split* split;
+  Part* part;
+  int64_t n;
+};
+
+// Runs what may lack memory for a selection.
+template <class Body>
+void attempt(const Selection& selection, const Body& body) {
+  try {
+    body();
+  } catch (const std::bad_alloc&) {
+    refuse(selection.info, kSelectNoMemory, -1);
+  }
+}
+
+void run(const SelectTable& table, const std::vector<Selection>& selections) {
+  const KernelFpEnv env;
+  int64_t n = 0, largest = 0, capacity = 0;
+  for (const Selection& each : selections) n += each.n;
+  const int64_t threads = parts_for(n, kGrain);
+  std::vector<Split> splits;
+  std::vector<Work> queue;
+  splits.reserve(selections.size());  // the queue points into it
+  for (const Selection& each : selections) {
+    if (each.n == 0) continue;
+    const int64_t parts = parts_of(each.n);
+    if (parts == 1 || (selections.size() > 1 && each.n <= n / (threads * kShare))) {
+      queue.push_back({&each, nullptr, nullptr, each.n});
+      largest = std::max(largest, each.n);
+      capacity = std::max(capacity, candidate_capacity(each, each.n));
+      continue;
+    }
+    Split& split =
+        splits.emplace_back(Split{&each, std::vector<Part>(static_cast<size_t>(parts)), {}});
+    cut(each, split.parts());
+    for (Part& part : split.own)
+      queue.push_back({&each, &split, &part, (each.n + parts - 1) / parts});
+    for (Part& part : split.own) part.reserve(candidate_capacity(each, queue.back().n));
+    largest = std::max(largest, each.n);
+  }
+  std::stable_sort(queue.begin(), queue.end(),
+                   [](const Work& x, const Work& y) { return x.n > y.n; });
+  std::vector<Worker> workers(static_cast<size_t>(threads));
+  for (Worker& each : workers) {  // all memory before anything is stored
+    each.sample.reserve(sample_groups(largest));
+    each.part.reserve(capacity);
+  }
+
+  const bool bypass = n * int64_t{sizeof(float)} > threads * kBypassBytes;
+  hand_out(static_cast<int64_t>(splits.size()), threads, [&](int64_t i, int64_t worker) {
+    splits[i].bracket = guess(table, *splits[i].selection, workers[worker].sample);
+  });
+  hand_out(static_cast<int64_t>(queue.size()), threads, [&](int64_t i, int64_t worker) {
+    const Work& work = queue[i];
+    const int64_t limit = candidate_limit(*work.selection);
+    if (work.split != nullptr)
+      return stream_part(table, *work.selection, *work.part, work.split->bracket.low, limit,
+                         bypass);
+    attempt(*work.selection, [&] {
+      auto& [sample, part] = workers[worker];
+      const Parts parts{&part, 1};
+      cut(*work.selection, parts);
+      const Bracket bracket = guess(table, *work.selection, sample);
+      stream_part(table, *work.selection, part, bracket.low, limit, bypass);
+      finish(table, *work.selection, parts, bracket);
+    });
+  });
+  const auto finish_split = [&](int64_t i, int64_t) {
+    attempt(*splits[i].selection,
+            [&] { finish(table, *splits[i].selection, splits[i].parts(), splits[i].bracket); });
+  };
+  const int64_t count = static_cast<int64_t>(splits.size());
+  if (count >= threads) {
+    hand_out(count, threads, finish_split);
+  } else {  // the threads share each
+    for (int64_t i = 0; i < count; ++i) finish_split(i, 0);
+  }
+}
+
+Tensor new_info(int64_t m, const Tensor& like) {
+  return torch::stable::empty({m, kInfoSize}, ScalarType::Long, std::nullopt, like.device());
+}
+
+// Selects from every tensor, pairs one after another; or, where there is a `model_k`, so many from
+// all tensors together. `info` has a row for each tensor.
+std::tuple<Tensor, Tensor, Tensor> select_all(const std::vector<SelectArgs>& args,
+                                              std::optional<int64_t> model_k, bool ternary,
                                               const Tensor& like, Tensor info) {
+  const SelectTable& table = GCEXT_TABLE(select_table);
   const int64_t m = static_cast<int64_t>(args.size());
   const bool wide = args[0].wide;
   int64_t* const field = info.mutable_data_ptr<int64_t>();
   std::fill(field, field + m * kInfoSize, 0);
-  bool accepted = true;
-  for (int64_t i = 0; i < m; ++i) {
-    const SelectArgs& each = args[i];
-    if (each.in_place)
-      accepted = accepts(each.source.tensor, each.n, field + i * kInfoSize) && accepted;
-  }
   const auto pairs_of = [&](int64_t size) {
     return std::tuple(empty(size, wide ? ScalarType::Long : ScalarType::Int, like),
                       empty(size, ScalarType::Float, like), info);
   };
+  const bool accepted = accepts(table, args, field);
   std::optional<std::tuple<Tensor, Tensor, Tensor>> pairs;
   try {
-    pairs = pairs_of(total_k(args));
+    pairs = pairs_of(model_k.has_value() ? *model_k : total_k(args));
   } catch (const std::exception&) {  // of torch's allocator: it has no type across the stable ABI
     refuse(field, kSelectNoMemory, -1);
     return pairs_of(0);
   }
   if (!accepted) return *pairs;
   auto& [index, value, _] = *pairs;
-  char* at = static_cast<char*>(index.mutable_data_ptr());
-  float* value_at = value.mutable_data_ptr<float>();
-  for (int64_t i = 0; i < m; ++i) {
-    const SelectArgs& each = args[i];
-    if (each.n == 0) continue;
-    try {
-      select_cpu(each.source, each.n, each.k, each.in_place, ternary, {at, wide, value_at},
-                 field + i * kInfoSize);
-    } catch (const std::bad_alloc&) {
-      refuse(field + i * kInfoSize, kSelectNoMemory, -1);
+  Pairs to{index.mutable_data_ptr(), wide, value.mutable_data_ptr<float>()};
+  try {
+    std::vector<Selection> selections;
+    selections.reserve(args.size());
+    if (model_k.has_value()) {
+      selections.emplace_back(args.data(), m, *model_k, ternary, to, field);
+    } else {
+      for (int64_t i = 0; i < m; ++i) {
+        selections.emplace_back(&args[i], 1, args[i].k, ternary, to, field + i * kInfoSize);
+        to.index = static_cast<char*>(to.index) + args[i].k * (wide ? 8 : 4);
+        to.value += args[i].k;
+      }
     }
-    at += each.k * (wide ? 8 : 4);
-    value_at += each.k;
+    run(table, selections);
+  } catch (const std::bad_alloc&) {
+    refuse(field, kSelectNoMemory, -1);
   }
   return *pairs;
 }
@@ -183,7 +326,7 @@ std::tuple<Tensor, Tensor, Tensor> select_all(const std::vector<SelectArgs>& arg
 std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const std::optional<Tensor>& memory,
                                           const std::optional<Tensor>& out, int64_t k, double a,
                                           double b, bool ternary) {
-  return select_all({select_args(tensor, memory, out, k, a, b)}, ternary, tensor,
+  return select_all({select_args(tensor, memory, out, k, a, b)}, std::nullopt, ternary, tensor,
                     empty(kInfoSize, ScalarType::Long, tensor));
 }
 
@@ -193,10 +336,21 @@ std::tuple<Tensor, Tensor, Tensor> select_many(const std::vector<Tensor>& tensor
                                                const std::vector<int64_t>& k, double a, double b,
                                                bool ternary) {
   const std::vector<SelectArgs> args = select_args(tensor, memory, out, k, a, b);
-  const int64_t m = static_cast<int64_t>(args.size());
-  return select_all(
-      args, ternary, tensor[0],
-      torch::stable::empty({m, kInfoSize}, ScalarType::Long, std::nullopt, tensor[0].device()));
+  return select_all(args, std::nullopt, ternary, tensor[0],
+                    new_info(static_cast<int64_t>(args.size()), tensor[0]));
+}
+
+std::tuple<Tensor, Tensor, Tensor> select_model(const std::vector<Tensor>& tensor,
+                                                const std::vector<Tensor>& memory,
+                                                const std::vector<Tensor>& out, int64_t k, double a,
+                                                double b, bool ternary) {
+  const std::vector<int64_t> any(tensor.size());
+  const std::vector<SelectArgs> args = select_args(tensor, memory, out, any, a, b);
+  int64_t n = 0;
+  for (const SelectArgs& each : args) n += each.n;
+  GCEXT_CHECK(k >= 0 && k <= n, "select_model: k must be in [0, numel], got ", k, " of ", n, ".");
+  return select_all(args, k, ternary, tensor[0],
+                    new_info(static_cast<int64_t>(args.size()), tensor[0]));
 }
 
 // float64 to float32 to nearest, denormals kept whatever the caller flushes. torch converts the
@@ -224,5 +378,9 @@ GCEXT_OPERATOR(CPU, select,
 GCEXT_OPERATOR(CPU, select_many,
                "(Tensor[] tensor, Tensor[] memory, Tensor(a!)[] out, int[] k, float a, float "
                "b, bool ternary) -> (Tensor index, Tensor value, Tensor info)")
+
+GCEXT_OPERATOR(CPU, select_model,
+               "(Tensor[] tensor, Tensor[] memory, Tensor(a!)[] out, int k, float a, float b, bool "
+               "ternary) -> (Tensor index, Tensor value, Tensor info)")
 
 }  // namespace gcext

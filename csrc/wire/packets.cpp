@@ -31,8 +31,7 @@ int code_of(const std::array<const char*, n>& names, const std::string& name, co
 
 // "torch.float32" or "float32".
 int dtype_of(const py::handle& packet) {
-  const std::string name = py::str(packet.attr("dtype"));
-  return code_of(kDtypeNames, name.substr(name.rfind('.') + 1), "dtype");
+  return code_of(kDtypeNames, dtype_name(packet.attr("dtype")), "dtype");
 }
 
 std::vector<int64_t> shape_of(const py::handle& packet) {
@@ -73,7 +72,7 @@ int64_t put_support(Message* message, Method method, int64_t numel, const py::ha
   });
 }
 
-LevelArrays level_arrays(const py::array_t<float>& norm, const py::array_t<int16_t>& level,
+LevelArrays level_arrays(const Array<float>& norm, const Array<int16_t>& level,
                          const py::handle& code) {
   return {code.attr("steps").cast<int64_t>(),
           code.attr("bucket").cast<int64_t>(),
@@ -262,12 +261,23 @@ void put_packet(Message* message, const py::handle& packet) {
   });
 }
 
-py::object read_packet(const Body& body, const Cursor& cursor, const py::function& build,
-                       bool located) {
+namespace {
+
+py::tuple shape_of(const Body& body) {
   py::tuple shape(body.ndim);
   for (int i = 0; i < body.ndim; ++i) shape[static_cast<size_t>(i)] = py::int_(body.dims[i]);
+  return shape;
+}
+
+// Whether a body has pairs that lie beside those of other members.
+bool has_narrow_pairs(const Body& body) { return body.method == kTernary && body.narrow(); }
+
+}  // namespace
+
+py::object read_packet(const Body& body, const Cursor& cursor, const py::function& build,
+                       bool located) {
   py::dict parts("method"_a = kMethodNames[body.method], "dtype"_a = kDtypeNames[body.dtype],
-                 "shape"_a = shape);
+                 "shape"_a = shape_of(body));
   if (body.method == kTernary) parts["scale"] = body.scale;
   if (located && can_stay_closed(body)) {
     parts["located"] = located_of(body, cursor);
@@ -290,6 +300,35 @@ py::object read_packet(const Body& body, const Cursor& cursor, const py::functio
   return build(**parts);
 }
 
+py::object read_group(const std::vector<Body>& bodies, const Cursor& cursor,
+                      const py::function& build, bool located) {
+  const auto joined = [&](const Body& body) { return !located && has_narrow_pairs(body); };
+  int64_t k = 0;
+  for (const Body& body : bodies) k += joined(body) ? body.k : 0;
+  py::array_t<int32_t> index(k);
+  py::array_t<float> value(k);
+  int32_t* const index_out = index.mutable_data();
+  float* const value_out = value.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    int64_t at = 0;
+    for (const Body& body : bodies) {
+      if (!joined(body) || body.k == 0) continue;
+      read_index(body, cursor, index_out + at);
+      read_ternary_values(body, value_out + at);
+      at += body.k;
+    }
+  }
+  py::list members;
+  for (const Body& body : bodies) {
+    if (joined(body))
+      members.append(py::make_tuple(shape_of(body), kDtypeNames[body.dtype], body.k, body.scale));
+    else
+      members.append(read_packet(body, cursor, build, located));
+  }
+  return build("method"_a = "group", "members"_a = members, "support"_a = index, "coded"_a = value);
+}
+
 py::object merge_packets(const std::vector<py::object>& packets, const py::function& build) {
   const KernelFpEnv env;
   const std::vector<int64_t> shape = shape_of(packets[0]);
@@ -297,7 +336,7 @@ py::object merge_packets(const std::vector<py::object>& packets, const py::funct
   Message head;
   const int64_t numel = put_head(&head, kMerged, dtype, shape);
   std::vector<Part> parts;
-  std::vector<py::object> held;  // the arrays that the parts point into
+  std::vector<py::object> held;  // what the parts point into
   for (const py::object& packet : packets) {
     const py::object contents = packet.attr("_contents");
     const auto value = checked<float>(contents.attr("coded"), "value");
@@ -311,7 +350,7 @@ py::object merge_packets(const std::vector<py::object>& packets, const py::funct
             std::to_string(scale) + ".");
       parts.push_back(
           {index.data(), std::is_same_v<Element, int32_t>, value.data(), index.size(), scale});
-      held.insert(held.end(), {index, value});
+      held.insert(held.end(), {index.owner(), value.owner()});
     });
   }
   std::vector<int64_t> index;

@@ -19,6 +19,12 @@ void put_packet(Message* message, const py::handle& packet);
 py::object read_packet(const Body& body, const Cursor& cursor, const py::function& build,
                        bool located);
 
+// build(method="group", members=..., support=..., coded=...) of the bodies of a group's members. A
+// member is what read_packet gives; of a ternary packet it is (shape, dtype, k, scale), and its
+// pairs are the next k of the arrays `support` and `coded`, which serve them all.
+py::object read_group(const std::vector<Body>& bodies, const Cursor& cursor,
+                      const py::function& build, bool located);
+
 // build(...) of ternary packets of one shape and dtype, merged.
 py::object merge_packets(const std::vector<py::object>& packets, const py::function& build);
 

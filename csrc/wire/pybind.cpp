@@ -118,10 +118,9 @@ py::object unpack(const py::buffer& buffer, const py::function& digest, const py
   }
   const Body body = take_body(&cursor, false);
   if (body.method != kGroup) return read_packet(body, cursor, build, located);
-  py::list members;
-  for (int64_t i = 0; i < body.members; ++i)
-    members.append(read_packet(take_body(&cursor, true), cursor, build, located));
-  return build(py::arg("method") = "group", py::arg("members") = members);
+  std::vector<Body> bodies;
+  for (int64_t i = 0; i < body.members; ++i) bodies.push_back(take_body(&cursor, true));
+  return read_group(bodies, cursor, build, located);
 }
 
 // Every field of a message in order, as far as its structure can be read; the contents of the

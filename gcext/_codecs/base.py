@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from gcext._native.library import DTYPES, memory_error, require_device, tensor_e
 from gcext._packet.packet import Packet
 from gcext._spec import build, validate, write
 
-__all__ = ["CODECS", "Codec", "register_codec", "require_contraction"]
+__all__ = ["CODECS", "Codec", "Scope", "register_codec", "require_contraction"]
 
 _Kind = TypeVar("_Kind", bound="Codec")
+Scope: TypeAlias = Literal["tensor", "model"]
 
 
 class Codec(ABC):
@@ -89,17 +90,32 @@ class Codec(ABC):
         Where the sum is not finite this raises, or the packet does when it is looked at.
         """
 
-    def encode_inputs(self, accs: Sequence[CodecInput], seeds: Sequence[int]) -> list[Packet]:
+    def encode_inputs(
+        self, accs: Sequence[CodecInput], seeds: Sequence[int], scope: Scope = "tensor"
+    ) -> list[Packet]:
         """Return the packet of each sum, as ``encode_input`` would; a codec may do it faster.
 
         Where one of the tensors is not finite no residual is changed, on the CPU.
+
+        scope: "model" selects from all sums together; ValueError of a codec that does not select.
         """
+        if scope != "tensor":
+            raise self._no_scope(scope)
         for acc in accs:
             if acc.out is not None:
                 self.contraction(acc.tensor.numel())
             if not acc.tensor.is_cuda:  # a deferred packet has its own errors
                 acc._replace(memory=None, out=None).add()
         return [self.encode_input(acc, seed) for acc, seed in zip(accs, seeds, strict=True)]
+
+    def _no_scope(self, scope: object) -> ValueError:
+        """Return the error of a scope that this codec does not have."""
+        if scope != "model":
+            return ValueError(f"{self.name}: scope must be 'tensor' or 'model', got {scope!r}.")
+        return ValueError(
+            f"{self.name}: scope must be 'tensor' for a codec that does not select the largest "
+            "elements, got 'model'. Use stc or topk, or leave scope out."
+        )
 
     @overload
     def encode(
@@ -111,12 +127,14 @@ class Codec(ABC):
         tensor: Sequence[Tensor],
         residual: Sequence[Tensor] | None = None,
         seed: Sequence[int] | None = None,
+        scope: Scope = "tensor",
     ) -> list[Packet]: ...
     def encode(
         self,
         tensor: Tensor | Sequence[Tensor],
         residual: Tensor | Sequence[Tensor] | None = None,
         seed: int | Sequence[int] | None = None,
+        scope: Scope = "tensor",
     ) -> Packet | list[Packet]:
         """Return the packet of ``tensor + residual``, and leave in residual what it lacks.
 
@@ -128,12 +146,17 @@ class Codec(ABC):
             residual: float32, the tensor's shape and device; updated in place.
             seed: any integer, of a stochastic codec, which requires one; the others ignore it. A
                 new one every time, or the errors of several packets add up.
+            scope: of a list, where the share p is taken: "tensor", of each; or "model", of all
+                together by one threshold, of codecs that select the largest elements (stc, topk).
+                Equal magnitudes: the earlier tensor first, then the lower index. Each tensor that
+                sends anything keeps its own scale. On the CPU alone.
 
         Raises:
             ValueError: the tensor is not finite (names the first index; the residual is left as
                 it was), the residual does not fit it, or a seed is lacking. A residual that is
                 itself not finite, or overflows, may be found after the fact: use ErrorFeedback
-                where that must not happen. Or, with a residual, the codec is no contraction.
+                where that must not happen. Likewise a scope that the codec does not have, and, with
+                a residual, a codec that is no contraction.
             MemoryError: no memory for the work. The residual is as it was, or, where the lack
                 showed in the middle of the pass, holds the whole sum: nothing is lost.
 
@@ -147,26 +170,35 @@ class Codec(ABC):
         tensors: Any = (tensor,) if single else tensor
         residuals = _listed("residual", residual, tensors, single, self.name)
         seeds = _listed("seed", seed, tensors, single, self.name)
-        drawn = [self._seed(each) for each in seeds]
-        names = [self.name if single else f"{self.name}[{i}]" for i in range(len(tensors))]
-        accs = []
+        drawn = [self._seed(each) for each in seeds] if self.stochastic else [0] * len(tensors)
+        if single and scope != "tensor":
+            raise ValueError(
+                f"{self.name}: scope is of a list of tensors, got {scope!r} for one tensor."
+            )
+        accs: list[CodecInput] = []
         try:
-            for op, each, kept in zip(names, tensors, residuals, strict=True):
-                flat = _flat(each, op)
+            for i, each in enumerate(tensors):
+                op = self.name if single else f"{self.name}[{i}]"
+                flat, kept = _flat(each, op), residuals[i]
                 slot = None if kept is None else _slot(each, flat, kept, op)
                 accs.append(CodecInput(op, each, flat, None, slot))
             try:
                 if single:
                     return self.encode_input(accs[0], drawn[0])
-                return self.encode_inputs(accs, drawn)
+                if scope == "tensor":
+                    return self.encode_inputs(accs, drawn)
+                return self.encode_inputs(accs, drawn, scope)
             finally:
+                written = []
                 for acc, kept in zip(accs, residuals, strict=True):
                     if kept is None or acc.out is None:
                         continue
                     if acc.out.data_ptr() != kept.data_ptr():  # a strided residual's copy
                         kept.detach().copy_(acc.out)
-                    elif kept.numel() and not kept.is_inference():  # the stable ABI does not tell
-                        torch.autograd.graph.increment_version(kept)
+                    elif kept.numel() and not kept.is_inference():
+                        written.append(kept)
+                if written:  # the stable ABI does not tell autograd
+                    torch.autograd.graph.increment_version(written)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error
@@ -205,17 +237,17 @@ class Codec(ABC):
         decay: float = 1.0,
         seeds: Sequence[int | None] | None = None,
         names: Sequence[str] | None = None,
-        scope: str = "tensor",
+        scope: Scope = "tensor",
     ) -> list[Packet]:
         """Return the packet of each tensor as ``advance`` would; a codec may do it faster.
 
         Without memories and outs what a packet lacks is lost. Where a call raises no memory is
-        changed. names: for the errors.
+        changed. names: for the errors; scope: see encode.
         """
         if outs is not None:
             require_contraction(self)
         none: Sequence[None] = [None] * len(tensors)
-        drawn = [self._seed(seed) for seed in (seeds or none)]
+        drawn = [self._seed(each) for each in seeds or none] if self.stochastic else [0] * len(none)
         accs = []
         try:
             for tensor, name, memory, out in zip(
@@ -223,7 +255,9 @@ class Codec(ABC):
             ):
                 op = self.name if name is None else f"{self.name} {name!r}"
                 accs.append(CodecInput(op, tensor, _flat(tensor, op), memory, out, decay))
-            return self.encode_inputs(accs, drawn)
+            if scope == "tensor":
+                return self.encode_inputs(accs, drawn)
+            return self.encode_inputs(accs, drawn, scope)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error
@@ -299,10 +333,12 @@ def _flat(tensor: Tensor, op: str) -> Tensor:
         raise ValueError(f"{op}: dtype must be one of {names}, got {tensor.dtype}. Convert it.")
     if tensor.layout is not torch.strided:
         raise ValueError(f"{op}: tensor must be strided, got {tensor.layout}. Call .to_dense().")
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         require_device(tensor, op)
+    if tensor.dtype == torch.float32 and not tensor.requires_grad and tensor.dim() == 1:
+        return tensor.contiguous()
     flat = tensor.detach().contiguous().view(-1)
-    if flat.dtype == torch.float64 and flat.device.type == "cpu":
+    if flat.dtype == torch.float64 and flat.is_cpu:
         flat = ops.narrow_float64(flat)
     return flat if flat.dtype == torch.float32 else flat.to(torch.float32)
 
@@ -318,7 +354,7 @@ def _slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> Tensor:
             f"{tensor.device}, got {tuple(residual.shape)} on {residual.device}. "
             "Keep one residual per tensor."
         )
-    slot = residual.detach().contiguous()
+    slot = (residual.detach() if residual.requires_grad else residual).contiguous()
     distance = abs(slot.data_ptr() - flat.data_ptr())
     if flat.numel() and distance < flat.numel() * flat.element_size():
         raise ValueError(f"{op}: residual must not share the tensor's memory. Pass a copy.")

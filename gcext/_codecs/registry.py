@@ -11,7 +11,7 @@ from typing import overload
 from torch import Tensor
 
 from gcext._codecs import __path__
-from gcext._codecs.base import CODECS, Codec
+from gcext._codecs.base import CODECS, Codec, Scope
 from gcext._codecs.topk import STC
 from gcext._packet.packet import Packet
 from gcext._spec import parse
@@ -68,12 +68,16 @@ _stc = lru_cache(maxsize=64)(STC)
 def stc(tensor: Tensor, p: float = 0.01, residual: Tensor | None = None) -> Packet: ...
 @overload
 def stc(
-    tensor: Sequence[Tensor], p: float = 0.01, residual: Sequence[Tensor] | None = None
+    tensor: Sequence[Tensor],
+    p: float = 0.01,
+    residual: Sequence[Tensor] | None = None,
+    scope: Scope = "tensor",
 ) -> list[Packet]: ...
 def stc(
     tensor: Tensor | Sequence[Tensor],
     p: float = 0.01,
     residual: Tensor | Sequence[Tensor] | None = None,
+    scope: Scope = "tensor",
 ) -> Packet | list[Packet]:
     """Sparse ternary compression: the share p of largest magnitude, sent as plus or minus its mean.
 
@@ -89,6 +93,8 @@ def stc(
         p: share of elements to send, in (0, 1].
         residual: float32, the tensor's shape; added to the tensor, and updated in place to what
             the packet lacks of the sum (error feedback).
+        scope: of a list; "model" takes the share p of all tensors together, by one threshold, and
+            keeps a scale for each; see Codec.encode.
 
     Raises:
         ValueError: p out of range or no number; a NaN or Inf in the tensor (names the first index,
@@ -106,5 +112,5 @@ def stc(
     tensor([ 1.,  1.,  1., -1.])
     """
     share = p if type(p) is float else STC(p).p  # the cache takes True and 1 for 1.0
-    packets: Packet | list[Packet] = _stc(share).encode(tensor, residual)  # type: ignore[arg-type]
+    packets: Packet | list[Packet] = _stc(share).encode(tensor, residual, scope=scope)  # type: ignore[arg-type]
     return packets

@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gcext._codecs.base import Codec, register_codec
+from gcext._codecs.base import Codec, Scope, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.seeds import derive
-from gcext._native import ops
-from gcext._native.status import SCALED, is_ok, mark
+from gcext._native import lists, ops
+from gcext._native.status import SCALED, is_ok, mark, raise_for
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
 from gcext._spec import option
@@ -49,26 +49,77 @@ class _Largest(Codec):
             self._method, acc.op, acc.source, info, Contents, cut=(index, value)
         )
 
-    def encode_inputs(self, accs: Sequence[CodecInput], seeds: Sequence[int]) -> list[Packet]:
+    def encode_inputs(
+        self, accs: Sequence[CodecInput], seeds: Sequence[int], scope: Scope = "tensor"
+    ) -> list[Packet]:
         """See Codec. One call of the kernel for all."""
-        first = accs[0] if accs else None
-        if any(acc.tensor.numel() >= 2**31 or not _alike(acc, first) for acc in accs):
-            return super().encode_inputs(accs, seeds)
-        if first is None:
+        if scope not in ("tensor", "model"):
+            raise self._no_scope(scope)
+        if not accs:
             return []
-        ks = [count_of(self.p, acc.tensor.numel()) for acc in accs]
+        tensors, decay = [acc.tensor for acc in accs], accs[0].decay
+        numels = [tensor.numel() for tensor in tensors]
         memory = [acc.memory for acc in accs if acc.memory is not None]
         out = [acc.out for acc in accs if acc.out is not None]
-        tensors, ternary = [acc.tensor for acc in accs], self._method == "ternary"
-        index, value, info = ops.select_many(tensors, memory, out, ks, 1.0, first.decay, ternary)
-        infos = info.unbind()
-        for acc, its in zip(accs, infos, strict=True):
-            acc.check(its)  # before the pairs are split: they may not be there
+        alike = (
+            max(numels) < 2**31
+            and {len(memory), len(out)} <= {0, len(accs)}
+            and all(acc.decay == decay for acc in accs)
+            and len({tensor.device for tensor in tensors}) == 1
+        )
+        if scope == "model" and (tensors[0].is_cuda or not alike):
+            raise ValueError(
+                f"{self.name}: scope='model' needs tensors on the CPU of less than 2^31 elements "
+                "each, all with a residual or none. Or encode their torch.cat as one tensor."
+            )
+        if not alike:
+            return super().encode_inputs(accs, seeds)
+        ternary = self._method == "ternary"
+        rest = 1.0, decay, ternary
+        if scope == "model":
+            k = count_of(self.p, sum(numels))
+            index, value, info = lists.select_model(tensors, memory, out, k, *rest)
+            return self._packets(accs, index, value, info.tolist())
+        ks = [count_of(self.p, numel) for numel in numels]
+        index, value, info = lists.select_many(tensors, memory, out, ks, *rest)
+        if not info.is_cuda:
+            return self._packets(accs, index, value, info.tolist(), ks)
         pairs = zip(index.split(ks), value.split(ks), strict=True)  # type: ignore[no-untyped-call]
         return [
             Packet.from_kernel(self._method, acc.op, acc.source, its, Contents, cut=pair)
-            for acc, its, pair in zip(accs, infos, pairs, strict=True)
+            for acc, its, pair in zip(accs, info.unbind(), pairs, strict=True)
         ]
+
+    def _packets(
+        self,
+        accs: Sequence[CodecInput],
+        index: Tensor,
+        value: Tensor,
+        infos: list[list[int]],
+        capacity: list[int] | None = None,
+    ) -> list[Packet]:
+        """Return the packets of pairs on the CPU, which have that capacity; None: what they need.
+
+        Raises what the infos report, before the pairs are split: they may not be there.
+        """
+        for acc, its in zip(accs, infos, strict=True):
+            if its[1]:
+                raise_for(acc.op, its[1], its[2], acc.source)
+        counts = [its[0] for its in infos]
+        if capacity is None or capacity == counts:
+            size = sum(counts)  # all of it, or the rest would be kept
+            if size < index.numel():
+                index, value = index[:size].clone(), value[:size].clone()
+            capacity = counts
+        pairs = zip(index.split(capacity), value.split(capacity), strict=True)  # type: ignore[no-untyped-call]
+        packets = []
+        for acc, its, (at, what) in zip(accs, infos, pairs, strict=True):
+            if its[0] < at.numel():
+                at, what = at[: its[0]].clone(), what[: its[0]].clone()
+            scale = Packet.scale_of(its[3]) if self._method == "ternary" else 0.0
+            source, contents = acc.source, Contents(at, what, scale)
+            packets.append(Packet(self._method, tuple(source.shape), source.dtype, contents))
+        return packets
 
 
 @register_codec
@@ -105,17 +156,6 @@ class TopK(_Largest):
     def contraction(self, n: int) -> float:
         """See Codec."""
         return share(self.p, n)
-
-
-def _alike(one: CodecInput, other: CodecInput | None) -> bool:
-    """Return whether both can be selected in one call."""
-    assert other is not None
-    return (
-        one.tensor.device == other.tensor.device
-        and one.decay == other.decay
-        and (one.memory is None) == (other.memory is None)
-        and (one.out is None) == (other.out is None)
-    )
 
 
 def top_support(acc: CodecInput, p: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gcext._codecs.base import Codec, require_contraction
+from gcext._codecs.base import Codec, Scope, require_contraction
 from gcext._links.sender import Sender
 from gcext._native.library import current_stream, memory_error
 from gcext._native.status import COMPANION, is_ok, mark
@@ -72,7 +72,7 @@ class ErrorFeedback(Sender):
         seed: int | None = None,
         *,
         exact_below: int = 0,
-        scope: str = "tensor",
+        scope: Scope = "tensor",
     ) -> None:
         decay = plain("ErrorFeedback", "decay", float, decay)
         if not 0 <= decay <= 1:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, cast, overload
+from typing import Any, TypeAlias, cast, get_args, overload
 
 from torch import Tensor
 from torch.nn import Parameter
 
-from gcext._codecs.base import Codec
+from gcext._codecs.base import Codec, Scope
 from gcext._codecs.registry import codec as make_codec
 from gcext._codecs.topk import Dense
 from gcext._links.seeds import PacketSeeds, check_keys
@@ -18,8 +18,6 @@ from gcext._packet.packet import Packet
 __all__ = ["Named", "Sender"]
 
 Named: TypeAlias = "Mapping[str, Tensor | None] | Iterable[tuple[str, Tensor | None]]"
-
-_SCOPES = ("tensor", "model")
 
 
 class Sender:
@@ -44,12 +42,12 @@ class Sender:
         seed: int | None = None,
         *,
         exact_below: int = 0,
-        scope: str = "tensor",
+        scope: Scope = "tensor",
     ) -> None:
         owner = type(self).__name__
         if exact_below < 0:
             raise ValueError(f"{owner}: exact_below must be at least 0, got {exact_below}.")
-        if scope not in _SCOPES:
+        if scope not in get_args(Scope):
             raise ValueError(f"{owner}: scope must be one of tensor, model, got {scope!r}.")
         self.codec = codec if isinstance(codec, Codec) else make_codec(codec)
         self.exact_below = exact_below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,9 @@ def capturing() -> bool:
     return initialized and torch.cuda.is_current_stream_capturing()
 
 
-def touched(tensor: Tensor) -> None:
-    """Tell autograd that an operator wrote to ``tensor``; the stable ABI does not."""
-    if not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
+def touched(tensors: Sequence[Tensor]) -> None:
+    """Tell autograd that an operator wrote to the tensors; the stable ABI does not."""
+    torch.autograd.graph.increment_version([x for x in tensors if not x.is_inference()])
 
 
 def memory_error(op: str, error: RuntimeError) -> MemoryError | None:

@@ -1,4 +1,6 @@
-"""Every operator of the native code: its types here, its fake for torch.compile beside it.
+"""The operators of the native code: types here, the fake for torch.compile beside each.
+
+Those over lists of tensors that are compressed are in gcext._native.lists.
 
 A wrapper takes what the schema takes, in its order; the kernel's header has the contract. Tensors
 are flat and contiguous. Where an operator encodes ``a*tensor + b*memory``, all three are float32
@@ -22,7 +24,7 @@ from gcext._native import library  # noqa: F401  (loads the operators)
 _ops = torch.ops.gcext
 
 
-def _fake(name: str, function: Callable[..., Any]) -> None:
+def fake(name: str, function: Callable[..., Any]) -> None:
     """Register what torch.compile is to know of an operator: the shapes and dtypes it returns."""
     torch.library.register_fake(f"gcext::{name}", function)
 
@@ -69,35 +71,7 @@ def _fake_select(tensor: Tensor, memory: Any, out: Any, k: int, *_: Any) -> tupl
     return index, tensor.new_empty((k,)), _info(tensor)
 
 
-_fake("select", _fake_select)
-
-
-def select_many(
-    tensor: Sequence[Tensor],
-    memory: Sequence[Tensor],
-    out: Sequence[Tensor],
-    k: Sequence[int],
-    a: float,
-    b: float,
-    ternary: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``select`` of many tensors, concatenated; info has a row a tensor.
-
-    memory, out: one a tensor, or none. Each tensor has less than 2^31 elements.
-    """
-    index, value, info = _ops.select_many.default(tensor, memory, out, k, a, b, ternary)
-    return index, value, info
-
-
-def _fake_select_many(
-    tensor: list[Tensor], memory: Any, out: Any, k: list[int], *_: Any
-) -> tuple[Tensor, ...]:
-    pairs, info = (sum(k),), (len(tensor), 4)
-    new = tensor[0].new_empty
-    return new(pairs, dtype=torch.int32), new(pairs), new(info, dtype=torch.int64)
-
-
-_fake("select_many", _fake_select_many)
+fake("select", _fake_select)
 
 
 def narrow_float64(tensor: Tensor) -> Tensor:
@@ -105,7 +79,7 @@ def narrow_float64(tensor: Tensor) -> Tensor:
     return _ops.narrow_float64.default(tensor)
 
 
-_fake("narrow_float64", lambda x: x.new_empty((x.numel(),), dtype=torch.float32))
+fake("narrow_float64", lambda x: x.new_empty((x.numel(),), dtype=torch.float32))
 
 
 # --- quantize: an element becomes a bit or a few, csrc/quantize.h ---
@@ -119,7 +93,7 @@ def sign(
     return bits, info
 
 
-_fake("sign", lambda x, *_: (x.new_empty((_bytes(x.numel()),), dtype=torch.uint8), _info(x)))
+fake("sign", lambda x, *_: (x.new_empty((_bytes(x.numel()),), dtype=torch.uint8), _info(x)))
 
 
 def levels(
@@ -154,7 +128,7 @@ def _fake_levels(
     return new((-(-n // bucket) if bucket else min(n, 1),)), at, level, _info(tensor)
 
 
-_fake("levels", _fake_levels)
+fake("levels", _fake_levels)
 
 
 def level_values(norms: Tensor, at: Tensor, level: Tensor, bucket: int, steps: int) -> Tensor:
@@ -162,7 +136,7 @@ def level_values(norms: Tensor, at: Tensor, level: Tensor, bucket: int, steps: i
     return _ops.level_values(norms, at, level, bucket, steps)
 
 
-_fake("level_values", lambda norms, at, level, *_: torch.empty_like(level, dtype=torch.float32))
+fake("level_values", lambda norms, at, level, *_: torch.empty_like(level, dtype=torch.float32))
 
 
 def unpack_signs(bits: Tensor, n: int, scale: float, scales: Tensor | None, run: int) -> Tensor:
@@ -170,7 +144,7 @@ def unpack_signs(bits: Tensor, n: int, scale: float, scales: Tensor | None, run:
     return _ops.unpack_signs(bits, n, scale, scales, run)
 
 
-_fake("unpack_signs", lambda bits, n, *_: bits.new_empty((n,), dtype=torch.float32))
+fake("unpack_signs", lambda bits, n, *_: bits.new_empty((n,), dtype=torch.float32))
 
 
 # --- support: elements drawn by counter, csrc/support.h ---
@@ -181,7 +155,7 @@ def random_support(seed: int, k: int, numel: int) -> Tensor:
     return _ops.random_support.default(signed(seed), k, numel)
 
 
-_fake("random_support", lambda seed, k, numel: torch.empty(k, dtype=_index_type(numel)))
+fake("random_support", lambda seed, k, numel: torch.empty(k, dtype=_index_type(numel)))
 
 
 # --- rice: ternary packets as bytes, on CUDA only, cuda/rice_launch.h ---
@@ -242,7 +216,7 @@ def combine(
     return _ops.combine.default(index, value, weights, numel, *codes)
 
 
-_fake("combine", _fake_sum)
+fake("combine", _fake_sum)
 
 
 def combine_add_(dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> None:
@@ -250,7 +224,7 @@ def combine_add_(dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> N
     _ops.combine_add_.default(dense, index, value, alpha)
 
 
-_fake("combine_add_", lambda dense, index, value, alpha: None)
+fake("combine_add_", lambda dense, index, value, alpha: None)
 
 
 def gram(
@@ -267,9 +241,7 @@ def gram(
     return _ops.gram.default(index, value, scale, numel, *codes[1:])
 
 
-_fake(
-    "gram", lambda i, value, *_: value[0].new_empty((len(value), len(value)), dtype=torch.float64)
-)
+fake("gram", lambda i, value, *_: value[0].new_empty((len(value), len(value)), dtype=torch.float64))
 
 
 def project(dots: Tensor, m: int, kept: int, first: Sequence[int], last: Sequence[int]) -> Tensor:
@@ -280,7 +252,7 @@ def project(dots: Tensor, m: int, kept: int, first: Sequence[int], last: Sequenc
     return _ops.project.default(dots, m, kept, first, last)
 
 
-_fake("project", lambda dots, *_: dots.new_empty((dots.shape[0],)))
+fake("project", lambda dots, *_: dots.new_empty((dots.shape[0],)))
 
 
 def trimmed_mean(
@@ -294,7 +266,7 @@ def trimmed_mean(
     return _ops.trimmed_mean.default(index, value, drop, numel, *codes)
 
 
-_fake("trimmed_mean", _fake_sum)
+fake("trimmed_mean", _fake_sum)
 
 
 def vote(
@@ -311,7 +283,7 @@ def vote(
     return _ops.vote.default(plane, index, value, scale, numel)
 
 
-_fake("vote", lambda plane, index, value, scale, n: _fake_sum(index, [*plane, *value], None, n))
+fake("vote", lambda plane, index, value, scale, n: _fake_sum(index, [*plane, *value], None, n))
 
 
 # --- polar: lossy source coding, csrc/polar/polar.h and hadamard.h ---
@@ -357,8 +329,8 @@ def _fake_message(
     return message, source.new_empty((1,), dtype=torch.int64)
 
 
-_fake("polar_encode", _fake_message)
-_fake("polar_search", _fake_message)
+fake("polar_encode", _fake_message)
+fake("polar_search", _fake_message)
 
 
 def polar_decode(message: Tensor, frozen: Tensor, numel: int) -> Tensor:
@@ -366,7 +338,7 @@ def polar_decode(message: Tensor, frozen: Tensor, numel: int) -> Tensor:
     return _ops.polar_decode.default(message, frozen, numel)
 
 
-_fake("polar_decode", lambda message, frozen, n: message.new_empty((_bytes(n),)))
+fake("polar_decode", lambda message, frozen, n: message.new_empty((_bytes(n),)))
 
 
 def polar_pack(symbols: Tensor) -> Tensor:
@@ -374,7 +346,7 @@ def polar_pack(symbols: Tensor) -> Tensor:
     return _ops.polar_pack.default(symbols)
 
 
-_fake("polar_pack", lambda symbols: symbols.new_empty((_bytes(symbols.numel()),)))
+fake("polar_pack", lambda symbols: symbols.new_empty((_bytes(symbols.numel()),)))
 
 
 def polar_unpack(packed: Tensor, numel: int) -> Tensor:
@@ -382,7 +354,7 @@ def polar_unpack(packed: Tensor, numel: int) -> Tensor:
     return _ops.polar_unpack.default(packed, numel)
 
 
-_fake("polar_unpack", lambda packed, numel: packed.new_empty((numel,)))
+fake("polar_unpack", lambda packed, numel: packed.new_empty((numel,)))
 
 
 def polar_order(density: Tensor, block: int) -> Tensor:
@@ -390,7 +362,7 @@ def polar_order(density: Tensor, block: int) -> Tensor:
     return _ops.polar_order.default(density, block)
 
 
-_fake("polar_order", lambda x, block: x.new_empty((block,), dtype=torch.int32))
+fake("polar_order", lambda x, block: x.new_empty((block,), dtype=torch.int32))
 
 
 def hadamard(values: Tensor, size: int, seed: int, inverse: bool) -> Tensor:
@@ -398,4 +370,4 @@ def hadamard(values: Tensor, size: int, seed: int, inverse: bool) -> Tensor:
     return _ops.hadamard.default(values, size, signed(seed), inverse)
 
 
-_fake("hadamard", lambda values, *_: torch.empty_like(values))
+fake("hadamard", lambda values, *_: torch.empty_like(values))

@@ -13,7 +13,7 @@ from gcext._native.library import DTYPES
 if TYPE_CHECKING:
     from gcext._packet.packet import Packet
 
-__all__ = ["as_dtype", "as_packets", "as_targets"]
+__all__ = ["as_dtype", "as_packets", "as_targets", "overlaps"]
 
 _Kind = TypeVar("_Kind")
 
@@ -119,14 +119,14 @@ def _check_target(op: str, name: str, packet: Packet, out: Any, dtype: torch.dty
             f"{op}: {name} must have the shape {packet.shape} or {flat} on {packet.device}, "
             f"got {tuple(out.shape)} on {out.device}."
         )
-    if _overlaps(out):
+    if overlaps(out):
         raise ValueError(
             f"{op}: {name} must not overlap itself, got {tuple(out.shape)} with strides "
             f"{out.stride()}. Pass a tensor that was not expanded."
         )
 
 
-def _overlaps(tensor: Tensor) -> bool:
+def overlaps(tensor: Tensor) -> bool:
     """Return whether elements may share memory: a stride does not step over what smaller ones span.
 
     True for all tensors that were expanded; False for all views by slices, steps and transposition.

@@ -14,7 +14,7 @@ from torch import Tensor
 from gcext._native import ops
 from gcext._native.library import touched
 from gcext._native.status import raise_for
-from gcext._packet import dense, wire
+from gcext._packet import dense, targets, wire
 from gcext._packet import device as on_device
 from gcext._packet.arguments import as_packets
 from gcext._packet.codes import Code, Contents, Merged, Random
@@ -178,8 +178,11 @@ class Packet:
     @property
     def is_captured(self) -> bool:
         """Whether a CUDA graph's next replay will change what the packet shows."""
-        deferred = self.deferred
-        return any(m.is_captured for m in self.members) or bool(deferred and deferred.captured)
+        for each in self.members or (self,):
+            deferred = each.deferred
+            if deferred is not None and deferred.captured:
+                return True
+        return False
 
     @property
     def is_resident(self) -> bool:
@@ -187,9 +190,14 @@ class Packet:
 
         :meta private:
         """
-        if self.members:
-            return all(member.is_resident for member in self.members)
-        return self._contents is not None and self._contents.coded.device.type == "cpu"
+        for each in self.members or (self,):
+            contents = each._contents
+            if contents is None:
+                return False
+            coded = contents.coded  # Tensor.device.type takes ten times as long as is_cpu
+            if not (coded.is_cpu if isinstance(coded, Tensor) else coded.device.type == "cpu"):
+                return False
+        return True
 
     def __repr__(self) -> str:
         if self.members:
@@ -282,43 +290,41 @@ class Packet:
         """Add ``alpha`` times the decoded tensor to ``tensor``, in place, touching k elements.
 
         Args:
-            tensor: float32, contiguous, as many elements as the source; for a group a list of
-                tensors, one a member. All are validated before any is changed.
-            alpha: rounded to float32; the product and the sum are rounded once each.
+            tensor: float32, float64, float16 or bfloat16, of any strides that do not overlap, as
+                many elements as the source; for a group a list of tensors, one a member. All are
+                validated before any is changed.
+            alpha: rounded to float32; the product and the sum are rounded once each. For float64
+                the sum is made in float64 and rounded once; for the 16-bit types it is made in
+                float32 and then rounded to theirs.
 
         Returns what it was given, as torch's in-place methods do. Raises ValueError where the
-        tensor does not fit.
+        tensor does not fit. Contiguous float32 is the fast way.
         """
         if not abs(alpha) <= _LARGEST:
             raise ValueError(f"Packet.add_to_: alpha must be finite in float32, got {alpha}.")
-        if isinstance(tensor, Tensor) and not self.members:
-            self._validate_target(tensor)
-            self._add_to(tensor, alpha)
+        if isinstance(tensor, Tensor) and self._is_plain(tensor):
+            index, value = self.entries()
+            index = _ALL.to(value.device) if index is None else index
+            ops.combine_add_(tensor.detach().view(-1), index, value, alpha)
+            if tensor.numel():
+                touched([tensor])
             return tensor
-        if isinstance(tensor, Tensor) or len(tensor) != len(self.members):
+        members: tuple[Packet, ...] = self.members or (self,)
+        if isinstance(tensor, Tensor) != (not self.members) or (
+            self.members and len(tensor) != len(members)
+        ):
             got = "a tensor" if isinstance(tensor, Tensor) else f"{len(tensor)} tensors"
             want = f"a group of {len(self.members)}" if self.members else "a single packet"
             raise ValueError(f"Packet.add_to_: needs a tensor a member, got {got} for {want}.")
-        for member, each in zip(self.members, tensor, strict=True):
-            member._validate_target(each)
-        for member, each in zip(self.members, tensor, strict=True):
-            member._add_to(each, alpha)
+        dense = (tensor,) if isinstance(tensor, Tensor) else tensor
+        index, value = zip(*[member.entries() for member in members], strict=True)
+        targets.add(dense, [math.prod(member.shape) for member in members], index, value, alpha)
         return tensor
 
-    def _validate_target(self, tensor: Tensor) -> None:
-        fits = tensor.numel() == self.numel and tensor.device == self.device
-        if not (fits and tensor.dtype == torch.float32 and tensor.is_contiguous()):
-            raise ValueError(
-                f"Packet.add_to_: tensor must be float32, contiguous, of {self.numel} elements on "
-                f"{self.device}, got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}."
-            )
-
-    def _add_to(self, tensor: Tensor, alpha: float) -> None:
-        index, value = self.entries()
-        index = _ALL.to(value.device) if index is None else index
-        ops.combine_add_(tensor.detach().view(-1), index, value, alpha)
-        if tensor.numel():
-            touched(tensor)
+    def _is_plain(self, tensor: Tensor) -> bool:
+        """Return whether a tensor for a single packet fits, is float32 and contiguous."""
+        fits = not self.members and tensor.numel() == self.numel and tensor.device == self.device
+        return fits and tensor.dtype == torch.float32 and tensor.is_contiguous()
 
     def to(self, device: torch.device | str) -> Packet:
         """Return the packet with its contents on ``device``."""

@@ -149,11 +149,10 @@ def _builder(kind: type[Packet]) -> Callable[..., Packet]:
         scale: float = 0.0,
         merged: Mapping[str, Any] | None = None,
         located: Mapping[str, Any] | None = None,
-        members: Sequence[Packet] = (),
+        members: Sequence[Any] = (),
     ) -> Packet:
         if members:
-            shapes = tuple(member.shape for member in members)
-            return kind(method, shapes, members[0].dtype, members=tuple(members))
+            return kind.group(_members(kind, members, _tensor(support), _tensor(coded)))
         head = (method, tuple(shape), _BY_NAME[dtype])
         if located is not None:
             return kind(*head, encoded=Located(scale=scale, **located))
@@ -165,6 +164,21 @@ def _builder(kind: type[Packet]) -> Callable[..., Packet]:
         return kind(*head, contents, merged=None if merged is None else Merged(**merged))
 
     return build
+
+
+def _members(
+    kind: type[Packet], members: Sequence[Any], index: Tensor, value: Tensor
+) -> list[Packet]:
+    """Return a group's members: of a ternary one the shape, dtype, k and scale are given."""
+    sizes = [each[2] for each in members if isinstance(each, tuple)]
+    pairs = zip(index.split(sizes), value.split(sizes), strict=True)  # type: ignore[no-untyped-call]
+    made = []
+    for each in members:
+        if isinstance(each, tuple):
+            shape, dtype, _, scale = each
+            each = kind("ternary", shape, _BY_NAME[dtype], Contents(*next(pairs), scale))
+        made.append(each)
+    return made
 
 
 def _tensor(x: Any) -> Any:

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gcext import Packet
-from gcext._codecs.base import Codec
+from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
-from gcext._native import ops
+from gcext._native import lists, ops
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ class DeferredCodec(Codec):
         with on_a_gpu(), NoSynchronization():
             return self.of.encode_input(acc, seed)
 
-    def encode_inputs(self, accs: Sequence[CodecInput], seeds: Sequence[int]) -> list[Packet]:
+    def encode_inputs(
+        self, accs: Sequence[CodecInput], seeds: Sequence[int], scope: Scope = "tensor"
+    ) -> list[Packet]:
         there = [acc._replace(tensor=acc.tensor.as_subclass(OnDevice)) for acc in accs]
         with on_a_gpu(), NoSynchronization():
-            return self.of.encode_inputs(there, seeds)
+            return self.of.encode_inputs(there, seeds, scope)
 
 
 class OnDevice(Tensor):
@@ -74,7 +76,7 @@ def on_a_gpu() -> Iterator[None]:
     """Put the emulated kernels under the codecs. Polar codes keep the CPU's, which never wait."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "select", _device(_select))
-        patch.setattr(ops, "select_many", _device(_select_many))
+        patch.setattr(lists, "select_many", _device(_select_many))
         patch.setattr(ops, "sign", _device(_sign))
         patch.setattr(ops, "levels", _device(_levels))
         yield

@@ -1,0 +1,74 @@
+"""Operators over a whole model's tensors in one call; see gcext._native.ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcext._native.ops import fake
+
+_ops = torch.ops.gcext
+
+
+def select_many(
+    tensor: Sequence[Tensor],
+    memory: Sequence[Tensor],
+    out: Sequence[Tensor],
+    k: Sequence[int],
+    a: float,
+    b: float,
+    ternary: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``select`` of many tensors, concatenated; info has a row a tensor.
+
+    memory, out: one a tensor, or none. Each tensor has less than 2^31 elements.
+    """
+    index, value, info = _ops.select_many.default(tensor, memory, out, k, a, b, ternary)
+    return index, value, info
+
+
+def _fake_select_many(
+    tensor: list[Tensor], memory: Any, out: Any, k: list[int], *_: Any
+) -> tuple[Tensor, ...]:
+    pairs, info = (sum(k),), (len(tensor), 4)
+    new = tensor[0].new_empty
+    return new(pairs, dtype=torch.int32), new(pairs), new(info, dtype=torch.int64)
+
+
+fake("select_many", _fake_select_many)
+
+
+def select_model(
+    tensor: Sequence[Tensor],
+    memory: Sequence[Tensor],
+    out: Sequence[Tensor],
+    k: int,
+    a: float,
+    b: float,
+    ternary: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the k of largest magnitude of all tensors together; otherwise as select_many.
+
+    On the CPU alone.
+    """
+    index, value, info = _ops.select_model.default(tensor, memory, out, k, a, b, ternary)
+    return index, value, info
+
+
+fake("select_model", lambda x, m, out, k, *rest: _fake_select_many(x, m, out, [k]))
+
+
+def combine_add_many_(
+    dense: Sequence[Tensor], index: Sequence[Tensor], value: Sequence[Tensor], alpha: float
+) -> None:
+    """Add alpha times a packet to each of many float32 tensors, of any shape; csrc/combine.h.
+
+    Nothing is written where one of the packets is not valid, on the CPU.
+    """
+    _ops.combine_add_many_.default(dense, index, value, alpha)
+
+
+fake("combine_add_many_", lambda dense, index, value, alpha: None)

@@ -1,0 +1,88 @@
+"""Tensors that packets are added to: any strides that do not overlap, any float dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcext._native import lists, ops
+from gcext._native.library import DTYPES, touched
+from gcext._packet.arguments import overlaps
+
+__all__ = ["add"]
+
+
+def add(
+    tensors: Sequence[Tensor],
+    numels: Sequence[int],
+    index: Sequence[Tensor | None],
+    value: Sequence[Tensor],
+    alpha: float,
+) -> None:
+    """Add alpha times a packet of so many elements to each tensor: Packet.add_to_.
+
+    index: None of a packet of all elements. ValueError, and nothing changed, where a tensor does
+    not fit.
+    """
+    plain = [_validate(*each) for each in zip(tensors, numels, value, strict=True)]
+    fast = [i for i, each in enumerate(plain) if each]
+    if fast:
+        whole = torch.empty(0, dtype=torch.int32, device=value[fast[0]].device)
+        dense = [tensors[i].detach() if tensors[i].requires_grad else tensors[i] for i in fast]
+        at = [whole if (each := index[i]) is None else each for i in fast]
+        lists.combine_add_many_(dense, at, [value[i] for i in fast], alpha)
+    for i, each in enumerate(plain):
+        if not each and numels[i]:
+            _add_converted(tensors[i].detach(), index[i], value[i], alpha)
+    touched([tensor for tensor in tensors if tensor.numel()])
+
+
+def _validate(tensor: Tensor, numel: int, value: Tensor) -> bool:
+    """Return whether the tensor is float32 and contiguous; ValueError where it does not fit."""
+    fits = isinstance(tensor, Tensor) and tensor.numel() == numel and tensor.device == value.device
+    if fits and tensor.dtype == torch.float32 and tensor.is_contiguous():
+        return True
+    if not fits or tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
+        got = type(tensor).__name__
+        if isinstance(tensor, Tensor):
+            got = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+        raise ValueError(
+            f"Packet.add_to_: tensor must be of {', '.join(DTYPES.values())}, strided, of {numel} "
+            f"elements on {value.device}, got {got}."
+        )
+    if overlaps(tensor):
+        raise ValueError(
+            "Packet.add_to_: elements of tensor must not share memory, got shape "
+            f"{tuple(tensor.shape)} with strides {tensor.stride()}. Pass a copy, as of .clone()."
+        )
+    return False
+
+
+def _add_converted(dense: Tensor, index: Tensor | None, value: Tensor, alpha: float) -> None:
+    """Add to a tensor of any dtype and strides, that has elements: those of ``index`` alone."""
+    if index is None:
+        dense.copy_(_sum(dense.flatten(), value, alpha).view(dense.shape))
+        return
+    at = index.long()
+    if dense.is_contiguous():
+        flat = dense.view(-1)
+    else:
+        left, at, last = at, torch.zeros_like(at), 0
+        for size, stride in reversed([*zip(dense.shape, dense.stride(), strict=True)]):
+            at += left % size * stride
+            left = left // size
+            last += (size - 1) * stride
+        flat = dense.as_strided((last + 1,), (1,))
+    flat.index_copy_(0, at, _sum(flat.index_select(0, at), value, alpha))
+
+
+def _sum(held: Tensor, value: Tensor, alpha: float) -> Tensor:
+    """Return held plus alpha times value, in the dtype of held."""
+    if held.dtype == torch.float64:
+        return held + value.double() * float(np.float32(alpha))
+    total = held.to(torch.float32, copy=True)
+    ops.combine_add_(total, value.new_empty(0, dtype=torch.int32), value, alpha)
+    return total.to(held.dtype)
