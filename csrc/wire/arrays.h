@@ -48,9 +48,32 @@ inline std::string dtype_name(const py::handle& dtype) {
   return name;
 }
 
-// What a method without arguments returns, `name` being interned.
-inline py::object call(const py::handle& object, PyObject* name) {
-  PyObject* const result = PyObject_CallMethodNoArgs(object.ptr(), name);
+// Names that are looked up for every packet, made once.
+struct Names {
+#define GCEXT_NAME(name) const py::handle name = PyUnicode_InternFromString(#name)
+  GCEXT_NAME(_contents);
+  GCEXT_NAME(coded);
+  GCEXT_NAME(data_ptr);
+  GCEXT_NAME(dtype);
+  GCEXT_NAME(encoded);
+  GCEXT_NAME(is_cpu);
+  GCEXT_NAME(method);
+  GCEXT_NAME(numel);
+  GCEXT_NAME(scale);
+  GCEXT_NAME(shape);
+  GCEXT_NAME(stride);
+  GCEXT_NAME(support);
+#undef GCEXT_NAME
+};
+
+inline const Names& names() {
+  static const Names all;
+  return all;
+}
+
+// What a method without arguments returns.
+inline py::object call(const py::handle& object, const py::handle& name) {
+  PyObject* const result = PyObject_CallMethodNoArgs(object.ptr(), name.ptr());
   if (result == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(result);
 }
@@ -68,28 +91,23 @@ constexpr const char* torch_name() {
 // Whether an object is a tensor, in host memory, one-dimensional and contiguous. To read it as such
 // takes a third of the time of its numpy().
 inline bool is_flat_tensor(const py::handle& object) {
-  static const py::handle is_cpu = PyUnicode_InternFromString("is_cpu");
-  static PyObject* const dim = PyUnicode_InternFromString("dim");
-  static PyObject* const contiguous = PyUnicode_InternFromString("is_contiguous");
-  static PyObject* const pointer = PyUnicode_InternFromString("data_ptr");
-  if (py::isinstance<py::array>(object) || PyObject_HasAttr(object.ptr(), pointer) == 0)
-    return false;
-  return py::getattr(object, is_cpu).is(py::bool_(true)) && call(object, dim).cast<int>() == 1 &&
-         call(object, contiguous).is(py::bool_(true));
+  if (py::isinstance<py::array>(object) || !py::hasattr(object, names().data_ptr)) return false;
+  if (!py::getattr(object, names().is_cpu).is(py::handle(Py_True))) return false;
+  const py::object stride = call(object, names().stride);
+  return PyTuple_Check(stride.ptr()) && PyTuple_GET_SIZE(stride.ptr()) == 1 &&
+         PyLong_AsLong(PyTuple_GET_ITEM(stride.ptr(), 0)) == 1;
 }
 
 template <class T>
 bool holds(const py::handle& tensor) {
-  return dtype_name(tensor.attr("dtype")) == torch_name<T>();
+  return dtype_name(py::getattr(tensor, names().dtype)) == torch_name<T>();
 }
 
 template <class T>
 Array<T> borrow_tensor(const py::handle& tensor) {
-  static PyObject* const numel = PyUnicode_InternFromString("numel");
-  static PyObject* const pointer = PyUnicode_InternFromString("data_ptr");
-  const auto at = call(tensor, pointer).cast<uintptr_t>();
+  const auto at = call(tensor, names().data_ptr).cast<uintptr_t>();
   return {py::reinterpret_borrow<py::object>(tensor), reinterpret_cast<const T*>(at),
-          call(tensor, numel).cast<py::ssize_t>()};
+          call(tensor, names().numel).cast<py::ssize_t>()};
 }
 
 // The NumPy array of an object: itself, or of a tensor what its numpy() returns. That must share

@@ -31,11 +31,11 @@ int code_of(const std::array<const char*, n>& names, const std::string& name, co
 
 // "torch.float32" or "float32".
 int dtype_of(const py::handle& packet) {
-  return code_of(kDtypeNames, dtype_name(packet.attr("dtype")), "dtype");
+  return code_of(kDtypeNames, dtype_name(py::getattr(packet, names().dtype)), "dtype");
 }
 
 std::vector<int64_t> shape_of(const py::handle& packet) {
-  return packet.attr("shape").cast<std::vector<int64_t>>();
+  return py::getattr(packet, names().shape).cast<std::vector<int64_t>>();
 }
 
 // The support of a coded packet, and k.
@@ -226,23 +226,23 @@ py::dict located_of(const Body& body, const Cursor& cursor) {
 
 Method method_of(const py::handle& packet) {
   return static_cast<Method>(
-      code_of(kMethodNames, packet.attr("method").cast<std::string>(), "method"));
+      code_of(kMethodNames, py::getattr(packet, names().method).cast<std::string>(), "method"));
 }
 
 void put_packet(Message* message, const py::handle& packet) {
   const Method method = method_of(packet);
   if (method == kGroup) throw PackError("pack: a group must not be a member of a group.");
   const int64_t numel = put_head(message, method, dtype_of(packet), shape_of(packet));
-  const py::object encoded = packet.attr("encoded");
+  const py::object encoded = py::getattr(packet, names().encoded);
   if (method == kTernary && !encoded.is_none()) return put_encoded(message, encoded);
-  const py::object contents = packet.attr("_contents");
+  const py::object contents = py::getattr(packet, names()._contents);
   if (method == kDense) {
-    const auto value = checked<float>(contents.attr("coded"), "value");
+    const auto value = checked<float>(py::getattr(contents, names().coded), "value");
     const py::gil_scoped_release release;
     return put_dense(message, numel, value.data(), value.size());
   }
   if (method > kGroup) return put_coded(message, method, numel, contents);
-  with_index(contents.attr("support"), [&](const auto& index) {
+  with_index(py::getattr(contents, names().support), [&](const auto& index) {
     const int64_t k = index.size();
     if (method == kMerged) {
       const Members members = members_of(packet, k);
@@ -250,9 +250,9 @@ void put_packet(Message* message, const py::handle& packet) {
       put_merged(message, numel, index.data(), k, members);
       return;
     }
-    const auto value = checked<float>(contents.attr("coded"), "value");
+    const auto value = checked<float>(py::getattr(contents, names().coded), "value");
     check_length(k, value.size());
-    const float scale = method == kTernary ? contents.attr("scale").cast<float>() : 0;
+    const float scale = method == kTernary ? py::getattr(contents, names().scale).cast<float>() : 0;
     const py::gil_scoped_release release;
     if (method == kSparse)
       put_sparse(message, numel, index.data(), value.data(), k);

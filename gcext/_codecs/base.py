@@ -335,8 +335,8 @@ def _flat(tensor: Tensor, op: str) -> Tensor:
         raise ValueError(f"{op}: tensor must be strided, got {tensor.layout}. Call .to_dense().")
     if not tensor.is_cpu:
         require_device(tensor, op)
-    if tensor.dtype == torch.float32 and not tensor.requires_grad and tensor.dim() == 1:
-        return tensor.contiguous()
+    if tensor.dtype is torch.float32 and not tensor.requires_grad and tensor.is_contiguous():
+        return tensor if tensor.dim() == 1 else tensor.view(-1)
     flat = tensor.detach().contiguous().view(-1)
     if flat.dtype == torch.float64 and flat.is_cpu:
         flat = ops.narrow_float64(flat)
@@ -355,7 +355,6 @@ def _slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> Tensor:
             "Keep one residual per tensor."
         )
     slot = (residual.detach() if residual.requires_grad else residual).contiguous()
-    distance = abs(slot.data_ptr() - flat.data_ptr())
-    if flat.numel() and distance < flat.numel() * flat.element_size():
+    if abs(slot.data_ptr() - flat.data_ptr()) < 4 * flat.numel():
         raise ValueError(f"{op}: residual must not share the tensor's memory. Pass a copy.")
     return slot

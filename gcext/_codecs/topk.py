@@ -102,9 +102,8 @@ class _Largest(Codec):
 
         Raises what the infos report, before the pairs are split: they may not be there.
         """
-        for acc, its in zip(accs, infos, strict=True):
-            if its[1]:
-                raise_for(acc.op, its[1], its[2], acc.source)
+        for acc, (_, status, where, _) in zip(accs, infos, strict=True):
+            raise_for(acc.op, status, where, acc.source)
         counts = [its[0] for its in infos]
         if capacity is None or capacity == counts:
             size = sum(counts)  # all of it, or the rest would be kept
@@ -112,12 +111,12 @@ class _Largest(Codec):
                 index, value = index[:size].clone(), value[:size].clone()
             capacity = counts
         pairs = zip(index.split(capacity), value.split(capacity), strict=True)  # type: ignore[no-untyped-call]
-        packets = []
-        for acc, its, (at, what) in zip(accs, infos, pairs, strict=True):
-            if its[0] < at.numel():
-                at, what = at[: its[0]].clone(), what[: its[0]].clone()
-            scale = Packet.scale_of(its[3]) if self._method == "ternary" else 0.0
-            source, contents = acc.source, Contents(at, what, scale)
+        packets, ternary = [], self._method == "ternary"
+        for acc, (count, _, _, bits), (at, what) in zip(accs, infos, pairs, strict=True):
+            if count < at.numel():
+                at, what = at[:count].clone(), what[:count].clone()
+            source = acc.source
+            contents = Contents(at, what, Packet.scale_of(bits) if ternary else 0.0)
             packets.append(Packet(self._method, tuple(source.shape), source.dtype, contents))
         return packets
 
