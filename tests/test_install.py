@@ -20,6 +20,7 @@ import gcext
 
 ROOT = Path(__file__).parents[1]
 GENERATED = {"PKG-INFO", "setup.cfg"}  # by setuptools; and *.egg-info
+EPOCH = "315532800"  # 1980-01-01, as in tools/wheels.py
 ONE_LINE = "import gcext, torch; print(gcext.__file__); gcext.stc(torch.randn(9))"
 CPU_BUILD = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 
@@ -87,7 +88,8 @@ def installed(tree: Path, no_git: str, tmp_path_factory: pytest.TempPathFactory)
     """A fresh environment with the wheel of the sdist, which finds torch where this Python does."""
     folder = tmp_path_factory.mktemp("wheel")
     options = ("--wheel", "--no-isolation", "--outdir", folder)
-    done = python("-m", "build", *options, tree, PATH=no_git, GCEXT_CUDA="OFF", CXX=compiler())
+    settings = {"PATH": no_git, "GCEXT_CUDA": "OFF", "CXX": compiler(), "SOURCE_DATE_EPOCH": EPOCH}
+    done = python("-m", "build", *options, tree, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.glob("*.whl")
     assert "gcext/_bench/__main__.py" in zipfile.ZipFile(wheel).namelist()
@@ -113,6 +115,17 @@ def test_the_wheel_of_the_sdist_runs_outside_of_the_sources(
     done = python("-W", "error", "-c", ONE_LINE, PROGRAM=installed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(installed.parents[1])
+
+
+def test_the_wheel_holds_no_folder_and_no_time_of_its_build(installed: Path, tree: Path) -> None:
+    """What two builds would differ in; that they are the same bytes takes two: `make wheels`."""
+    (wheel,) = installed.parents[2].glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        assert {entry.date_time[:3] for entry in opened.infolist()} == {(1980, 1, 1)}
+        names = [name for name in opened.namelist() if name.endswith((".so", "_build.json"))]
+        assert len(names) == 3
+        for name in names:
+            assert str(tree).encode() not in opened.read(name), name
 
 
 def test_the_console_command_runs_anywhere(installed: Path, tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ def declared_version() -> str:
 def test_build_info() -> None:
     info = gcext.build_info()
     assert info["gcext"] == gcext.__version__ == declared_version()
-    assert info["torch"] == importlib.metadata.version("torch")
+    assert info["torch"] == torch.__version__
+    declared = importlib.metadata.version("torch")  # that of some builds lacks the part after +
+    assert info["torch"].partition("+")[0] == declared.partition("+")[0]
     assert "baseline" in info["isas_built"] and info["isa"] in info["isas_built"]
     for threads in (1, 2):
         torch.set_num_threads(threads)
