@@ -163,10 +163,10 @@ class Codec(ABC):
                 for acc, kept in zip(accs, residuals, strict=True):
                     if kept is None or acc.out is None:
                         continue
-                    if acc.out.data_ptr() != kept.data_ptr():  # a strided residual's copy
-                        kept.detach().copy_(acc.out)
-                    elif kept.numel():
+                    if acc.out is kept or acc.out.data_ptr() == kept.data_ptr():
                         written.append(kept)
+                    else:  # a strided residual's copy
+                        kept.detach().copy_(acc.out)
                 touched(written)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
