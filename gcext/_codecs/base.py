@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gcext._codecs.input import CodecInput
 from gcext._native import ops
-from gcext._native.library import DTYPES, memory_error, require_device, touched
+from gcext._native.library import DTYPES, memory_error, require_device
 from gcext._packet.packet import Packet
 from gcext._spec import build, validate, write
 
@@ -164,10 +164,11 @@ class Codec(ABC):
                     if kept is None or acc.out is None:
                         continue
                     if acc.out is kept or acc.out.data_ptr() == kept.data_ptr():
-                        written.append(kept)
+                        if not kept.is_inference():
+                            written.append(kept)
                     else:  # a strided residual's copy
                         kept.detach().copy_(acc.out)
-                touched(written)
+                torch.autograd.graph.increment_version(written)  # the stable ABI does not
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error

@@ -240,9 +240,7 @@ def gram(
     return _ops.gram.default(index, value, scale, numel, *codes[1:])
 
 
-fake(
-    "gram", lambda i, value, *_: value[0].new_empty((len(value), len(value)), dtype=torch.float64)
-)
+fake("gram", lambda i, value, *_: value[0].new_empty((len(value), len(value)), dtype=torch.float64))
 
 
 def project(dots: Tensor, m: int, kept: int, first: Sequence[int], last: Sequence[int]) -> Tensor:
