@@ -43,6 +43,29 @@ def stc(tensor: Floats, residual: Floats | None, k: int, ternary: bool = True) -
     return Answer(index, value, left, mean)
 
 
+def stc_model(
+    tensors: Sequence[Floats], residuals: Sequence[Floats] | None, k: int, ternary: bool = True
+) -> list[Answer]:
+    """Return the selection from all flat sums together, a mean for each; ties as if concatenated."""
+    nothing = [np.empty(0, np.float32)]
+    held = (
+        [t.copy() for t in tensors]
+        if residuals is None
+        else [t + r for t, r in zip(tensors, residuals, strict=True)]
+    )
+    index = top_k(np.concatenate(nothing + held), k)
+    answers, first = [], 0
+    for acc in held:
+        mine = index[(index >= first) & (index < first + acc.size)] - first
+        first += acc.size
+        mean = exact_mean(acc[mine])
+        value = np.copysign(mean, acc[mine]) if ternary else acc[mine]
+        left = acc.copy()
+        left[mine] = acc[mine] - value
+        answers.append(Answer(mine, value, left, mean))
+    return answers
+
+
 def top_k(acc: Floats, k: int) -> Index:
     """Return the indices of the k largest magnitudes that are not zero, ties to the lower index."""
     key = _keys(acc)

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <functional>
+#include <string>
 #include <utility>
 
 #include "common/packet.h"
@@ -83,6 +84,7 @@ void add_all(const char* op, const std::vector<Tensor>& dense, const std::vector
   GCEXT_CHECK(index.size() == m && value.size() == m, op,
               ": needs an index and a value for every tensor, got ", index.size(), " and ",
               value.size(), " for ", m, ".");
+  const std::string what = std::string(op) + ": dense";
   std::vector<PacketView> packets;
   std::vector<int64_t> numel;
   std::vector<float*> data;
@@ -90,7 +92,7 @@ void add_all(const char* op, const std::vector<Tensor>& dense, const std::vector
   packets.reserve(m), numel.reserve(m), data.reserve(m), memory.reserve(m);
   int64_t entries = 0;
   for (size_t i = 0; i < m; ++i) {
-    check_dense(dense[i], ScalarType::Float, op);
+    check_dense(dense[i], ScalarType::Float, what.c_str());
     numel.push_back(dense[i].numel());
     packets.push_back(view_packet(op, index[i], value[i], numel[i]));
     data.push_back(dense[i].mutable_data_ptr<float>());

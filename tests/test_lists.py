@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from emu.backends import same_bits
+from test_select import KINDS
 
 import gcext
+from gcext._native import lists, ops
 
 
 @pytest.mark.parametrize("spec", ["stc:p=0.1", "topk:p=0.02", "dense", "sign"])
@@ -23,6 +26,49 @@ def test_a_list_is_its_members(spec: str) -> None:
         codec.encode(t).to_bytes() for t in tensors
     ]
     assert codec.encode([]) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("form", ["none", "place", "slots"])
+def test_a_model_is_its_members(form: str, threads: int) -> None:
+    """Tensors that are cut among threads, tensors that are one thread's work, and tiny ones."""
+    torch.set_num_threads(threads)
+    for case in range(8):
+        rng = np.random.default_rng(case)
+        sizes = [int(10 ** rng.uniform(0, 4.6)) for _ in range(20)] + [0, 300_000, 1, 900_000]
+        rng.shuffle(sizes)
+        flat = [torch.from_numpy(KINDS[int(rng.integers(len(KINDS)))](rng, n)).float() if n
+                else torch.empty(0) for n in sizes]  # fmt: skip
+        ks = [max(n // 50, 1) if n else 0 for n in sizes]
+        held = [torch.randn(n) for n in sizes]
+        memory = held if form == "slots" else []
+        outs = [] if form == "none" else [x.clone() for x in held]
+        single = [x.clone() for x in outs]
+        index, value, info = lists.select_many(flat, memory, outs, ks, 1.0, 0.5, True)
+        at = 0
+        for i, k in enumerate(ks):
+            out = None if form == "none" else single[i]
+            given = held[i] if form == "slots" else None
+            its_index, its_value, its_info = ops.select(flat[i], given, out, k, 1.0, 0.5, True)
+            count = int(its_info[0])
+            assert torch.equal(info[i], its_info), (case, i)
+            assert torch.equal(index[at : at + count], its_index[:count]), (case, i)
+            assert same_bits(value[at : at + count], its_value[:count]), (case, i)
+            assert out is None or same_bits(outs[i], out), (case, i)
+            at += k
+
+
+@pytest.mark.parametrize("where", [0, 1, 2, 3])
+def test_a_model_with_a_bad_tensor_changes_nothing(where: int) -> None:
+    torch.set_num_threads(2)
+    tensors = [torch.randn(n) for n in (3, 700_000, 20_000, 300_000)]
+    residuals = [torch.randn(t.shape) for t in tensors]
+    kept = [residual.clone() for residual in residuals]
+    tensors[where][-1] = float("nan")
+    place = tensors[where].numel() - 1
+    with pytest.raises(ValueError, match=rf"stc\[{where}\]: .* finite .*nan at index {place}\."):
+        gcext.stc(tensors, 0.01, residuals)
+    assert all(same_bits(x, y) for x, y in zip(residuals, kept, strict=True))
 
 
 def test_a_list_of_seeds() -> None:

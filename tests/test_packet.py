@@ -66,10 +66,8 @@ def test_add_to() -> None:
     want = target + torch.tensor(-0.3) * dense(packet)
     packet.add_to_(target, alpha=-0.3)
     assert torch.equal(target, want)
-    for bad in (torch.ones(199), torch.ones(200).double(), torch.ones(4, 50).t()):
-        if bad.numel() == 200 and bad.dtype == torch.float32:
-            assert not bad.is_contiguous()
-        with pytest.raises(ValueError, match="add_to_: tensor must be float32, contiguous"):
+    for bad in (torch.ones(199), torch.ones(200).int(), torch.ones(200).bool()):
+        with pytest.raises(ValueError, match="add_to_: tensor must be of float32, float64"):
             packet.add_to_(bad)
 
 

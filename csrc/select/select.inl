@@ -261,10 +261,12 @@ void tally(const uint32_t* bits, int64_t n, uint32_t key, int64_t* greater, int6
   for (; at < n; ++at) one(key_of(bits[at]));
 }
 
+// Updates of out are scattered: their lines are prefetched, to write, so many candidates ahead.
+constexpr int64_t kAhead = 32;
+
 template <class Index>
 int64_t emit_at(Candidates from, int64_t n, uint32_t low, int64_t base, bool ternary,
                 uint32_t mean_bits, Index* index, float* value, int64_t at, float* out) {
-  constexpr int64_t kAhead = 32;  // updates of out are scattered: prefetch its lines, to write
   for (int64_t i = 0; i < n; ++i) {
     if (out != nullptr && i + kAhead < n) {
       __builtin_prefetch(out + base + from.start[i + kAhead], 1);
@@ -281,12 +283,55 @@ int64_t emit_at(Candidates from, int64_t n, uint32_t low, int64_t base, bool ter
   return at;
 }
 
+#if defined(__AVX512F__)
+// Sixteen candidates at a time: which of them are selected is hard to predict. Writes no entry
+// beyond the last, as another thread's begin there.
+int64_t emit_narrow(Candidates from, int64_t n, uint32_t low, int64_t base, bool ternary,
+                    uint32_t mean_bits, int32_t* index, float* value, int64_t at, float* out) {
+  const Words sign = all(0x80000000u), mean = all(mean_bits),
+              first = all(static_cast<uint32_t>(base));
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const Words bits = _mm512_loadu_si512(from.bits + i);
+    const Mask mask = at_least(_mm512_andnot_si512(sign, bits), low);
+    if (out != nullptr && i + kAhead + kWidth <= n) {
+      for (int j = 0; j < kWidth; ++j)
+        __builtin_prefetch(out + base + from.start[i + kAhead + j], 1);
+    }
+    if (mask == 0) continue;
+    const int count = __builtin_popcount(mask);
+    const Mask front = static_cast<Mask>((1u << count) - 1);
+    const Words acc = _mm512_maskz_compress_epi32(mask, bits);
+    const Words start = _mm512_maskz_compress_epi32(mask, _mm512_loadu_si512(from.start + i));
+    const Words sent = ternary ? _mm512_or_si512(mean, _mm512_and_si512(acc, sign)) : acc;
+    _mm512_mask_storeu_epi32(index + at, front, plus(first, start));
+    _mm512_mask_storeu_epi32(value + at, front, sent);
+    at += count;
+    if (out == nullptr) continue;
+    alignas(64) uint32_t place[kWidth];
+    alignas(64) float left[kWidth];
+    _mm512_store_si512(place, start);
+    _mm512_store_ps(left, _mm512_castsi512_ps(acc) - _mm512_castsi512_ps(sent));
+    for (int j = 0; j < count; ++j) out[base + place[j]] = left[j];
+  }
+  const Candidates rest{from.start + i, from.bits + i};
+  return emit_at(rest, n - i, low, base, ternary, mean_bits, index, value, at, out);
+}
+#endif
+
 int64_t emit(Candidates from, int64_t n, uint32_t low, int64_t base, bool ternary,
              uint32_t mean_bits, const Pairs& to, int64_t at, float* out) {
-  const auto run = [&](auto* index) {
+  if (to.wide) {
+    int64_t* const index = static_cast<int64_t*>(to.index);
     return emit_at(from, n, low, base, ternary, mean_bits, index, to.value, at, out);
-  };
-  return to.wide ? run(static_cast<int64_t*>(to.index)) : run(static_cast<int32_t*>(to.index));
+  }
+#if defined(__AVX512F__)
+  const auto narrow = emit_narrow;
+#else
+  const auto narrow = emit_at<int32_t>;
+#endif
+  return narrow(from, n, low, base, ternary, mean_bits, static_cast<int32_t*>(to.index), to.value,
+                at, out);
 }
 
 uint32_t highest(const float* x, int64_t n) {

@@ -193,10 +193,11 @@ class Codec(ABC):
                 for acc, kept in zip(accs, residuals, strict=True):
                     if kept is None or acc.out is None:
                         continue
-                    if acc.out.data_ptr() != kept.data_ptr():  # a strided residual's copy
+                    if acc.out is kept or acc.out.data_ptr() == kept.data_ptr():
+                        if not kept.is_inference():
+                            written.append(kept)
+                    else:  # a strided residual's copy
                         kept.detach().copy_(acc.out)
-                    elif kept.numel() and not kept.is_inference():
-                        written.append(kept)
                 if written:  # the stable ABI does not tell autograd
                     torch.autograd.graph.increment_version(written)
         except RuntimeError as error:

@@ -83,7 +83,7 @@ class ErrorFeedback(Sender):
         self.diagnose = diagnose
         self.diagnostics: dict[str, Diagnostics] = {}
         self._residuals: dict[str, Tensor] = {}
-        self._spare: dict[tuple[object, ...], list[Tensor]] = {}
+        self._spare: dict[object, list[Tensor]] = {}
 
     def __repr__(self) -> str:
         held = f"{len(self._residuals)} residuals, {len(self._pending)} pending"
@@ -221,8 +221,10 @@ def _copies(slots: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _slot_key(slot: Tensor) -> tuple[object, ...]:
+def _slot_key(slot: Tensor) -> object:
     """Return what a spare slot may serve: a shape, and on CUDA the stream that last used it."""
+    if slot.is_cpu:  # Tensor.device takes longer
+        return slot.shape
     return slot.shape, slot.device, current_stream(slot.device)
 
 
