@@ -124,14 +124,15 @@ class Sample {
   std::vector<int32_t> counts_;
 };
 
-// Bounds that hold the k-th key but for a chance of 5 sigma on either side.
+// Bounds that hold the k-th key but for a chance of 4 sigma on either side: where they do not, the
+// tensor is read some five times more, which is so rare that closer bounds save more.
 Bracket guess(const SelectTable& table, const Selection& selection, Sample& sample) {
   if (selection.k == 0) return {INT32_MAX, INT32_MAX};
   if (selection.n <= kUnsampled) return {};
   sample.draw(table, selection);
   const double rank =
       sample.size() * (static_cast<double>(selection.k) / static_cast<double>(selection.n));
-  const double margin = 5 * sample.spread(sample.at_rank(table, rank)) + 8;
+  const double margin = 4 * sample.spread(sample.at_rank(table, rank)) + 4;
   return {sample.at_rank(table, rank + margin),
           rank - margin <= 1 ? kTopKey : sample.at_rank(table, rank - margin)};
 }
