@@ -117,7 +117,7 @@ def test_a_bad_target_changes_none(name: str) -> None:
     match = "must not share memory" if name in ("expanded", "overlapping") else "must be of float32"
     if BAD[name] is not None:
         with pytest.raises(ValueError, match=match):
-            packet.add_to_(BAD[name])
+            packet.add_to_(BAD[name])  # type: ignore[arg-type]
     group = Packet.group([packet, packet, packet])
     for fine in (good, FORMS["permuted"](good)):
         with pytest.raises(ValueError, match=match):

@@ -126,8 +126,8 @@ class Sample {
   std::vector<int32_t> counts_;
 };
 
-// The bracket of a selection that fits a core's cache: its lower bound alone, from one cache line in
-// eight.
+// The bracket of a selection that fits a core's cache: its lower bound alone, from one cache line
+// in eight.
 Bracket guess_few(const Selection& selection) {
   constexpr int64_t kLine = 16, kStep = 8 * kLine;
   const Source& source = selection.tensors[0].source;

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from gcext._native import ops
-from gcext._native.library import touched
 from gcext._native.status import raise_for
 from gcext._packet import dense, targets, wire
 from gcext._packet import device as on_device
@@ -40,7 +39,8 @@ def _assemble(
     """
     count = numbers[0]
     cut = [x if count == x.numel() else x[:count].clone() for x in arrays[whole:]]
-    return finish(*arrays[:whole], *cut, Packet.scale_of(numbers[3]) if scaled else 0.0)
+    scale = Packet.scale_of(numbers[3]) if scaled else 0.0
+    return finish(*arrays[:whole], *cut, scale) if whole else finish(*cut, scale)
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -100,15 +100,16 @@ class Packet:
 
         :meta private:
         """
-        arrays = (*whole, *cut)
-        assemble = partial(_assemble, finish, len(whole), method in ("ternary", "sign"))
+        scaled = method in ("ternary", "sign")
         if info.is_cuda:
-            deferred = Deferred(op, info, arrays, assemble)
+            assemble = partial(_assemble, finish, len(whole), scaled)
+            deferred = Deferred(op, info, (*whole, *cut), assemble)
             return cls(method, tuple(source.shape), source.dtype, deferred=deferred)
         numbers = info.tolist()
         if numbers[1]:
             raise_for(op, numbers[1], numbers[2], source)
-        return cls(method, tuple(source.shape), source.dtype, assemble(numbers, *arrays))
+        contents = _assemble(finish, len(whole), scaled, numbers, *whole, *cut)
+        return cls(method, tuple(source.shape), source.dtype, contents)
 
     @staticmethod
     def scale_of(bits: int) -> float:
@@ -305,26 +306,21 @@ class Packet:
         if isinstance(tensor, Tensor) and self._is_plain(tensor):
             index, value = self.entries()
             index = _ALL.to(value.device) if index is None else index
-            ops.combine_add_(tensor.detach().view(-1), index, value, alpha)
-            if tensor.numel():
-                touched([tensor])
+            ops.combine_add_(
+                tensor.detach() if tensor.requires_grad else tensor, index, value, alpha
+            )
+            if not tensor.is_inference():  # the stable ABI does not tell autograd
+                torch.autograd.graph.increment_version(tensor)
             return tensor
-        members: tuple[Packet, ...] = self.members or (self,)
-        if isinstance(tensor, Tensor) != (not self.members) or (
-            self.members and len(tensor) != len(members)
-        ):
-            got = "a tensor" if isinstance(tensor, Tensor) else f"{len(tensor)} tensors"
-            want = f"a group of {len(self.members)}" if self.members else "a single packet"
-            raise ValueError(f"Packet.add_to_: needs a tensor a member, got {got} for {want}.")
-        dense = (tensor,) if isinstance(tensor, Tensor) else tensor
-        index, value = zip(*[member.entries() for member in members], strict=True)
-        targets.add(dense, [math.prod(member.shape) for member in members], index, value, alpha)
+        targets.add(self, tensor, alpha)
         return tensor
 
     def _is_plain(self, tensor: Tensor) -> bool:
         """Return whether a tensor for a single packet fits, is float32 and contiguous."""
-        fits = not self.members and tensor.numel() == self.numel and tensor.device == self.device
-        return fits and tensor.dtype == torch.float32 and tensor.is_contiguous()
+        if self.members or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+            return False
+        here = (self.is_resident and tensor.is_cpu) or tensor.device == self.device
+        return here and tensor.numel() == math.prod(self.shape)
 
     def to(self, device: torch.device | str) -> Packet:
         """Return the packet with its contents on ``device``."""
@@ -364,7 +360,7 @@ class Packet:
         """
         message = wire.as_message(buf)
         shape = expect.shape if isinstance(expect, Packet) else expect
-        kind = torch.device(device).type
+        kind = device if device == "cpu" else torch.device(device).type
         packet = on_device.decode(cls, message, device, shape) if kind == "cuda" else None
         if packet is None:
             packet = wire.unpack(cls, message, shape)

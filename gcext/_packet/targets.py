@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,27 +14,33 @@ from gcext._native import lists, ops
 from gcext._native.library import DTYPES, touched
 from gcext._packet.arguments import overlaps
 
+if TYPE_CHECKING:
+    from gcext._packet.packet import Packet
+
 __all__ = ["add"]
 
 
-def add(
-    tensors: Sequence[Tensor],
-    numels: Sequence[int],
-    index: Sequence[Tensor | None],
-    value: Sequence[Tensor],
-    alpha: float,
-) -> None:
-    """Add alpha times a packet of so many elements to each tensor: Packet.add_to_.
+def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
+    """Add alpha times what a packet decodes to to a tensor, of a group to one a member.
 
-    index: None of a packet of all elements. ValueError, and nothing changed, where a tensor does
-    not fit.
+    Raises ValueError, and nothing is changed, where a tensor does not fit.
     """
+    members = packet.members or (packet,)
+    single = isinstance(into, Tensor)
+    tensors: Sequence[Tensor] = (into,) if isinstance(into, Tensor) else into
+    if single == bool(packet.members) or len(tensors) != len(members):
+        got = "a tensor" if single else f"{len(tensors)} tensors"
+        want = f"a group of {len(members)}" if packet.members else "a single packet"
+        raise ValueError(f"Packet.add_to_: needs a tensor a member, got {got} for {want}.")
+    numels = [math.prod(member.shape) for member in members]
+    entries = [member.entries() for member in members]
+    index, value = [each[0] for each in entries], [each[1] for each in entries]
     plain = [_validate(*each) for each in zip(tensors, numels, value, strict=True)]
     fast = [i for i, each in enumerate(plain) if each]
     if fast:
         whole = torch.empty(0, dtype=torch.int32, device=value[fast[0]].device)
         dense = [tensors[i].detach() if tensors[i].requires_grad else tensors[i] for i in fast]
-        at = [whole if (each := index[i]) is None else each for i in fast]
+        at = [whole if (its := index[i]) is None else its for i in fast]
         lists.combine_add_many_(dense, at, [value[i] for i in fast], alpha)
     for i, each in enumerate(plain):
         if not each and numels[i]:

@@ -125,13 +125,14 @@ def unmerge(kind: type[Packet], packet: Packet) -> tuple[Packet, ...]:
 
 
 def _unpack(kind: type[Packet], message: Any, expect: Any, located: bool) -> Packet:
-    try:
-        memoryview(message).release()
-    except TypeError:
-        raise TypeError(
-            "from_bytes: message must be bytes, another contiguous buffer or a uint8 tensor, "
-            f"got {type(message).__name__}. Pass bytes."
-        ) from None
+    if not isinstance(message, bytes):
+        try:
+            memoryview(message).release()
+        except TypeError:
+            raise TypeError(
+                "from_bytes: message must be bytes, another contiguous buffer or a uint8 tensor, "
+                f"got {type(message).__name__}. Pass bytes."
+            ) from None
     expected = None if expect is None else as_shapes("from_bytes", expect)
     packet: Packet = _wire.unpack(message, xxh3_64_intdigest, _builder(kind), expected, located)
     return packet
@@ -159,9 +160,10 @@ def _builder(kind: type[Packet]) -> Callable[..., Packet]:
         if isinstance(coded, dict):
             coded = CODES[method](**{name: _tensor(part) for name, part in coded.items()})
         support = Random(**support) if isinstance(support, dict) else _tensor(support)
-        coded = _tensor(coded)
-        contents = Contents(support, coded, scale)
-        return kind(*head, contents, merged=None if merged is None else Merged(**merged))
+        contents = Contents(support, _tensor(coded), scale)
+        if merged is not None:
+            return kind(*head, contents, merged=Merged(**merged))
+        return kind(*head, contents)
 
     return build
 
@@ -190,6 +192,8 @@ def as_shapes(op: str, expect: Any) -> tuple[bool, list[list[int]]]:
 
     op: what was called, for errors. Raises ValueError where expect is no shape.
     """
+    if isinstance(expect, tuple) and all(type(d) is int and abs(d) < 2**63 for d in expect):
+        return False, [list(expect)]  # what it mostly is
     try:
         if isinstance(expect, Mapping):
             return True, [_dims(each) for each in expect.values()]
