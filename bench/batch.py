@@ -45,7 +45,7 @@ class Model:
         self.setting, self.sizes = setting, model_sizes(setting.n, setting.m)
         self.flat = torch.randn(setting.n, generator=generator)
         self.start = torch.randn(setting.n, generator=generator)
-        self.tensors = [each.clone() for each in self.flat.split(self.sizes)]
+        self.tensors = [each.clone() for each in torch.split(self.flat, self.sizes)]
         self.residual = torch.empty(setting.n)
         self.residuals = [torch.empty(size) for size in self.sizes]
         self.total = torch.empty(setting.n)  # what received packets are added to
@@ -55,7 +55,9 @@ class Model:
         """Make residuals and sums what they were at first."""
         self.residual.copy_(self.start)
         self.total.zero_()
-        for residual, start in zip(self.residuals, self.start.split(self.sizes), strict=True):
+        for residual, start in zip(
+            self.residuals, torch.split(self.start, self.sizes), strict=True
+        ):
             residual.copy_(start)
         for total in self.totals:
             total.zero_()
@@ -63,7 +65,7 @@ class Model:
     def answers(self) -> list[oracle.Answer]:
         """Return the right answer of each tensor."""
         k = [max(int(self.setting.p * size), 1) if size else 0 for size in self.sizes]
-        start = self.start.split(self.sizes)
+        start = torch.split(self.start, self.sizes)
         return [
             oracle.stc(tensor.numpy(), its.numpy(), count)
             for tensor, its, count in zip(self.tensors, start, k, strict=True)
@@ -71,7 +73,7 @@ class Model:
 
     def answer_of_all(self, k: int) -> list[oracle.Answer]:
         """Return that of a selection over the model."""
-        start = [each.numpy() for each in self.start.split(self.sizes)]
+        start = [each.numpy() for each in torch.split(self.start, self.sizes)]
         return oracle.stc_model([each.numpy() for each in self.tensors], start, k)
 
     def answer_flat(self, k: int) -> oracle.Answer:

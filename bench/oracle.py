@@ -46,7 +46,7 @@ def stc(tensor: Floats, residual: Floats | None, k: int, ternary: bool = True) -
 def stc_model(
     tensors: Sequence[Floats], residuals: Sequence[Floats] | None, k: int, ternary: bool = True
 ) -> list[Answer]:
-    """Return the selection from all flat sums together, a mean for each; ties as if concatenated."""
+    """Return the selection from all sums together, a mean for each; ties as in one long tensor."""
     nothing = [np.empty(0, np.float32)]
     held = (
         [t.copy() for t in tensors]

@@ -305,8 +305,8 @@ class Packet:
             want = f"a group of {len(self.members)}" if self.members else "a single packet"
             raise ValueError(f"Packet.add_to_: needs a tensor a member, got {got} for {want}.")
         dense = (tensor,) if isinstance(tensor, Tensor) else tensor
-        index, value = zip(*[member.entries() for member in members], strict=True)
-        targets.add(dense, [math.prod(member.shape) for member in members], index, value, alpha)
+        numels = [math.prod(member.shape) for member in members]
+        targets.add(dense, numels, [member.entries() for member in members], alpha)
         return tensor
 
     def _is_plain(self, tensor: Tensor) -> bool:

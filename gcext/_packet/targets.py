@@ -17,21 +17,21 @@ __all__ = ["add"]
 def add(
     tensors: Sequence[Tensor],
     numels: Sequence[int],
-    index: Sequence[Tensor | None],
-    value: Sequence[Tensor],
+    entries: Sequence[tuple[Tensor | None, Tensor]],
     alpha: float,
 ) -> None:
     """Add alpha times a packet of so many elements to each tensor: Packet.add_to_.
 
-    index: None of a packet of all elements. ValueError, and nothing changed, where a tensor does
-    not fit.
+    entries: index (None of a packet of all elements) and value. ValueError, and nothing changed,
+    where a tensor does not fit.
     """
+    index, value = [each[0] for each in entries], [each[1] for each in entries]
     plain = [_validate(*each) for each in zip(tensors, numels, value, strict=True)]
     fast = [i for i, each in enumerate(plain) if each]
     if fast:
         whole = torch.empty(0, dtype=torch.int32, device=value[fast[0]].device)
         dense = [tensors[i].detach() if tensors[i].requires_grad else tensors[i] for i in fast]
-        at = [whole if (each := index[i]) is None else each for i in fast]
+        at = [whole if (its := index[i]) is None else its for i in fast]
         lists.combine_add_many_(dense, at, [value[i] for i in fast], alpha)
     for i, each in enumerate(plain):
         if not each and numels[i]:

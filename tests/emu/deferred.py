@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gcext import Packet
-from gcext._codecs.base import Codec
+from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
 from gcext._native import lists, ops
 
@@ -43,10 +43,12 @@ class DeferredCodec(Codec):
         with on_a_gpu(), NoSynchronization():
             return self.of.encode_input(acc, seed)
 
-    def encode_inputs(self, accs: Sequence[CodecInput], seeds: Sequence[int]) -> list[Packet]:
+    def encode_inputs(
+        self, accs: Sequence[CodecInput], seeds: Sequence[int], scope: Scope = "tensor"
+    ) -> list[Packet]:
         there = [acc._replace(tensor=acc.tensor.as_subclass(OnDevice)) for acc in accs]
         with on_a_gpu(), NoSynchronization():
-            return self.of.encode_inputs(there, seeds)
+            return self.of.encode_inputs(there, seeds, scope)
 
 
 class OnDevice(Tensor):
