@@ -23,7 +23,9 @@ def _command(entry: str) -> Callable[..., None]:
         threads: options.Threads = 0,
         rounds: Annotated[int, typer.Option(help="Interleaved repeats; 0: by n.", min=0)] = 0,
         seed: Annotated[int, typer.Option(help="Of the data.")] = 0,
-        m: Annotated[str, typer.Option(help="Packets, of combine, gram and vote.")] = "10",
+        m: Annotated[
+            str, typer.Option(help="Packets, of gram and others; tensors, of batch.")
+        ] = "10",
         compile: Annotated[bool, typer.Option(help="Time torch.compile too.")] = True,
         peak: options.Peak = True,
         variants: Annotated[bool, typer.Option(help="Show every variant.")] = False,

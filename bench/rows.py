@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import codes, packets, stc
+from . import batch, codes, packets, stc
 from .case import Case, Setting
 from .memory import peak_bytes
 from .report import Row, short
@@ -23,6 +23,8 @@ ROWS: dict[str, Callable[[Setting, bool], Case]] = {
     "stc-plain": stc.stc_plain,
     "stc-wire": stc.stc_wire,
     "select": stc.select,
+    "batch": batch.batch,
+    "batch-wire": batch.batch_wire,
     "rice": codes.rice,
     "bits-pack": codes.bits_pack,
     "bits-unpack": codes.bits_unpack,
@@ -38,6 +40,10 @@ ENTRIES: dict[str, tuple[str, Sequence[str]]] = {
         ("stc", "stc-ef", "stc-plain", "stc-wire"),
     ),
     "select": ("The fused accumulate and exact top-k alone.", ("select",)),
+    "batch": (
+        "A model of --m tensors as a list, against one by one (torch) and one flat tensor (floor).",
+        ("batch", "batch-wire"),
+    ),
     "rice": ("Sorted indices to Rice-coded gaps, against NumPy.", ("rice",)),
     "bits": (
         "Fixed-width planes, to bytes and back, against NumPy.",
@@ -97,7 +103,12 @@ def measure(
     rounds = rounds or default_rounds(setting.n)
     progress(f"{case.name}: timing {len(timed)} variants, {rounds} rounds")
     variants: dict[str, dict[str, Any]] = {
-        name: {"ms": spread.median, "q1_ms": spread.low, "q3_ms": spread.high}
+        name: {
+            "ms": spread.median,
+            "q1_ms": spread.low,
+            "q3_ms": spread.high,
+            "min_ms": spread.best,
+        }
         for name, spread in interleave(timed, rounds, setting.seed).items()
     }
     for variant in timed if peak else ():
