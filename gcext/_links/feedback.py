@@ -113,9 +113,10 @@ class ErrorFeedback(Sender):
             for name, tensor in tensors.items():
                 slots[name] = self._slots(tensor, name)
             memories, outs = map(list, zip(*slots.values(), strict=True))
-            seeds, given = [self._seeds.next(name) for name in tensors], list(tensors.values())
+            seeds, names = self._seeds.next_of(tensors), list(tensors)
+            given = list(tensors.values())
             packets = self.codec.advance_many(
-                given, memories, outs, self.decay, seeds, list(tensors), self.scope
+                given, memories, outs, self.decay, seeds, names, self.scope
             )
             _all_or_nothing([*exact, *packets], memories, outs)
         except BaseException:
@@ -145,18 +146,16 @@ class ErrorFeedback(Sender):
                 raise lack from error
             raise
 
-    def _commit(self, name: str, slot: Tensor | None) -> None:
+    def _commit(self, name: str, slot: Tensor) -> None:
         """Swap the slots of a name."""
-        if slot is None:
-            return
         old = self._residuals.get(name)
         self._residuals[name] = slot
-        self._release(old)
+        if old is not None:
+            self._release(old)
 
-    def _release(self, slot: Tensor | None) -> None:
+    def _release(self, slot: Tensor) -> None:
         """See Sender. As many spare slots of a shape are kept as were pending at once."""
-        if slot is not None:
-            self._spare.setdefault(_slot_key(slot), []).append(slot)
+        self._spare.setdefault(_slot_key(slot), []).append(slot)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all residuals, pending ones included. Round-trips bit for bit."""

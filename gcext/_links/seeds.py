@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from gcext._codecs.base import Codec
@@ -27,9 +28,15 @@ class PacketSeeds:
         """Return the seed of the next packet; the same one until ``used``."""
         return None if self.seed is None else derive(self.seed, name, self.counts.get(name, 0))
 
-    def used(self, name: str) -> None:
-        """Never return this seed again."""
-        if self.seed is not None:
+    def next_of(self, names: Iterable[str]) -> list[int | None] | None:
+        """Return the seed of the next packet of each name; None where no seeds are drawn."""
+        return None if self.seed is None else [self.next(name) for name in names]
+
+    def used(self, names: Iterable[str]) -> None:
+        """Never return these seeds again."""
+        if self.seed is None:
+            return
+        for name in names:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def state_dict(self) -> dict[str, Any]:

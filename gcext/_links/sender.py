@@ -123,27 +123,30 @@ class Sender:
             packet, slot = _EXACT.encode(tensor), None
         else:
             packet, slot = self._encode(tensor, name, self._seeds.next(name))
-        self._pending[name] = slot
         if commit:
-            self.commit(name)
+            self._settle({name: slot})
+        else:
+            self._pending[name] = slot
         return packet
 
     def _compress_all(self, tensors: dict[str, Tensor], commit: bool) -> Packet:
         self._refuse_pending(tensors)
-        exact = [name for name, tensor in tensors.items() if tensor.numel() < self.exact_below]
-        sent = _EXACT.advance_many([tensors[name] for name in exact], names=exact)
+        exact, coded = {}, tensors
+        if self.exact_below:
+            exact = {name: x for name, x in tensors.items() if x.numel() < self.exact_below}
+            coded = {name: x for name, x in tensors.items() if name not in exact}
+        sent = _EXACT.advance_many(list(exact.values()), names=list(exact)) if exact else []
         packets = dict(zip(exact, sent, strict=True))
-        coded = {name: tensor for name, tensor in tensors.items() if name not in packets}
         slots: dict[str, Tensor | None] = dict.fromkeys(exact)
         if coded:
             sent, kept = self._encode_all(coded, sent)
             packets.update(zip(coded, sent, strict=True))
             slots.update(kept)
-        group = Packet.group([packets[name] for name in tensors])
-        self._pending.update((name, slots[name]) for name in tensors)
+        group = Packet.group([packets[name] for name in tensors] if exact else packets.values())
         if commit:
-            for name in tensors:
-                self.commit(name)
+            self._settle(slots)
+        else:
+            self._pending.update({name: slots[name] for name in tensors})
         return group
 
     def _tensors(self, given: Named) -> dict[str, Tensor]:
@@ -153,7 +156,9 @@ class Sender:
         tensors: dict[str, Tensor] = {}
         skipped = []
         for name, value in pairs:
-            tensor = value.grad if isinstance(value, Parameter) else value
+            tensor = value
+            if type(value) is not Tensor and isinstance(value, Parameter):
+                tensor = value.grad
             if tensor is None:
                 skipped.append(name)
                 continue
@@ -206,9 +211,11 @@ class Sender:
 
         exact: the packets of the same call's other tensors; on CUDA their errors count, too.
         """
-        seeds = [self._seeds.next(name) for name in tensors]
         packets = self.codec.advance_many(
-            list(tensors.values()), seeds=seeds, names=list(tensors), scope=self.scope
+            list(tensors.values()),
+            seeds=self._seeds.next_of(tensors),
+            names=list(tensors),
+            scope=self.scope,
         )
         return packets, dict.fromkeys(tensors)
 
@@ -217,9 +224,15 @@ class Sender:
 
         Without a name: the packets of every pending name, if there are any.
         """
-        for each in self.pending if name is None else (name,):
-            self._commit(each, self._pending.pop(each))
-            self._seeds.used(each)
+        names = self.pending if name is None else (name,)
+        self._settle({each: self._pending.pop(each) for each in names})
+
+    def _settle(self, slots: Mapping[str, Tensor | None]) -> None:
+        """Let packets count: their slots become residuals, and their seeds are used."""
+        for name, slot in slots.items():
+            if slot is not None:
+                self._commit(name, slot)
+        self._seeds.used(slots)
 
     def rollback(self, name: str | None = None) -> None:
         """Forget the last packet of ``name``: it was lost. KeyError where none is pending.
@@ -227,12 +240,13 @@ class Sender:
         Without a name: the packets of every pending name, if there are any.
         """
         for each in self.pending if name is None else (name,):
-            self._release(self._pending.pop(each))
+            if (slot := self._pending.pop(each)) is not None:
+                self._release(slot)
 
-    def _commit(self, name: str, slot: Tensor | None) -> None:
+    def _commit(self, name: str, slot: Tensor) -> None:
         """Make ``slot`` the residual of a name."""
 
-    def _release(self, slot: Tensor | None) -> None:
+    def _release(self, slot: Tensor) -> None:
         """Take back a slot that is not needed."""
 
     def state_dict(self) -> dict[str, Any]:
