@@ -1,6 +1,7 @@
 # make demo   environment, build, and projected STC against STC and FedAvg on handwritten digits
 # make test   every test; make lint, make bench, make format as they say
 # make docs   the user's guide and the API reference, in build/docs/index.html; every warning is an error
+# make wheels   an sdist and manylinux wheels of this Python in dist/: docs/install.md
 # make gpu-test, make gpu-bench   on a machine with nvcc and a GPU; make fake-gpu-test: with nvcc, without one: docs/cuda.md
 VENV ?= .venv
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc cuda -type f)
 CPP := $(shell find csrc cuda tests/emu tests/fakegpu -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format docs bench gpu-test gpu-bench fake-gpu-test clean
+.PHONY: demo test lint format docs bench gpu-test gpu-bench fake-gpu-test wheels clean
 demo: $(VENV)/installed
 	@mkdir -p demo
 	$(BIN)/python -m gcext fl --data digits --method fedavg --method stc --method pstc \
@@ -25,6 +26,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
@@ -60,6 +62,9 @@ fake-gpu-test: $(VENV)/installed
 	GCEXT_CUDA=OFF $(FAKE) -m pip install --quiet '.[test]'
 	$(FAKE) tests/fakegpu/run.py
 
+wheels: $(VENV)/installed-wheels
+	$(BIN)/python tools/wheels.py
+
 # torch first: the build looks for its headers there, and an unpinned torch may be another build.
 $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
@@ -71,5 +76,9 @@ $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	@touch $@
 
+$(VENV)/installed-wheels: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[wheels]'
+	@touch $@
+
 clean:
-	rm -rf build demo $(VENV) gcext/*.so gcext/_build.json
+	rm -rf build demo dist $(VENV) gcext/*.so gcext/_build.json

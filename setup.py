@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,23 +13,55 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.dist_info import dist_info
 
 ROOT = Path(__file__).resolve().parent
+NO_TORCH = """gcext: building needs an installed torch >= 2.10, found none. Install it first:
+  pip install torch --index-url https://download.pytorch.org/whl/cpu   the CPU build, 0.2 GB
+  pip install torch                                                    with CUDA, several GB
+Where it is installed but a build environment hides it: set GCEXT_TORCH_DIR to its package folder,
+python -c "import torch; print(torch.__path__[0])"."""
 
 
-def torch_dir() -> Path | None:
-    """Return the torch package to build against, or None.
+def torch_dir() -> Path:
+    """Return the torch package to build against; exit with the remedy where there is none.
 
-    GCEXT_TORCH_DIR, then the importable torch, then the one of the environment that pip installs
-    into: under build isolation that one is not importable, but it is the one gcext will run with.
+    GCEXT_TORCH_DIR, then the importable torch, then those of the environment that is installed
+    into, of the activated one and of the base Python: under build isolation they are not
+    importable, but one of them is the torch that gcext will run with.
     """
     if given := os.environ.get("GCEXT_TORCH_DIR"):
         return Path(given)
     spec = importlib.util.find_spec("torch")
     if spec is not None and spec.origin is not None:
         return Path(spec.origin).parent
-    target = Path(sysconfig.get_path("platlib")) / "torch"
-    return target if target.is_dir() else None
+    prefixes = [sys.prefix, os.environ.get("VIRTUAL_ENV"), sys.base_prefix]
+    folders = [sysconfig.get_path("platlib", vars={"platbase": each}) for each in prefixes if each]
+    for folder in [sysconfig.get_path("platlib"), *folders]:
+        if (Path(folder) / "torch").is_dir():
+            return Path(folder) / "torch"
+    sys.exit(NO_TORCH)
+
+
+class Metadata(dist_info):
+    """pip asks for it before it downloads what gcext depends on: gigabytes, for torch with CUDA."""
+
+    def run(self) -> None:
+        torch_dir()
+        super().run()
+
+
+class Python(build_py):
+    """The packages; a wheel also holds bench/, as gcext._bench, for ``gcext bench``."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "gcext" / "_bench"
+            target.mkdir(parents=True, exist_ok=True)
+            for module in (ROOT / "bench").glob("*.py"):
+                shutil.copy(module, target)
 
 
 class CMakeBuild(build_ext):
@@ -41,9 +74,8 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         found = torch_dir()
-        if found is None:
-            sys.exit("gcext: building needs torch >= 2.10. Run `pip install torch` first.")
-        compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+        # CXX may hold a launcher and options, such as `ccache g++`; CMake splits it likewise.
+        compilers = shlex.split(os.environ.get("CXX", ""))[:1] or ["c++", "g++", "clang++"]
         if not any(shutil.which(compiler) for compiler in compilers):
             tried = ", ".join(compilers)
             sys.exit(f"gcext: building needs a C++17 compiler, found none of {tried}. Install g++.")
@@ -92,4 +124,7 @@ def pybind11_dir() -> str:
     return pybind11.get_cmake_dir()
 
 
-setup(ext_modules=[Extension("gcext._wire", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    ext_modules=[Extension("gcext._wire", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "build_py": Python, "dist_info": Metadata},
+)

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import gpu, options, polar, report, rows, server
-from bench.case import Setting
+from . import gpu, options, polar, report, rows, server
+from .case import Setting
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -24,8 +24,8 @@ def _command(entry: str) -> Callable[..., None]:
         rounds: Annotated[int, typer.Option(help="Interleaved repeats; 0: by n.", min=0)] = 0,
         seed: Annotated[int, typer.Option(help="Of the data.")] = 0,
         m: Annotated[
-            int, typer.Option(help="Packets, of gram and others; tensors, of batch.")
-        ] = 10,
+            str, typer.Option(help="Packets, of gram and others; tensors, of batch.")
+        ] = "10",
         compile: Annotated[bool, typer.Option(help="Time torch.compile too.")] = True,
         peak: options.Peak = True,
         variants: Annotated[bool, typer.Option(help="Show every variant.")] = False,
@@ -34,7 +34,8 @@ def _command(entry: str) -> Callable[..., None]:
         if device != "cpu":
             raise ValueError(f"bench: device must be cpu, got {device}. Leave --device out.")
         sizes = product(options.parse_counts(n), options.parse_shares(p))
-        settings = [Setting(*each, seed, m) for each in sizes]
+        packets = options.parse_count(m, "m")
+        settings = [Setting(*each, seed, packets) for each in sizes]
         options.set_threads(threads)
         with Console(stderr=True).status("starting") as status:
             found = rows.run(

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 import gcext
-from bench import oracle
-from bench.case import Case, Setting
-from bench.timing import Variant
+
+from . import oracle
+from .case import Case, Setting
+from .timing import Variant
 
 Packets = list[gcext.Packet]
 

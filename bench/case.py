@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import gcext
-from bench import oracle
-from bench.timing import Variant
+
+from . import oracle
+from .timing import Variant
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import internals, oracle
-from bench.case import Case, Setting
-from bench.timing import Variant
+from . import internals, oracle
+from .case import Case, Setting
+from .timing import Variant
 
 Streams = tuple[bytes, bytes, bytes]
 Symbols = npt.NDArray[np.uint32]

@@ -19,11 +19,12 @@ import typer
 from torch import Tensor
 
 import gcext
-from bench import internals, report
-from bench.report import Row
-from bench.timing import Variant, device_clock, interleave
-from bench.variants import Formulation, formulations, topk
 from gcext import Packet
+
+from . import internals, report
+from .report import Row
+from .timing import Variant, device_clock, interleave
+from .variants import Formulation, formulations, topk
 
 SIZES = (1, 31, 32, 33, 10**3, 10**5, 10**7, 10**8)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

@@ -31,7 +31,18 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 def parse_counts(texts: list[str], name: str = "n") -> list[int]:
     """Return the numbers of ``["10M,1.5K", "7"]``; K, M and G are powers of a thousand."""
-    return [_count(part, name) for text in texts for part in text.split(",")]
+    return [parse_count(part, name) for text in texts for part in text.split(",")]
+
+
+def parse_count(text: str, name: str) -> int:
+    """Return the number of ``"1.5K"``; name is the option's, for the error."""
+    match = re.fullmatch(r"(\d+)(?:\.(\d+))?([KMG]?)", text.strip(), re.IGNORECASE)
+    if match is not None:
+        whole, fraction, suffix = match[1], match[2] or "", match[3].upper()
+        scaled, unit = int(whole + fraction) * _UNITS[suffix], int("1" + "0" * len(fraction))
+        if scaled % unit == 0:
+            return scaled // unit
+    raise ValueError(f"bench: {name} must be a whole number, got {text!r}. Write 10M, 1.5K or 100.")
 
 
 def parse_shares(texts: list[str]) -> list[float]:
@@ -57,13 +68,3 @@ def exits_on_error() -> Iterator[None]:
         aside = Console(stderr=True)
         aside.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
-
-
-def _count(text: str, name: str) -> int:
-    match = re.fullmatch(r"(\d+)(?:\.(\d+))?([KMG]?)", text.strip(), re.IGNORECASE)
-    if match is not None:
-        whole, fraction, suffix = match[1], match[2] or "", match[3].upper()
-        scaled, unit = int(whole + fraction) * _UNITS[suffix], int("1" + "0" * len(fraction))
-        if scaled % unit == 0:
-            return scaled // unit
-    raise ValueError(f"bench: {name} must be a whole number, got {text!r}. Write 10M, 1.5K or 100.")

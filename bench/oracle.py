@@ -46,7 +46,7 @@ def stc(tensor: Floats, residual: Floats | None, k: int, ternary: bool = True) -
 def stc_model(
     tensors: Sequence[Floats], residuals: Sequence[Floats] | None, k: int, ternary: bool = True
 ) -> list[Answer]:
-    """Return the selection from all sums together, a mean for each; ties as in one long tensor."""
+    """Return the selection from all flat sums together, a mean each; ties as if concatenated."""
     nothing = [np.empty(0, np.float32)]
     held = (
         [t.copy() for t in tensors]
@@ -88,7 +88,7 @@ def tie_losers(acc: Floats, k: int) -> Index:
 def exact_mean(values: Floats) -> np.float32:
     """Return the mean magnitude, summed as an integer and rounded once (nearest, ties to even)."""
     if values.size == 0:
-        return np.float32(0)
+        return _float32(0)
     key = _keys(values).astype(np.uint64)
     exponent = key >> np.uint64(23)
     mantissa = key & np.uint64(0x7FFFFF) | np.where(exponent > 0, np.uint64(1 << 23), np.uint64(0))
@@ -99,7 +99,7 @@ def exact_mean(values: Floats) -> np.float32:
     divisor = values.size << drop
     kept, rest = divmod(total, divisor)
     kept += 2 * rest > divisor or (2 * rest == divisor and kept & 1)
-    return np.float32(math.ldexp(kept, drop - 149))
+    return _float32(math.ldexp(kept, drop - 149))
 
 
 def combine(pairs: Sequence[tuple[Index, Floats]], weights: Sequence[float], numel: int) -> Floats:
@@ -172,4 +172,10 @@ def _first(
 
 def _keys(values: Floats) -> npt.NDArray[np.uint32]:
     """Return the bit patterns without the sign: they order as magnitudes do."""
-    return values.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    keys: npt.NDArray[np.uint32] = values.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    return keys
+
+
+def _float32(value: float) -> np.float32:
+    rounded: np.float32 = np.float32(value)
+    return rounded

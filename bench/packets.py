@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 import gcext
-from bench import internals, oracle
-from bench.case import Case, Setting
-from bench.timing import Variant
+
+from . import internals, oracle
+from .case import Case, Setting
+from .timing import Variant
 
 Pairs = list[tuple[Tensor, Tensor]]
 

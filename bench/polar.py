@@ -18,11 +18,12 @@ import numpy as np
 import torch
 import typer
 
-from bench import internals, options, polar_real, report
-from bench.polar_real import RATES
-from bench.report import Row
-from bench.timing import Variant, interleave
 from gcext import polar
+
+from . import internals, options, polar_real, report
+from .polar_real import RATES
+from .report import Row
+from .timing import Variant, interleave
 
 # Mean distortion as published, by N and rate. In full each figure is a whole number of wrong
 # symbols in three blocks: so many were averaged.
@@ -183,23 +184,28 @@ PARTS = ("distortion", "throughput", "cosine", "bias", "variance")
 
 def command(
     part: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}.")] = None,
-    blocks: Annotated[int, typer.Option(help="Of each distortion: a multiple of 64.")] = 2048,
-    block: Annotated[list[int] | None, typer.Option(help="N; repeatable. 256 to 8192.")] = None,
+    blocks: Annotated[str, typer.Option(help="Of each distortion: a multiple of 64.")] = "2048",
+    block: Annotated[
+        list[str] | None,
+        typer.Option(help="N: 1024, or 256,1024; repeatable.", show_default="256 to 8192"),
+    ] = None,
     data: Annotated[str, typer.Option(help="Whose updates: digits, mnist, ..")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="Where its files are.")] = None,
     json_: options.Json = None,
     plot_: options.Plot = None,
 ) -> None:
     """Measure distortion, throughput, squared cosine, bias and variance of polar coding."""
-    if blocks < 64 or blocks % 64:
-        raise ValueError(f"bench: blocks must be a multiple of 64, got {blocks}.")
+    count = options.parse_count(blocks, "blocks")
+    if count < 64 or count % 64:
+        raise ValueError(f"bench: blocks must be a multiple of 64, got {count}.")
+    lengths = options.parse_counts(block or ["256,512,1024,2048,8192"], "block")
     parts = part or list(PARTS)
     if unknown := sorted(set(parts) - set(PARTS)):
         raise ValueError(f"bench: part must be of {', '.join(PARTS)}, got {unknown[0]}.")
     needs_real = not {"cosine", "bias", "variance"}.isdisjoint(parts)
     real = polar_real.updates(data, data_dir) if needs_real else []
     measures: dict[str, Callable[[], list[Row]]] = {
-        "distortion": lambda: distortion(blocks, block or [256, 512, 1024, 2048, 8192]),
+        "distortion": lambda: distortion(count, lengths),
         "throughput": lambda: throughput([256, 1024, 8192]),
         "cosine": lambda: polar_real.cosine(real),
         "bias": lambda: polar_real.bias(real),

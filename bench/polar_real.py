@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 import gcext
-from bench.internals import chunks_of, dense, hadamard, seed_of
-from bench.report import Row
 from gcext import polar
+
+from .internals import chunks_of, dense, hadamard, seed_of
+from .report import Row
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 CLIENTS = 16

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from bench import batch, codes, packets, stc
-from bench.case import Case, Setting
-from bench.memory import peak_bytes
-from bench.report import Row, short
-from bench.timing import Variant, default_rounds, interleave
+from . import batch, codes, packets, stc
+from .case import Case, Setting
+from .memory import peak_bytes
+from .report import Row, short
+from .timing import Variant, default_rounds, interleave
 
 Progress = Callable[[str], None]
 

@@ -24,12 +24,13 @@ from rich.console import Console
 from torch import Tensor
 
 import gcext
-from bench import internals, options, oracle, report, rows
-from bench.case import Case, Setting
-from bench.memory import peak_bytes
-from bench.report import Row
-from bench.rows import Progress
-from bench.timing import Variant
+
+from . import internals, options, oracle, report, rows
+from .case import Case, Setting
+from .memory import peak_bytes
+from .report import Row
+from .rows import Progress
+from .timing import Variant
 
 ALPHA = 0.1
 # Above these a setting is left out, dense takes a part of the elements, the loop of the clients.

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 import gcext
-from bench import internals, oracle
-from bench.case import Case, Problem, Selected, Setting
-from bench.timing import Variant
-from bench.variants import Formulation, formulations
+
+from . import internals, oracle
+from .case import Case, Problem, Selected, Setting
+from .timing import Variant
+from .variants import Formulation, formulations
 
 
 def stc(setting: Setting, compiled: bool) -> Case:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.case import Selected
+from .case import Selected
 
 Formulation = Callable[[Tensor, Tensor | None, int, bool], Selected]
 

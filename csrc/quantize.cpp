@@ -12,8 +12,9 @@ namespace gcext {
 namespace {
 
 // 1. Pass over the cells: sum, find what is not finite, and tally what the scale or the norms need.
-// 2. Report what is not finite, or find the scale; levels: draw them, and count those that are not
-//    zero.
+// 2. Report what is not finite, or find the scale; levels: draw them, count those that are not
+// zero,
+//    and fit the norms to them.
 // 3. Pass over the cells again: sum once more, and write out what was not sent; levels: the pairs.
 //
 // A cell is a fixed range of elements within one bucket, and what is not an integer is added cell
@@ -143,7 +144,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& memory,
                                                   const std::optional<Tensor>& out, double decay,
                                                   int64_t steps, int64_t bucket, bool largest,
-                                                  double clip, int64_t seed) {
+                                                  double clip, bool fit, int64_t seed) {
   const Source source = quantize_args(tensor, memory, out, decay);
   const int64_t n = tensor.numel();
   check_levels(steps, bucket);
@@ -167,6 +168,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
       uint32_t top;
     };
     std::vector<Sum> sums(static_cast<size_t>(cells.count()));
+    std::vector<FitSums> fits(static_cast<size_t>(fit ? cells.count() : 0));
     std::vector<int64_t> counts(static_cast<size_t>(parts + 1));
     const std::unique_ptr<int16_t[]> drawn(new int16_t[static_cast<size_t>(n)]);
     const bool squared = !largest || clip > 0;
@@ -192,10 +194,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
       return answer(0);
     }
     for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
+      int16_t* const these = drawn.get() + cell.begin;
       counts[static_cast<size_t>(cell.part + 1)] +=
-          table.levels(acc, cell.size, norm[cells.bucket_of(cell.index)], rule, cell.begin,
-                       drawn.get() + cell.begin);
+          table.levels(acc, cell.size, norm[cells.bucket_of(cell.index)], rule, cell.begin, these);
+      if (fit) fits[static_cast<size_t>(cell.index)] = table.fit(acc, cell.size, these);
     });
+    for (int64_t b = 0, cell = 0; fit && b < cells.buckets(); ++b) {
+      FitSums sum{};
+      for (; cell < cells.count() && cells.bucket_of(cell) == b; ++cell) {
+        sum.dot += fits[static_cast<size_t>(cell)].dot;
+        sum.squares += fits[static_cast<size_t>(cell)].squares;
+      }
+      norm[b] = fitted_norm(sum, rule.steps);
+    }
     for (int64_t part = 0; part < parts; ++part)
       counts[static_cast<size_t>(part + 1)] += counts[static_cast<size_t>(part)];
     auto result = answer(counts.back());
@@ -255,7 +266,8 @@ GCEXT_OPERATOR(
 GCEXT_OPERATOR(
     CPU, levels,
     "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, int steps, int bucket, bool "
-    "largest, float clip, int seed) -> (Tensor norms, Tensor at, Tensor level, Tensor info)")
+    "largest, float clip, bool fit, int seed) -> (Tensor norms, Tensor at, Tensor level, Tensor "
+    "info)")
 GCEXT_OPERATOR(CPU, level_values,
                "(Tensor norms, Tensor at, Tensor level, int bucket, int steps) -> Tensor")
 

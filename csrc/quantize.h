@@ -18,13 +18,22 @@
 //
 // The mean of sent_i over seeds is acc_i, unless clipped, to 2^-52 of a step and that one rounding.
 //
+//   fit: what travels instead of the norm, and sent_i is made of, is that of least squares,
+//
+//   norm' = steps * (sum of |acc_i| level_i) / (sum of level_i^2)     0 where no level is not 0
+//          float64 sums of each bucket, rounded once, at most the greatest float32
+//
+// So |acc - sent| never exceeds |acc|, and where the variance of the unbiased levels is at most
+// omega squared norms this is in the mean a contraction by 1 / (1 + omega), as error feedback
+// needs.
+//
 // out_i = acc_i - sent_i, one rounding. out may be memory. Sums are computed twice rather than
 // kept: first to validate them, then to write out. So where a sum is not finite nothing was
 // written; but on CUDA, which reports it deferred, out then becomes a copy of memory.
 //
 //   sign    bits uint8 [(n+7)/8]: element i is bit i & 7 of byte i >> 3, a one is negative
 //           info int64[4], see select.h: n | status | where | bits of scale
-//   levels  norms float32, one a bucket;  at int32 (int64 from 2^31
+//   levels  norms float32, one a bucket (fit: norm');  at int32 (int64 from 2^31
 //   elements on), rising, and
 //           level int16: the elements whose level is not 0
 //           info: number of these | status | where | 0
@@ -101,6 +110,20 @@ GCEXT_HD inline float norm_of(const Norm& norm, int64_t n, double squares, uint3
   return norm.clip > 0 && cut < largest ? cut : largest;
 }
 
+// The sums that a cell or a bucket is fitted by.
+struct FitSums {
+  double dot;      // of |acc| and level
+  double squares;  // of the levels: of a cell exact
+};
+
+// norm', from its bucket's sums. Not 0 where a level is not: the least of these |acc| is its bound.
+GCEXT_HD inline float fitted_norm(const FitSums& sums, int32_t steps) {
+  constexpr double kMost = 0x1.fffffep127;
+  if (!(sums.squares > 0)) return 0;
+  const double norm = steps * sums.dot / sums.squares;
+  return static_cast<float>(norm < kMost ? norm : kMost);
+}
+
 // The bodies compiled per instruction set; n is at most kCell.
 struct QuantizeTable {
   // acc of [begin, begin+n); returns the largest key.
@@ -114,6 +137,7 @@ struct QuantizeTable {
   // are not zero.
   int64_t (*levels)(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
                     int16_t* level);
+  FitSums (*fit)(const float* acc, int64_t n, const int16_t* level);
   void (*subtract_levels)(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level);
   // Copies, past the cache where the processor and the alignment of `to` allow it.
   void (*bypass)(const float* from, int64_t n, float* to);

@@ -127,6 +127,18 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
   return n - zeros;
 }
 
+// Products are exact: 24 by 15 bits.
+FitSums fit(const float* acc, int64_t n, const int16_t* level) {
+  double lane[kLanes] = {};
+  int64_t i = 0, squares = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) lane[j] += static_cast<double>(acc[i + j]) * level[i + j];
+  }
+  for (int j = 0; i + j < n; ++j) lane[j] += static_cast<double>(acc[i + j]) * level[i + j];
+  for (i = 0; i < n; ++i) squares += static_cast<int32_t>(level[i]) * level[i];
+  return {add_lanes(lane), static_cast<double>(squares)};
+}
+
 // One step needs no division: norm * 1 / 1 is the norm.
 void subtract_levels(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level) {
   if (steps > 1) {
@@ -154,7 +166,7 @@ void bypass(const float* from, int64_t n, float* to) {
 
 }  // namespace
 
-const QuantizeTable quantize_table = {accumulate, tally_signs,     subtract_signs, squares,
-                                      levels,     subtract_levels, bypass};
+const QuantizeTable quantize_table = {accumulate, tally_signs, subtract_signs,  squares,
+                                      levels,     fit,         subtract_levels, bypass};
 
 }  // namespace gcext::GCEXT_ISA

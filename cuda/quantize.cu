@@ -17,8 +17,10 @@ cudaError_t launch_sign(const SignLaunch& args, cudaStream_t stream) {
 }
 
 int64_t levels_scratch_bytes(int64_t n, int64_t bucket) {
+  const Cells cells(n, bucket);
   return static_cast<int64_t>(sizeof(QuantizeState)) + 8 * kQuantizeBlocks +
-         Cells(n, bucket).count() * static_cast<int64_t>(sizeof(CellSum));
+         cells.count() * static_cast<int64_t>(sizeof(CellSum)) +
+         cells.buckets() * static_cast<int64_t>(sizeof(float));
 }
 
 cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream) {
@@ -26,19 +28,28 @@ cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream) {
   uint64_t* counts = reinterpret_cast<uint64_t*>(state + 1);
   CellSum* sums = reinterpret_cast<CellSum*>(counts + kQuantizeBlocks);
   const Cells cells(args.n, args.bucket);
+  float* drawn_by = args.fit ? reinterpret_cast<float*>(sums + cells.count()) : args.norms;
   const int64_t blocks = blocks_for(args.n, kQuantizeThreads, args.max_blocks);
+  const int64_t cell_blocks = blocks_for(cells.count() * kLanes, kQuantizeThreads, args.max_blocks);
+  const int64_t bucket_blocks =
+      blocks_for(cells.buckets() * kWarp, kQuantizeThreads, args.max_blocks);
   GCEXT_LAUNCH(quantize_clear_kernel, 1, kQuantizeThreads, stream, state);
-  GCEXT_LAUNCH(levels_cell_kernel,
-               blocks_for(cells.count() * kLanes, kQuantizeThreads, args.max_blocks),
-               kQuantizeThreads, stream, args.source, cells, sums, state);
-  GCEXT_LAUNCH(levels_norm_kernel,
-               blocks_for(cells.buckets() * kWarp, kQuantizeThreads, args.max_blocks),
-               kQuantizeThreads, stream, cells, args.norm, sums, args.norms);
+  GCEXT_LAUNCH(levels_cell_kernel, cell_blocks, kQuantizeThreads, stream, args.source, cells, sums,
+               state);
+  GCEXT_LAUNCH(levels_norm_kernel, bucket_blocks, kQuantizeThreads, stream, cells, args.norm, sums,
+               drawn_by);
   GCEXT_LAUNCH(quantize_report_kernel, 1, 1, stream, false, args.n, state, args.info);
+  if (args.fit) {
+    CellFit* fits = reinterpret_cast<CellFit*>(sums);
+    GCEXT_LAUNCH(levels_fit_kernel, cell_blocks, kQuantizeThreads, stream, args.source, cells,
+                 args.rule, drawn_by, state, fits);
+    GCEXT_LAUNCH(levels_fitted_kernel, bucket_blocks, kQuantizeThreads, stream, cells,
+                 args.rule.steps, fits, state, args.norms);
+  }
   GCEXT_LAUNCH(levels_count_kernel, blocks, kQuantizeThreads, stream, args.source, cells, args.rule,
-               args.norms, state, counts);
+               drawn_by, state, counts);
   GCEXT_LAUNCH(levels_emit_kernel, blocks, kQuantizeThreads, stream, args.source, cells, args.rule,
-               args.norms, state, counts, args.at, args.wide, args.level, args.info);
+               drawn_by, args.norms, state, counts, args.at, args.wide, args.level, args.info);
   return cudaSuccess;
 }
 

@@ -12,6 +12,8 @@
 //   4. Levels: eight threads a cell, one for each lane of its squares, each in order; lanes are
 //      added by shuffles in the order of add_lanes. Also the largest key, and what is not finite.
 //   5. A warp a bucket adds its cells in order: the norm. Then the report of step 2.
+//   5a. fit: draw, and add what norms are fitted by, as in step 4; then a warp a bucket, as in
+//   step 5.
 //   6. Count: draw, and count the levels that are not 0, a block a contiguous range.
 //   7. Emit: every block adds up the counts before its own and draws again; pairs in order, by
 //      ballots, and out.
@@ -19,8 +21,8 @@
 //   8. Back: a thread a level.
 //
 // Traffic: sign reads tensor and memory twice and writes out and n/8 bytes, 20 bytes an element;
-// levels read them three times and write 6 bytes for each level that is not 0 beside out. Back: 10
-// bytes a level, and the norms.
+// levels read them three times (fit: four) and write 6 bytes for each level that is not 0 beside
+// out. Back: 10 bytes a level, and the norms.
 #pragma once
 
 #include "common.cuh"
@@ -42,6 +44,13 @@ struct CellSum {
   double squares;
   uint64_t top;  // the largest key
 };
+
+// What a cell's norm is fitted by; in the place of its CellSum.
+struct CellFit {
+  double dot;
+  uint64_t squares;
+};
+static_assert(sizeof(CellFit) == sizeof(CellSum));
 
 // A block's contiguous elements, in whole tiles.
 struct ElementRange {
@@ -190,25 +199,76 @@ __device__ inline int32_t draw(float acc, float norm, const LevelRule& rule, int
   return acc < 0 ? -level : level;
 }
 
+// Step 5a, of cells.
+__global__ void __launch_bounds__(kQuantizeThreads)
+    levels_fit_kernel(Source source, Cells cells, LevelRule rule, const float* norms,
+                      const QuantizeState* state, CellFit* fits) {
+  if (state->refused) return;
+  const int lane = threadIdx.x % kLanes;
+  const int64_t all = cells.count();
+  for (int64_t warp = grid_first() - threadIdx.x % kWarp; warp < all * kLanes;
+       warp += grid_stride()) {
+    const int64_t cell = (warp + threadIdx.x % kWarp) / kLanes;
+    double dot = 0;
+    uint64_t squares = 0;
+    if (cell < all) {
+      const int64_t begin = cells.begin(cell), end = begin + cells.size(cell);
+      const float norm = norms[cells.bucket_of(cell)];
+      for (int64_t i = begin + lane; i < end; i += kLanes) {
+        const float acc = sum_at(source, i);
+        const int32_t level = draw(acc, norm, rule, i);
+        dot += static_cast<double>(acc) * level;
+        squares += static_cast<uint64_t>(level * level);
+      }
+    }
+    dot = add_neighbours(dot);
+    for (int step = kLanes / 2; step > 0; step /= 2)
+      squares += __shfl_xor_sync(kWholeWarp, squares, step);
+    if (cell < all && lane == 0) fits[cell] = {dot, squares};
+  }
+}
+
+// Step 5a, of buckets.
+__global__ void __launch_bounds__(kQuantizeThreads)
+    levels_fitted_kernel(Cells cells, int32_t steps, const CellFit* fits,
+                         const QuantizeState* state, float* norms) {
+  if (state->refused) return;
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t bucket = grid_first() / kWarp; bucket < cells.buckets();
+       bucket += grid_stride() / kWarp) {
+    const int64_t first = bucket * cells.per_bucket, past = first + cells.per_bucket;
+    const int64_t last = past < cells.count() ? past : cells.count();
+    FitSums sums{0.0, 0.0};
+    for (int64_t cell = first; cell < last; cell += kWarp) {
+      const CellFit own = cell + lane < last ? fits[cell + lane] : CellFit{0.0, 0};
+      for (int l = 0; l < kWarp && cell + l < last; ++l) {
+        sums.dot += __shfl_sync(kWholeWarp, own.dot, l);
+        sums.squares += static_cast<double>(__shfl_sync(kWholeWarp, own.squares, l));
+      }
+    }
+    if (lane == 0) norms[bucket] = fitted_norm(sums, steps);
+  }
+}
+
 // Step 6.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    levels_count_kernel(Source source, Cells cells, LevelRule rule, const float* norms,
+    levels_count_kernel(Source source, Cells cells, LevelRule rule, const float* drawn_by,
                         const QuantizeState* state, uint64_t* counts) {
   __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
   if (state->refused) return;
   const ElementRange range = element_range(cells.n);
   uint64_t own = 0, total;
   for (int64_t i = range.begin + threadIdx.x; i < range.end; i += kQuantizeThreads)
-    own += draw(sum_at(source, i), norms[i / cells.bucket], rule, i) != 0;
+    own += draw(sum_at(source, i), drawn_by[i / cells.bucket], rule, i) != 0;
   block_exclusive_sum(own, warp_sums, &total);
   if (threadIdx.x == 0) counts[blockIdx.x] = total;
 }
 
 // Step 7.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    levels_emit_kernel(Source source, Cells cells, LevelRule rule, const float* norms,
-                       const QuantizeState* state, const uint64_t* counts, void* to, bool wide,
-                       int16_t* level, int64_t* info) {
+    levels_emit_kernel(Source source, Cells cells, LevelRule rule, const float* drawn_by,
+                       const float* norms, const QuantizeState* state, const uint64_t* counts,
+                       void* to, bool wide, int16_t* level, int64_t* info) {
   __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
   if (state->refused) return restore(source, grid_first(), cells.n, grid_stride());
   uint64_t before = 0, all = 0, place, total;
@@ -225,9 +285,10 @@ __global__ void __launch_bounds__(kQuantizeThreads)
     const int64_t i = at + threadIdx.x;
     int32_t drawn = 0;
     if (i < range.end) {
-      const float acc = sum_at(source, i), norm = norms[i / cells.bucket];
-      drawn = draw(acc, norm, rule, i);
-      if (source.out != nullptr) source.out[i] = acc - sent_of(norm, drawn, rule.steps);
+      const float acc = sum_at(source, i);
+      const int64_t bucket = i / cells.bucket;
+      drawn = draw(acc, drawn_by[bucket], rule, i);
+      if (source.out != nullptr) source.out[i] = acc - sent_of(norms[bucket], drawn, rule.steps);
     }
     place = next + block_exclusive_sum(drawn != 0, warp_sums, &total);
     if (drawn != 0) {

@@ -29,6 +29,7 @@ struct LevelsLaunch {
   Source source;  // a = 1
   int64_t n, bucket;
   Norm norm;
+  bool fit;
   LevelRule rule;
   float* norms;  // one a bucket
   void* at;      // int64 if `wide`, else int32

@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& memory,
                                                   const std::optional<Tensor>& out, double decay,
                                                   int64_t steps, int64_t bucket, bool largest,
-                                                  double clip, int64_t seed) {
+                                                  double clip, bool fit, int64_t seed) {
   const Source source = args(tensor, memory, out, decay);
   check_levels(steps, bucket);
   const int64_t n = tensor.numel();
@@ -60,6 +60,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                         n,
                                         bucket,
                                         {largest, clip},
+                                        fit,
                                         rule,
                                         norms.mutable_data_ptr<float>(),
                                         at.mutable_data_ptr(),

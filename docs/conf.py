@@ -31,7 +31,7 @@ napoleon_use_rtype = False
 nitpick_ignore_regex = [
     # Other projects: their documentation is not fetched, so that a build needs no network.
     ("py:.*", r"(abc|collections|numpy|pathlib|rich|torch|typing_extensions)\..*"),
-    ("py:class", r"Buffer|Index|Tensor"),
+    ("py:class", r"Buffer|Index|ProcessGroup|Tensor"),
     ("py:class", r"gcext\.(.*\.)?_.*"),  # types of private modules
 ]
 

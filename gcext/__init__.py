@@ -7,14 +7,25 @@ A tensor becomes a packet, and a packet becomes bytes::
     update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
-from gcext import aggregate, polar
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "gcext: torch >= 2.10 must be installed, found none. "
+        "`pip install torch --index-url https://download.pytorch.org/whl/cpu` installs the CPU "
+        "build, `pip install torch` the one with CUDA, several GB."
+    ) from error
+
+from gcext import aggregate, distributed, functional, polar
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.registry import codec, codecs, stc
 from gcext._codecs.seeds import derive
-from gcext._errors import DecodeError
-from gcext._links import Diagnostics, ErrorFeedback, Link, Sender
+from gcext._links.feedback import Diagnostics, ErrorFeedback
+from gcext._links.link import Link
+from gcext._links.sender import Sender
 from gcext._native.library import build_info
+from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 from gcext._recipes import Recipe, Schedule, recipe, recipes, register_recipe
 from gcext._spec import option
@@ -42,6 +53,8 @@ __all__ = [
     "codecs",
     "combine",
     "derive",
+    "distributed",
+    "functional",
     "gram",
     "option",
     "polar",

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from gcext._codecs.base import require_contraction
 from gcext._codecs.registry import codec, codec_class, codecs
-from gcext._links import Link
+from gcext._links.link import Link
 from gcext._spec import build, parse
 from gcext.aggregate import Aggregator, Momentum, Projection
 from gcext.aggregate._registry import aggregator_class, aggregators
@@ -104,7 +105,7 @@ def recipe(spec: str) -> Recipe:
     >>> gcext.recipe("topk:p=0.1,combine=trimmed,beta=0.2,momentum=0.9").up.receiver()
     Momentum(TrimmedMean(0.2), beta=0.9)
     """
-    up, *down = re.split("[:,]down=", spec, maxsplit=1)
+    up, *down = re.split("[:,]down=", spec, maxsplit=1) if isinstance(spec, str) else [spec]
     name, options = parse(up, "recipe", recipes())
     combine = _take_combine(name, options)
     momentum = options.pop("momentum", None)
@@ -127,7 +128,10 @@ def _link(name: str, options: dict[str, str]) -> Link:
     feedback = options.pop("feedback", "false")
     if feedback not in ("true", "false"):
         raise ValueError(f"{name}: feedback must be one of true, false, got {feedback!r}.")
-    return Link(codec_class(name).from_options(options), feedback == "true")
+    made = codec_class(name).from_options(options)
+    if feedback == "true":
+        require_contraction(made)
+    return Link(made, feedback == "true")
 
 
 def _take_combine(name: str, options: dict[str, str]) -> Callable[[], Aggregator] | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["build", "option", "options_of", "parse", "validate", "write"]
+__all__ = ["build", "option", "options_of", "parse", "plain", "validate", "write"]
 
 T = TypeVar("T")
 _PLAIN = {kind.__name__: kind for kind in (bool, int, float, str)}
@@ -33,15 +34,38 @@ def validate(codec: Any) -> None:
         value = getattr(codec, field.name)
         kind = _PLAIN.get(str(field.type))
         if kind is not None and type(value) is not kind:
-            if kind is int and value != int(value):
-                raise ValueError(f"{codec.name}: {field.name} must be a whole number, got {value}.")
-            value = kind(value)
+            value = plain(codec.name, field.name, kind, value)
             object.__setattr__(codec, field.name, value)
         interval = field.metadata.get("interval")
         if interval is not None and not _contains(interval, value):
             raise ValueError(
                 f"{codec.name}: {field.name} must be {_text(interval)}, got {value:g}."
             )
+
+
+def plain(owner: str, key: str, kind: type, value: Any) -> Any:
+    """Return an option's value as float, int, bool or str.
+
+    Raises ValueError for text and numbers that are none, TypeError for all else; ``owner`` and
+    ``key`` name the option in the error.
+    """
+    try:
+        if kind is str:
+            return str(value)
+        if kind is bool and not isinstance(value, str) and value in (0, 1):
+            return bool(value)
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+        if kind is int and not isinstance(value, bool):
+            if not isinstance(value, (str, float)):
+                return operator.index(value)
+            if float(value).is_integer():
+                return int(float(value))
+    except (TypeError, ValueError):
+        pass
+    rule = {float: "a number", int: "a whole number", bool: "True or False"}[kind]
+    error = ValueError if isinstance(value, (str, int, float)) else TypeError
+    raise error(f"{owner}: {key} must be {rule}, got {value!r:.100}.")
 
 
 @functools.cache
@@ -65,6 +89,11 @@ def _text(interval: str) -> str:
 
 def parse(text: str, what: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
     """Return a spec's name and options; ``what`` and ``known`` name the kind and its names."""
+    if not isinstance(text, str):
+        raise TypeError(
+            f"{what}: needs a spec, name or name:key=value, got {type(text).__name__}. "
+            f'Write it as "{known[0]}".'
+        )
     name, colon, rest = text.partition(":")
     if name not in known:
         raise ValueError(f"{what}: must be one of {', '.join(known)}, got {name!r}.")

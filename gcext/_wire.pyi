@@ -10,9 +10,9 @@ contiguous.
 
 A decoded packet is what ``build`` returns, called with ``method``, ``shape``, ``dtype``,
 ``support`` (a dict of ``seed`` and ``k`` where it is random), ``coded`` (a dict of the fields of a
-value code), ``scale``, ``merged`` and ``located`` (dicts). Of a group it is called with
-``members``, ``support`` and ``coded``: a member is a packet, or of a ternary one a tuple of shape,
-dtype, k and scale, whose pairs are the next k of the two arrays.
+value code), ``scale``, ``merged`` and ``located`` (dicts), in this order. Of a group it is called
+by name, with ``method``, ``members``, ``support`` and ``coded``: a member is a packet, or of a
+ternary one a tuple of shape, dtype, k and scale, whose pairs are the next k of the two arrays.
 """
 
 from collections.abc import Callable, Sequence

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import gcext._wire as _wire
-from gcext._errors import DecodeError
+from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 
 __all__ = ["Row", "describe", "inspect_file", "rows"]

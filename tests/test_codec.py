@@ -168,7 +168,7 @@ def test_arrays_are_not_tensors() -> None:
 
 
 def test_p_of_any_number_type() -> None:
-    codec = STC(np.float32(0.5))  # type: ignore[arg-type]
+    codec = STC(np.float32(0.5))  # type: ignore[arg-type,unused-ignore]
     assert gcext.codec(codec.spec) == codec
 
 
@@ -268,16 +268,13 @@ class TestEveryCodec:
         assert not dense(gcext.Packet.from_bytes(packet.to_bytes())).any()
 
     def test_feedback_is_bounded(self, spec: str) -> None:
-        """What is sent follows the gradient; where the codec is no contraction, it diverges."""
+        """What is sent follows the gradient."""
         comp, total = gcext.ErrorFeedback(spec, seed=3), torch.zeros(2000)
         gradient = torch.randn(2000)
         for _ in range(150):
             total += dense(comp.compress(gradient, "w"))
         error = float((total / 150 - gradient).norm() / gradient.norm())
-        if spec == "qsgd:bits=1,bucket=64":  # as documented: the variance is eight squared norms
-            assert error > 1000
-        else:
-            assert error < 0.5
+        assert error < 0.5
 
 
 @pytest.mark.parametrize("spec", STOCHASTIC)

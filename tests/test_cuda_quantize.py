@@ -86,6 +86,7 @@ def test_levels(backend: str, form: str, kind: Callable[[int], Tensor]) -> None:
                 draw.choice([0, 1, 3, 512, 5000]),
                 draw.random() < 0.5,
                 draw.choice([0.0, 0.5, 2.5]),
+                draw.random() < 0.5,
                 draw.randrange(-(2**63), 2**63),
             )
             assert compare(run, "levels", form, kind(n), kind(n), *options) == 0
@@ -96,7 +97,7 @@ def test_levels(backend: str, form: str, kind: Callable[[int], Tensor]) -> None:
 def test_refuses_as_the_cpu_does(backend: str, form: str) -> None:
     """And leaves the memory, or a copy of it, bit for bit."""
     statuses = set()
-    for op, rule in (("sign", ()), ("levels", (3, 100, False, 0.0, 1))):
+    for op, rule in (("sign", ()), ("levels", (3, 100, False, 0.0, True, 1))):
         for who in ("tensor", "memory", "both", "sum", "none"):
             for bad in (float("nan"), -float("inf")):
                 tensor, memory = torch.randn(5000), torch.randn(5000)
@@ -114,7 +115,7 @@ def test_refuses_as_the_cpu_does(backend: str, form: str) -> None:
 
 def test_wide_indices() -> None:
     tensor = torch.randn(3000)
-    rule = (None, None, 1.0, 3, 512, False, 0.0, 5)
+    rule = (None, None, 1.0, 3, 512, False, 0.0, True, 5)
     want = torch.ops.gcext.levels(tensor, *rule)
     got = make("emu").levels(tensor, *rule, wide=True)
     assert got[1].tolist() == want[1].tolist()

@@ -188,11 +188,12 @@ def test_a_captured_packet_shows_the_latest_replay(spec: str) -> None:
     assert its is not None
     mine.captured = True
     kept, message, before = captured.to("cpu"), captured.to_bytes(), dense(captured)
+    copies = [copy.copy(captured), *copy.deepcopy(Packet.group([captured])).members]
     for array, new in zip((*mine.arrays, mine.info), (*its.arrays, its.info), strict=True):
         array.copy_(new)  # the next replay
     assert captured.to_bytes() == other.to_bytes() != message
     assert same_bits(dense(captured), dense(other))
-    assert kept.to_bytes() == message
+    assert [packet.to_bytes() for packet in (kept, *copies)] == [message] * 3
     assert same_bits(dense(kept), before)
     assert pickle.loads(pickle.dumps(captured)).to_bytes() == other.to_bytes()
     mine.info[1] = 1

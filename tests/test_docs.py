@@ -26,7 +26,7 @@ FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 SOURCE = re.compile(r"`((?:csrc|cuda|tests|gcext|tools|bench|examples|docs)/[\w./*-]+)`")
 INVENTED = re.compile(r"absmax|NAME")  # files of an example
-COMMAND = re.compile(r"python -m (gcext|bench)\b([^`\n]*)")
+COMMAND = re.compile(r"(?:python -m (gcext|bench)|(?:^    |`)gcext)\b([^`\n]*)", re.MULTILINE)
 
 
 def _id(path: Path) -> str:
@@ -104,10 +104,16 @@ def run_script(script: Path, *arguments: str, cwd: Path) -> None:
 
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the module and the arguments of each ``python -m gcext`` or ``bench`` in a text."""
+    """Yield the module and the arguments of each command line in a text.
+
+    ``python -m gcext``, ``python -m bench``, ``gcext`` and ``gcext bench``.
+    """
     joined = re.sub(r"\\\n\s*", " ", text)
     for module, rest in COMMAND.findall(joined):
-        yield module, shlex.split(rest, comments=True)
+        if rest[:1] in ("", " "):  # not a name that begins so: gcext.stc, gcext/
+            arguments = shlex.split(rest, comments=True)
+            inner = not module and arguments[:1] == ["bench"]
+            yield ("bench", arguments[1:]) if inner else (module or "gcext", arguments)
 
 
 @functools.cache
@@ -200,6 +206,8 @@ def test_commands_that_do_not_exist_are_found() -> None:
     good, bad = commands(text)
     assert good == ("gcext", ["fl", "--p", "0.1", "--seed", "0"]) and not unknown_options(*good)
     assert unknown_options(*bad) == ["--q"]
+    console = list(commands("    gcext bench stc --n 1M  # so\n`gcext fl --q` not `gcext.stc --x`"))
+    assert console == [("bench", ["stc", "--n", "1M"]), ("gcext", ["fl", "--q"])]
     with pytest.raises(AssertionError, match="nothing"):
         unknown_options("gcext", ["nothing"])
 

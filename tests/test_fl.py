@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -13,7 +14,18 @@ import torch
 from packet_kit import dense, single
 
 import gcext
-from gcext.fl import Federation, Settings, Workers, build, initial, load, local_sgd, run
+from gcext.fl import (
+    Data,
+    Federation,
+    Part,
+    Settings,
+    Workers,
+    build,
+    initial,
+    load,
+    local_sgd,
+    run,
+)
 from gcext.fl import _run as run_module
 from gcext.fl._server import Download
 from gcext.fl._settings import Stream, generator
@@ -377,3 +389,23 @@ class TestRun:
         plan = settings("pstc:p=0.1,alpha=0.1,tau=1", split="dirichlet:0.05", clients=30, rounds=3)
         result = run(plan, DATA)
         assert all(math.isfinite(r["accuracy_std"]) for r in result["rounds"])
+
+
+def test_own_data_and_model() -> None:
+    """Tabular, with three classes: three directions from which the inputs come."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(900) % 3
+    inputs = torch.randn(900, 6, generator=generator, dtype=torch.float64)
+    inputs[torch.arange(900), labels] += 3.0
+    data = Data(
+        "mine",
+        Part(inputs[:600], labels[:600]),
+        Part(inputs[600:], labels[600:]),
+        model=lambda: torch.nn.Linear(6, 3),
+    )
+    plan = dataclasses.replace(settings("stc:p=0.3", rounds=20), data="mine")
+    result = run(plan, data, threads=1)
+    assert result["numel"] == 21
+    assert result["rounds"][-1]["accuracy"] > 0.9
+    with pytest.raises(ValueError, match=r"data of another name .* must come with a model"):
+        Data("mine", data.train, data.test)

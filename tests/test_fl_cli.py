@@ -28,7 +28,7 @@ def test_three_methods_in_one_table_and_picture(tmp_path: Path) -> None:
     out, picture = tmp_path / "out.json", tmp_path / "out.png"
     methods = ["--method", "fedavg", "--method", "stc", "--method", "pstc"]
     result = fl("--data", "digits", *methods, "--json", out, "--plot", picture)
-    runs = json.loads(out.read_text())["runs"]
+    runs = json.loads(out.read_text())
     assert [r["method"] for r in runs] == ["fedavg", "stc", "pstc"]
     assert runs[2]["settings"]["recipe"] == "pstc:p=0.1,alpha=0.1,tau=1"
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -39,15 +39,15 @@ def test_three_methods_in_one_table_and_picture(tmp_path: Path) -> None:
     assert sent[0] > 40 * sent[1]
 
 
-def test_one_run_is_one_object(tmp_path: Path) -> None:
+def test_one_run_is_a_list_of_one(tmp_path: Path) -> None:
     fl("--method", "stc:p=0.05", "--seed", 4, "--json", tmp_path / "out.json")
-    result = json.loads((tmp_path / "out.json").read_text())
+    (result,) = json.loads((tmp_path / "out.json").read_text())
     assert (result["method"], result["seed"], len(result["rounds"])) == ("stc:p=0.05", 4, 3)
 
 
 def test_several_seeds(tmp_path: Path) -> None:
     fl("--method", "stc", "--seed", 0, "--seed", 1, "--json", tmp_path / "out.json")
-    runs = json.loads((tmp_path / "out.json").read_text())["runs"]
+    runs = json.loads((tmp_path / "out.json").read_text())
     assert [r["seed"] for r in runs] == [0, 1]
     assert runs[0]["model_digest"] != runs[1]["model_digest"]
 
@@ -55,7 +55,7 @@ def test_several_seeds(tmp_path: Path) -> None:
 def test_bare_names_take_their_parameters(tmp_path: Path) -> None:
     args = ["--p", 0.02, "--alpha", 0.3, "--tau", 2]
     fl("--method", "pstc", *args, "--json", tmp_path / "out.json")
-    result = json.loads((tmp_path / "out.json").read_text())
+    (result,) = json.loads((tmp_path / "out.json").read_text())
     assert result["settings"]["recipe"] == "pstc:p=0.02,alpha=0.3,tau=2"
 
 
@@ -84,10 +84,10 @@ def test_interrupt_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         stopped = fl(*args, code=130)
     last = stopped.stderr.splitlines()[-1]
     assert last.startswith("fl: interrupted after round 1 of 3; ") and "--resume" in last
-    assert [r["interrupted"] for r in json.loads(out.read_text())["runs"]] == [False, True]
+    assert [r["interrupted"] for r in json.loads(out.read_text())] == [False, True]
 
     fl(*methods, "--checkpoint", store, "--resume", "--json", out)
-    runs, expected = (json.loads(p.read_text())["runs"] for p in (out, whole))
+    runs, expected = (json.loads(p.read_text()) for p in (out, whole))
     for got, want in zip(runs, expected, strict=True):
         assert got["rounds"] == want["rounds"] and got["model_digest"] == want["model_digest"]
 
@@ -119,7 +119,7 @@ def test_what_ends_a_later_run_leaves_the_first(
     monkeypatch.setattr(run_module, "initial", cut)
     args = ["--method", "fedavg", "--method", "stc", "--json", tmp_path / "out.json"]
     result = fl(*args, code=code)
-    written = json.loads((tmp_path / "out.json").read_text())
+    (written,) = json.loads((tmp_path / "out.json").read_text())
     assert written["method"] == "fedavg" and len(written["rounds"]) == 3
     assert "fedavg" in result.stdout
     assert result.stderr.splitlines()[-1] == (
@@ -140,7 +140,8 @@ def test_a_picture_cut_off_leaves_table_and_json(
     monkeypatch.setattr(cli, "draw", cut)
     args = ["--checkpoint", tmp_path, "--json", tmp_path / "out.json"]
     result = fl("--method", "stc", *args, "--plot", tmp_path / "a.png", code=code)
-    assert len(json.loads((tmp_path / "out.json").read_text())["rounds"]) == 3
+    (written,) = json.loads((tmp_path / "out.json").read_text())
+    assert len(written["rounds"]) == 3
     assert "stc" in result.stdout
     assert result.stderr.splitlines()[-1] == (
         "error: disk full"

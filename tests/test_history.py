@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import gcext
 from gcext import History
-from gcext._links import Link
+from gcext._links.link import Link
 from gcext.aggregate import Projection
 from gcext.fl import Interrupted, Settings, load, local_sgd, run
 from gcext.fl import _run as run_module
@@ -254,7 +254,10 @@ def test_a_full_cache_keeps_the_newest_packets() -> None:
 def test_a_round_that_raises_leaves_all_as_it_was(
     kind: str, path: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken:
+    class Broken(gcext.Packet):
+        def __init__(self) -> None:
+            super().__init__("dense", (2,), torch.float32)
+
         def to_bytes(self) -> bytes:
             raise KeyboardInterrupt
 
@@ -262,7 +265,7 @@ def test_a_round_that_raises_leaves_all_as_it_was(
         history.put(1, {1: packet(1)})
         before = seen(history)
         with pytest.raises(KeyboardInterrupt):
-            history.put(2, {1: packet(2), 2: Broken()})  # type: ignore[dict-item]
+            history.put(2, {1: packet(2), 2: Broken()})
         assert seen(history) == before
         if kind == "file":  # within the transaction, once rows are in
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

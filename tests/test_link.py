@@ -12,7 +12,7 @@ from packet_kit import dense
 
 import gcext
 from gcext._codecs.topk import STC
-from gcext._links import Sender
+from gcext._links.sender import Sender
 
 
 def feedback(p: float = 0.1, **options: object) -> gcext.ErrorFeedback:
@@ -179,9 +179,11 @@ class TestState:
     @pytest.mark.parametrize(
         ("change", "match"),
         [
-            ({"version": 1}, "version 2"),
-            ({"extra": 0}, "version 2"),
+            ({"version": 1}, "version 3"),
+            ({"extra": 0}, "version 3"),
             ({"decay": 0.5}, "decay must be the state's"),
+            ({"codec": "sign"}, "codec must be the state's 'sign', got 'stc:p="),
+            ({"exact_below": 3}, "exact_below must be the state's 3, got 0"),
             ({"residuals": {"w": torch.ones(3).double()}}, "float32"),
             ({"pending": {"w": torch.ones(3)}}, "residual's shape"),
         ],
@@ -193,6 +195,16 @@ class TestState:
         with pytest.raises(ValueError, match=match):
             comp.load_state_dict(comp.state_dict() | change)
         assert torch.equal(comp.residual("w"), before)
+
+    def test_another_codec_goes_on_where_it_is_allowed(self) -> None:
+        comp = gcext.ErrorFeedback("stc:p=0.1")
+        comp.compress(torch.randn(100), "w")
+        for spec, seed in [("stc:p=0.2", None), ("sign", None), ("randomk:p=0.5", 1)]:
+            other = gcext.ErrorFeedback(spec, seed=seed)
+            with pytest.raises(ValueError, match=r"codec must be the state's .* strict=False"):
+                other.load_state_dict(comp.state_dict())
+            other.load_state_dict(comp.state_dict(), strict=False)
+            assert torch.equal(other.residual("w"), comp.residual("w"))
 
 
 def test_diagnostics_against_their_definitions() -> None:
@@ -359,7 +371,7 @@ class TestSeeds:
         for change, match in wrong:
             with pytest.raises(ValueError, match=match):
                 sender.load_state_dict(state | {"seeds": state["seeds"] | change})
-        with pytest.raises(ValueError, match="state must be"):
+        with pytest.raises(ValueError, match=r"(state|codec) must be"):
             sender.load_state_dict(kind("sign").state_dict())
         assert sender.state_dict().keys() == state.keys()
         assert self.send(sender, "w") != self.send(kind(self.spec, seed=1), "w")

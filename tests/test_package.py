@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import gcext
+from gcext.__main__ import app
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
@@ -25,7 +28,9 @@ def declared_version() -> str:
 def test_build_info() -> None:
     info = gcext.build_info()
     assert info["gcext"] == gcext.__version__ == declared_version()
-    assert info["torch"] == importlib.metadata.version("torch")
+    assert info["torch"] == torch.__version__
+    declared = importlib.metadata.version("torch")  # that of some builds lacks the part after +
+    assert info["torch"].partition("+")[0] == declared.partition("+")[0]
     assert "baseline" in info["isas_built"] and info["isa"] in info["isas_built"]
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -69,5 +74,31 @@ def test_command_line() -> None:
         [sys.executable, "-m", "gcext", "info"], capture_output=True, text=True, check=True
     )
     assert declared_version() in run.stdout
-    missing = subprocess.run([sys.executable, "-m", "gcext", "inspect", "x"], capture_output=True)
-    assert missing.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("absent.gcx", "error: inspect: FILE must exist, got absent.gcx."),
+        (".", "error: inspect: FILE must be a readable file, got .: Is a directory."),
+    ],
+)
+def test_inspect_of_what_cannot_be_read(
+    file: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["inspect", file])
+    assert (done.exit_code, done.stderr) == (2, message + "\n")
+
+
+def test_bench_is_a_command_of_gcext(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    sizes = ["--n", "1K", "--m", "0.003K", "--rounds", "1"]
+    options = [*sizes, "--no-compile", "--no-peak", "--json", str(rows)]
+    done = CliRunner().invoke(app, ["bench", "combine", *options])
+    assert done.exit_code == 0, done.output
+    written = json.loads(rows.read_text())
+    assert {row["name"] for row in written} == {"combine"} and written[0]["n"] == 1000
+    done = CliRunner().invoke(app, ["bench", "combine", "--m", "three"])
+    assert done.exit_code == 2
+    assert "bench: m must be a whole number, got 'three'" in done.stderr

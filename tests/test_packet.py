@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +143,110 @@ class TestMerge:
             Packet.merge([gcext.codec("dense").encode(torch.ones(3))] * 2)
         with pytest.raises(ValueError, match="merged"):
             packets(1)[0].parts()
+
+
+SPECS = [
+    "stc:p=0.01", "topk:p=0.01", "randomk:p=0.01", "dense", "sign", "qsgd:bits=3", "terngrad",
+    "polar",
+]  # fmt: skip
+
+
+class TestPickle:
+    """A pickle is the message: as small, and checked by the decoder."""
+
+    @staticmethod
+    def all_kinds() -> list[Packet]:
+        singles = [gcext.codec(s).encode(torch.randn(100, 50).half(), seed=1) for s in SPECS]
+        group = Packet.group([*singles, gcext.stc(torch.zeros(0)), gcext.stc(torch.ones(()))])
+        return [*singles, Packet.merge(packets(3)), group]
+
+    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+    def test_round_trip(self, protocol: int) -> None:
+        for packet in self.all_kinds():
+            again = pickle.loads(pickle.dumps(packet, protocol))
+            assert again == packet and again.dtype == packet.dtype and repr(again) == repr(packet)
+            assert [m.dtype for m in again.members] == [m.dtype for m in packet.members]
+        merged = Packet.merge(packets(3))
+        assert pickle.loads(pickle.dumps(merged, protocol)).parts() == merged.parts()
+
+    def test_is_as_small_as_the_message(self) -> None:
+        for packet in self.all_kinds():
+            assert packet.nbytes < len(pickle.dumps(packet)) <= packet.nbytes + 200
+
+    def test_of_damaged_bytes_is_refused(self) -> None:
+        packet = packets(1)[0]
+        pickled = bytearray(pickle.dumps(packet))
+        pickled[pickled.index(packet.to_bytes()) + packet.nbytes // 2] ^= 1
+        with pytest.raises(gcext.DecodeError) as caught:
+            pickle.loads(pickled)
+        assert caught.value.code == "checksum"
+
+    def test_of_what_is_no_packet_raises(self) -> None:
+        with pytest.raises(ValueError, match="got a group"):
+            pickle.dumps(Packet("ternary", (3,), torch.float32))
+
+
+def test_copies_are_the_packet_itself() -> None:
+    for packet in TestPickle.all_kinds():
+        assert copy.copy(packet) is packet and copy.deepcopy({"p": packet})["p"] is packet
+
+
+def test_as_bytes() -> None:
+    for packet in TestPickle.all_kinds():
+        assert bytes(packet) == packet.to_bytes()
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(packets(1)[0])  # type: ignore[call-overload]
+
+
+class TestTensorsAsMessages:
+    def test_uint8_tensors(self) -> None:
+        packet = packets(1)[0]
+        padded = torch.zeros(packet.nbytes + 9, dtype=torch.uint8)
+        message = padded[4 : 4 + packet.nbytes]
+        message[:] = torch.frombuffer(bytearray(packet.to_bytes()), dtype=torch.uint8)
+        got = Packet.from_bytes(message, expect=packet)
+        padded.zero_()  # as a receive buffer that is used again
+        assert got == packet and torch.equal(dense(got), dense(packet))
+
+    @pytest.mark.parametrize(
+        ("message", "error", "text"),
+        [
+            (torch.zeros(40), TypeError, r"must be uint8, .*, got torch\.float32"),
+            (torch.zeros(40, dtype=torch.int8), TypeError, r"got torch\.int8"),
+            (torch.zeros(2, 20, dtype=torch.uint8), ValueError, r"got \(2, 20\) with strides"),
+            (torch.zeros((), dtype=torch.uint8), ValueError, r"one dimension, got \(\)"),
+            (torch.zeros(80, dtype=torch.uint8)[::2], ValueError, r"strides \(2,\)\. Call"),
+            (torch.zeros(40, dtype=torch.uint8), gcext.DecodeError, "magic"),
+        ],
+    )
+    def test_other_tensors_are_refused(
+        self, message: torch.Tensor, error: type[Exception], text: str
+    ) -> None:
+        with pytest.raises(error, match=text):
+            Packet.from_bytes(message)
+
+
+class TestExpectedTensors:
+    def test_single(self) -> None:
+        packet = gcext.stc(torch.randn(2, 5), p=0.5)
+        assert Packet.from_bytes(bytes(packet), expect=torch.empty(2, 5)) == packet
+        with pytest.raises(gcext.DecodeError, match=r"must be \(5, 2\), as the caller expects"):
+            Packet.from_bytes(bytes(packet), expect=torch.empty(5, 2))
+
+    def test_group(self) -> None:
+        model = torch.nn.Linear(4, 3)
+        named = dict(model.named_parameters())
+        packet = Packet.group([gcext.stc(p, p=0.5) for p in model.parameters()])
+        for expect in (list(model.parameters()), tuple(model.parameters()), named, packet):
+            assert Packet.from_bytes(bytes(packet), expect=expect) == packet
+        wrong: list[Any] = [
+            list(named.values())[::-1], [named["weight"]], {"a": named["weight"]}, {},
+            named["weight"], [torch.tensor(4), torch.tensor(3)],
+        ]  # fmt: skip
+        for expect in wrong:
+            with pytest.raises(gcext.DecodeError) as caught:
+                Packet.from_bytes(bytes(packet), expect=expect)
+            assert caught.value.code == "expect"
 
 
 def test_error_keeps_its_fields_through_pickle() -> None:

@@ -30,15 +30,19 @@ def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ x >> np.uint64(31)
 
 
-def squares(x: F32) -> float:
-    """The sum of the squares in the order of the contract: cells of 4096, lanes of 8, a tree."""
+def added(x: npt.NDArray[np.float64]) -> float:
+    """The sum in the order of the contract: cells of 4096, lanes of 8, a tree."""
     total = 0.0
     for start in range(0, len(x), 4096):
-        square = x[start : start + 4096].astype(np.float64) ** 2
-        lane = [np.cumsum(np.append(0.0, square[j::8]))[-1] for j in range(8)]
+        cell = x[start : start + 4096]
+        lane = [np.cumsum(np.append(0.0, cell[j::8]))[-1] for j in range(8)]
         a = (lane[0] + lane[4]) + (lane[2] + lane[6])
         total += a + ((lane[1] + lane[5]) + (lane[3] + lane[7]))
     return total
+
+
+def squares(x: F32) -> float:
+    return added(x.astype(np.float64) ** 2)
 
 
 class Answer(NamedTuple):
@@ -48,7 +52,7 @@ class Answer(NamedTuple):
 
 
 def expected_levels(
-    acc: F32, steps: int, bucket: int, largest: bool, clip: float, seed: int
+    acc: F32, steps: int, bucket: int, largest: bool, clip: float, fit: bool, seed: int
 ) -> Answer:
     """What levels must give, every element's level included."""
     n = len(acc)
@@ -68,7 +72,19 @@ def expected_levels(
         r = np.where(each > 0, np.minimum(np.abs(acc.astype(np.float64)), each) * (steps / each), 0)
     level = np.minimum(np.floor(r) + (u < r - np.floor(r)), steps)
     level = np.where(acc < 0, -level, level).astype(np.int64)
+    if fit:
+        norms = [
+            np.float32(fitted(acc[start : start + bucket], level[start : start + bucket], steps))
+            for start in range(0, n, bucket)
+        ]
+        each = np.repeat(np.array(norms, np.float32), bucket)[:n].astype(np.float64)
     return Answer(np.array(norms, np.float32), level, (each * level / steps).astype(np.float32))
+
+
+def fitted(acc: F32, level: npt.NDArray[np.int64], steps: int) -> float:
+    """The norm with which levels are nearest the sum."""
+    power = float((level * level).sum())
+    return min(steps * added(acc.astype(np.float64) * level) / power, GREATEST) if power else 0.0
 
 
 def draw(case: int) -> tuple[F32, F32]:
@@ -107,7 +123,8 @@ def test_signs_match_the_oracle(form: str, decay: float) -> None:
 
 @pytest.mark.parametrize(("largest", "clip"), NORMS)
 @pytest.mark.parametrize("form", FORMS)
-def test_levels_match_the_oracle(form: str, largest: bool, clip: float) -> None:
+@pytest.mark.parametrize("fit", [False, True])
+def test_levels_match_the_oracle(form: str, largest: bool, clip: float, fit: bool) -> None:
     for case in range(40):
         tensor, held = draw(case)
         rng = np.random.default_rng(case)
@@ -116,9 +133,9 @@ def test_levels_match_the_oracle(form: str, largest: bool, clip: float) -> None:
         seed = int(rng.integers(-(2**63), 2**63))
         memory, out = slots(form, held)
         acc = tensor if form == "none" else tensor + held
-        want = expected_levels(acc, steps, bucket, largest, clip, seed)
+        want = expected_levels(acc, steps, bucket, largest, clip, fit, seed)
         norms, at, level, info = levels(
-            torch.from_numpy(tensor), memory, out, 1.0, steps, bucket, largest, clip, seed
+            torch.from_numpy(tensor), memory, out, 1.0, steps, bucket, largest, clip, fit, seed
         )
         assert same_bits(norms.numpy(), want.norms), case
         assert np.array_equal(at.numpy(), np.flatnonzero(want.level)), case
@@ -139,7 +156,7 @@ def test_the_mean_over_seeds_is_the_tensor(steps: int, largest: bool) -> None:
     x = tensor.double()
     total = torch.zeros(n, dtype=torch.float64)
     for seed in range(seeds):
-        norms, at, level, _ = levels(tensor, None, None, 1.0, steps, 100, largest, 0.0, seed)
+        norms, at, level, _ = levels(tensor, None, None, 1.0, steps, 100, largest, 0.0, False, seed)
         total[at.long()] += norms.double()[at.long() // 100] * level / steps
     step = norms.double().repeat_interleave(100) / steps
     fraction = x.abs() / step % 1
@@ -157,7 +174,7 @@ def test_seeds_and_places_draw_independently() -> None:
     half[::10_000] = 1.0  # the norms, so that every other element is 0 or 1 at even odds
 
     def draws(seed: int) -> Tensor:
-        _, at, _, _ = levels(half, None, None, 1.0, 1, 10_000, True, 0.0, seed)
+        _, at, _, _ = levels(half, None, None, 1.0, 1, 10_000, True, 0.0, False, seed)
         one = torch.full((20_000,), -1.0)
         one[at.long()] = 1.0
         return one
@@ -169,9 +186,37 @@ def test_seeds_and_places_draw_independently() -> None:
 
 def test_a_norm_beyond_float32_is_the_greatest() -> None:
     tensor = torch.tensor([GREATEST, -GREATEST])
-    norms, _, level, info = levels(tensor, None, None, 1.0, 3, 0, False, 0.0, 0)
+    norms, _, level, info = levels(tensor, None, None, 1.0, 3, 0, False, 0.0, False, 0)
     assert norms.tolist() == [GREATEST] and level.tolist() == [3, -3]
     assert info.tolist()[1] == 0
+    fitted_norms, *_ = levels(tensor, None, None, 1.0, 3, 0, False, 0.0, True, 0)
+    assert fitted_norms.tolist() == [GREATEST]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 255])
+@pytest.mark.parametrize(("largest", "clip"), NORMS)
+def test_fitted_levels_are_least_squares(steps: int, largest: bool, clip: float) -> None:
+    """What is left is orthogonal to what is sent, bucket by bucket; so it never exceeds the sum."""
+    for case in range(20):
+        tensor = torch.from_numpy(draw(case)[0])
+        out = torch.zeros_like(tensor)
+        norms, at, level, _ = levels(tensor, None, out, 1.0, steps, 100, largest, clip, True, case)
+        bare = levels(tensor, None, None, 1.0, steps, 100, largest, clip, False, case)
+        assert at.equal(bare[1]) and level.equal(bare[2])  # fitting draws nothing anew
+        sent = torch.zeros(len(tensor), dtype=torch.float64)
+        sent[at.long()] = norms.double()[at.long() // 100] * level / steps
+        pad = (0, -len(tensor) % 100)
+        one, left, whole = (
+            torch.nn.functional.pad(x.double(), pad).view(-1, 100) for x in (sent, out, tensor)
+        )
+        scale = whole.square().sum(1)
+        exact = scale > 1e-60  # norms that are denormals are rounded
+        assert (((one * left).sum(1).abs() <= 1e-6 * scale) | ~exact).all(), case
+        assert ((left.square().sum(1) <= scale * (1 + 1e-6)) | ~exact).all(), case
+        assert (
+            norms[level.new_zeros(len(norms)).scatter_add_(0, at.long() // 100, level.abs()) > 0]
+            > 0
+        ).all()  # or no decoder would take the packet
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -181,7 +226,7 @@ def test_what_is_refused_writes_nothing(code: str, form: str, n: int) -> None:
     def run(tensor: Tensor, memory: Tensor | None, out: Tensor | None) -> list[int]:
         if code == "sign":
             return sign(tensor, memory, out, 1.0)[-1].tolist()
-        return levels(tensor, memory, out, 1.0, 1, 64, False, 0.0, 0)[-1].tolist()
+        return levels(tensor, memory, out, 1.0, 1, 64, False, 0.0, True, 0)[-1].tolist()
 
     for value, place, status in (
         (math.nan, "tensor", 1),
@@ -220,8 +265,10 @@ for threads in (1, 2, 7):
                 one.update(each.numpy().tobytes())
             largest, clip = t.NORMS[case % 4]
             bucket = (0, 100, 5000)[case % 3]
-            for each in (*t.levels(tensor, held, out, decay, 3, bucket, largest, clip, case), out):
-                one.update(each.numpy().tobytes())
+            for fit in (False, True):
+                norm = largest, clip, fit
+                for each in (*t.levels(tensor, held, out, decay, 3, bucket, *norm, case), out):
+                    one.update(each.numpy().tobytes())
     print(one.hexdigest())
 """
 
@@ -237,7 +284,8 @@ def test_flushing_denormals_changes_nothing() -> None:
     def run() -> list[bytes]:
         out = torch.empty_like(tiny)
         given = [*sign(tiny, tiny, out, 1.0), out.clone()]
-        given += [*levels(tiny, tiny, out, 0.5, 3, 64, False, 0.0, 1), out]
+        given += [*levels(tiny, tiny, out, 0.5, 3, 64, False, 0.0, False, 1), out.clone()]
+        given += [*levels(tiny, tiny, out, 0.5, 3, 64, False, 0.0, True, 1), out]
         return [each.numpy().tobytes() for each in given]
 
     kept = run()
@@ -253,7 +301,9 @@ def test_ops_pass_opcheck() -> None:
     tensor, memory, out = torch.randn(1000), torch.randn(1000), torch.empty(1000)
     for given in ((tensor, None, None), (tensor, memory, out), (tensor, None, out.zero_())):
         torch.library.opcheck(torch.ops.gcext.sign.default, (*given, 1.0))
-        torch.library.opcheck(torch.ops.gcext.levels.default, (*given, 1.0, 3, 64, False, 0.0, 7))
+        for fit in (False, True):
+            rule = (1.0, 3, 64, False, 0.0, fit, 7)
+            torch.library.opcheck(torch.ops.gcext.levels.default, (*given, *rule))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +322,7 @@ def test_raw_ops_refuse_what_does_not_fit(change: dict[str, object], match: str)
     args: dict[str, object] = {"tensor": torch.ones(10), "memory": None, "out": torch.ones(10)}
     args |= {"decay": 1.0, "steps": 3, "bucket": 64} | change
     with pytest.raises(RuntimeError, match=match):
-        torch.ops.gcext.levels.default(*args.values(), False, 0.0, 0)
+        torch.ops.gcext.levels.default(*args.values(), False, 0.0, False, 0)
     if not {"steps", "bucket"} & set(change):
         with pytest.raises(RuntimeError, match=match):
             torch.ops.gcext.sign.default(*list(args.values())[:4])

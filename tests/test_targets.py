@@ -115,14 +115,13 @@ BAD = {
 def test_a_bad_target_changes_none(name: str) -> None:
     packet, good = gcext.stc(torch.randn(SHAPE), 0.5), torch.zeros(SHAPE)
     match = "must not share memory" if name in ("expanded", "overlapping") else "must be of float32"
-    bad = BAD[name]
-    if bad is not None:
+    if BAD[name] is not None:
         with pytest.raises(ValueError, match=match):
-            packet.add_to_(bad)
+            packet.add_to_(BAD[name])  # type: ignore[arg-type]
     group = Packet.group([packet, packet, packet])
     for fine in (good, FORMS["permuted"](good)):
         with pytest.raises(ValueError, match=match):
-            group.add_to_([fine, bad, fine])  # type: ignore[list-item]
+            group.add_to_([fine, BAD[name], fine])  # type: ignore[list-item]
         assert fine.count_nonzero() == 0
     with pytest.raises(ValueError, match="needs a tensor a member, got 2 tensors for a group of 3"):
         group.add_to_([good, good])

@@ -69,7 +69,7 @@ ALL = [
 
 def reference(packet: Packet) -> Tensor:
     """The decoded tensor by its definition, but for polar codes, whose values are believed."""
-    sent = packet._sent
+    sent = packet.contents.sent(packet.numel)
     code = packet.coded
     if isinstance(code, Signs):
         bits = np.unpackbits(code.bits.numpy(), bitorder="little", count=sent)

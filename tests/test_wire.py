@@ -35,7 +35,7 @@ from wire_kit import (
 )
 
 from gcext import _wire
-from gcext._errors import DecodeError
+from gcext._packet.errors import DecodeError
 
 PAGE = Path(__file__).parent.parent / "docs" / "wire-format.md"
 
@@ -254,13 +254,16 @@ def test_a_buffer_that_changes_while_it_is_read_is_never_a_crash(method: str) ->
             message[at] ^= 255
             message[at] ^= 255
 
+    def build(*parts: Any, **named: Any) -> Any:
+        return parts, named
+
     writer = threading.Thread(target=scribble)
     writer.start()
     try:
         # A digest that always matches, so that the damage reaches the decoder.
         digest = int.from_bytes(message[-8:], "little")
         outcomes = {
-            code_of(lambda m: _wire.unpack(m, lambda _: digest, dict), message)
+            code_of(lambda m: _wire.unpack(m, lambda _: digest, build), message)
             for _ in range(300 if method == "ternary" else 60)
         }
     finally:

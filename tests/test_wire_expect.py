@@ -11,7 +11,7 @@ import pytest
 import wire_bodies as wire
 from wire_kit import golden, peak_growth, seal
 
-from gcext._errors import DecodeError
+from gcext._packet.errors import DecodeError
 
 MIB = 1 << 20
 

@@ -17,7 +17,7 @@ import wire_bodies as wire
 import xxhash
 from hypothesis import strategies as st
 
-from gcext._errors import DecodeError
+from gcext._packet.errors import DecodeError
 
 V1 = Path(__file__).parent / "vectors" / "v1"
 INDEX = json.loads((V1 / "index.json").read_text())

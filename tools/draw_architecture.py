@@ -119,7 +119,7 @@ def draw_packages(p: Picture) -> None:
     rule = "each row uses the rows below it, never those above"
     p.text(980, top, rule, 13, colour=MUTED, anchor="end")
     rows: list[tuple[str, list[tuple[float, str, str]]]] = [
-        (LAYERS[3], [(1, "fl, inspect, command line", "python -m gcext")]),
+        (LAYERS[3], [(1, "fl, inspect, distributed", "command line: python -m gcext")]),
         (LAYERS[2], [(1, "_recipes, _links", "whole methods; one direction, with its memory")]),
         (
             LAYERS[1],

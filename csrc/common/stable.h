@@ -44,8 +44,16 @@ inline void check_dense(const Tensor& t, ScalarType dtype, const char* what) {
   GCEXT_CHECK(t.is_contiguous(), what, ": must be contiguous. Call .contiguous() first.");
 }
 
+// By the C function that torch::stable::empty ends in: the dispatcher would look the operator up by
+// name every time, which takes longer than the allocation.
 inline Tensor empty(int64_t n, ScalarType dtype, const Tensor& like) {
-  return torch::stable::empty({n}, dtype, std::nullopt, like.device());
+  const int64_t stride = 1;
+  const auto device = like.device();
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(1, &n, &stride, static_cast<int32_t>(dtype),
+                               static_cast<int32_t>(device.type()), device.index(), &made));
+  return Tensor(made);
 }
 
 // For a large output that is about to be written for the first time: a fault for each 4 KiB of it

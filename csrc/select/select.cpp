@@ -293,7 +293,7 @@ std::tuple<Tensor, Tensor, Tensor> select_all(const std::vector<SelectArgs>& arg
     return std::tuple(empty(size, wide ? ScalarType::Long : ScalarType::Int, like),
                       empty(size, ScalarType::Float, like), info);
   };
-  if (!accepts(table, args, field)) return pairs_of(0);
+  const bool accepted = accepts(table, args, field);
   std::optional<std::tuple<Tensor, Tensor, Tensor>> pairs;
   try {
     pairs = pairs_of(model_k.has_value() ? *model_k : total_k(args));
@@ -301,6 +301,7 @@ std::tuple<Tensor, Tensor, Tensor> select_all(const std::vector<SelectArgs>& arg
     refuse(field, kSelectNoMemory, -1);
     return pairs_of(0);
   }
+  if (!accepted) return *pairs;
   auto& [index, value, _] = *pairs;
   Pairs to{index.mutable_data_ptr(), wide, value.mutable_data_ptr<float>()};
   try {

@@ -1,6 +1,7 @@
 // Step 1 of select.cpp: the bracket around the k-th key, guessed from a sample.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
@@ -11,7 +12,8 @@ namespace {
 
 constexpr int64_t kMaxGroups = 512;  // 32,768 samples: +-28 % of the candidates at p = 0.01
 constexpr int64_t kMinGroups = 16;
-constexpr int64_t kUnsampled = 8192;  // below, every non-zero is a candidate
+constexpr int64_t kUnsampled = 8192;  // up to here a histogram of samples costs more than it saves
+constexpr int64_t kFew = 512;         // up to here every non-zero is a candidate
 
 // Groups that are sampled of n elements, an even number. A sample costs about as much as a
 // candidate, and of s samples the margin is in proportion to n/sqrt(s): n^(2/3) balances the two.
@@ -124,11 +126,34 @@ class Sample {
   std::vector<int32_t> counts_;
 };
 
+// The bracket of a selection that fits a core's cache: its lower bound alone, from one cache line
+// in eight.
+Bracket guess_few(const Selection& selection) {
+  constexpr int64_t kLine = 16, kStep = 8 * kLine;
+  const Source& source = selection.tensors[0].source;
+  uint32_t keys[kUnsampled / 8];
+  int64_t samples = 0;
+  for (int64_t at = 0; at + kLine <= selection.n; at += kStep) {
+    for (int64_t i = at; i < at + kLine; ++i) {
+      float acc = source.a * source.tensor[i];
+      if (source.memory != nullptr) acc += source.b * source.memory[i];
+      keys[samples++] = key_of(acc);
+    }
+  }
+  const double rank = static_cast<double>(samples) * static_cast<double>(selection.k) /
+                      static_cast<double>(selection.n);
+  const int64_t least = static_cast<int64_t>(rank + 5 * std::sqrt(rank)) + 4;
+  if (least >= samples / 2) return {};
+  std::nth_element(keys, keys + least, keys + samples, std::greater<>());
+  return {std::max(uint32_t{1}, std::min(kTopKey, keys[least])), kTopKey};
+}
+
 // Bounds that hold the k-th key but for a chance of 4 sigma on either side: where they do not, the
 // tensor is read some five times more, which is so rare that closer bounds save more.
 Bracket guess(const SelectTable& table, const Selection& selection, Sample& sample) {
   if (selection.k == 0) return {INT32_MAX, INT32_MAX};
-  if (selection.n <= kUnsampled) return {};
+  if (selection.n <= kFew || (selection.n <= kUnsampled && selection.count > 1)) return {};
+  if (selection.n <= kUnsampled) return guess_few(selection);
   sample.draw(table, selection);
   const double rank =
       sample.size() * (static_cast<double>(selection.k) / static_cast<double>(selection.n));

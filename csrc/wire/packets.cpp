@@ -276,14 +276,14 @@ bool has_narrow_pairs(const Body& body) { return body.method == kTernary && body
 
 py::object read_packet(const Body& body, const Cursor& cursor, const py::function& build,
                        bool located) {
-  py::dict parts("method"_a = kMethodNames[body.method], "dtype"_a = kDtypeNames[body.dtype],
-                 "shape"_a = shape_of(body));
-  if (body.method == kTernary) parts["scale"] = body.scale;
-  if (located && can_stay_closed(body)) {
-    parts["located"] = located_of(body, cursor);
-    return build(**parts);
-  }
-  parts["support"] = support_of(body, cursor);
+  const double scale = body.method == kTernary ? body.scale : 0;
+  const auto head = [&](const auto&... rest) {  // positional: names take twice as long
+    return build(kMethodNames[body.method], shape_of(body), kDtypeNames[body.dtype], rest...);
+  };
+  const py::object none = py::none();
+  if (located && can_stay_closed(body))
+    return head(none, none, scale, none, located_of(body, cursor));
+  const py::object support = support_of(body, cursor);
   if (body.method == kMerged) {
     py::array_t<float> value(body.k);
     float* sums = value.mutable_data();
@@ -292,12 +292,9 @@ py::object read_packet(const Body& body, const Cursor& cursor, const py::functio
       const py::gil_scoped_release release;
       read_members(body, cursor, sums, &members);
     }
-    parts["coded"] = value;
-    parts["merged"] = dict_of(members);
-  } else {
-    parts["coded"] = coded_of(body, cursor);
+    return head(support, value, scale, dict_of(members));
   }
-  return build(**parts);
+  return head(support, coded_of(body, cursor), scale);
 }
 
 py::object read_group(const std::vector<Body>& bodies, const Cursor& cursor,

@@ -185,7 +185,7 @@ PYBIND11_MODULE(_wire, m) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const DecodeError& error) {
-      const py::object type = py::module_::import("gcext._errors").attr("DecodeError");
+      const py::object type = py::module_::import("gcext._packet.errors").attr("DecodeError");
       PyErr_SetObject(type.ptr(), type(error.code, error.field, error.offset, error.what()).ptr());
     } catch (const PackError& error) {
       PyErr_SetString(PyExc_ValueError, error.what());

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from gcext._codecs.input import CodecInput
+from gcext._codecs.seeds import as_seed
 from gcext._native import ops
-from gcext._native.library import DTYPES, memory_error, require_device
+from gcext._native.library import DTYPES, memory_error, require_device, tensor_error
 from gcext._packet.packet import Packet
 from gcext._spec import build, validate, write
 
-__all__ = ["CODECS", "Codec", "Scope", "register_codec"]
+__all__ = ["CODECS", "Codec", "Scope", "register_codec", "require_contraction"]
 
 _Kind = TypeVar("_Kind", bound="Codec")
 Scope: TypeAlias = Literal["tensor", "model"]
@@ -58,6 +59,30 @@ class Codec(ABC):
         """Whether ``encode`` draws random numbers, and so requires a seed."""
         return False
 
+    def contraction(self, n: int) -> float:
+        """Return the constant with which a tensor of n elements, C, contracts under a residual.
+
+        That is a delta in (0, 1] such that, for every sum x of n elements, in the mean over seeds::
+
+            |x - C(x)|^2 <= (1 - delta) |x|^2
+
+        Then error feedback converges (Karimireddy et al. 2019), and a residual never exceeds
+        ``2*sqrt(1 - delta)/delta`` times the largest norm of a tensor. The smaller delta, the later
+        arrives what is held back. A codec with another scale under a residual, as ``qsgd``, gives
+        the constant of that. Without this method a codec takes no residual.
+
+        Raises:
+            ValueError: no constant is known, or it is too small to be of use.
+
+        >>> import gcext
+        >>> gcext.codec("topk:p=0.25").contraction(1000)
+        0.25
+        """
+        raise ValueError(
+            f"{self.name}: error feedback needs a codec that declares its contraction, got none. "
+            "Override Codec.contraction, or keep no residual."
+        )
+
     @abstractmethod
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """Return the packet of a sum; ``acc.out``, if any, becomes the residual.
@@ -77,6 +102,8 @@ class Codec(ABC):
         if scope != "tensor":
             raise self._no_scope(scope)
         for acc in accs:
+            if acc.out is not None:
+                self.contraction(acc.tensor.numel())
             if not acc.tensor.is_cuda:  # a deferred packet has its own errors
                 acc._replace(memory=None, out=None).add()
         return [self.encode_input(acc, seed) for acc, seed in zip(accs, seeds, strict=True)]
@@ -128,7 +155,8 @@ class Codec(ABC):
             ValueError: the tensor is not finite (names the first index; the residual is left as
                 it was), the residual does not fit it, or a seed is lacking. A residual that is
                 itself not finite, or overflows, may be found after the fact: use ErrorFeedback
-                where that must not happen. Likewise a scope that the codec does not have.
+                where that must not happen. Likewise a scope that the codec does not have, and, with
+                a residual, a codec that is no contraction.
             MemoryError: no memory for the work. The residual is as it was, or, where the lack
                 showed in the middle of the pass, holds the whole sum: nothing is lost.
 
@@ -136,6 +164,8 @@ class Codec(ABC):
         looked at. Of a list, on the CPU no residual is changed where one of the tensors is not
         finite; on CUDA each packet reports its own tensor alone.
         """
+        if residual is not None:
+            require_contraction(self)
         single = not isinstance(tensor, list | tuple)
         tensors: Any = (tensor,) if single else tensor
         residuals = _listed("residual", residual, tensors, single, self.name)
@@ -168,7 +198,8 @@ class Codec(ABC):
                             written.append(kept)
                     else:  # a strided residual's copy
                         kept.detach().copy_(acc.out)
-                torch.autograd.graph.increment_version(written)  # the stable ABI does not
+                if written:  # the stable ABI does not tell autograd
+                    torch.autograd.graph.increment_version(written)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error
@@ -189,10 +220,45 @@ class Codec(ABC):
         is as it was, and out is anything; where it is raised later, on CUDA, out is a copy of
         memory.
         """
+        require_contraction(self)
         drawn = self._seed(seed)
         try:
             flat = _flat(tensor, self.name)
             return self.encode_input(CodecInput(self.name, tensor, flat, memory, out, decay), drawn)
+        except RuntimeError as error:
+            if lack := memory_error(self.name, error):
+                raise lack from error
+            raise
+
+    def advance_many(
+        self,
+        tensors: Sequence[Tensor],
+        memories: Sequence[Tensor] | None = None,
+        outs: Sequence[Tensor] | None = None,
+        decay: float = 1.0,
+        seeds: Sequence[int | None] | None = None,
+        names: Sequence[str] | None = None,
+        scope: Scope = "tensor",
+    ) -> list[Packet]:
+        """Return the packet of each tensor as ``advance`` would; a codec may do it faster.
+
+        Without memories and outs what a packet lacks is lost. Where a call raises no memory is
+        changed. names: for the errors; scope: see encode.
+        """
+        if outs is not None:
+            require_contraction(self)
+        none: Sequence[None] = [None] * len(tensors)
+        drawn = [self._seed(each) for each in seeds or none] if self.stochastic else [0] * len(none)
+        accs = []
+        try:
+            for tensor, name, memory, out in zip(
+                tensors, names or none, memories or none, outs or none, strict=True
+            ):
+                op = self.name if name is None else f"{self.name} {name!r}"
+                accs.append(CodecInput(op, tensor, _flat(tensor, op), memory, out, decay))
+            if scope == "tensor":
+                return self.encode_inputs(accs, drawn)
+            return self.encode_inputs(accs, drawn, scope)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error
@@ -210,7 +276,15 @@ class Codec(ABC):
                 f"{self.name}: a stochastic codec must not be captured in a CUDA graph, got a seed "
                 "that every replay would repeat. Encode outside of it."
             )
+        if self.stochastic and type(seed) is not int:
+            return as_seed(self.name, seed)
         return seed or 0
+
+
+def require_contraction(codec: Codec) -> None:
+    """Raise ValueError for a codec without a ``contraction``: its residual might grow."""
+    if type(codec).contraction is Codec.contraction:
+        codec.contraction(0)  # raises
 
 
 CODECS: dict[str, type[Codec]] = {}
@@ -235,10 +309,17 @@ def _listed(what: str, given: Any, tensors: Sequence[Any], single: bool, op: str
         return [None] * len(tensors)
     if single:
         return (given,)
-    if len(given) != len(tensors):
+    try:
+        count = len(given)
+    except TypeError:
+        raise TypeError(
+            f"{op}: {what} must be a list as long as the tensors', got {given!r:.100} for "
+            f"{len(tensors)}. Pass one each."
+        ) from None
+    if count != len(tensors):
         raise ValueError(
             f"{op}: {what} must be a list as long as the tensors', "
-            f"got {len(given)} for {len(tensors)}. Pass one each."
+            f"got {count} for {len(tensors)}. Pass one each."
         )
     listed: Sequence[Any] = given
     return listed
@@ -247,10 +328,7 @@ def _listed(what: str, given: Any, tensors: Sequence[Any], single: bool, op: str
 def _flat(tensor: Tensor, op: str) -> Tensor:
     """Return the tensor flat, contiguous, float32 and free of autograd."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(
-            f"{op}: tensor must be a torch.Tensor, got {type(tensor).__name__}. "
-            "Convert it with torch.as_tensor."
-        )
+        raise tensor_error(op, tensor)
     if tensor.dtype not in DTYPES:
         names = ", ".join(DTYPES.values())
         raise ValueError(f"{op}: dtype must be one of {names}, got {tensor.dtype}. Convert it.")

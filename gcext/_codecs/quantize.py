@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,9 @@ from gcext._spec import option
 
 __all__ = ["QSGD", "Sign", "TernGrad"]
 
+# What is held back may have to wait for 1 + omega packets, as with random-k of p = 1/(1 + omega).
+_MOST_VARIANCE = 1e4
+
 
 @register_codec
 @dataclass(frozen=True)
@@ -23,9 +27,16 @@ class Sign(Codec):
 
     With feedback EF-signSGD (Karimireddy et al. 2019); without, signSGD with a scale (Bernstein et
     al. 2018). The mean is the exact sum rounded once.
+
+    A contraction by ``|x|_1^2 / (n |x|_2^2)`` of the sum x, .64 where it is normal, and never by
+    less than ``1/n`` (Karimireddy et al. 2019, arXiv:1901.09847).
     """
 
     name = "sign"
+
+    def contraction(self, n: int) -> float:
+        """See Codec."""
+        return 1 / max(n, 1)
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
@@ -40,15 +51,33 @@ class _Levels(Codec):
     stochastic = True
 
     @abstractmethod
+    def _variance(self, size: int) -> float:
+        """Return omega of ``size`` elements: a bound on the squared error in squared norms."""
+
+    def contraction(self, n: int) -> float:
+        """See Codec. Refuses buckets whose omega is above 10^4."""
+        size = max(min(self.bucket or n, n), 1)
+        omega = self._variance(size)
+        if omega > _MOST_VARIANCE:
+            raise ValueError(
+                f"{self.name}: with a residual the variance must be at most {_MOST_VARIANCE:.0f} "
+                f"squared norms, got {omega:.0f} for a bucket of {size} elements. "
+                "Choose smaller buckets or more levels, or keep no residual."
+            )
+        return 1 / (1 + omega)
+
+    @abstractmethod
     def _norm(self) -> tuple[int, bool, float]:
         """Return the steps; whether the norm is the largest magnitude; where that is clipped."""
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
         steps, largest, clip = self._norm()
-        norms, at, level, info = ops.levels(
-            acc.tensor, acc.memory, acc.out, acc.decay, steps, self.bucket, largest, clip, seed
-        )
+        fit = acc.out is not None
+        if fit:
+            self.contraction(acc.tensor.numel())
+        source = acc.tensor, acc.memory, acc.out, acc.decay
+        norms, at, level, info = ops.levels(*source, steps, self.bucket, largest, clip, fit, seed)
         bucket = self.bucket if self.bucket < acc.tensor.numel() else 0
         finish = partial(Levels.contents, steps, bucket)
         return Packet.from_kernel(
@@ -61,17 +90,27 @@ class _Levels(Codec):
 class QSGD(_Levels):
     """Stochastic levels of the 2-norm of ``bucket`` consecutive elements (Alistarh et al. 2017).
 
-    There are ``2^bits - 1`` steps; bucket 0: one for all. The mean over seeds is the tensor.
+    There are ``s = 2^bits - 1`` steps; bucket 0: one for all. Without a residual the mean over
+    seeds is the tensor, and the mean squared error at most omega squared norms: with buckets of d
+    elements ``omega = sqrt(d)/s - 1``, or ``d/(4 s^2)`` where ``sqrt(d)/s`` is below 2. That is
+    the worst case itself, or nearly; Lemma 3.1 of the paper has ``min(d/s^2, sqrt(d)/s)``.
 
-    The variance is at most ``min(d/s^2, sqrt(d)/s)`` times the squared norm, d being the bucket and
-    s the steps. Where it exceeds the squared norm this is no contraction: with error feedback the
-    residual grows without bound, so choose a small bucket or more bits there.
+    With a residual the levels of each bucket are scaled by least squares instead: a contraction by
+    at least ``1/(1 + omega)``, as the unbiased levels over ``1 + omega`` are (Beznosikov et al.
+    2020, arXiv:2002.12410, after Horvath et al. 2019). An omega above 10^4 is refused there.
     """
 
     bits: int = option(4, "[1, 15]")
     bucket: int = option(512, "[0, inf)")
 
     name = "qsgd"
+
+    def _variance(self, size: int) -> float:
+        # r = s|x|/norm has squares of sum s^2, and errs by frac(r)(1 - frac(r)). As a function of
+        # t = r^2 that is at most sqrt(t) - t up to t = 1/4, from there on 1/4: a concave bound, so
+        # all t being s^2/d is the worst case.
+        ratio = math.sqrt(size) / self._norm()[0]
+        return ratio - 1 if ratio >= 2 else ratio * ratio / 4
 
     def _norm(self) -> tuple[int, bool, float]:
         return 2**self.bits - 1, False, 0.0
@@ -84,13 +123,28 @@ class TernGrad(_Levels):
 
     The mean over seeds is the tensor. clip: where above 0, the tensor is first clipped at so many
     standard deviations from zero (2.5 in the paper); the mean is then that of the clipped tensor.
-    bucket 0: one for all. Its variance, as of QSGD, may be too large for error feedback.
+    bucket 0: one for all. The mean squared error is at most ``omega = (sqrt(d) - 1)/2`` squared
+    norms, d being the bucket.
+
+    With a residual, as QSGD, levels by least squares: a contraction by at least ``1/(1 + omega)``,
+    times ``clip/sqrt(d)`` where that is below 1. An omega above 10^4 is refused.
     """
 
     clip: float = option(0.0, "[0, inf)")
     bucket: int = option(0, "[0, inf)")
 
     name = "terngrad"
+
+    def contraction(self, n: int) -> float:
+        """See Codec."""
+        size = max(min(self.bucket or n, n), 1)
+        # No element is above the 2-norm, so clipping leaves at least the share clip/sqrt(d) of it.
+        kept = min(1.0, self.clip / math.sqrt(size)) if self.clip else 1.0
+        return kept * super().contraction(n)
+
+    def _variance(self, size: int) -> float:
+        # |Q(x)|^2 is max|x| |x|_1 in the mean; worst with one element 1, the rest 1/(1 + sqrt(d)).
+        return (math.sqrt(size) - 1) / 2
 
     def _norm(self) -> tuple[int, bool, float]:
         return 1, True, self.clip

@@ -97,10 +97,10 @@ def stc(
             keeps a scale for each; see Codec.encode.
 
     Raises:
-        ValueError: p out of range; a NaN or Inf in the tensor (names the first index, and the
-            residual is left as it was); a residual of other shape or dtype. A residual that is
-            itself not finite, or overflows, is reported after it was updated: ErrorFeedback holds
-            two slots and loses nothing then.
+        ValueError: p out of range or no number; a NaN or Inf in the tensor (names the first index,
+            and the residual is left as it was); a residual of other shape or dtype. A residual that
+            is itself not finite, or overflows, is reported after it was updated: ErrorFeedback
+            holds two slots and loses nothing then.
         MemoryError: no memory for the work. The residual is as it was, or, where the lack showed
             in the middle of the pass, holds the whole sum: nothing is lost.
 
@@ -111,5 +111,6 @@ def stc(
     >>> residual
     tensor([ 1.,  1.,  1., -1.])
     """
-    packets: Packet | list[Packet] = _stc(float(p)).encode(tensor, residual, scope=scope)  # type: ignore[arg-type]
+    share = p if type(p) is float else STC(p).p  # the cache takes True and 1 for 1.0
+    packets: Packet | list[Packet] = _stc(share).encode(tensor, residual, scope=scope)  # type: ignore[arg-type]
     return packets

@@ -20,10 +20,15 @@ from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
 from gcext._spec import option
 
-__all__ = ["STC", "Dense", "RandomK", "TopK", "random_support", "top_support"]
+__all__ = ["STC", "Dense", "RandomK", "TopK", "count_of", "random_support", "share", "top_support"]
 
 
-def _count(p: float, n: int) -> int:
+def share(p: float, n: int) -> float:
+    """Return k/n of the k that ``count_of`` returns."""
+    return count_of(p, n) / n if n else 1.0
+
+
+def count_of(p: float, n: int) -> int:
     """Return how many of n elements the share p is: max(floor(p*n), 1)."""
     return max(math.floor(p * n), 1) if n else 0
 
@@ -38,7 +43,7 @@ class _Largest(Codec):
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
-        k, ternary = _count(self.p, acc.tensor.numel()), self._method == "ternary"
+        k, ternary = count_of(self.p, acc.tensor.numel()), self._method == "ternary"
         index, value, info = ops.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, ternary)
         return Packet.from_kernel(
             self._method, acc.op, acc.source, info, Contents, cut=(index, value)
@@ -72,10 +77,10 @@ class _Largest(Codec):
         ternary = self._method == "ternary"
         rest = 1.0, decay, ternary
         if scope == "model":
-            k = _count(self.p, sum(numels))
+            k = count_of(self.p, sum(numels))
             index, value, info = lists.select_model(tensors, memory, out, k, *rest)
             return self._packets(accs, index, value, info.tolist())
-        ks = [_count(self.p, numel) for numel in numels]
+        ks = [count_of(self.p, numel) for numel in numels]
         index, value, info = lists.select_many(tensors, memory, out, ks, *rest)
         if not info.is_cuda:
             return self._packets(accs, index, value, info.tolist(), ks)
@@ -122,21 +127,34 @@ class STC(_Largest):
 
     The mean is the exact sum rounded once; ties go to the lower index. Zeros are never sent, so a
     packet may hold fewer elements (Sattler et al. 2019, arXiv:1903.02891).
+
+    A contraction by ``|x_I|_1^2 / (k |x|_2^2)`` of the sum x, I being what is sent, and never by
+    less than ``min(k/n, 1/k)``: the least is where all are equal, or all but one vanish.
     """
 
     name = "stc"
     _method = "ternary"
+
+    def contraction(self, n: int) -> float:
+        """See Codec."""
+        k = count_of(self.p, n)  # the ratio is quasi-concave: least at some (1, ..., 1, 0, ..., 0)
+        return min(k / n, 1 / k) if n else 1.0
 
 
 @register_codec
 class TopK(_Largest):
     """The share p of largest magnitude in float32; ties to the lower index.
 
-    Zeros are never sent, so a packet may hold fewer elements (Stich et al. 2018, arXiv:1809.07599).
+    Zeros are never sent, so a packet may hold fewer elements. A contraction by ``k/n`` (Stich et
+    al. 2018, arXiv:1809.07599).
     """
 
     name = "topk"
     _method = "sparse"
+
+    def contraction(self, n: int) -> float:
+        """See Codec."""
+        return share(self.p, n)
 
 
 def top_support(acc: CodecInput, p: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,7 +162,7 @@ def top_support(acc: CodecInput, p: float) -> tuple[Tensor, Tensor, Tensor]:
 
     Synchronizes, to know how many there are.
     """
-    k = _count(p, acc.tensor.numel())
+    k = count_of(p, acc.tensor.numel())
     index, value, info = ops.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, False)
     count = acc.numbers(info)[0]
     index, value = index[:count], value[:count]
@@ -160,13 +178,18 @@ class RandomK(Codec):
 
     Without a residual they are scaled by n/k, so that the mean over seeds is the tensor (Wangni et
     al. 2018; Stich et al. 2018, "random-k"). With one they travel as they are: the scaled operator
-    is no contraction, and error feedback would diverge. Only the seed travels, not the indices.
+    is no contraction, and error feedback would diverge. So they contract by ``k/n``, in the mean
+    over seeds (Stich et al. 2018). Only the seed travels, not the indices.
     """
 
     p: float = option(0.01, "(0, 1]")
 
     name = "randomk"
     stochastic = True
+
+    def contraction(self, n: int) -> float:
+        """See Codec."""
+        return share(self.p, n)
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
@@ -184,7 +207,7 @@ def random_support(acc: CodecInput, p: float, seed: int) -> tuple[Random, Tensor
     """
     total, info = acc.add_deferred()
     n = total.numel()
-    k = _count(p, n)
+    k = count_of(p, n)
     support = Random(derive(seed, "support"), k)
     index = support.draw(n, total.device)
     value = total.index_select(0, index)
@@ -199,9 +222,16 @@ def random_support(acc: CodecInput, p: float, seed: int) -> tuple[Random, Tensor
 @register_codec
 @dataclass(frozen=True)
 class Dense(Codec):
-    """Every element as float32: no compression, the baseline of every comparison."""
+    """Every element as float32: no compression, the baseline of every comparison.
+
+    A contraction by 1: nothing is left behind.
+    """
 
     name = "dense"
+
+    def contraction(self, n: int) -> float:
+        """See Codec."""
+        return 1.0
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""

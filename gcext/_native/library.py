@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 __all__ = ["DTYPES", "VERSION", "build_info", "capturing", "current_stream"]
-__all__ += ["memory_error", "require_device", "touched"]
+__all__ += ["memory_error", "require_device", "tensor_error", "touched"]
 
 DTYPES: dict[torch.dtype, str] = {
     torch.float32: "float32",
@@ -23,6 +24,26 @@ DTYPES: dict[torch.dtype, str] = {
 _HERE = Path(__file__).resolve().parents[1]  # the package
 
 
+def _not_built(missing: str) -> str:
+    """Return why there is no native code beside these modules, and what to do.
+
+    Python looks in the current folder first, so there the sources hide an installed package. Its
+    libraries are not taken in their stead: they may be of other sources.
+    """
+    places = (Path(entry or ".").resolve() / "gcext" for entry in sys.path)
+    for installed in places:
+        if installed != _HERE and (installed / "_build.json").exists():
+            return (
+                f"{_HERE} holds sources without native code and hides the package installed in "
+                f"{installed}, since Python looks in {_HERE.parent} first. Leave that folder, use "
+                "the command `gcext`, or run `pip install -e .` there."
+            )
+    return (
+        f"its native code must be built, got no {missing}. Install torch and a C++17 compiler, "
+        f"then run `pip install -e .` in {_HERE.parent}."
+    )
+
+
 def _load() -> tuple[dict[str, str], str]:
     """Load the libraries; return the build's record and why CUDA is off ("" where it is on)."""
     try:
@@ -32,10 +53,7 @@ def _load() -> tuple[dict[str, str], str]:
         _wire.isa()  # raises what GCEXT_ISA has wrong, before a kernel could
         torch.ops.load_library(str(_HERE / "_ops.so"))  # type: ignore[no-untyped-call]
     except FileNotFoundError as error:
-        raise ImportError(
-            f"gcext: its native code must be built, got no {error.filename}. "
-            "Install torch and a C++17 compiler, then run `pip install .` in the sources."
-        ) from error
+        raise ImportError(f"gcext: {_not_built(error.filename)}") from error
     if build["cuda_why"]:
         return build, build["cuda_why"]
     if torch.version.cuda is None:
@@ -77,6 +95,14 @@ def build_info() -> dict[str, Any]:
         "cuda_compiler": _BUILD["cuda_compiler"],
         "why_no_cuda": _WHY_NO_CUDA,
     }
+
+
+def tensor_error(op: str, given: Any) -> TypeError:
+    """Return the error that something else than a tensor was passed."""
+    return TypeError(
+        f"{op}: tensor must be a torch.Tensor, got {type(given).__name__}. "
+        "Convert it with torch.as_tensor."
+    )
 
 
 def require_device(tensor: Tensor, op: str) -> None:

@@ -105,15 +105,16 @@ def levels(
     bucket: int,
     largest: bool,
     clip: float,
+    fit: bool,
     seed: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return norms, at and level (the fields of codes.Levels) and info; drawn from ``seed``.
 
     largest: the norm is a bucket's largest magnitude, clipped at ``clip`` root mean squares where
-    that is above 0; otherwise the 2-norm.
+    that is above 0; otherwise the 2-norm. fit: draw by that, and return least squares' norms.
     """
     norms, at, level, info = _ops.levels.default(
-        tensor, memory, out, decay, steps, bucket, largest, clip, signed(seed)
+        tensor, memory, out, decay, steps, bucket, largest, clip, fit, signed(seed)
     )
     return norms, at, level, info
 

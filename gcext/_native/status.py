@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["ROTATED", "SCALED", "is_ok", "mark", "raise_for"]
+__all__ = ["COMPANION", "ROTATED", "SCALED", "is_ok", "mark", "raise_for"]
 
 _OK, _TENSOR, _RESIDUAL, _OVERFLOW, _NO_MEMORY = range(5)  # SelectStatus of csrc/select/select.h
-SCALED, ROTATED = 5, 6  # set by codecs, with ``mark``
+SCALED, ROTATED, COMPANION = 5, 6, 7  # set by codecs and senders, with ``mark``
 
 
 def is_ok(info: Tensor) -> Tensor:
@@ -37,10 +37,13 @@ def raise_for(op: str, status: int, where: int, tensor: Tensor | None = None) ->
             _RESIDUAL: f"{op}: residual must be finite, got another value at index {where}. "
             "Reset it.",
             _OVERFLOW: f"{op}: tensor plus residual must be finite in float32, "
-            f"got an overflow or a bad residual at index {where}. Scale the tensor down.",
+            f"got an overflow or a bad residual at index {where}. A residual grows where the codec "
+            "sends too little of it: reset it, and choose one of larger Codec.contraction.",
             SCALED: f"{op}: tensor times n/k must be finite in float32, got an overflow. "
             "Scale the tensor down, or keep a residual.",
-            ROTATED: f"{op}: tensor must be finite in float32 when rotated, got an overflow. "
-            "Scale the tensor down.",
+            ROTATED: f"{op}: tensor (plus residual) must be finite in float32 when rotated, got an "
+            "overflow. Scale the tensor down, or reset the residual.",
+            COMPANION: f"{op}: all tensors of one call must be finite in float32, "
+            f"got another one that is not, number {where} from 0. Look at that one.",
         }[status]
     )

@@ -38,6 +38,18 @@ class Contents(NamedTuple):
     coded: Tensor | Code
     scale: float = 0.0
 
+    def sent(self, numel: int) -> int:
+        """Return the elements of the support, of a source of ``numel``."""
+        if self.support is None:
+            return numel
+        return self.support.numel() if isinstance(self.support, Tensor) else self.support.k
+
+    def count(self, numel: int) -> int:
+        """Return the elements of the support that have a value."""
+        # Not "is it a Code": an abstract class takes long to answer.
+        place = None if isinstance(self.coded, Tensor) else self.coded.place
+        return self.sent(numel) if place is None else place.numel()
+
     def tensors(self) -> list[Tensor]:
         """Return all tensors among the contents."""
         fields = (self.coded,) if isinstance(self.coded, Tensor) else self.coded.fields()

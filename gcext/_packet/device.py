@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gcext._errors import DecodeError
 from gcext._native import ops
 from gcext._native.library import current_stream
 from gcext._packet import wire
 from gcext._packet.codes import Contents
+from gcext._packet.errors import DecodeError
 
 if TYPE_CHECKING:
     from gcext._packet.packet import Packet

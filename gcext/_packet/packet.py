@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from gcext._native import ops
-from gcext._native.library import touched
 from gcext._native.status import raise_for
+from gcext._packet import dense, targets, wire
 from gcext._packet import device as on_device
-from gcext._packet import targets, wire
+from gcext._packet.arguments import as_packets
 from gcext._packet.codes import Code, Contents, Merged, Random
 from gcext._packet.deferred import Deferred
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["Packet"]
+
+_Out = TypeVar("_Out", bound="Tensor | Sequence[Tensor]")
 
 _LARGEST = torch.finfo(torch.float32).max
 _ALL = torch.empty(0, dtype=torch.int32)  # the indices of all elements, as operators take them
@@ -37,14 +39,16 @@ def _assemble(
     """
     count = numbers[0]
     cut = [x if count == x.numel() else x[:count].clone() for x in arrays[whole:]]
-    return finish(*arrays[:whole], *cut, Packet.scale_of(numbers[3]) if scaled else 0.0)
+    scale = Packet.scale_of(numbers[3]) if scaled else 0.0
+    return finish(*arrays[:whole], *cut, scale) if whole else finish(*cut, scale)
 
 
 @dataclass(eq=False, repr=False, slots=True)
 class Packet:
     """A compressed tensor. Made by a codec or by ``from_bytes``; never changed afterwards.
 
-    Packets are equal where their contents are: method, shape, dtype and bytes.
+    Packets are equal where their contents are: method, shape, dtype and bytes. A pickle is the
+    message: it is validated when it is loaded, onto the CPU. A copy is the packet itself.
 
     Attributes:
         method: "dense", "sparse" (float32 values), "ternary" (plus or minus one scale), "merged"
@@ -96,15 +100,16 @@ class Packet:
 
         :meta private:
         """
-        arrays = (*whole, *cut)
-        assemble = partial(_assemble, finish, len(whole), method in ("ternary", "sign"))
+        scaled = method in ("ternary", "sign")
         if info.is_cuda:
-            deferred = Deferred(op, info, arrays, assemble)
+            assemble = partial(_assemble, finish, len(whole), scaled)
+            deferred = Deferred(op, info, (*whole, *cut), assemble)
             return cls(method, tuple(source.shape), source.dtype, deferred=deferred)
         numbers = info.tolist()
         if numbers[1]:
             raise_for(op, numbers[1], numbers[2], source)
-        return cls(method, tuple(source.shape), source.dtype, assemble(numbers, *arrays))
+        contents = _assemble(finish, len(whole), scaled, numbers, *whole, *cut)
+        return cls(method, tuple(source.shape), source.dtype, contents)
 
     @staticmethod
     def scale_of(bits: int) -> float:
@@ -156,23 +161,7 @@ class Packet:
         """Elements that travel; of levels, those that are not zero."""
         if self.members:
             return sum(member.k for member in self.members)
-        place = self._place
-        return self._sent if place is None else place.numel()
-
-    @property
-    def _place(self) -> Tensor | None:
-        """Which of the support's elements have a value; None for each of them."""
-        # Not "is it a Code": an abstract class takes long to answer.
-        coded = self.coded
-        return None if isinstance(coded, Tensor) else coded.place
-
-    @property
-    def _sent(self) -> int:
-        """Elements of the support."""
-        support = self.support
-        if support is None:
-            return self.numel
-        return support.numel() if isinstance(support, Tensor) else support.k
+        return self.contents.count(self.numel)
 
     @property
     def nbytes(self) -> int:
@@ -228,10 +217,18 @@ class Packet:
     def __hash__(self) -> int:
         return hash((self.method, self.shape))
 
+    def __bytes__(self) -> bytes:
+        return self.to_bytes()
+
     def __reduce__(self) -> tuple[Any, ...]:
-        contents = None if self.members else self.contents
-        fields = (self.method, self.shape, self.dtype, contents, self.members, self.merged)
-        return type(self), fields
+        return type(self).from_bytes, (self.to_bytes(),)
+
+    def __copy__(self) -> Packet:
+        """Return the packet itself, which never changes; of a captured one what it shows now."""
+        return self.to(self.device) if self.is_captured else self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Packet:
+        return self.__copy__()
 
     def entries(self) -> tuple[Tensor | None, Tensor]:
         """Return indices (int32, from 2^31 elements on int64; None: all) and float32 values.
@@ -242,7 +239,7 @@ class Packet:
         index = support.draw(self.numel, self.device) if isinstance(support, Random) else support
         if isinstance(coded, Tensor):
             return index, coded
-        place, value = coded.place, coded.decode(self._sent)
+        place, value = coded.place, coded.decode(self.contents.sent(self.numel))
         if index is None or place is None:
             return (place if index is None else index), value
         return index[place.long()], value
@@ -259,18 +256,34 @@ class Packet:
         value = self.entries()[1]
         return value.clone() if value is self.coded else value
 
-    def to_dense(self) -> Tensor | list[Tensor]:
-        """Return the decoded tensor: float32, the source's shape. A group gives a list of them."""
-        if self.members:
-            return [member._dense() for member in self.members]
-        return self._dense()
+    @overload
+    def to_dense(
+        self, out: None = None, dtype: torch.dtype | None = None
+    ) -> Tensor | list[Tensor]: ...
+    @overload
+    def to_dense(self, out: _Out, dtype: torch.dtype | None = None) -> _Out: ...
+    def to_dense(self, out: Any = None, dtype: torch.dtype | None = None) -> Any:
+        """Return the decoded tensor in the source's shape. A group gives a list of them.
 
-    def _dense(self) -> Tensor:
-        if self.support is None and self._place is None:
-            return self.values().view(self.shape)
-        dense = torch.zeros(self.numel, dtype=torch.float32, device=self.device)
-        self.add_to_(dense)
-        return dense.view(self.shape)
+        Args:
+            out: overwritten and returned: a tensor of the packet's shape, or flat, of any strides
+                and float dtype, on its device; for a group a list of them. Float32 and contiguous
+                is fastest. Whatever is raised, all are as they were. None: a new tensor.
+            dtype: a float dtype, by default float32, or out's. The float32 values are rounded to
+                it once; float64 holds them exactly.
+
+        Raises TypeError where out is no tensor or list, ValueError where it does not fit.
+
+        >>> import gcext, torch
+        >>> packet = gcext.stc(torch.tensor([0.0, 4.0, -2.0]), p=0.7)
+        >>> packet.to_dense(out=torch.ones(3, dtype=torch.float64))
+        tensor([ 0.,  3., -3.], dtype=torch.float64)
+        """
+        if out is not None:
+            dense.decode_into(self, out, dtype)
+            return out
+        tensors = dense.decode(self, dtype)
+        return tensors if self.members else tensors[0]
 
     def add_to_(
         self, tensor: Tensor | Sequence[Tensor], alpha: float = 1.0
@@ -293,26 +306,21 @@ class Packet:
         if isinstance(tensor, Tensor) and self._is_plain(tensor):
             index, value = self.entries()
             index = _ALL.to(value.device) if index is None else index
-            ops.combine_add_(tensor.detach().view(-1), index, value, alpha)
-            if tensor.numel():
-                touched([tensor])
+            ops.combine_add_(
+                tensor.detach() if tensor.requires_grad else tensor, index, value, alpha
+            )
+            if not tensor.is_inference():  # the stable ABI does not tell autograd
+                torch.autograd.graph.increment_version(tensor)
             return tensor
-        members: tuple[Packet, ...] = self.members or (self,)
-        if isinstance(tensor, Tensor) != (not self.members) or (
-            self.members and len(tensor) != len(members)
-        ):
-            got = "a tensor" if isinstance(tensor, Tensor) else f"{len(tensor)} tensors"
-            want = f"a group of {len(self.members)}" if self.members else "a single packet"
-            raise ValueError(f"Packet.add_to_: needs a tensor a member, got {got} for {want}.")
-        dense = (tensor,) if isinstance(tensor, Tensor) else tensor
-        numels = [math.prod(member.shape) for member in members]
-        targets.add(dense, numels, [member.entries() for member in members], alpha)
+        targets.add(self, tensor, alpha)
         return tensor
 
     def _is_plain(self, tensor: Tensor) -> bool:
         """Return whether a tensor for a single packet fits, is float32 and contiguous."""
-        fits = not self.members and tensor.numel() == self.numel and tensor.device == self.device
-        return fits and tensor.dtype == torch.float32 and tensor.is_contiguous()
+        if self.members or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+            return False
+        here = (self.is_resident and tensor.is_cpu) or tensor.device == self.device
+        return here and tensor.numel() == math.prod(self.shape)
 
     def to(self, device: torch.device | str) -> Packet:
         """Return the packet with its contents on ``device``."""
@@ -334,33 +342,35 @@ class Packet:
     @classmethod
     def from_bytes(
         cls,
-        buf: Buffer,
+        buf: Buffer | Tensor,
         device: torch.device | str = "cpu",
-        expect: Sequence[Any] | Packet | None = None,
+        expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
     ) -> Packet:
         """Return the packet in ``buf``; everything is validated before anything is allocated.
 
         Args:
-            buf: any contiguous buffer, exactly one message.
+            buf: any contiguous buffer, or a contiguous uint8 tensor of one dimension, holding
+                exactly one message. A CUDA tensor is copied to the host, which synchronizes.
             device: where the contents go.
-            expect: the shape that the caller knows (a group: the shapes of its members), or a
-                packet of that shape. Without it a message may name any shape, up to 2^63-1
-                elements, and to_dense would allocate it.
+            expect: the shape that the caller knows, or a tensor or packet of that shape; of a
+                group a list of shapes or tensors, or a mapping to tensors. Without it a message may
+                name any shape, up to 2^63-1 elements, and to_dense would allocate it.
 
         Raises DecodeError on anything wrong; its code, field and offset tell what and where.
         """
+        message = wire.as_message(buf)
         shape = expect.shape if isinstance(expect, Packet) else expect
-        kind = torch.device(device).type
-        packet = on_device.decode(cls, buf, device, shape) if kind == "cuda" else None
+        kind = device if device == "cpu" else torch.device(device).type
+        packet = on_device.decode(cls, message, device, shape) if kind == "cuda" else None
         if packet is None:
-            packet = wire.unpack(cls, buf, shape)
+            packet = wire.unpack(cls, message, shape)
             packet = packet if kind == "cpu" else packet.to(device)
         if isinstance(buf, bytes):  # one content, one byte string: this is what to_bytes would give
             packet._bytes = buf
         return packet
 
     @classmethod
-    def group(cls, packets: Sequence[Packet]) -> Packet:
+    def group(cls, packets: Iterable[Packet]) -> Packet:
         """Put the packets of many tensors under one header and checksum.
 
         Raises ValueError for no packets, and for a group within a group.
@@ -370,7 +380,7 @@ class Packet:
         >>> gcext.Packet.group(model).shape
         ((3,), (2, 2))
         """
-        packets = tuple(packets)
+        packets = tuple(as_packets(Packet, "Packet.group", packets))
         if not packets:
             raise ValueError("Packet.group: needs at least one packet, got none.")
         if any(packet.members for packet in packets):
@@ -379,13 +389,13 @@ class Packet:
         return cls("group", shapes, packets[0].dtype, members=packets)
 
     @classmethod
-    def merge(cls, packets: Sequence[Packet]) -> Packet:
+    def merge(cls, packets: Iterable[Packet]) -> Packet:
         """Merge ternary packets of one shape, oldest first, into one of the same contents.
 
         ``parts()`` gives the very packets back; ``values()`` are their exact sums, rounded once.
         Raises ValueError for other methods, unequal shapes, or fewer than two.
         """
-        return wire.merge(cls, [packet.to("cpu") for packet in packets])
+        return wire.merge(cls, [p.to("cpu") for p in as_packets(Packet, "Packet.merge", packets)])
 
     def parts(self) -> tuple[Packet, ...]:
         """Return the packets that a merged one was made of, byte for byte, in order."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,21 +12,28 @@ from torch import Tensor
 
 from gcext._native import lists, ops
 from gcext._native.library import DTYPES, touched
+from gcext._packet.arguments import overlaps
+
+if TYPE_CHECKING:
+    from gcext._packet.packet import Packet
 
 __all__ = ["add"]
 
 
-def add(
-    tensors: Sequence[Tensor],
-    numels: Sequence[int],
-    entries: Sequence[tuple[Tensor | None, Tensor]],
-    alpha: float,
-) -> None:
-    """Add alpha times a packet of so many elements to each tensor: Packet.add_to_.
+def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
+    """Add alpha times what a packet decodes to to a tensor, of a group to one a member.
 
-    entries: index (None of a packet of all elements) and value. ValueError, and nothing changed,
-    where a tensor does not fit.
+    Raises ValueError, and nothing is changed, where a tensor does not fit.
     """
+    members = packet.members or (packet,)
+    single = isinstance(into, Tensor)
+    tensors: Sequence[Tensor] = (into,) if isinstance(into, Tensor) else into
+    if single == bool(packet.members) or len(tensors) != len(members):
+        got = "a tensor" if single else f"{len(tensors)} tensors"
+        want = f"a group of {len(members)}" if packet.members else "a single packet"
+        raise ValueError(f"Packet.add_to_: needs a tensor a member, got {got} for {want}.")
+    numels = [math.prod(member.shape) for member in members]
+    entries = [member.entries() for member in members]
     index, value = [each[0] for each in entries], [each[1] for each in entries]
     plain = [_validate(*each) for each in zip(tensors, numels, value, strict=True)]
     fast = [i for i, each in enumerate(plain) if each]
@@ -52,21 +61,11 @@ def _validate(tensor: Tensor, numel: int, value: Tensor) -> bool:
             f"Packet.add_to_: tensor must be of {', '.join(DTYPES.values())}, strided, of {numel} "
             f"elements on {value.device}, got {got}."
         )
-    if _overlaps(tensor):
+    if overlaps(tensor):
         raise ValueError(
             "Packet.add_to_: elements of tensor must not share memory, got shape "
             f"{tuple(tensor.shape)} with strides {tensor.stride()}. Pass a copy, as of .clone()."
         )
-    return False
-
-
-def _overlaps(tensor: Tensor) -> bool:
-    """Return whether two elements may be at one address: each stride must pass all within it."""
-    reach = 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and stride <= reach and tensor.numel():
-            return True
-        reach += stride * (size - 1)
     return False
 
 

@@ -23,7 +23,8 @@ from gcext._packet.codes import CODES, Contents, Merged, Random
 if TYPE_CHECKING:
     from gcext._packet.packet import Packet
 
-__all__ = ["Encoded", "Located", "locate", "merge", "pack", "unmerge", "unpack"]
+__all__ = ["Encoded", "Located", "as_message", "as_shapes", "locate", "merge", "pack", "unmerge"]
+__all__ += ["unpack"]
 
 _BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
@@ -57,6 +58,22 @@ def pack(packet: Packet) -> bytes:
     number of elements, a scale or value that is zero or non-finite, wrong lengths or dtypes.
     """
     return _wire.pack(packet, xxh3_64_intdigest)
+
+
+def as_message(buf: Any) -> Any:
+    """Return a message that a tensor may hold as a buffer; a CUDA tensor is copied to the host."""
+    if not isinstance(buf, Tensor):
+        return buf
+    if buf.dtype != torch.uint8:
+        raise TypeError(
+            f"from_bytes: a tensor must be uint8, the message's bytes, got {buf.dtype}."
+        )
+    if buf.dim() != 1 or not buf.is_contiguous():
+        raise ValueError(
+            "from_bytes: a tensor must be contiguous and of one dimension, got "
+            f"{tuple(buf.shape)} with strides {buf.stride()}. Call .contiguous().view(-1)."
+        )
+    return buf.detach().cpu().numpy()
 
 
 def unpack(kind: type[Packet], message: Any, expect: Any = None) -> Packet:
@@ -108,14 +125,15 @@ def unmerge(kind: type[Packet], packet: Packet) -> tuple[Packet, ...]:
 
 
 def _unpack(kind: type[Packet], message: Any, expect: Any, located: bool) -> Packet:
-    try:
-        memoryview(message).release()
-    except TypeError:
-        raise TypeError(
-            "from_bytes: message must be bytes or another contiguous buffer, "
-            f"got {type(message).__name__}. Pass bytes; of a tensor, its .numpy()."
-        ) from None
-    expected = None if expect is None else _expectation(expect)
+    if not isinstance(message, bytes):
+        try:
+            memoryview(message).release()
+        except TypeError:
+            raise TypeError(
+                "from_bytes: message must be bytes, another contiguous buffer or a uint8 tensor, "
+                f"got {type(message).__name__}. Pass bytes."
+            ) from None
+    expected = None if expect is None else as_shapes("from_bytes", expect)
     packet: Packet = _wire.unpack(message, xxh3_64_intdigest, _builder(kind), expected, located)
     return packet
 
@@ -142,9 +160,10 @@ def _builder(kind: type[Packet]) -> Callable[..., Packet]:
         if isinstance(coded, dict):
             coded = CODES[method](**{name: _tensor(part) for name, part in coded.items()})
         support = Random(**support) if isinstance(support, dict) else _tensor(support)
-        coded = _tensor(coded)
-        contents = Contents(support, coded, scale)
-        return kind(*head, contents, merged=None if merged is None else Merged(**merged))
+        contents = Contents(support, _tensor(coded), scale)
+        if merged is not None:
+            return kind(*head, contents, merged=Merged(**merged))
+        return kind(*head, contents)
 
     return build
 
@@ -168,26 +187,41 @@ def _tensor(x: Any) -> Any:
     return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
 
-def _expectation(expect: Any) -> tuple[bool, list[list[int]]]:
-    """Return whether a group is expected, and the shapes."""
+def as_shapes(op: str, expect: Any) -> tuple[bool, list[list[int]]]:
+    """Return whether a group is expected, and the shapes; tensors stand for theirs.
+
+    op: what was called, for errors. Raises ValueError where expect is no shape.
+    """
+    if isinstance(expect, tuple) and all(type(d) is int and abs(d) < 2**63 for d in expect):
+        return False, [list(expect)]  # what it mostly is
     try:
+        if isinstance(expect, Mapping):
+            return True, [_dims(each) for each in expect.values()]
         items = _items(expect)
         group = len(items) > 0 and not _is_integer(items[0])
-        return group, [[_dim(d) for d in _items(s)] for s in (items if group else [items])]
+        return group, [_dims(each) for each in (items if group else [items])]
     except TypeError:
         raise ValueError(
-            "from_bytes: expect must be a shape of integers, or for a group a sequence of "
+            f"{op}: expect must be a shape of integers, or for a group a sequence of "
             f"shapes, got {expect!r:.200}. Pass the tensor's shape."
         ) from None
 
 
+def _dims(shape: Any) -> list[int]:
+    return [_dim(item) for item in _items(shape)]
+
+
 def _items(sequence: Any) -> list[Any]:
+    if isinstance(sequence, Tensor):
+        return list(sequence.shape)
     if isinstance(sequence, (str, bytes)) or not isinstance(sequence, (Sequence, np.ndarray)):
         raise TypeError
     return list(sequence)
 
 
 def _is_integer(item: Any) -> bool:
+    if isinstance(item, Tensor):  # one of a group's, also where it holds an integer
+        return False
     try:
         operator.index(item)
     except TypeError:

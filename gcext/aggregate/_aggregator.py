@@ -12,25 +12,25 @@ from typing import Any
 from torch import Tensor
 
 from gcext._packet.packet import Packet
-from gcext.aggregate._history import History
-from gcext.aggregate._sums import check_alike, is_weight, mean
+from gcext.aggregate._history import History, in_order
+from gcext.aggregate._sums import as_number, check_alike, is_weight, mean
 
 __all__ = ["Aggregator", "Delegating", "Mean", "RoundInput", "Wrapper"]
 
 
 @dataclass(frozen=True)
 class RoundInput:
-    """A round's validated input, in the order of the clients' numbers; one entry for each client.
+    """A round's validated input, in the order of the clients' ids; one entry for each client.
 
     Attributes:
-        clients: their numbers, rising.
+        clients: their ids, all numbers or all strings, rising.
         packets: of one shape, at least one.
         losses: finite; None unless the aggregator uses losses.
         weights: positive and finite; None where none were given.
         number: the round's; None where the caller does not count.
     """
 
-    clients: list[int]
+    clients: list[Any]
     packets: list[Packet]
     losses: list[float] | None
     weights: list[float] | None
@@ -66,16 +66,16 @@ class Aggregator(ABC):
 
     def aggregate(
         self,
-        packets_by_client: Mapping[int, Packet],
-        losses: Mapping[int, float] | None = None,
+        packets_by_client: Mapping[Any, Packet],
+        losses: Mapping[Any, float] | None = None,
         round: int | None = None,
-        weights: Mapping[int, float] | None = None,
+        weights: Mapping[Any, float] | None = None,
     ) -> Tensor | list[Tensor]:
         """Return the update that a round's packets amount to.
 
         Args:
-            packets_by_client: this round's packets, of one shape; the order of the mapping does
-                not matter.
+            packets_by_client: this round's packets, of one shape, by the clients' ids, which are
+                all numbers or all strings; the order of the mapping does not matter.
             losses: each client's mean training loss, finite; needed where ``uses_losses``, and
                 ignored otherwise.
             round: this round's number; rounds rise. None: the last one plus one, from 1.
@@ -85,7 +85,8 @@ class Aggregator(ABC):
             float32 of the packets' shape; of groups a list, one for each member.
 
         Raises ValueError where there is no packet, shapes differ, a loss or weight is missing, not
-        in its range or not used, or ``check`` refuses a packet; the state is then as before.
+        in its range or not used, or ``check`` refuses a packet; TypeError for what is no mapping,
+        packet or number, and for ids of mixed types. The state is then as before.
         """
         op = type(self).__name__
         if not isinstance(packets_by_client, Mapping):
@@ -93,7 +94,13 @@ class Aggregator(ABC):
                 f"{op}: needs a mapping of clients to packets, got "
                 f"{type(packets_by_client).__name__}. Use dict(enumerate(packets))."
             )
-        clients = sorted(packets_by_client)
+        for what, numbers in (("losses", losses), ("weights", weights)):
+            if numbers is not None and not isinstance(numbers, Mapping):
+                raise TypeError(
+                    f"{op}: {what} must be a mapping of clients to numbers, got "
+                    f"{type(numbers).__name__}. Use dict(zip(clients, {what}))."
+                )
+        clients = in_order(op, packets_by_client)
         if not clients:
             raise ValueError(f"{op}: needs at least one client's packet, got none.")
         if weights is not None and not self.uses_weights:
@@ -120,10 +127,17 @@ class Aggregator(ABC):
         return self._aggregate(given)
 
     def check(
-        self, client: int, packet: Packet, loss: float | None = None, weight: float | None = None
+        self, client: Any, packet: Packet, loss: float | None = None, weight: float | None = None
     ) -> None:
-        """Raise ValueError for what one client sent that could not be used; None is not given."""
+        """Raise ValueError for what one client sent that could not be used; None is not given.
+
+        A loss or weight that is no number is a TypeError.
+        """
         problem = remedy = ""
+        used = (("losses", loss if self.uses_losses else None), ("weights", weight))
+        for what, number in used:
+            if number is not None:
+                as_number(type(self).__name__, what, number, f"client {client}")
         if self.uses_losses and loss is None:
             problem = "needs a loss for every client, got none"
         elif self.uses_losses and loss is not None and not math.isfinite(loss):
@@ -136,7 +150,7 @@ class Aggregator(ABC):
             raise ValueError(f"{type(self).__name__}: {problem} for client {client}.{remedy}")
         self._check(client, packet)
 
-    def _check(self, client: int, packet: Packet) -> None:
+    def _check(self, client: Any, packet: Packet) -> None:
         """Raise ValueError for a packet that is of no use; by default each has one."""
         return
 
@@ -195,7 +209,7 @@ class Mean(Aggregator):
     """The mean of the updates, weighted where weights are given.
 
     Federated averaging (McMahan et al. 2017) and the server of STC (Sattler et al. 2019). Summed in
-    the order of the clients' numbers. One client can move it anywhere; docs/federated-server.md
+    the order of the clients' ids. One client can move it anywhere; docs/federated-server.md
     names what bounds that.
 
     >>> import gcext, torch
@@ -217,6 +231,11 @@ class Wrapper(Delegating):
     """
 
     def __init__(self, inner: Aggregator | None) -> None:
+        if not (inner is None or isinstance(inner, Aggregator)):
+            raise TypeError(
+                f"{type(self).__name__}: inner must be an aggregator, got {inner!r:.100}. "
+                "Pass one, such as Mean()."
+            )
         self.inner = Mean() if inner is None else inner
         self.uses_losses = self.inner.uses_losses
         self.uses_weights = self.inner.uses_weights
@@ -225,5 +244,5 @@ class Wrapper(Delegating):
     def _state_of(self) -> Aggregator:
         return self.inner
 
-    def _check(self, client: int, packet: Packet) -> None:
+    def _check(self, client: Any, packet: Packet) -> None:
         self.inner._check(client, packet)

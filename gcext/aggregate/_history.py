@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 
+from gcext._packet.arguments import as_packets
 from gcext._packet.packet import Packet
 from gcext.aggregate._history_file import FileStore
 
-__all__ = ["History"]
+__all__ = ["History", "in_order"]
 
-Messages = Mapping[int, bytes]  # by client
+Client: TypeAlias = "int | str"
+Messages: TypeAlias = "Mapping[Any, bytes]"  # by client
 CACHE = 2**30  # bytes
+
+
+def in_order(op: str, clients: Iterable[Any]) -> list[Any]:
+    """Return the clients' ids, sorted; TypeError where they do not compare, such as 7 and "7"."""
+    listed = list(clients)
+    try:
+        return sorted(listed)
+    except TypeError:
+        kinds = sorted({type(client).__name__ for client in listed})
+        raise TypeError(
+            f"{op}: clients must be all numbers or all strings, got {' and '.join(kinds)}. "
+            "Use one type of id."
+        ) from None
+
+
+def as_client(client: Any) -> Client:
+    """Return a client's id as a history keeps it; TypeError for what is no whole number or text."""
+    if isinstance(client, str):
+        return client
+    try:
+        return operator.index(client)
+    except TypeError:
+        raise TypeError(
+            f"History: a client must be a whole number or a string, got {client!r:.100}."
+        ) from None
 
 
 class History:
@@ -48,7 +76,7 @@ class History:
         self._closed = False
         self._cache, self._rounds = cache, 0
         # By client, in the order they were put: rounds rise. A round back empties it.
-        self._unpacked: dict[int, _Unpacked] = {}
+        self._unpacked: dict[Client, _Unpacked] = {}
         self._unpacked_bytes = 0
 
     @property
@@ -67,19 +95,19 @@ class History:
         last = "" if self.last_round is None else f", last round {self.last_round}"
         return f"History({len(self)} clients{last})"
 
-    def __contains__(self, client: int) -> bool:
+    def __contains__(self, client: Client) -> bool:
         """Return whether the client was ever seen."""
         return self.round_of(client) is not None
 
-    def round_of(self, client: int) -> int | None:
+    def round_of(self, client: Client) -> int | None:
         """Return the round of the client's last packet, None where it was never seen."""
         return self._store.round_of(client)
 
-    def clients_of_round(self, round: int) -> list[int]:
+    def clients_of_round(self, round: int) -> list[Any]:
         """Return the clients whose last packet is of that round, in order."""
-        return sorted(self._store.clients(round))
+        return in_order("History", self._store.clients(round))
 
-    def packet(self, client: int, device: torch.device | str = "cpu") -> Packet:
+    def packet(self, client: Client, device: torch.device | str = "cpu") -> Packet:
         """Return the client's last packet; KeyError where it was never seen."""
         held = self._unpacked.get(client)
         if held is not None and held.packet.device == torch.device(device):
@@ -97,25 +125,32 @@ class History:
         """
         self._rounds = max(self._rounds, rounds)
 
-    def put(self, round: int, packets: Mapping[int, Packet]) -> None:
-        """Make these the last packets of their clients.
+    def put(self, round: int, packets: Mapping[Any, Packet]) -> None:
+        """Make these the last packets of their clients, whose ids are all numbers or all strings.
 
-        Raises ValueError where the round is negative or does not rise. What is raised leaves the
-        history as it was.
+        Raises ValueError where the round is negative or does not rise, TypeError for other ids, and
+        for what is no packet. What is raised leaves the history as it was.
         """
+        if not isinstance(packets, Mapping):
+            raise TypeError(
+                f"History: needs a mapping of clients to packets, got {type(packets).__name__}."
+            )
+        clients = [as_client(client) for client in in_order("History", packets)]
+        as_packets(Packet, "History", [packets[client] for client in clients], clients)
         last = self.last_round
         if round < 0 or (last is not None and round <= last):
             raise ValueError(
                 f"History: rounds must rise from 0 on, got {round} after {last}. "
                 "To repeat a round, go back with restore or load_state_dict first."
             )
-        messages = {int(client): packet.to_bytes() for client, packet in packets.items()}
-        kept: dict[int, _Unpacked] = {}
+        messages = {client: packets[client].to_bytes() for client in clients}
+        kept: dict[Client, _Unpacked] = {}
         if self._rounds and self._cache:
-            for client, packet in packets.items():
+            for client in clients:
+                packet = packets[client]
                 if not packet.is_resident:  # a copy: a captured packet changes with its graph
                     packet = packet.to(packet.device)
-                kept[int(client)] = _Unpacked(packet, int(round), _nbytes(packet))
+                kept[client] = _Unpacked(packet, int(round), _nbytes(packet))
         for client in messages:  # first: an interrupt then leaves nothing that is out of date
             self._drop(client)
         self._store.put(int(round), messages)
@@ -127,7 +162,7 @@ class History:
                 break
             self._drop(client)
 
-    def _drop(self, client: int) -> None:
+    def _drop(self, client: Client) -> None:
         held = self._unpacked.pop(client, None)
         if held is not None:
             self._unpacked_bytes -= held.nbytes
@@ -198,9 +233,9 @@ class _Store(Protocol):
 
     def last_round(self) -> int | None: ...
     def count(self) -> int: ...
-    def round_of(self, client: int) -> int | None: ...
-    def clients(self, round: int) -> list[int]: ...
-    def message(self, client: int) -> bytes | None: ...
+    def round_of(self, client: Client) -> int | None: ...
+    def clients(self, round: int) -> list[Any]: ...
+    def message(self, client: Client) -> bytes | None: ...
     def put(self, round: int, messages: Messages) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
@@ -213,7 +248,7 @@ class _View(NamedTuple):
     """A history at one time. Never changed: a round puts another in its place."""
 
     last: int | None
-    round_of: dict[int, int]  # client -> round
+    round_of: dict[Any, int]  # client -> round
     rounds: dict[int, Messages]  # without the clients that came again later
 
 
@@ -227,13 +262,13 @@ class _Memory:
     def count(self) -> int:
         return len(self._view.round_of)
 
-    def round_of(self, client: int) -> int | None:
+    def round_of(self, client: Client) -> int | None:
         return self._view.round_of.get(client)
 
-    def clients(self, round: int) -> list[int]:
+    def clients(self, round: int) -> list[Any]:
         return list(self._view.rounds.get(round, ()))
 
-    def message(self, client: int) -> bytes | None:
+    def message(self, client: Client) -> bytes | None:
         round = self.round_of(client)
         return None if round is None else self._view.rounds[round][client]
 
@@ -257,17 +292,17 @@ class _Memory:
                 "Open the file that the state is of."
             )
         last = None if state["round"] is None else int(state["round"])
-        round_of: dict[int, int] = {}
+        round_of: dict[Client, int] = {}
         rounds: dict[int, Messages] = {}
         for past, held in state["packets"].items():
             for client, message in held.items():
                 Packet.from_bytes(message)
-                if round_of.setdefault(int(client), int(past)) != past:
+                if round_of.setdefault(as_client(client), int(past)) != past:
                     raise ValueError(
                         f"History: a client has one last packet, got rounds {round_of[client]} and "
                         f"{past} of client {client}. Check the file."
                     )
-            rounds[int(past)] = {int(client): bytes(message) for client, message in held.items()}
+            rounds[int(past)] = {as_client(c): bytes(message) for c, message in held.items()}
         if rounds and (last is None or last < max(rounds)):
             raise ValueError(
                 f"History: no packet is later than the last round, got {max(rounds)} after {last}. "

@@ -23,7 +23,7 @@ _APPLICATION = 0x67637868  # "gcxh"
 _VERSION = 1
 _START = -1  # the row of the empty history in `round`
 
-# A client is text: numbers of 64 bits, signed or not, are all in use.
+# A client is text: numbers of 64 bits, signed or not, are all in use; strings follow an apostrophe.
 # state: 1 where a state was asked for.
 _SCHEMA = f"""
     PRAGMA application_id = {_APPLICATION};
@@ -104,26 +104,25 @@ class FileStore:
     def count(self) -> int:
         return int(self._one(_COUNT))
 
-    def round_of(self, client: int) -> int | None:
-        round: int | None = self._one(_ROUND_OF, str(client))
+    def round_of(self, client: int | str) -> int | None:
+        round: int | None = self._one(_ROUND_OF, _text(client))
         return round
 
-    def clients(self, round: int) -> list[int]:
-        return [int(client) for (client,) in self._base.execute(_CLIENTS, (round,))]
+    def clients(self, round: int) -> list[Any]:
+        return [_client(text) for (text,) in self._base.execute(_CLIENTS, (round,))]
 
-    def message(self, client: int) -> bytes | None:
-        row = self._base.execute(_MESSAGE, (str(client),)).fetchone()
+    def message(self, client: int | str) -> bytes | None:
+        row = self._base.execute(_MESSAGE, (_text(client),)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def put(self, round: int, messages: Mapping[int, bytes]) -> None:
+    def put(self, round: int, messages: Mapping[Any, bytes]) -> None:
         with self._transaction():
             (before,) = self._base.execute(f"SELECT digest FROM round WHERE number = ({_LAST})")
             digest = hashlib.blake2b(before[0], digest_size=16)
             for client, message in sorted(messages.items()):
-                digest.update(f"{client} {len(message)} ".encode() + message)
-                self._base.execute(
-                    "INSERT INTO packet VALUES (?, ?, ?)", (str(client), round, message)
-                )
+                text = _text(client)
+                digest.update(f"{text} {len(message)} ".encode() + message)
+                self._base.execute("INSERT INTO packet VALUES (?, ?, ?)", (text, round, message))
             self._base.execute("INSERT INTO round VALUES (?, ?, 0)", (round, digest.digest()))
             self._seal()
 
@@ -201,3 +200,11 @@ class FileStore:
             if self._base.in_transaction:
                 self._base.execute("ROLLBACK")
             raise
+
+
+def _text(client: int | str) -> str:
+    return f"'{client}" if isinstance(client, str) else str(client)
+
+
+def _client(text: str) -> int | str:
+    return text[1:] if text.startswith("'") else int(text)

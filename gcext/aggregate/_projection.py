@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from gcext._spec import plain
 from gcext.aggregate._aggregator import Delegating, RoundInput
 from gcext.aggregate._history import History
 from gcext.aggregate._project import Order, project
@@ -31,7 +32,7 @@ class Projection(Delegating):
 
     All of this stays in the span of the packets, so it is algebra on their Gram matrix and one
     weighted sum; no packet is decompressed. The mean is unweighted, as published. Of equal losses
-    the lower client number comes first.
+    the lower client id comes first.
 
     Args:
         alpha: share of clients, those of largest loss, that keep their update; in [0, 1].
@@ -57,13 +58,16 @@ class Projection(Delegating):
         history: History | None = None,
         order: Order = "paper",
     ) -> None:
+        alpha = plain("Projection", "alpha", float, alpha)
         if not 0 <= alpha <= 1:
             raise ValueError(f"Projection: alpha must be in [0, 1], got {alpha}.")
         if isinstance(tau, bool) or not isinstance(tau, int) or tau < 0:
             raise ValueError(f"Projection: tau must be a whole number from 0 up, got {tau}.")
         if order not in ("paper", "fedfv"):
             raise ValueError(f"Projection: order must be paper or fedfv, got {order!r}.")
-        self.alpha = float(alpha)
+        if not (history is None or isinstance(history, History)):
+            raise TypeError(f"Projection: history must be a gcext.History, got {history!r:.100}.")
+        self.alpha = alpha
         self.order = order
         self.tau = tau
         self.history = History() if history is None else history

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from gcext._native import ops
 from gcext._packet.codes import Signs
 from gcext._packet.packet import Packet
+from gcext._spec import plain
 from gcext.aggregate._aggregator import Aggregator, RoundInput
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._sums import is_dense, operands, pairs, per_tensor
@@ -53,9 +55,10 @@ class TrimmedMean(_Trimmed):
     """
 
     def __init__(self, beta: float) -> None:
+        beta = plain("TrimmedMean", "beta", float, beta)
         if not 0 <= beta < 0.5:
             raise ValueError(f"TrimmedMean: beta must be in [0, 0.5), got {beta}.")
-        self.beta = float(beta)
+        self.beta = beta
 
     def _drop(self, m: int) -> int:
         return math.floor(self.beta * m)
@@ -97,11 +100,12 @@ class Vote(Aggregator):
     """
 
     def __init__(self, scale: float = 1.0) -> None:
+        scale = plain("Vote", "scale", float, scale)
         if not math.isfinite(scale):
             raise ValueError(f"Vote: scale must be finite, got {scale}.")
-        self.scale = float(scale)
+        self.scale = scale
 
-    def _check(self, client: int, packet: Packet) -> None:
+    def _check(self, client: Any, packet: Packet) -> None:
         for member in packet.members or (packet,):
             if _plane(member) is None and is_dense(member):
                 raise ValueError(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from gcext._packet.packet import Packet
+from gcext._packet.wire import as_shapes
 from gcext.aggregate._aggregator import Aggregator
+from gcext.aggregate._history import in_order
 from gcext.aggregate._sums import check_alike
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["Round"]
 
@@ -29,8 +34,9 @@ class Round:
 
     Args:
         aggregator: what the round is for.
-        expect: the shape of all packets (groups: of their members). It is checked before anything
-            is allocated; without it, the first packet decides.
+        expect: the shape of all packets (groups: of their members), or a tensor or packet of it,
+            as of ``Packet.from_bytes``. It is checked before anything is allocated; without it,
+            the first packet decides.
         number: the round's, as ``round`` of ``Aggregator.aggregate``.
 
     >>> import gcext, torch
@@ -49,13 +55,17 @@ class Round:
     def __init__(
         self,
         aggregator: Aggregator,
-        expect: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
         number: int | None = None,
     ) -> None:
+        if not isinstance(aggregator, Aggregator):
+            raise TypeError(
+                f"Round: needs an aggregator, got {aggregator!r:.100}. Pass one, such as Mean()."
+            )
         self.aggregator = aggregator
         self.expect = None if expect is None else _shape(expect)
         self.number = number
-        self._sent: dict[int, _Sent] = {}
+        self._sent: dict[Any, _Sent] = {}
         self._finished = False
 
     def __len__(self) -> int:
@@ -69,20 +79,22 @@ class Round:
 
     def add(
         self,
-        client: int,
-        packet: Packet | bytes,
+        client: int | str,
+        packet: Packet | Buffer | Tensor,
         loss: float | None = None,
         weight: float | None = None,
     ) -> bool:
-        """Take one client's packet, or its bytes; True where it is new.
+        """Take one client's packet, or its bytes as of ``Packet.from_bytes``; True where it is new.
 
         The same once more changes nothing and returns False: a client may send again when no answer
-        came. Another packet, loss or weight of a client that has sent is refused.
+        came. Another packet, loss or weight of a client that has sent is refused. The ids of
+        clients are all numbers or all strings.
 
         Raises:
             DecodeError: bytes that are no packet of this shape.
             ValueError: a packet of another shape, what the aggregator's ``check`` refuses, or a
                 second, different one of a client. The round is then as before.
+            TypeError: no packet or message, no number, or an id of another type than the others'.
             RuntimeError: the round is finished.
         """
         self._open("add")
@@ -94,6 +106,7 @@ class Round:
                 f"{client}."
             )
         for first in list(self._sent)[:1]:
+            in_order("Round", (first, client))
             check_alike("Round", (self._sent[first].packet, packet), (first, client))
         self.aggregator.check(client, packet, loss, weight)
         if client not in self._sent:
@@ -130,7 +143,7 @@ class Round:
             raise RuntimeError(f"Round.{what}: the round is finished. Begin another.")
 
 
-def _shape(
-    expect: Sequence[int] | Sequence[Sequence[int]],
-) -> tuple[int | tuple[int, ...], ...]:
-    return tuple(tuple(size) if isinstance(size, Sequence) else size for size in expect)
+def _shape(expect: Any) -> tuple[Any, ...]:
+    shape = expect.shape if isinstance(expect, Packet) else expect
+    group, shapes = as_shapes("Round", shape)
+    return tuple(map(tuple, shapes)) if group else tuple(shapes[0])

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from gcext._native import ops
+from gcext._packet.arguments import as_packets, as_targets
 from gcext._packet.codes import Levels, Random, Signs
+from gcext._packet.dense import overwrite
 from gcext._packet.packet import Packet
 
-__all__ = ["check_alike", "combine", "gram", "is_dense", "is_weight", "mean", "operands", "pairs"]
-__all__ += ["per_tensor", "weighted_sum"]
+__all__ = ["as_number", "check_alike", "combine", "gram", "is_dense", "is_weight", "mean"]
+__all__ += ["operands", "pairs", "per_tensor", "weighted_sum"]
 
+_Out = TypeVar("_Out", bound="Tensor | Sequence[Tensor]")
 _CODED = {"sign", "levels"}  # methods whose packets combine, gram and trimmed_mean read as they are
 
 
-def combine(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | list[Tensor]:
+@overload
+def combine(
+    packets: Iterable[Packet], weights: Sequence[float] | None = None, out: None = None
+) -> Tensor | list[Tensor]: ...
+@overload
+def combine(packets: Iterable[Packet], weights: Sequence[float] | None, out: _Out) -> _Out: ...
+@overload
+def combine(
+    packets: Iterable[Packet], weights: Sequence[float] | None = None, *, out: _Out
+) -> _Out: ...
+def combine(
+    packets: Iterable[Packet], weights: Sequence[float] | None = None, out: Any = None
+) -> Any:
     """Return the weighted sum of packets of one shape, whatever their methods.
 
     Each element is summed in float64 in the packets' order and rounded once, so the result does
@@ -26,24 +42,31 @@ def combine(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | lis
 
     Args:
         packets: at least one.
-        weights: one finite number for each packet.
+        weights: one finite number for each packet; None: ones, so the plain sum.
+        out: overwritten and returned: a tensor of the packets' shape, or flat, of any strides and
+            float dtype, which the float32 sum is converted to; for groups a list of them. Whatever
+            is raised, it is as it was. None: a new tensor.
 
     Returns:
         float32 of the packets' shape; a list, one for each member, where the packets are groups.
 
-    Raises ValueError where shapes differ, or weights do not fit or are not finite.
+    Raises TypeError for what are no packets or numbers, ValueError where shapes differ, weights do
+    not fit or are not finite, or out does not fit.
 
     >>> import gcext, torch
     >>> a, b = (gcext.stc(torch.tensor(t), p=0.5) for t in ([3.0, 0.0], [0.0, -1.0]))
-    >>> gcext.combine([a, b], [1.0, 0.5])
-    tensor([ 3.0000, -0.5000])
+    >>> gcext.combine([a, b]), gcext.combine([a, b], [1.0, 0.5])
+    (tensor([ 3., -1.]), tensor([ 3.0000, -0.5000]))
     """
-    check_alike("combine", packets)
-    numbers = _checked("combine", packets, weights, math.isfinite, "finite")
-    return weighted_sum(packets, numbers)
+    listed = check_alike("combine", packets)
+    if weights is None:
+        numbers = [1.0] * len(listed)
+    else:
+        numbers = _checked("combine", listed, weights, math.isfinite, "finite")
+    return _sum_into("combine", listed, numbers, out)
 
 
-def gram(packets: Sequence[Packet]) -> Tensor:
+def gram(packets: Iterable[Packet]) -> Tensor:
     """Return all pairwise dot products of packets of one shape, whatever their methods.
 
     Between two ternary packets, or two of all elements' signs, the product is integer work: the
@@ -54,7 +77,7 @@ def gram(packets: Sequence[Packet]) -> Tensor:
     Returns:
         float64 of shape (m, m), symmetric bit for bit.
 
-    Raises ValueError where shapes differ or there is no packet.
+    Raises TypeError for what are no packets, ValueError where shapes differ or there is none.
 
     >>> import gcext, torch
     >>> a, b = (gcext.stc(torch.tensor(t), p=1) for t in ([3.0, 3.0], [-1.0, -1.0]))
@@ -62,7 +85,7 @@ def gram(packets: Sequence[Packet]) -> Tensor:
     tensor([[18., -6.],
             [-6.,  2.]], dtype=torch.float64)
     """
-    check_alike("gram", packets)
+    packets = check_alike("gram", packets)
     if packets[0].method == "group":
         total = torch.zeros(len(packets), len(packets), dtype=torch.float64)
         for members in _columns(packets):
@@ -76,32 +99,52 @@ def gram(packets: Sequence[Packet]) -> Tensor:
     return ops.gram(index, value, scale, packets[0].numel, codes)
 
 
+@overload
 def mean(
-    packets: Sequence[Packet], weights: Sequence[float] | None = None
-) -> Tensor | list[Tensor]:
+    packets: Iterable[Packet], weights: Sequence[float] | None = None, out: None = None
+) -> Tensor | list[Tensor]: ...
+@overload
+def mean(packets: Iterable[Packet], weights: Sequence[float] | None, out: _Out) -> _Out: ...
+@overload
+def mean(
+    packets: Iterable[Packet], weights: Sequence[float] | None = None, *, out: _Out
+) -> _Out: ...
+def mean(packets: Iterable[Packet], weights: Sequence[float] | None = None, out: Any = None) -> Any:
     """Return the mean of packets of one shape, weighted where weights are given.
 
     Args:
         packets: at least one.
         weights: one positive, finite number for each packet, such as its client's samples; they
-            are divided by their sum.
+            are divided by their sum. None: all the same.
+        out: as of ``gcext.combine``.
 
     Returns:
         float32 of the packets' shape; a list, one for each member, where the packets are groups.
 
-    Raises ValueError where shapes differ, or weights do not fit or are not positive and finite.
+    Raises TypeError for what are no packets or numbers, ValueError where shapes differ, weights do
+    not fit or are not positive and finite, or out does not fit.
 
     >>> import gcext, torch
     >>> packets = [gcext.codec("dense").encode(torch.tensor([x])) for x in (1.0, 5.0)]
     >>> gcext.aggregate.mean(packets), gcext.aggregate.mean(packets, [3, 1])
     (tensor([3.]), tensor([2.]))
     """
-    check_alike("mean", packets)
+    listed = check_alike("mean", packets)
     if weights is None:
-        return weighted_sum(packets, [1.0 / len(packets)] * len(packets))
-    numbers = _checked("mean", packets, weights, is_weight, "positive and finite")
+        return _sum_into("mean", listed, [1.0 / len(listed)] * len(listed), out)
+    numbers = _checked("mean", listed, weights, is_weight, "positive and finite")
     total = math.fsum(numbers)
-    return weighted_sum(packets, [number / total for number in numbers])
+    return _sum_into("mean", listed, [number / total for number in numbers], out)
+
+
+def _sum_into(op: str, packets: Sequence[Packet], weights: Sequence[float], out: Any) -> Any:
+    """Return the weighted sum, in ``out`` where there is one."""
+    if out is None:
+        return weighted_sum(packets, weights)
+    outs = as_targets(op, packets[0], out)
+    made = weighted_sum(packets, weights)
+    overwrite(outs, made if isinstance(made, list) else [made])
+    return out
 
 
 def weighted_sum(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | list[Tensor]:
@@ -163,20 +206,31 @@ def is_dense(packet: Packet) -> bool:
     return packet.support is None and (code is None or code.place is None)
 
 
-def check_alike(op: str, packets: Sequence[Packet], clients: Sequence[int] | None = None) -> None:
-    """Raise ValueError unless there are packets, all of one shape; errors name the clients."""
-    if not packets:
+def check_alike(
+    op: str, packets: Iterable[Packet], clients: Sequence[Any] | None = None
+) -> Sequence[Packet]:
+    """Return the packets as a list or tuple; raise unless there are some, all of one shape.
+
+    TypeError for what is no packet, else ValueError; they name the clients where these are given.
+    """
+    listed = as_packets(Packet, op, packets, clients)
+    if not listed:
         raise ValueError(f"{op}: needs at least one packet, got none.")
-    first = packets[0]
+    first = listed[0]
     shape, group = first.shape, first.method == "group"
-    for i, packet in enumerate(packets):
+    for i, packet in enumerate(listed):
         if packet.shape != shape or (packet.method == "group") != group:
             one, other = ("", "") if clients is None else (clients[0], clients[i])
             of = " from client " if clients is not None else ""
             raise ValueError(
-                f"{op}: packets must have one shape, got {first.shape}{of}{one} and "
-                f"{packet.shape}{of}{other}."
+                f"{op}: packets must have one shape, got {_described(first)}{of}{one} and "
+                f"{_described(packet)}{of}{other}."
             )
+    return listed
+
+
+def _described(packet: Packet) -> str:
+    return f"a group of {packet.shape}" if packet.method == "group" else str(packet.shape)
 
 
 def is_weight(number: float) -> bool:
@@ -196,12 +250,28 @@ def _checked(
     holds: Callable[[float], bool],
     rule: str,
 ) -> list[float]:
+    sized = weights.dim() > 0 if isinstance(weights, Tensor) else hasattr(weights, "__len__")
+    if not sized or isinstance(weights, (str, bytes, Mapping)):
+        raise TypeError(
+            f"{op}: weights must be a list of numbers, one for each packet, got "
+            f"{type(weights).__name__}."
+        )
     if len(weights) != len(packets):
         raise ValueError(
             f"{op}: needs a weight for every packet, got {len(weights)} for {len(packets)}."
         )
-    numbers = [float(weight) for weight in weights]
+    numbers = [as_number(op, "weights", each, f"packet {i}") for i, each in enumerate(weights)]
     for i, number in enumerate(numbers):
         if not holds(number):
             raise ValueError(f"{op}: weights must be {rule}, got {number} for packet {i}.")
     return numbers
+
+
+def as_number(op: str, what: str, given: Any, whose: str) -> float:
+    """Return a number as float; TypeError where it is none. ``whose`` is named in the error."""
+    try:
+        if not isinstance(given, (str, bytes)):
+            return float(given)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{op}: {what} must be numbers, got {given!r:.100} for {whose}.")

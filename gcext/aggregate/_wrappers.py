@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gcext._packet.codes import Contents
 from gcext._packet.packet import Packet
+from gcext._spec import plain
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._sums import gram, pairs
@@ -38,9 +39,10 @@ class NormBound(Wrapper):
 
     def __init__(self, bound: float, inner: Aggregator | None = None) -> None:
         super().__init__(inner)
+        bound = plain("NormBound", "bound", float, bound)
         if not (math.isfinite(bound) and bound > 0):
             raise ValueError(f"NormBound: bound must be positive and finite, got {bound}.")
-        self.bound = float(bound)
+        self.bound = bound
 
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
         bounded = [self._bounded(packet) for packet in given.packets]
@@ -71,7 +73,7 @@ class MaxK(Wrapper):
             raise ValueError(f"MaxK: k must be a whole number from 0 up, got {k}.")
         self.k = k
 
-    def _check(self, client: int, packet: Packet) -> None:
+    def _check(self, client: Any, packet: Packet) -> None:
         if packet.k > self.k:
             raise ValueError(
                 f"MaxK: a packet may hold {self.k} elements, got {packet.k} from client {client}. "
@@ -104,14 +106,15 @@ class Momentum(Wrapper):
 
     def __init__(self, inner: Aggregator | None = None, beta: float = 0.9) -> None:
         super().__init__(inner)
+        beta = plain("Momentum", "beta", float, beta)
         if not 0 <= beta < 1:
             raise ValueError(f"Momentum: beta must be in [0, 1), got {beta}.")
-        self.beta = float(beta)
+        self.beta = beta
         # One tensor for each of the update's; before the first round none. A round replaces them
         # and never writes to them, so that snapshots share them.
         self._velocity: list[Tensor] = []
 
-    def _check(self, client: int, packet: Packet) -> None:
+    def _check(self, client: Any, packet: Packet) -> None:
         velocity = tuple(tuple(each.shape) for each in self._velocity)
         if velocity and velocity != _shapes(packet):
             raise ValueError(

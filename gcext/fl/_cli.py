@@ -60,7 +60,9 @@ def fl(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Clients trained at once.", show_default="all cores")
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write every figure.")] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures, a list of runs.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy by rounds and bytes.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Directory for checkpoints, one file a run.")
@@ -189,5 +191,4 @@ def _paths(folder: Path | None, count: int, resume: bool) -> list[Path | None]:
 
 
 def _write_json(path: Path, results: list[dict[str, Any]]) -> None:
-    document = results[0] if len(results) == 1 else {"runs": results}
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n")

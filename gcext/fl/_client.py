@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gcext._links import Link
+from gcext._links.link import Link
 from gcext._packet.packet import Packet
 from gcext.fl._models import FlatModel
 from gcext.fl._server import Download
@@ -21,7 +21,7 @@ __all__ = ["Clients", "local_sgd"]
 def local_sgd(
     model: FlatModel,
     start: Tensor,
-    images: Tensor,
+    inputs: Tensor,
     labels: Tensor,
     *,
     lr: float,
@@ -31,15 +31,19 @@ def local_sgd(
 ) -> tuple[Tensor, float]:
     """Return the update ``start - trained`` (float32, flat) and the mean loss over minibatches.
 
-    ``model`` is overwritten, ``start`` is not.  ``rng`` orders the samples.
+    ``model`` is overwritten, ``start`` is not.  ``inputs`` (n, ...) are the model's, ``labels``
+    int64 (n,); ``rng`` orders the samples.
     """
     model.weights.copy_(start)
     losses = []
-    pixels = images.permute(0, 2, 3, 1)  # memory order: what is indexed stays channels-last
+    # In memory order: what is indexed stays channels-last.
+    images = inputs.dim() == 4 and inputs.is_contiguous(memory_format=torch.channels_last)
+    stored = inputs.permute(0, 2, 3, 1) if images else inputs
     for _ in range(epochs):
         for index in torch.split(torch.from_numpy(rng.permutation(len(labels))), batch):
             model.grad.zero_()
-            loss = cross_entropy(model(pixels[index].permute(0, 3, 1, 2)), labels[index])
+            given = stored[index].permute(0, 3, 1, 2) if images else stored[index]
+            loss = cross_entropy(model(given), labels[index])
             loss.backward()  # type: ignore[no-untyped-call]
             model.weights.add_(model.grad, alpha=-lr)
             losses.append(loss.item())

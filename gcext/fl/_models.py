@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gcext.fl._data import Data
 from gcext.fl._settings import Stream, torch_seed
 
 __all__ = ["FlatModel", "build", "cnn", "digits", "initial", "vgg11"]
@@ -90,16 +91,18 @@ def digits() -> nn.Sequential:
 _MODELS = {"digits": digits, "mnist": cnn, "fashion": cnn, "cifar10": vgg11}
 
 
-def build(data: str) -> FlatModel:
+def build(data: str | Data) -> FlatModel:
     """Return the model of a data set, its weights to be overwritten.
 
     >>> build("mnist").numel, build("cifar10").numel
     (338006, 865482)
     """
+    if isinstance(data, Data):
+        return FlatModel(data.model()) if data.model is not None else build(data.name)
     return FlatModel(_MODELS[data]())
 
 
-def initial(data: str, seed: int) -> Tensor:
+def initial(data: str | Data, seed: int) -> Tensor:
     """Return the common initial weights, float32 and flat; torch's generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.INIT))

@@ -56,7 +56,7 @@ class Federation:
         self.records: list[Record] = []
         method = recipe(settings.recipe)
         self.epochs = settings.epochs or method.schedule.local_epochs
-        start = initial(data.name, settings.seed)
+        start = initial(data, settings.seed)
         labels = data.train.labels, data.test.labels
         self.split = split(settings.split, *labels, settings.clients, settings.seed)
         up, down = (torch_seed(settings.seed, way) for way in (Stream.UP, Stream.DOWN))
@@ -189,7 +189,11 @@ class Federation:
         self.server.load_state_dict(state["server"])
 
     def _trajectory(self) -> dict[str, object]:
-        decided = {"epochs": self.epochs, "digest of the data": self.data.digest()}
+        decided = {
+            "epochs": self.epochs,
+            "digest of the data": self.data.digest(),
+            "parameters": self.numel,
+        }
         return self.settings.trajectory() | decided
 
 

@@ -71,7 +71,7 @@ class Workers:
 
     def _call(self, task: Callable[[FlatModel, T], R], item: T) -> R:
         if not hasattr(self._local, "model"):
-            self._local.model = build(self.data.name)
+            self._local.model = build(self.data)
         return task(self._local.model, item)
 
     def test(self, weights: Tensor) -> tuple[Tensor, float]:

@@ -29,6 +29,7 @@ __all__ = [
     "frozen_set_on",
     "order",
     "sign_weight",
+    "tells_apart",
     "tenth",
 ]
 
@@ -120,6 +121,18 @@ def frozen_set(block: int, kept: int, soft: bool = False) -> Tensor:
     frozen = computed_set(block, kept, soft)
     cache.write(name, np.packbits(1 - frozen.numpy(), bitorder="little").tobytes())
     return frozen
+
+
+@functools.lru_cache(maxsize=64)
+def tells_apart(block: int, kept: int) -> bool:
+    """Return whether every two symbols of a block differ in some codeword, of the soft code.
+
+    Row i of the transform has a one in column j where i has all of j's bits. So it takes a row
+    without bit b to tell j from j with bit b, and the one that lacks b alone has all others' bits:
+    it is more reliable than every other one, and tells apart all such j.
+    """
+    frozen = frozen_set(block, kept, soft=True)
+    return not any(frozen[block - 1 - (1 << bit)] for bit in range(block.bit_length() - 1))
 
 
 def _unpacked(free: bytes) -> Tensor:

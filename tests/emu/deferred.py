@@ -39,6 +39,9 @@ class DeferredCodec(Codec):
     def stochastic(self) -> bool:
         return self.of.stochastic
 
+    def contraction(self, n: int) -> float:
+        return self.of.contraction(n)
+
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         with on_a_gpu(), NoSynchronization():
             return self.of.encode_input(acc, seed)

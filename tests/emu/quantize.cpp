@@ -32,9 +32,9 @@ EXPORT void emu_level_values(const float* norms, int64_t buckets, int64_t bucket
 }
 
 EXPORT void emu_levels(const float* tensor, const float* memory, float* out, float decay, int64_t n,
-                       int64_t steps, int64_t bucket, int largest, double clip, int64_t seed,
-                       float* norms, void* at, int wide, int16_t* level, int64_t* info,
-                       void* scratch, int64_t max_blocks) {
+                       int64_t steps, int64_t bucket, int largest, double clip, int fit,
+                       int64_t seed, float* norms, void* at, int wide, int16_t* level,
+                       int64_t* info, void* scratch, int64_t max_blocks) {
   const gcext::KernelFpEnv env;
   const gcext::LevelRule rule{gcext::mixed(static_cast<uint64_t>(seed)),
                               static_cast<int32_t>(steps)};
@@ -42,6 +42,7 @@ EXPORT void emu_levels(const float* tensor, const float* memory, float* out, flo
                         n,
                         bucket,
                         {largest != 0, clip},
+                        fit != 0,
                         rule,
                         norms,
                         at,

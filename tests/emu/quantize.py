@@ -32,7 +32,8 @@ class Emu(Emulated):
 
     def levels(
         self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float, steps: int,
-        bucket: int, largest: bool, clip: float, seed: int, wide: bool = False,
+        bucket: int, largest: bool, clip: float, fit: bool, seed: int,
+        wide: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         n = tensor.numel()
         bucket = bucket if 0 < bucket < n else n
@@ -46,7 +47,7 @@ class Emu(Emulated):
         self.lib.emu_levels(
             pointer(tensor), pointer(memory), pointer(out), ctypes.c_float(decay),
             *[ctypes.c_int64(x) for x in (n, steps, bucket)], int(largest), ctypes.c_double(clip),
-            ctypes.c_int64(seed), pointer(norms), pointer(at), int(wide), pointer(level),
+            int(fit), ctypes.c_int64(seed), pointer(norms), pointer(at), int(wide), pointer(level),
             pointer(info), pointer(poisoned(scratch)), self.max_blocks,
         )  # fmt: skip
         count = int(info[0])
@@ -83,11 +84,12 @@ class Cuda:
 
     def levels(
         self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float, steps: int,
-        bucket: int, largest: bool, clip: float, seed: int, wide: bool = False,
+        bucket: int, largest: bool, clip: float, fit: bool, seed: int,
+        wide: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         del wide  # follows from the size
         there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
-        rule = (steps, bucket, largest, clip, seed)
+        rule = (steps, bucket, largest, clip, fit, seed)
         norms, at, level, info = torch.ops.gcext.levels(*there, decay, *rule)
         if out is not None:
             out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is

@@ -1,0 +1,1 @@
+"""Links: one direction between two ends. A sender, and a receiver that combines."""

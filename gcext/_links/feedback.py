@@ -1,0 +1,259 @@
+"""Error feedback: a sender that keeps what a packet lacks, and adds it to the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcext._codecs.base import Codec, Scope, require_contraction
+from gcext._links.sender import Sender
+from gcext._native.library import current_stream, memory_error
+from gcext._native.status import COMPANION, is_ok, mark
+from gcext._packet.packet import Packet
+from gcext._spec import plain
+
+__all__ = ["Diagnostics", "ErrorFeedback"]
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What error feedback does to one tensor; computed only when asked for, in float64.
+
+    Attributes:
+        residual_ratio: norm of the residual over norm of the gradient.
+        cosine: between the gradient and what was decoded.
+        age: rounds that a unit of magnitude waits in the residual before it travels, on average,
+            by Little's law: what is held over what leaves in a round, both as 1-norms. Infinite
+            where nothing leaves.
+    """
+
+    residual_ratio: float
+    cosine: float
+    age: float
+
+
+class ErrorFeedback(Sender):
+    """A codec with a residual a tensor: what a packet lacks is added to the next one of that name.
+
+    ``acc = g + decay*e;  packet = codec(acc);  e <- acc - decoded(packet)``  (Seide et al. 2014;
+    Stich et al. 2018; Sattler et al. 2019).
+
+    Two slots and a swap: ``compress`` reads the residual and writes the next one beside it, so
+    NaN, Inf, an overflow or no memory leave the residual as it was, bit for bit. One spare slot a
+    shape serves all names, unless several are pending at once.
+
+    Residuals are kept by name. Use the parameters' own: DDP's buckets change after the first step.
+
+    Args:
+        codec: a codec, or its spec.
+        decay: what the residual is multiplied with, in [0, 1].
+        diagnose: keep ``diagnostics`` of each name; a pass in float64 a packet.
+        seed: see Sender.
+        exact_below: see Sender. What is sent exactly leaves no residual.
+        scope: see Sender.
+
+    >>> import gcext, torch
+    >>> comp = gcext.ErrorFeedback("stc:p=0.25")
+    >>> comp.compress(torch.tensor([1.0, 3.0, 0.0, -2.0]), "weight").to_dense()
+    tensor([0., 3., 0., 0.])
+    >>> comp.compress(torch.zeros(4), "weight").to_dense()  # what was left behind comes next
+    tensor([ 0.,  0.,  0., -2.])
+    """
+
+    def __init__(
+        self,
+        codec: Codec | str,
+        decay: float = 1.0,
+        diagnose: bool = False,
+        seed: int | None = None,
+        *,
+        exact_below: int = 0,
+        scope: Scope = "tensor",
+    ) -> None:
+        decay = plain("ErrorFeedback", "decay", float, decay)
+        if not 0 <= decay <= 1:
+            raise ValueError(f"ErrorFeedback: decay must be in [0, 1], got {decay:g}.")
+        super().__init__(codec, seed, exact_below=exact_below, scope=scope)
+        require_contraction(self.codec)
+        self.decay = decay
+        self.diagnose = diagnose
+        self.diagnostics: dict[str, Diagnostics] = {}
+        self._residuals: dict[str, Tensor] = {}
+        self._spare: dict[object, list[Tensor]] = {}
+
+    def __repr__(self) -> str:
+        held = f"{len(self._residuals)} residuals, {len(self._pending)} pending"
+        return f"ErrorFeedback({self.codec.spec!r}, {held})"
+
+    def residual(self, name: str) -> Tensor:
+        """Return a copy of a name's residual: float32, its tensor's shape."""
+        return self._residuals[name].clone()
+
+    def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, Tensor | None]:
+        memory, out = self._slots(tensor, name)
+        try:
+            packet = self.codec.advance(tensor, memory, out, self.decay, seed)
+        except BaseException:
+            self._release(out)
+            raise
+        if self.diagnose:
+            self.diagnostics[name] = _diagnose(tensor, packet, out)
+        return packet, out
+
+    def _encode_all(
+        self, tensors: Mapping[str, Tensor], exact: Sequence[Packet]
+    ) -> tuple[list[Packet], Mapping[str, Tensor | None]]:
+        """See Sender."""
+        slots: dict[str, tuple[Tensor, Tensor]] = {}
+        try:
+            for name, tensor in tensors.items():
+                slots[name] = self._slots(tensor, name)
+            memories, outs = map(list, zip(*slots.values(), strict=True))
+            seeds, given = [self._seeds.next(name) for name in tensors], list(tensors.values())
+            packets = self.codec.advance_many(
+                given, memories, outs, self.decay, seeds, list(tensors), self.scope
+            )
+            _all_or_nothing([*exact, *packets], memories, outs)
+        except BaseException:
+            for _, out in slots.values():
+                self._release(out)
+            raise
+        if self.diagnose:
+            for name, packet, out in zip(tensors, packets, outs, strict=True):
+                self.diagnostics[name] = _diagnose(tensors[name], packet, out)
+        return packets, dict(zip(tensors, outs, strict=True))
+
+    def _slots(self, tensor: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """Return the residual of a name, zeros at first, and the slot of its next one."""
+        memory = self._residuals.get(name)
+        if memory is not None and (memory.shape, memory.device) != (tensor.shape, tensor.device):
+            raise ValueError(
+                f"ErrorFeedback: {name!r} must stay {tuple(memory.shape)} on {memory.device}, "
+                f"got {tuple(tensor.shape)} on {tensor.device}. Use another name."
+            )
+        try:
+            if memory is None:
+                memory = torch.zeros(tensor.shape, dtype=torch.float32, device=tensor.device)
+            spare = self._spare.get(_slot_key(memory))
+            return memory, spare.pop() if spare else torch.empty_like(memory)
+        except RuntimeError as error:
+            if lack := memory_error("ErrorFeedback", error):
+                raise lack from error
+            raise
+
+    def _commit(self, name: str, slot: Tensor | None) -> None:
+        """Swap the slots of a name."""
+        if slot is None:
+            return
+        old = self._residuals.get(name)
+        self._residuals[name] = slot
+        self._release(old)
+
+    def _release(self, slot: Tensor | None) -> None:
+        """See Sender. As many spare slots of a shape are kept as were pending at once."""
+        if slot is not None:
+            self._spare.setdefault(_slot_key(slot), []).append(slot)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of all residuals, pending ones included. Round-trips bit for bit."""
+        return {
+            "version": 3,
+            "codec": self.codec.spec,
+            "decay": self.decay,
+            "exact_below": self.exact_below,
+            "seeds": self._seeds.state_dict(),
+            "residuals": _copies(self._residuals),
+            "pending": _copies(self._pending),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """Replace all residuals; ValueError, and nothing changed, for a state that does not fit.
+
+        strict: the codec must be the one of the state, with the same options. False lets another
+        one go on from these residuals, for example where p changes.
+        """
+        owner = "ErrorFeedback"
+        mine = {"codec": self.codec.spec, "decay": self.decay, "exact_below": self.exact_below}
+        keys = {"version", *mine, "seeds", "residuals", "pending"}
+        if state.get("version") != 3 or set(state) != keys:
+            raise ValueError(
+                f"{owner}: state must be of version 3, got keys {sorted(state)} and version "
+                f"{state.get('version')}. Load what state_dict returned."
+            )
+        for key, got in mine.items():
+            if state[key] != got and (strict or key != "codec"):
+                remedy = ", or load with strict=False" if key == "codec" else ""
+                raise ValueError(
+                    f"{owner}: {key} must be the state's {state[key]!r}, got {got!r}. "
+                    f"Construct with the same{remedy}."
+                )
+        slots = [*state["residuals"].items(), *state["pending"].items()]
+        for name, slot in slots:
+            exact = slot is None and name in state["pending"]
+            if not exact and not (isinstance(slot, Tensor) and slot.dtype == torch.float32):
+                raise ValueError(f"{owner}: {name!r} must be a float32 tensor.")
+        for name, slot in state["pending"].items():
+            held = state["residuals"].get(name, slot)
+            if slot is not None and held.shape != slot.shape:
+                raise ValueError(
+                    f"{owner}: pending {name!r} must have its residual's shape "
+                    f"{tuple(held.shape)}, got {tuple(slot.shape)}."
+                )
+        other = not strict and (not state["seeds"] or self._seeds.seed is None)
+        seeds = {} if other else self._seeds.checked(state["seeds"])
+        residuals, pending = _copies(state["residuals"]), _copies(state["pending"])
+        self._residuals, self._pending = residuals, pending
+        self._seeds.counts = seeds
+        self._spare.clear()
+        self.diagnostics.clear()
+
+
+def _copies(slots: Mapping[str, Any]) -> dict[str, Any]:
+    """Return contiguous copies of tensors; None stays."""
+    form = torch.contiguous_format
+    return {
+        name: None if slot is None else slot.detach().clone(memory_format=form)
+        for name, slot in slots.items()
+    }
+
+
+def _slot_key(slot: Tensor) -> object:
+    """Return what a spare slot may serve: a shape, and on CUDA the stream that last used it."""
+    if slot.is_cpu:  # Tensor.device takes longer
+        return slot.shape
+    return slot.shape, slot.device, current_stream(slot.device)
+
+
+def _all_or_nothing(
+    packets: Sequence[Packet], memories: Sequence[Tensor], outs: Sequence[Tensor]
+) -> None:
+    """Where one of the deferred packets has an error, give it to all, and outs their memories."""
+    infos = [packet.deferred.info for packet in packets if packet.deferred is not None]
+    if not infos:
+        return
+    good = torch.stack([is_ok(info) for info in infos])
+    every, first = good.all(), good.int().argmin()  # of equal ones the first
+    for info in infos:
+        torch.where(is_ok(info) & ~every, first, info[2], out=info[2])
+        mark(info, ~every, COMPANION)
+    for memory, out in zip(memories, outs, strict=True):
+        torch.where(every, out, memory, out=out)
+
+
+def _diagnose(tensor: Tensor, packet: Packet, residual: Tensor) -> Diagnostics:
+    gradient = tensor.detach().double().flatten()
+    index, value = packet.entries()
+    sent = value.double()
+    met = gradient if index is None else gradient[index.long()]
+    norm, sent_norm = float(gradient.norm()), float(sent.norm())
+    left = residual.double()
+    flow, held = float(sent.abs().sum()), float(left.abs().sum())
+    return Diagnostics(
+        residual_ratio=float(left.norm()) / norm if norm else 0.0,
+        cosine=float(met @ sent) / (norm * sent_norm) if norm and sent_norm else 0.0,
+        age=held / flow if flow else (float("inf") if held else 0.0),
+    )

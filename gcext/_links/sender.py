@@ -1,0 +1,261 @@
+"""The sending end of a link without a memory: named tensors to packets."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, cast, get_args, overload
+
+from torch import Tensor
+from torch.nn import Parameter
+
+from gcext._codecs.base import Codec, Scope
+from gcext._codecs.registry import codec as make_codec
+from gcext._codecs.topk import Dense
+from gcext._links.seeds import PacketSeeds, check_keys
+from gcext._packet.packet import Packet
+
+__all__ = ["Named", "Sender"]
+
+Named: TypeAlias = "Mapping[str, Tensor | None] | Iterable[tuple[str, Tensor | None]]"
+
+
+class Sender:
+    """The sending end of a link: named tensors to packets.
+
+    A packet counts once it is committed. Across a network, ``compress(..., commit=False)`` holds
+    the next state back until the other end acknowledged (``commit``) or did not (``rollback``).
+
+    Args:
+        codec: a codec, or its spec.
+        seed: any integer that no other sender has, of a stochastic codec. Every packet's own is
+            derived from it, the name and how many of that name were committed, which state_dict
+            keeps.
+        exact_below: tensors of fewer elements are sent as float32, without loss.
+        scope: what a codec selects from where ``compress`` is given many tensors: "tensor", each
+            one for itself, or "model", all of them together. Codecs that select by magnitude only.
+    """
+
+    def __init__(
+        self,
+        codec: Codec | str,
+        seed: int | None = None,
+        *,
+        exact_below: int = 0,
+        scope: Scope = "tensor",
+    ) -> None:
+        owner = type(self).__name__
+        if exact_below < 0:
+            raise ValueError(f"{owner}: exact_below must be at least 0, got {exact_below}.")
+        if scope not in get_args(Scope):
+            raise ValueError(f"{owner}: scope must be one of tensor, model, got {scope!r}.")
+        self.codec = codec if isinstance(codec, Codec) else make_codec(codec)
+        self.exact_below = exact_below
+        self.scope = scope
+        self.skipped: tuple[str, ...] = ()
+        """Names that the last ``compress`` of a mapping left out: they had no gradient."""
+        self._seeds = PacketSeeds(owner, self.codec, seed)
+        self._pending: dict[str, Tensor | None] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.codec.spec!r}, {len(self._pending)} pending)"
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Names compressed with ``commit=False`` and neither committed nor rolled back yet."""
+        return tuple(self._pending)
+
+    @overload
+    def compress(self, tensor: Tensor, name: str, commit: bool = True) -> Packet: ...
+    @overload
+    def compress(self, tensor: Named, *, commit: bool = True) -> Packet: ...
+    def compress(
+        self, tensor: Tensor | Named, name: str | None = None, commit: bool = True
+    ) -> Packet:
+        """Return the packet of one tensor, or the group packet of a whole model.
+
+        With feedback the stored residual of each name is added first.
+
+        Args:
+            tensor: one tensor; or ``{name: tensor}``, also as pairs, such as a module's
+                ``named_parameters()``. Of a parameter the gradient is sent. Where it is None the
+                name is left out of the packet: a warning tells when these names change, and
+                ``skipped`` lists them. All are to be on one device.
+            name: of the one tensor: what its residual is kept by.
+            commit: False holds the next state back until ``commit`` or ``rollback``.
+
+        The group's members have the order of the mapping. It is all or nothing: where one tensor is
+        refused, no residual and no seed moves on. On CUDA too, where the error is raised when the
+        packet is first looked at; one more pass over the residuals pays for that.
+
+        Raises:
+            ValueError: NaN or Inf in a tensor or in a sum (names the first index), a shape or
+                device other than the residual's, or no tensor at all. The residual stays as it was.
+                On CUDA what is not finite is raised when the packet is first looked at; the
+                residual is as it was, and the next call goes on from there.
+            MemoryError: likewise.
+            RuntimeError: a name is pending.
+
+        >>> import gcext, torch
+        >>> model = torch.nn.Linear(3, 2)
+        >>> model(torch.ones(1, 3)).sum().backward()
+        >>> comp = gcext.ErrorFeedback("stc:p=0.5", exact_below=4)
+        >>> packet = comp.compress(model.named_parameters(), commit=False)
+        >>> [member.method for member in packet.members]
+        ['ternary', 'dense']
+        >>> comp.commit()
+        """
+        owner = type(self).__name__
+        if not isinstance(tensor, Tensor):
+            if name is not None:
+                raise TypeError(
+                    f"{owner}.compress: with a name, tensor must be a torch.Tensor, "
+                    f"got {type(tensor).__name__}. Convert it with torch.as_tensor."
+                )
+            return self._compress_all(self._tensors(tensor), commit)
+        if not isinstance(name, str):
+            raise TypeError(
+                f"{owner}.compress: the name of a tensor must be a str, "
+                f"got {type(name).__name__}. Pass the parameter's name."
+            )
+        self._refuse_pending((name,))
+        if tensor.numel() < self.exact_below:
+            packet, slot = _EXACT.encode(tensor), None
+        else:
+            packet, slot = self._encode(tensor, name, self._seeds.next(name))
+        self._pending[name] = slot
+        if commit:
+            self.commit(name)
+        return packet
+
+    def _compress_all(self, tensors: dict[str, Tensor], commit: bool) -> Packet:
+        self._refuse_pending(tensors)
+        exact = [name for name, tensor in tensors.items() if tensor.numel() < self.exact_below]
+        sent = _EXACT.advance_many([tensors[name] for name in exact], names=exact)
+        packets = dict(zip(exact, sent, strict=True))
+        coded = {name: tensor for name, tensor in tensors.items() if name not in packets}
+        slots: dict[str, Tensor | None] = dict.fromkeys(exact)
+        if coded:
+            sent, kept = self._encode_all(coded, sent)
+            packets.update(zip(coded, sent, strict=True))
+            slots.update(kept)
+        group = Packet.group([packets[name] for name in tensors])
+        self._pending.update((name, slots[name]) for name in tensors)
+        if commit:
+            for name in tensors:
+                self.commit(name)
+        return group
+
+    def _tensors(self, given: Named) -> dict[str, Tensor]:
+        """Return the tensors by name, gradients for parameters; tells of names without one."""
+        owner = type(self).__name__
+        pairs = list(given.items() if isinstance(given, Mapping) else _pairs(given, owner))
+        tensors: dict[str, Tensor] = {}
+        skipped = []
+        for name, value in pairs:
+            tensor = value.grad if isinstance(value, Parameter) else value
+            if tensor is None:
+                skipped.append(name)
+                continue
+            if not isinstance(name, str) or not isinstance(tensor, Tensor) or name in tensors:
+                what = f"{name!r:.60}: {type(tensor).__name__}"
+                raise TypeError(
+                    f"{owner}.compress: tensors must have names of their own, got {what}. "
+                    "Pass {name: tensor}."
+                )
+            tensors[name] = tensor
+        devices = {tensor.device for tensor in tensors.values()}
+        if len(devices) > 1:
+            raise ValueError(
+                f"{owner}.compress: tensors of one call must be on one device, got "
+                f"{', '.join(sorted(map(str, devices)))}. Call once for each device."
+            )
+        if not tensors:
+            raise ValueError(
+                f"{owner}.compress: needs at least one tensor, got {len(skipped)} names without "
+                "a gradient. Call backward first."
+            )
+        if skipped and tuple(skipped) != self.skipped:
+            names = ", ".join(map(repr, skipped[:5])) + (", ..." if len(skipped) > 5 else "")
+            warnings.warn(
+                f"{owner}.compress: no gradient for {names}; the packet leaves out {len(skipped)} "
+                f"of {len(pairs)} names.",
+                stacklevel=3,
+            )
+        self.skipped = tuple(skipped)
+        return tensors
+
+    def _refuse_pending(self, names: Iterable[str]) -> None:
+        if not self._pending:
+            return
+        for name in names:
+            if name in self._pending:
+                raise RuntimeError(
+                    f"{type(self).__name__}: one packet of a name at a time, {name!r} is pending. "
+                    "Call commit or rollback first."
+                )
+
+    def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, Tensor | None]:
+        """Return the packet, and the residual that counts once it is committed."""
+        return self.codec.encode(tensor, seed=seed), None
+
+    def _encode_all(
+        self, tensors: Mapping[str, Tensor], exact: Sequence[Packet]
+    ) -> tuple[list[Packet], Mapping[str, Tensor | None]]:
+        """Return the packets, and the residuals that count once they are committed.
+
+        exact: the packets of the same call's other tensors; on CUDA their errors count, too.
+        """
+        seeds = [self._seeds.next(name) for name in tensors]
+        packets = self.codec.advance_many(
+            list(tensors.values()), seeds=seeds, names=list(tensors), scope=self.scope
+        )
+        return packets, dict.fromkeys(tensors)
+
+    def commit(self, name: str | None = None) -> None:
+        """Let the last packet of ``name`` count: it arrived. KeyError where none is pending.
+
+        Without a name: the packets of every pending name, if there are any.
+        """
+        for each in self.pending if name is None else (name,):
+            self._commit(each, self._pending.pop(each))
+            self._seeds.used(each)
+
+    def rollback(self, name: str | None = None) -> None:
+        """Forget the last packet of ``name``: it was lost. KeyError where none is pending.
+
+        Without a name: the packets of every pending name, if there are any.
+        """
+        for each in self.pending if name is None else (name,):
+            self._release(self._pending.pop(each))
+
+    def _commit(self, name: str, slot: Tensor | None) -> None:
+        """Make ``slot`` the residual of a name."""
+
+    def _release(self, slot: Tensor | None) -> None:
+        """Take back a slot that is not needed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts of packets and what is pending; nothing where no numbers are drawn."""
+        seeds = self._seeds.state_dict()
+        return {"seeds": seeds, "pending": sorted(self._pending)} if seeds else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
+        check_keys(type(self).__name__, state, self.state_dict())
+        self._seeds.counts = self._seeds.checked(state.get("seeds", {}))
+        self._pending = dict.fromkeys(state.get("pending", ()))
+
+
+_EXACT = Dense()
+
+
+def _pairs(given: Any, owner: str) -> list[tuple[str, Tensor | None]]:
+    """Return an iterable's pairs; TypeError where it has none."""
+    try:
+        return [cast(tuple[str, "Tensor | None"], (name, tensor)) for name, tensor in given]
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{owner}.compress: tensor must be a torch.Tensor with its name, or {{name: tensor}}, "
+            f"got {type(given).__name__}. Convert it with torch.as_tensor."
+        ) from None
