@@ -34,8 +34,8 @@ def topk(
     non-zeros than that ends in pairs (0, 0.0): adding them changes nothing.
 
     Raises ValueError where p, a dtype or the residual's shape is wrong. Nothing is raised for
-    values: where the tensor or the sum is not finite all values are NaN; the residual is as it was
-    where the tensor is to blame.
+    values: where the tensor or the sum is not finite all values are NaN. Where the tensor itself is
+    not finite, the residual is as it was.
 
     >>> import gcext, torch
     >>> gcext.functional.topk(torch.tensor([0.0, -3.0, 1.0, 2.0]), p=0.5)
