@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gcext._codecs.topk import count_of
 from gcext._native import ops
-from gcext._native.library import DTYPES
+from gcext._native.library import DTYPE_NAMES, DTYPES
 from gcext._native.status import is_ok
 
 __all__ = ["stc", "topk"]
@@ -44,9 +44,7 @@ def topk(
     if not 0 < p <= 1:  # not by TopK(p), which cannot be traced
         raise ValueError(f"topk: p must be in (0, 1], got {p:g}.")
     if tensor.dtype not in DTYPES:
-        raise ValueError(
-            f"topk: dtype must be one of {', '.join(DTYPES.values())}, got {tensor.dtype}."
-        )
+        raise ValueError(f"topk: dtype must be one of {DTYPE_NAMES}, got {tensor.dtype}.")
     if residual is not None and not (
         residual.shape == tensor.shape
         and residual.dtype == torch.float32

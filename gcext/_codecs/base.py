@@ -13,7 +13,14 @@ from torch import Tensor
 from gcext._codecs.input import CodecInput
 from gcext._codecs.seeds import as_seed
 from gcext._native import ops
-from gcext._native.library import DTYPES, memory_error, require_device, tensor_error
+from gcext._native.library import (
+    DTYPE_NAMES,
+    DTYPES,
+    memory_error,
+    require_device,
+    tensor_error,
+    touched,
+)
 from gcext._packet.packet import Packet
 from gcext._spec import build, validate, write
 
@@ -205,12 +212,11 @@ class Codec(ABC):
                     if kept is None or acc.out is None:
                         continue
                     if acc.out is kept or acc.out.data_ptr() == kept.data_ptr():
-                        if not kept.is_inference():
-                            written.append(kept)
+                        written.append(kept)
                     else:  # a strided residual's copy
                         kept.detach().copy_(acc.out)
-                if written:  # the stable ABI does not tell autograd
-                    torch.autograd.graph.increment_version(written)
+                if written:
+                    touched(written)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error
@@ -339,8 +345,9 @@ def _flat(tensor: Tensor, op: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise tensor_error(op, tensor)
     if tensor.dtype not in DTYPES:
-        names = ", ".join(DTYPES.values())
-        raise ValueError(f"{op}: dtype must be one of {names}, got {tensor.dtype}. Convert it.")
+        raise ValueError(
+            f"{op}: dtype must be one of {DTYPE_NAMES}, got {tensor.dtype}. Convert it."
+        )
     if tensor.layout is not torch.strided:
         raise ValueError(f"{op}: tensor must be strided, got {tensor.layout}. Call .to_dense().")
     if not tensor.is_cpu:
