@@ -52,7 +52,7 @@ class Metadata(dist_info):
         super().run()
 
 
-class Python(build_py):
+class Packages(build_py):
     """The packages; a wheel also holds bench/, as gcext._bench, for ``gcext bench``."""
 
     def run(self) -> None:
@@ -126,5 +126,5 @@ def pybind11_dir() -> str:
 
 setup(
     ext_modules=[Extension("gcext._wire", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "build_py": Python, "dist_info": Metadata},
+    cmdclass={"build_ext": CMakeBuild, "build_py": Packages, "dist_info": Metadata},
 )

@@ -24,7 +24,7 @@ _FAILED = -1  # in place of a length: the rank has no message
 
 
 def all_gather(
-    packet: Packet,
+    packet: Packet | None,
     group: ProcessGroup | None = None,
     expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
 ) -> list[Packet]:
@@ -36,7 +36,8 @@ def all_gather(
     covered by the tests.
 
     Args:
-        packet: this rank's. All ranks of the group must call.
+        packet: this rank's. All ranks of the group must call: one that has no packet, because its
+            gradient was refused, passes None, and gets a TypeError.
         group: of processes; None: all of them.
         expect: what the others' packets must be, as of ``Packet.from_bytes``. None: the shape of
             this rank's packet.
@@ -47,7 +48,7 @@ def all_gather(
     Raises:
         DecodeError: a rank sent no packet of the shape expected; names the rank.
         RuntimeError: torch.distributed is not initialized, this process is not in the group, or
-            another rank had nothing to send, because its own call raised.
+            another rank passed no packet, or one that does not pack.
         TypeError: not a packet, or ValueError: it does not pack. The other ranks get a
             RuntimeError, so that none waits.
 
@@ -70,6 +71,7 @@ def all_gather(
     lengths = _gather(length, group).view(-1).tolist()
     if error:  # only now: the others have waited for the length
         raise error
+    assert packet is not None  # or there would be an error
     if _FAILED in lengths:
         raise RuntimeError(
             f"all_gather: every rank must have a packet, got none from rank "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gcext._codecs.topk import count_of
 from gcext._native import ops
-from gcext._native.library import DTYPES
+from gcext._native.library import DTYPE_NAMES, DTYPES
 from gcext._native.status import is_ok
 
 __all__ = ["stc", "topk"]
@@ -34,8 +34,8 @@ def topk(
     non-zeros than that ends in pairs (0, 0.0): adding them changes nothing.
 
     Raises ValueError where p, a dtype or the residual's shape is wrong. Nothing is raised for
-    values: where the tensor or the sum is not finite all values are NaN; the residual is as it was
-    where the tensor is to blame.
+    values: where the tensor or the sum is not finite all values are NaN. Where the tensor itself is
+    not finite, the residual is as it was.
 
     >>> import gcext, torch
     >>> gcext.functional.topk(torch.tensor([0.0, -3.0, 1.0, 2.0]), p=0.5)
@@ -44,9 +44,7 @@ def topk(
     if not 0 < p <= 1:  # not by TopK(p), which cannot be traced
         raise ValueError(f"topk: p must be in (0, 1], got {p:g}.")
     if tensor.dtype not in DTYPES:
-        raise ValueError(
-            f"topk: dtype must be one of {', '.join(DTYPES.values())}, got {tensor.dtype}."
-        )
+        raise ValueError(f"topk: dtype must be one of {DTYPE_NAMES}, got {tensor.dtype}.")
     if residual is not None and not (
         residual.shape == tensor.shape
         and residual.dtype == torch.float32

@@ -113,7 +113,7 @@ def test_a_bad_tensor_changes_nothing() -> None:
         gcext.stc(tensors, 0.01, residuals, scope="model")
 
 
-def test_who_has_no_scope_says_so() -> None:
+def test_a_scope_that_a_codec_does_not_have_is_refused() -> None:
     tensors = [torch.randn(5), torch.randn(6)]
     with pytest.raises(ValueError, match="sign: scope must be 'tensor' for a codec that does not"):
         gcext.codec("sign").encode(tensors, scope="model")

@@ -117,11 +117,11 @@ def test_a_bad_target_changes_none(name: str) -> None:
     match = "must not share memory" if name in ("expanded", "overlapping") else "must be of float32"
     if BAD[name] is not None:
         with pytest.raises(ValueError, match=match):
-            packet.add_to_(BAD[name])  # type: ignore[arg-type]
+            packet.add_to_(BAD[name])  # type: ignore[type-var]
     group = Packet.group([packet, packet, packet])
     for fine in (good, FORMS["permuted"](good)):
         with pytest.raises(ValueError, match=match):
-            group.add_to_([fine, BAD[name], fine])  # type: ignore[list-item]
+            group.add_to_([fine, BAD[name], fine])  # type: ignore[type-var]
         assert fine.count_nonzero() == 0
     with pytest.raises(ValueError, match="needs a tensor a member, got 2 tensors for a group of 3"):
         group.add_to_([good, good])

@@ -73,7 +73,7 @@ bool accepts(const SelectTable& table, const std::vector<SelectArgs>& args, int6
   return accepted;
 }
 
-// Step 3: the first tensor that is to blame.
+// Step 3: reports the first tensor that is not finite, or whose sum is not.
 void refuse_not_finite(const SelectTable& table, const Selection& selection) {
   for (int64_t i = 0; i < selection.count; ++i) {
     const SelectArgs& each = selection.tensors[i];

@@ -13,7 +13,14 @@ from torch import Tensor
 from gcext._codecs.input import CodecInput
 from gcext._codecs.seeds import as_seed
 from gcext._native import ops
-from gcext._native.library import DTYPES, memory_error, require_device, tensor_error
+from gcext._native.library import (
+    DTYPE_NAMES,
+    DTYPES,
+    memory_error,
+    require_device,
+    tensor_error,
+    touched,
+)
 from gcext._packet.packet import Packet
 from gcext._spec import build, validate, write
 
@@ -60,16 +67,21 @@ class Codec(ABC):
         return False
 
     def contraction(self, n: int) -> float:
-        """Return the constant with which a tensor of n elements, C, contracts under a residual.
+        """Return the constant of the codec's contraction under a residual, for n elements.
 
-        That is a delta in (0, 1] such that, for every sum x of n elements, in the mean over seeds::
+        That is a delta in (0, 1] such that what the packet C(x) lacks of any sum x of n elements
+        is, in the mean over seeds, bounded by::
 
             |x - C(x)|^2 <= (1 - delta) |x|^2
 
-        Then error feedback converges (Karimireddy et al. 2019), and a residual never exceeds
-        ``2*sqrt(1 - delta)/delta`` times the largest norm of a tensor. The smaller delta, the later
-        arrives what is held back. A codec with another scale under a residual, as ``qsgd``, gives
-        the constant of that. Without this method a codec takes no residual.
+        Then error feedback converges (Karimireddy et al. 2019), and the norm of the residual (of a
+        stochastic codec, its root mean square) is at most ``2*sqrt(1 - delta)/delta`` times the
+        largest norm of a tensor. The smaller delta, the longer elements wait in the residual. A
+        codec with another scale under a residual, as ``qsgd``, gives the constant of that. Without
+        this method a codec takes no residual.
+
+        Args:
+            n: number of elements, at least 0.
 
         Raises:
             ValueError: no constant is known, or it is too small to be of use.
@@ -87,7 +99,7 @@ class Codec(ABC):
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """Return the packet of a sum; ``acc.out``, if any, becomes the residual.
 
-        Where the sum is not finite this raises, or the packet does when it is looked at.
+        Where the sum is not finite this raises, or the packet does when it is first read.
         """
 
     def encode_inputs(
@@ -107,6 +119,14 @@ class Codec(ABC):
             if not acc.tensor.is_cuda:  # a deferred packet has its own errors
                 acc._replace(memory=None, out=None).add()
         return [self.encode_input(acc, seed) for acc, seed in zip(accs, seeds, strict=True)]
+
+    def _encode_scoped(
+        self, accs: Sequence[CodecInput], seeds: Sequence[int], scope: Scope
+    ) -> list[Packet]:
+        """Call ``encode_inputs``; an override of it may leave ``scope`` out."""
+        if scope == "tensor":
+            return self.encode_inputs(accs, seeds)
+        return self.encode_inputs(accs, seeds, scope)
 
     def _no_scope(self, scope: object) -> ValueError:
         """Return the error of a scope that this codec does not have."""
@@ -161,7 +181,7 @@ class Codec(ABC):
                 showed in the middle of the pass, holds the whole sum: nothing is lost.
 
         On CUDA nothing synchronizes, so what is not finite is raised when the packet is first
-        looked at. Of a list, on the CPU no residual is changed where one of the tensors is not
+        read. Of a list, on the CPU no residual is changed where one of the tensors is not
         finite; on CUDA each packet reports its own tensor alone.
         """
         if residual is not None:
@@ -185,21 +205,18 @@ class Codec(ABC):
             try:
                 if single:
                     return self.encode_input(accs[0], drawn[0])
-                if scope == "tensor":
-                    return self.encode_inputs(accs, drawn)
-                return self.encode_inputs(accs, drawn, scope)
+                return self._encode_scoped(accs, drawn, scope)
             finally:
                 written = []
                 for acc, kept in zip(accs, residuals, strict=True):
                     if kept is None or acc.out is None:
                         continue
                     if acc.out is kept or acc.out.data_ptr() == kept.data_ptr():
-                        if not kept.is_inference():
-                            written.append(kept)
+                        written.append(kept)
                     else:  # a strided residual's copy
                         kept.detach().copy_(acc.out)
-                if written:  # the stable ABI does not tell autograd
-                    torch.autograd.graph.increment_version(written)
+                if written:
+                    touched(written)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error
@@ -256,9 +273,7 @@ class Codec(ABC):
             ):
                 op = self.name if name is None else f"{self.name} {name!r}"
                 accs.append(CodecInput(op, tensor, _flat(tensor, op), memory, out, decay))
-            if scope == "tensor":
-                return self.encode_inputs(accs, drawn)
-            return self.encode_inputs(accs, drawn, scope)
+            return self._encode_scoped(accs, drawn, scope)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error
@@ -330,8 +345,9 @@ def _flat(tensor: Tensor, op: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise tensor_error(op, tensor)
     if tensor.dtype not in DTYPES:
-        names = ", ".join(DTYPES.values())
-        raise ValueError(f"{op}: dtype must be one of {names}, got {tensor.dtype}. Convert it.")
+        raise ValueError(
+            f"{op}: dtype must be one of {DTYPE_NAMES}, got {tensor.dtype}. Convert it."
+        )
     if tensor.layout is not torch.strided:
         raise ValueError(f"{op}: tensor must be strided, got {tensor.layout}. Call .to_dense().")
     if not tensor.is_cpu:

@@ -57,7 +57,7 @@ class CodecInput(NamedTuple):
             packet.add_to_(self.out, -1.0)
         return packet
 
-    # Without synchronizing: errors stay in info until the packet is looked at.
+    # Without synchronizing: errors stay in info until the packet is read.
 
     def add_deferred(self) -> tuple[Tensor, Tensor]:
         """Return the sum as ``add`` does, and select's info: on CUDA only that has the errors.

@@ -86,7 +86,7 @@ def stc(
 
     A list of tensors, with a list of residuals, gives the list of packets that single calls would
     give, on CUDA in a handful of launches; ``Packet.group`` makes one packet of them. On CUDA
-    nothing synchronizes: what is not finite is raised when the packet is first looked at.
+    nothing synchronizes: what is not finite is raised when the packet is first read.
 
     Args:
         tensor: any shape, strides and float dtype; converted to float32 first.

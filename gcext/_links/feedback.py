@@ -172,8 +172,10 @@ class ErrorFeedback(Sender):
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
         """Replace all residuals; ValueError, and nothing changed, for a state that does not fit.
 
-        strict: the codec must be the one of the state, with the same options. False lets another
-        one go on from these residuals, for example where p changes.
+        Args:
+            state: what ``state_dict`` returned; decay, exact_below and seed must be those of it.
+            strict: the codec must be the one of the state, with the same options. False lets
+                another one go on from these residuals, for example where p changes.
         """
         owner = "ErrorFeedback"
         mine = {"codec": self.codec.spec, "decay": self.decay, "exact_below": self.exact_below}

@@ -79,21 +79,22 @@ class Sender:
         Args:
             tensor: one tensor; or ``{name: tensor}``, also as pairs, such as a module's
                 ``named_parameters()``. Of a parameter the gradient is sent. Where it is None the
-                name is left out of the packet: a warning tells when these names change, and
+                name is left out of the packet: a warning lists these names when they change, and
                 ``skipped`` lists them. All are to be on one device.
             name: of the one tensor: what its residual is kept by.
             commit: False holds the next state back until ``commit`` or ``rollback``.
 
         The group's members have the order of the mapping. It is all or nothing: where one tensor is
         refused, no residual and no seed moves on. On CUDA too, where the error is raised when the
-        packet is first looked at; one more pass over the residuals pays for that.
+        packet is first read; that costs one more pass over the residuals.
 
         Raises:
             ValueError: NaN or Inf in a tensor or in a sum (names the first index), a shape or
                 device other than the residual's, or no tensor at all. The residual stays as it was.
-                On CUDA what is not finite is raised when the packet is first looked at; the
+                On CUDA what is not finite is raised when the packet is first read; the
                 residual is as it was, and the next call goes on from there.
-            MemoryError: likewise.
+            TypeError: neither a tensor with its name nor a mapping of names to tensors.
+            MemoryError: no memory for the work. The residuals stay as they were.
             RuntimeError: a name is pending.
 
         >>> import gcext, torch
@@ -150,7 +151,7 @@ class Sender:
         return group
 
     def _tensors(self, given: Named) -> dict[str, Tensor]:
-        """Return the tensors by name, gradients for parameters; tells of names without one."""
+        """Return the tensors by name, gradients for parameters; warns of names without one."""
         owner = type(self).__name__
         pairs = list(given.items() if isinstance(given, Mapping) else _pairs(given, owner))
         tensors: dict[str, Tensor] = {}

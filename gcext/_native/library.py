@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["DTYPES", "VERSION", "build_info", "capturing", "current_stream"]
+__all__ = ["DTYPES", "DTYPE_NAMES", "VERSION", "build_info", "capturing", "current_stream"]
 __all__ += ["memory_error", "require_device", "tensor_error", "touched"]
 
 DTYPES: dict[torch.dtype, str] = {
@@ -20,6 +20,7 @@ DTYPES: dict[torch.dtype, str] = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
+DTYPE_NAMES = ", ".join(DTYPES.values())  # for errors
 
 _HERE = Path(__file__).resolve().parents[1]  # the package
 
@@ -130,7 +131,7 @@ def capturing() -> bool:
 
 
 def touched(tensors: Sequence[Tensor]) -> None:
-    """Tell autograd that an operator wrote to the tensors; the stable ABI does not."""
+    """Record for autograd that an operator wrote to the tensors; the stable ABI does not."""
     torch.autograd.graph.increment_version([x for x in tensors if not x.is_inference()])
 
 

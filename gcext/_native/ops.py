@@ -1,6 +1,6 @@
 """The operators of the native code: types here, the fake for torch.compile beside each.
 
-Those over lists of tensors that are compressed are in gcext._native.lists.
+Those over the tensors of a whole model are in gcext._native.lists.
 
 A wrapper takes what the schema takes, in its order; the kernel's header has the contract. Tensors
 are flat and contiguous. Where an operator encodes ``a*tensor + b*memory``, all three are float32

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from gcext._native.library import DTYPES
+from gcext._native.library import DTYPE_NAMES, DTYPES
 
 if TYPE_CHECKING:
     from gcext._packet.packet import Packet
@@ -64,7 +64,7 @@ def as_dtype(op: str, dtype: torch.dtype | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
     if dtype not in DTYPES:
-        raise ValueError(f"{op}: dtype must be one of {', '.join(DTYPES.values())}, got {dtype}.")
+        raise ValueError(f"{op}: dtype must be one of {DTYPE_NAMES}, got {dtype}.")
     return dtype
 
 
@@ -106,8 +106,7 @@ def _check_target(op: str, name: str, packet: Packet, out: Any, dtype: torch.dty
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(out).__name__}.")
     if out.dtype not in DTYPES or out.layout is not torch.strided:
         raise ValueError(
-            f"{op}: {name} must be strided and one of {', '.join(DTYPES.values())}, "
-            f"got {out.dtype}, {out.layout}."
+            f"{op}: {name} must be strided and one of {DTYPE_NAMES}, got {out.dtype}, {out.layout}."
         )
     if dtype is not None and out.dtype != dtype:
         raise ValueError(

@@ -96,7 +96,7 @@ class Packet:
             finish: returns the contents, given ``whole``, the elements of ``cut`` that info reports
                 as written, and the scale (0 of a method that has none).
 
-        Raises what info reports: on the CPU at once, on CUDA when the packet is first looked at.
+        Raises what info reports: on the CPU at once, on CUDA when the packet is first read.
 
         :meta private:
         """
@@ -285,9 +285,7 @@ class Packet:
         tensors = dense.decode(self, dtype)
         return tensors if self.members else tensors[0]
 
-    def add_to_(
-        self, tensor: Tensor | Sequence[Tensor], alpha: float = 1.0
-    ) -> Tensor | Sequence[Tensor]:
+    def add_to_(self, tensor: _Out, alpha: float = 1.0) -> _Out:
         """Add ``alpha`` times the decoded tensor to ``tensor``, in place, touching k elements.
 
         Args:
@@ -298,8 +296,12 @@ class Packet:
                 the sum is made in float64 and rounded once; for the 16-bit types it is made in
                 float32 and then rounded to theirs.
 
-        Returns what it was given, as torch's in-place methods do. Raises ValueError where the
-        tensor does not fit. Contiguous float32 is the fast way.
+        Returns what it was given, as torch's in-place methods do. Raises ValueError where a
+        tensor does not fit or alpha is not finite. Contiguous float32 is fastest.
+
+        >>> import gcext, torch
+        >>> gcext.stc(torch.tensor([0.0, 4.0, -2.0]), p=0.7).add_to_(torch.ones(3), alpha=-1)
+        tensor([ 1., -2.,  4.])
         """
         if not abs(alpha) <= _LARGEST:
             raise ValueError(f"Packet.add_to_: alpha must be finite in float32, got {alpha}.")

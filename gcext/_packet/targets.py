@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gcext._native import lists, ops
-from gcext._native.library import DTYPES, touched
+from gcext._native.library import DTYPE_NAMES, DTYPES, touched
 from gcext._packet.arguments import overlaps
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _validate(tensor: Tensor, numel: int, value: Tensor) -> bool:
         if isinstance(tensor, Tensor):
             got = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
         raise ValueError(
-            f"Packet.add_to_: tensor must be of {', '.join(DTYPES.values())}, strided, of {numel} "
+            f"Packet.add_to_: tensor must be of {DTYPE_NAMES}, strided, of {numel} "
             f"elements on {value.device}, got {got}."
         )
     if overlaps(tensor):

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from gcext._packet.packet import Packet
-from gcext.aggregate._history import History, in_order
+from gcext.aggregate._clients import in_order
+from gcext.aggregate._history import History
 from gcext.aggregate._sums import as_number, check_alike, is_weight, mean
 
 __all__ = ["Aggregator", "Delegating", "Mean", "RoundInput", "Wrapper"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -11,38 +10,13 @@ import torch
 
 from gcext._packet.arguments import as_packets
 from gcext._packet.packet import Packet
+from gcext.aggregate._clients import Client, as_client, in_order
 from gcext.aggregate._history_file import FileStore
 
-__all__ = ["History", "in_order"]
+__all__ = ["History"]
 
-Client: TypeAlias = "int | str"
 Messages: TypeAlias = "Mapping[Any, bytes]"  # by client
 CACHE = 2**30  # bytes
-
-
-def in_order(op: str, clients: Iterable[Any]) -> list[Any]:
-    """Return the clients' ids, sorted; TypeError where they do not compare, such as 7 and "7"."""
-    listed = list(clients)
-    try:
-        return sorted(listed)
-    except TypeError:
-        kinds = sorted({type(client).__name__ for client in listed})
-        raise TypeError(
-            f"{op}: clients must be all numbers or all strings, got {' and '.join(kinds)}. "
-            "Use one type of id."
-        ) from None
-
-
-def as_client(client: Any) -> Client:
-    """Return a client's id as a history keeps it; TypeError for what is no whole number or text."""
-    if isinstance(client, str):
-        return client
-    try:
-        return operator.index(client)
-    except TypeError:
-        raise TypeError(
-            f"History: a client must be a whole number or a string, got {client!r:.100}."
-        ) from None
 
 
 class History:

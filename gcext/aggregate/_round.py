@@ -10,7 +10,7 @@ from torch import Tensor
 from gcext._packet.packet import Packet
 from gcext._packet.wire import as_shapes
 from gcext.aggregate._aggregator import Aggregator
-from gcext.aggregate._history import in_order
+from gcext.aggregate._clients import in_order
 from gcext.aggregate._sums import check_alike
 
 if TYPE_CHECKING:

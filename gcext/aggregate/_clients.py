@@ -1,0 +1,36 @@
+"""The ids of clients: whole numbers or strings, of one kind in a round."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+__all__ = ["Client", "as_client", "in_order"]
+
+Client: TypeAlias = "int | str"
+
+
+def in_order(op: str, clients: Iterable[Any]) -> list[Any]:
+    """Return the clients' ids, sorted; TypeError where they do not compare, such as 7 and "7"."""
+    listed = list(clients)
+    try:
+        return sorted(listed)
+    except TypeError:
+        kinds = sorted({type(client).__name__ for client in listed})
+        raise TypeError(
+            f"{op}: clients must be all numbers or all strings, got {' and '.join(kinds)}. "
+            "Use one type of id."
+        ) from None
+
+
+def as_client(client: Any) -> Client:
+    """Return a client's id as a history keeps it; TypeError for what is no whole number or text."""
+    if isinstance(client, str):
+        return client
+    try:
+        return operator.index(client)
+    except TypeError:
+        raise TypeError(
+            f"History: a client must be a whole number or a string, got {client!r:.100}."
+        ) from None
