@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gcext._codecs.base import check_apart, flatten
 from gcext._codecs.topk import count_of
 from gcext._native import ops
-from gcext._native.library import DTYPE_NAMES, DTYPES
 from gcext._native.status import is_ok
 
 __all__ = ["stc", "topk"]
@@ -33,33 +33,43 @@ def topk(
     values, both of ``k = max(floor(p*n), 1)`` entries, by rising index. A tensor with fewer
     non-zeros than that ends in pairs (0, 0.0): adding them changes nothing.
 
-    Raises ValueError where p, a dtype or the residual's shape is wrong. Nothing is raised for
-    values: where the tensor or the sum is not finite all values are NaN. Where the tensor itself is
-    not finite, the residual is as it was.
+    Raises TypeError or ValueError where p, a dtype or the residual is wrong; that the residual does
+    not share the tensor's memory is checked outside of a graph only. Nothing is raised for values:
+    where the tensor or the sum is not finite all values are NaN. Where the tensor itself is not
+    finite, the residual is as it was.
 
     >>> import gcext, torch
     >>> gcext.functional.topk(torch.tensor([0.0, -3.0, 1.0, 2.0]), p=0.5)
     (tensor([1, 3], dtype=torch.int32), tensor([-3.,  2.]))
     """
-    if not 0 < p <= 1:  # not by TopK(p), which cannot be traced
-        raise ValueError(f"topk: p must be in (0, 1], got {p:g}.")
-    if tensor.dtype not in DTYPES:
-        raise ValueError(f"topk: dtype must be one of {DTYPE_NAMES}, got {tensor.dtype}.")
-    if residual is not None and not (
-        residual.shape == tensor.shape
-        and residual.dtype == torch.float32
-        and residual.is_contiguous()
-    ):
-        raise ValueError(
-            f"topk: residual must be float32, contiguous and of shape {tuple(tensor.shape)}, "
-            f"got {residual.dtype} {tuple(residual.shape)}."
-        )
-    flat = tensor.detach().contiguous().view(-1)
-    if flat.dtype == torch.float64 and flat.device.type == "cpu":
-        flat = ops.narrow_float64(flat)
-    out = None if residual is None else residual.detach().view(-1)
+    return _select("functional.topk", tensor, p, residual, ternary)
+
+
+def _select(
+    op: str, tensor: Tensor, p: float, residual: Tensor | None, ternary: bool
+) -> tuple[Tensor, Tensor]:
+    if not isinstance(p, float | int) or not 0 < p <= 1:  # not by TopK(p): it cannot be traced
+        raise ValueError(f"{op}: p must be in (0, 1], got {p!r}.")
+    flat = flatten(tensor, op)
+    out = None
+    if residual is not None:
+        if not isinstance(residual, Tensor) or not (
+            residual.shape == tensor.shape
+            and residual.device == tensor.device
+            and residual.dtype == torch.float32
+            and residual.is_contiguous()
+        ):
+            is_tensor = isinstance(residual, Tensor)
+            got = f"{residual.dtype} {tuple(residual.shape)}" if is_tensor else type(residual)
+            raise ValueError(
+                f"{op}: residual must be float32, contiguous and of shape {tuple(tensor.shape)} on "
+                f"{tensor.device}, got {got}."
+            )
+        if not torch.compiler.is_compiling():
+            check_apart(flat, residual, op)
+        out = residual.detach().view(-1)
     k = count_of(p, flat.numel())
-    index, value, info = ops.select(flat.to(torch.float32), None, out, k, 1.0, 1.0, ternary)
+    index, value, info = ops.select(flat, None, out, k, 1.0, 1.0, ternary)
     found = torch.arange(k, device=flat.device) < info[0]
     value = torch.where(found, value, 0.0)
     return torch.where(found, index, 0), torch.where(is_ok(info), value, float("nan"))
@@ -75,6 +85,6 @@ def stc(tensor: Tensor, p: float = 0.01, residual: Tensor | None = None) -> Tens
     >>> compiled(torch.tensor([3.0, -1.0, 1.0, -1.0]), p=0.5)
     tensor([ 2., -2.,  0.,  0.])
     """
-    index, value = topk(tensor, p, residual, ternary=True)
+    index, value = _select("functional.stc", tensor, p, residual, True)
     dense = torch.zeros(tensor.numel(), dtype=torch.float32, device=tensor.device)
     return dense.index_add(0, index, value).view(tensor.shape)

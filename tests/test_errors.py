@@ -224,8 +224,16 @@ def test_rounds_of_a_wrong_type(kind: Any) -> None:
             ValueError,
             "packets must have one shape, got (3,) from client 0 and a g",
         ),
-        ({1: P, "1": P}, TypeError, "clients must be all numbers or all strings, got int and str."),
-        ({"a": P, 0: P}, TypeError, "clients must be all numbers or all strings, got int and str."),
+        (
+            {1: P, "1": P},
+            TypeError,
+            "clients must be all numbers or all strings, got int and str.",
+        ),
+        (
+            {"a": P, 0: P},
+            TypeError,
+            "clients must be all numbers or all strings, got int and str.",
+        ),
     ):
         state = server.state_dict()
         check(lambda: server.aggregate(packets, losses), error, f"{name}: {text}")  # noqa: B023

@@ -92,7 +92,9 @@ def test_one_graph() -> None:
     ("how", "match"),
     [
         ({"p": 0.0}, r"p must be in \(0, 1\], got 0"),
-        ({"residual": torch.zeros(4)}, r"of shape \(3,\), got torch.float32 \(4,\)"),
+        ({"p": "a"}, r"p must be in \(0, 1\], got 'a'"),
+        ({"residual": [0.0]}, "residual must be float32"),
+        ({"residual": torch.zeros(4)}, r"of shape \(3,\) on cpu, got torch.float32 \(4,\)"),
         ({"residual": torch.zeros(3).double()}, "residual must be float32"),
         ({"residual": torch.zeros(6)[::2]}, "contiguous"),
     ],
@@ -102,3 +104,8 @@ def test_refuses(how: dict[str, Any], match: str) -> None:
         functional.topk(torch.ones(3), **how)
     with pytest.raises(ValueError, match="dtype must be one of float32"):
         functional.topk(torch.ones(3, dtype=torch.int32))
+    with pytest.raises(TypeError, match=r"functional\.stc: tensor must be .* got NoneType"):
+        functional.stc(None)  # type: ignore[arg-type]
+    shared = torch.ones(3)
+    with pytest.raises(ValueError, match="must not share the tensor's memory"):
+        functional.topk(shared, residual=shared)

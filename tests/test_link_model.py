@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +199,49 @@ def test_a_changed_shape_leaves_all() -> None:
 def test_options() -> None:
     with pytest.raises(ValueError, match="exact_below must be at least 0, got -1"):
         ErrorFeedback("stc:p=0.1", exact_below=-1)
-    with pytest.raises(ValueError, match="scope must be one of tensor, model, got 'all'"):
+    with pytest.raises(ValueError, match="scope must be 'tensor' or 'model', got 'all'"):
         Sender("stc:p=0.1", scope="all")  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match=r"sign: scope must be 'tensor' .*got 'model'"):
+        ErrorFeedback("sign", scope="model")
+    with pytest.raises(ValueError, match=r"exact_below must be .* got 2\.5"):
+        ErrorFeedback("stc:p=0.1", exact_below=2.5)  # type: ignore[arg-type]
+
+
+def test_over_the_model() -> None:
+    comp, tensors_ = ErrorFeedback("topk:p=0.05", scope="model"), tensors()
+    flat = torch.cat([tensor.flatten() for tensor in tensors_.values()])
+    want = torch.zeros_like(flat)
+    largest = flat.abs().topk(int(0.05 * flat.numel())).indices
+    want[largest] = flat[largest]
+    got = comp.compress(tensors_).to_dense()
+    assert torch.equal(torch.cat([tensor.flatten() for tensor in got]), want)
+    with pytest.raises(ValueError, match="scope must be the state's 'model', got 'tensor'"):
+        ErrorFeedback("topk:p=0.05").load_state_dict(comp.state_dict())
+
+
+def test_a_shape_that_fell_below_the_exact_ones_is_refused() -> None:
+    comp = ErrorFeedback("stc:p=0.1", exact_below=10)
+    comp.compress({"w": torch.ones(20)})
+    for call in (
+        lambda: comp.compress(torch.ones(5), "w"),
+        lambda: comp.compress({"w": torch.ones(5)}),
+    ):
+        with pytest.raises(ValueError, match=r"'w' must stay \(20,\)"):
+            call()
+
+
+def test_what_an_iterable_raises_is_the_callers() -> None:
+    def broken() -> Iterator[tuple[str, Tensor]]:
+        yield "a", torch.ones(3)
+        raise TypeError("of the caller")
+
+    with pytest.raises(TypeError, match=r"^of the caller$"):
+        ErrorFeedback("stc:p=0.1").compress(broken())
+    with pytest.raises(TypeError, match=r"Pass its named_parameters\(\)"):
+        ErrorFeedback("stc:p=0.1").compress(nn.Linear(2, 2))  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="state must be a dict, got NoneType"):
+        ErrorFeedback("stc:p=0.1").load_state_dict(None)  # type: ignore[arg-type]
 
 
 class TestDeferred:

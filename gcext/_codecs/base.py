@@ -19,12 +19,12 @@ from gcext._native.library import (
     memory_error,
     require_device,
     tensor_error,
-    touched,
 )
 from gcext._packet.packet import Packet
 from gcext._spec import build, validate, write
 
-__all__ = ["CODECS", "Codec", "Scope", "register_codec", "require_contraction"]
+__all__ = ["CODECS", "Codec", "Scope", "check_apart", "flatten", "register_codec"]
+__all__ += ["require_contraction"]
 
 _Kind = TypeVar("_Kind", bound="Codec")
 Scope: TypeAlias = Literal["tensor", "model"]
@@ -43,6 +43,9 @@ class Codec(ABC):
 
     name: ClassVar[str]
     """The name in specs."""
+
+    scopes: ClassVar[tuple[Scope, ...]] = ("tensor",)
+    """What ``encode`` of a list may select from: each tensor, or all together."""
 
     def __post_init__(self) -> None:
         validate(self)
@@ -112,7 +115,7 @@ class Codec(ABC):
         scope: "model" selects from all sums together; ValueError of a codec that does not select.
         """
         if scope != "tensor":
-            raise self._no_scope(scope)
+            raise self.scope_error(scope)
         for acc in accs:
             if acc.out is not None:
                 self.contraction(acc.tensor.numel())
@@ -128,8 +131,11 @@ class Codec(ABC):
             return self.encode_inputs(accs, seeds)
         return self.encode_inputs(accs, seeds, scope)
 
-    def _no_scope(self, scope: object) -> ValueError:
-        """Return the error of a scope that this codec does not have."""
+    def scope_error(self, scope: object) -> ValueError:
+        """Return the error of a scope that this codec does not have.
+
+        :meta private:
+        """
         if scope != "model":
             return ValueError(f"{self.name}: scope must be 'tensor' or 'model', got {scope!r}.")
         return ValueError(
@@ -199,7 +205,7 @@ class Codec(ABC):
         try:
             for i, each in enumerate(tensors):
                 op = self.name if single else f"{self.name}[{i}]"
-                flat, kept = _flat(each, op), residuals[i]
+                flat, kept = flatten(each, op), residuals[i]
                 slot = None if kept is None else _slot(each, flat, kept, op)
                 accs.append(CodecInput(op, each, flat, None, slot))
             try:
@@ -212,11 +218,12 @@ class Codec(ABC):
                     if kept is None or acc.out is None:
                         continue
                     if acc.out is kept or acc.out.data_ptr() == kept.data_ptr():
-                        written.append(kept)
+                        if not kept.is_inference():
+                            written.append(kept)
                     else:  # a strided residual's copy
                         kept.detach().copy_(acc.out)
-                if written:
-                    touched(written)
+                if written:  # the stable ABI does not tell autograd
+                    torch.autograd.graph.increment_version(written)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error
@@ -240,7 +247,7 @@ class Codec(ABC):
         require_contraction(self)
         drawn = self._seed(seed)
         try:
-            flat = _flat(tensor, self.name)
+            flat = flatten(tensor, self.name)
             return self.encode_input(CodecInput(self.name, tensor, flat, memory, out, decay), drawn)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
@@ -272,7 +279,7 @@ class Codec(ABC):
                 tensors, names or none, memories or none, outs or none, strict=True
             ):
                 op = self.name if name is None else f"{self.name} {name!r}"
-                accs.append(CodecInput(op, tensor, _flat(tensor, op), memory, out, decay))
+                accs.append(CodecInput(op, tensor, flatten(tensor, op), memory, out, decay))
             return self._encode_scoped(accs, drawn, scope)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
@@ -340,7 +347,7 @@ def _listed(what: str, given: Any, tensors: Sequence[Any], single: bool, op: str
     return listed
 
 
-def _flat(tensor: Tensor, op: str) -> Tensor:
+def flatten(tensor: Tensor, op: str) -> Tensor:
     """Return the tensor flat, contiguous, float32 and free of autograd."""
     if not isinstance(tensor, Tensor):
         raise tensor_error(op, tensor)
@@ -372,6 +379,11 @@ def _slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> Tensor:
             "Keep one residual per tensor."
         )
     slot = (residual.detach() if residual.requires_grad else residual).contiguous()
+    check_apart(flat, slot, op)
+    return slot
+
+
+def check_apart(flat: Tensor, slot: Tensor, op: str) -> None:
+    """Raise ValueError where a contiguous residual shares the tensor's memory."""
     if abs(slot.data_ptr() - flat.data_ptr()) < 4 * flat.numel():
         raise ValueError(f"{op}: residual must not share the tensor's memory. Pass a copy.")
-    return slot

@@ -39,6 +39,7 @@ class _Largest(Codec):
 
     p: float = option(0.01, "(0, 1]")
 
+    scopes = ("tensor", "model")
     _method: ClassVar[str]
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
@@ -53,8 +54,8 @@ class _Largest(Codec):
         self, accs: Sequence[CodecInput], seeds: Sequence[int], scope: Scope = "tensor"
     ) -> list[Packet]:
         """See Codec. One call of the kernel for all."""
-        if scope not in ("tensor", "model"):
-            raise self._no_scope(scope)
+        if scope not in self.scopes:
+            raise self.scope_error(scope)
         if not accs:
             return []
         tensors, decay = [acc.tensor for acc in accs], accs[0].decay

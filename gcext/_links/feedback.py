@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gcext._codecs.base import Codec, Scope, require_contraction
+from gcext._links.seeds import check_state
 from gcext._links.sender import Sender
 from gcext._native.library import current_stream, memory_error
 from gcext._native.status import COMPANION, is_ok, mark
@@ -128,14 +129,19 @@ class ErrorFeedback(Sender):
                 self.diagnostics[name] = _diagnose(tensors[name], packet, out)
         return packets, dict(zip(tensors, outs, strict=True))
 
-    def _slots(self, tensor: Tensor, name: str) -> tuple[Tensor, Tensor]:
-        """Return the residual of a name, zeros at first, and the slot of its next one."""
-        memory = self._residuals.get(name)
-        if memory is not None and (memory.shape, memory.device) != (tensor.shape, tensor.device):
+    def _check_shape(self, tensor: Tensor, name: str) -> None:
+        """See Sender."""
+        held = self._residuals.get(name)
+        if held is not None and (held.shape, held.device) != (tensor.shape, tensor.device):
             raise ValueError(
-                f"ErrorFeedback: {name!r} must stay {tuple(memory.shape)} on {memory.device}, "
+                f"ErrorFeedback: {name!r} must stay {tuple(held.shape)} on {held.device}, "
                 f"got {tuple(tensor.shape)} on {tensor.device}. Use another name."
             )
+
+    def _slots(self, tensor: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """Return the residual of a name, zeros at first, and the slot of its next one."""
+        self._check_shape(tensor, name)
+        memory = self._residuals.get(name)
         try:
             if memory is None:
                 memory = torch.zeros(tensor.shape, dtype=torch.float32, device=tensor.device)
@@ -164,6 +170,7 @@ class ErrorFeedback(Sender):
             "codec": self.codec.spec,
             "decay": self.decay,
             "exact_below": self.exact_below,
+            "scope": self.scope,
             "seeds": self._seeds.state_dict(),
             "residuals": _copies(self._residuals),
             "pending": _copies(self._pending),
@@ -174,11 +181,17 @@ class ErrorFeedback(Sender):
 
         Args:
             state: what ``state_dict`` returned; decay, exact_below and seed must be those of it.
-            strict: the codec must be the one of the state, with the same options. False lets
-                another one go on from these residuals, for example where p changes.
+            strict: codec, its options and scope must be those of the state. False lets others go
+                on from these residuals, for example where p changes.
         """
         owner = "ErrorFeedback"
-        mine = {"codec": self.codec.spec, "decay": self.decay, "exact_below": self.exact_below}
+        check_state(owner, state)
+        mine = {
+            "codec": self.codec.spec,
+            "decay": self.decay,
+            "exact_below": self.exact_below,
+            "scope": self.scope,
+        }
         keys = {"version", *mine, "seeds", "residuals", "pending"}
         if state.get("version") != 3 or set(state) != keys:
             raise ValueError(
@@ -186,8 +199,9 @@ class ErrorFeedback(Sender):
                 f"{state.get('version')}. Load what state_dict returned."
             )
         for key, got in mine.items():
-            if state[key] != got and (strict or key != "codec"):
-                remedy = ", or load with strict=False" if key == "codec" else ""
+            free = key in ("codec", "scope")  # what is held back suits any
+            if state[key] != got and (strict or not free):
+                remedy = ", or load with strict=False" if free else ""
                 raise ValueError(
                     f"{owner}: {key} must be the state's {state[key]!r}, got {got!r}. "
                     f"Construct with the same{remedy}."

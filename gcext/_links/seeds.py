@@ -8,7 +8,7 @@ from typing import Any
 from gcext._codecs.base import Codec
 from gcext._codecs.seeds import as_seed, derive
 
-__all__ = ["PacketSeeds", "check_keys"]
+__all__ = ["PacketSeeds", "check_keys", "check_state"]
 
 
 class PacketSeeds:
@@ -59,6 +59,15 @@ class PacketSeeds:
                     f"{count!r}. Check the file."
                 )
         return dict(counts)
+
+
+def check_state(owner: str, state: Any) -> None:
+    """Raise TypeError for what is no state."""
+    if not isinstance(state, dict):
+        raise TypeError(
+            f"{owner}: state must be a dict, got {type(state).__name__}. "
+            "Load what state_dict returned."
+        )
 
 
 def check_keys(owner: str, state: dict[str, Any], mine: dict[str, Any]) -> None:

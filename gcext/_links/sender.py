@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, cast, get_args, overload
+from typing import Any, TypeAlias, cast, overload
 
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.registry import codec as make_codec
 from gcext._codecs.topk import Dense
-from gcext._links.seeds import PacketSeeds, check_keys
+from gcext._links.seeds import PacketSeeds, check_keys, check_state
 from gcext._packet.packet import Packet
+from gcext._spec import plain
 
 __all__ = ["Named", "Sender"]
 
@@ -33,7 +34,7 @@ class Sender:
             keeps.
         exact_below: tensors of fewer elements are sent as float32, without loss.
         scope: what a codec selects from where ``compress`` is given many tensors: "tensor", each
-            one for itself, or "model", all of them together. Codecs that select by magnitude only.
+            one for itself, or "model", all of them together (stc and topk, on the CPU).
     """
 
     def __init__(
@@ -45,12 +46,12 @@ class Sender:
         scope: Scope = "tensor",
     ) -> None:
         owner = type(self).__name__
-        if exact_below < 0:
-            raise ValueError(f"{owner}: exact_below must be at least 0, got {exact_below}.")
-        if scope not in get_args(Scope):
-            raise ValueError(f"{owner}: scope must be one of tensor, model, got {scope!r}.")
         self.codec = codec if isinstance(codec, Codec) else make_codec(codec)
-        self.exact_below = exact_below
+        self.exact_below = plain(owner, "exact_below", int, exact_below)
+        if self.exact_below < 0:
+            raise ValueError(f"{owner}: exact_below must be at least 0, got {exact_below}.")
+        if scope not in self.codec.scopes:
+            raise self.codec.scope_error(scope)
         self.scope = scope
         self.skipped: tuple[str, ...] = ()
         """Names that the last ``compress`` of a mapping left out: they had no gradient."""
@@ -121,6 +122,7 @@ class Sender:
             )
         self._refuse_pending((name,))
         if tensor.numel() < self.exact_below:
+            self._check_shape(tensor, name)
             packet, slot = _EXACT.encode(tensor), None
         else:
             packet, slot = self._encode(tensor, name, self._seeds.next(name))
@@ -136,6 +138,8 @@ class Sender:
         if self.exact_below:
             exact = {name: x for name, x in tensors.items() if x.numel() < self.exact_below}
             coded = {name: x for name, x in tensors.items() if name not in exact}
+            for name, tensor in exact.items():
+                self._check_shape(tensor, name)
         sent = _EXACT.advance_many(list(exact.values()), names=list(exact)) if exact else []
         packets = dict(zip(exact, sent, strict=True))
         slots: dict[str, Tensor | None] = dict.fromkeys(exact)
@@ -201,6 +205,9 @@ class Sender:
                     "Call commit or rollback first."
                 )
 
+    def _check_shape(self, tensor: Tensor, name: str) -> None:
+        """Raise ValueError for another shape or device than a residual of that name has."""
+
     def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, Tensor | None]:
         """Return the packet, and the residual that counts once it is committed."""
         return self.codec.encode(tensor, seed=seed), None
@@ -257,6 +264,7 @@ class Sender:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
+        check_state(type(self).__name__, state)
         check_keys(type(self).__name__, state, self.state_dict())
         self._seeds.counts = self._seeds.checked(state.get("seeds", {}))
         self._pending = dict.fromkeys(state.get("pending", ()))
@@ -267,10 +275,14 @@ _EXACT = Dense()
 
 def _pairs(given: Any, owner: str) -> list[tuple[str, Tensor | None]]:
     """Return an iterable's pairs; TypeError where it has none."""
-    try:
-        return [cast(tuple[str, "Tensor | None"], (name, tensor)) for name, tensor in given]
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{owner}.compress: tensor must be a torch.Tensor with its name, or {{name: tensor}}, "
-            f"got {type(given).__name__}. Convert it with torch.as_tensor."
-        ) from None
+    if isinstance(given, Iterable) and not isinstance(given, Module):
+        pairs = list(given)  # what it raises is the caller's
+        if all(isinstance(each, tuple) and len(each) == 2 for each in pairs):
+            return cast("list[tuple[str, Tensor | None]]", pairs)
+    remedy = "Convert it with torch.as_tensor."
+    if isinstance(given, Module):
+        remedy = "Pass its named_parameters()."
+    raise TypeError(
+        f"{owner}.compress: tensor must be a torch.Tensor with its name, or {{name: tensor}}, "
+        f"got {type(given).__name__}. {remedy}"
+    )

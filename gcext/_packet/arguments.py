@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -95,9 +96,12 @@ def as_targets(
         )
     for i, (single, each) in enumerate(zip(singles, outs, strict=True)):
         _check_target(op, f"out[{i}]" if packet.members else "out", single, each, dtype)
-    used = [each.data_ptr() for each in outs if each.numel()]
-    if len(set(used)) < len(used):
-        raise ValueError(f"{op}: out must not hold a tensor twice. Pass one for each member.")
+    used = sorted((each.data_ptr(), each.nbytes, each.is_contiguous()) for each in outs)
+    for (at, size, dense), (after, more, also) in pairwise(used):
+        if size and more and (at == after or (dense and also and after < at + size)):
+            raise ValueError(
+                f"{op}: the tensors of out must not share memory. Pass one for each member."
+            )
     return outs
 
 

@@ -303,7 +303,7 @@ class Packet:
         >>> gcext.stc(torch.tensor([0.0, 4.0, -2.0]), p=0.7).add_to_(torch.ones(3), alpha=-1)
         tensor([ 1., -2.,  4.])
         """
-        if not abs(alpha) <= _LARGEST:
+        if not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST:
             raise ValueError(f"Packet.add_to_: alpha must be finite in float32, got {alpha}.")
         if isinstance(tensor, Tensor) and self._is_plain(tensor):
             index, value = self.entries()

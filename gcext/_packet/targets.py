@@ -26,6 +26,11 @@ def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
     Raises ValueError, and nothing is changed, where a tensor does not fit.
     """
     members = packet.members or (packet,)
+    if not isinstance(into, (Tensor, list, tuple)):
+        raise TypeError(
+            f"Packet.add_to_: tensor must be a torch.Tensor, or a list of them for a group, "
+            f"got {type(into).__name__}."
+        )
     single = isinstance(into, Tensor)
     tensors: Sequence[Tensor] = (into,) if isinstance(into, Tensor) else into
     if single == bool(packet.members) or len(tensors) != len(members):

@@ -12,16 +12,20 @@ Client: TypeAlias = "int | str"
 
 
 def in_order(op: str, clients: Iterable[Any]) -> list[Any]:
-    """Return the clients' ids, sorted; TypeError where they do not compare, such as 7 and "7"."""
+    """Return the clients' ids, sorted; TypeError for other types, or 7 beside "7"."""
     listed = list(clients)
-    try:
-        return sorted(listed)
-    except TypeError:
+    for client in listed:
+        if not isinstance(client, str) and not hasattr(client, "__index__"):
+            raise TypeError(
+                f"{op}: a client must be a whole number or a string, got {client!r:.100}."
+            )
+    if len({isinstance(client, str) for client in listed}) > 1:
         kinds = sorted({type(client).__name__ for client in listed})
         raise TypeError(
             f"{op}: clients must be all numbers or all strings, got {' and '.join(kinds)}. "
             "Use one type of id."
-        ) from None
+        )
+    return sorted(listed)
 
 
 def as_client(client: Any) -> Client:
