@@ -132,7 +132,10 @@ class ErrorFeedback(Sender):
     def _check_shape(self, tensor: Tensor, name: str) -> None:
         """See Sender."""
         held = self._residuals.get(name)
-        if held is not None and (held.shape, held.device) != (tensor.shape, tensor.device):
+        if held is None:
+            return
+        here = (held.is_cpu and tensor.is_cpu) or held.device == tensor.device
+        if not here or held.shape != tensor.shape:
             raise ValueError(
                 f"ErrorFeedback: {name!r} must stay {tuple(held.shape)} on {held.device}, "
                 f"got {tuple(tensor.shape)} on {tensor.device}. Use another name."

@@ -120,7 +120,8 @@ class Sender:
                 f"{owner}.compress: the name of a tensor must be a str, "
                 f"got {type(name).__name__}. Pass the parameter's name."
             )
-        self._refuse_pending((name,))
+        if self._pending:
+            self._refuse_pending((name,))
         if tensor.numel() < self.exact_below:
             self._check_shape(tensor, name)
             packet, slot = _EXACT.encode(tensor), None
@@ -196,8 +197,6 @@ class Sender:
         return tensors
 
     def _refuse_pending(self, names: Iterable[str]) -> None:
-        if not self._pending:
-            return
         for name in names:
             if name in self._pending:
                 raise RuntimeError(

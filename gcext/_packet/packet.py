@@ -38,9 +38,10 @@ def _assemble(
     Cut arrays are copied where that is not all of them, so that the rest is freed.
     """
     count = numbers[0]
-    cut = [x if count == x.numel() else x[:count].clone() for x in arrays[whole:]]
     scale = Packet.scale_of(numbers[3]) if scaled else 0.0
-    return finish(*arrays[:whole], *cut, scale) if whole else finish(*cut, scale)
+    if len(arrays) > whole and count != arrays[-1].numel():  # those to be cut are of one length
+        arrays = (*arrays[:whole], *(x[:count].clone() for x in arrays[whole:]))
+    return finish(*arrays, scale)
 
 
 @dataclass(eq=False, repr=False, slots=True)

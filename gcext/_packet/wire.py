@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -138,7 +139,8 @@ def _unpack(kind: type[Packet], message: Any, expect: Any, located: bool) -> Pac
     return packet
 
 
-def _builder(kind: type[Packet]) -> Callable[..., Packet]:
+@cache
+def _builder(kind: Any) -> Callable[..., Packet]:
     """Return what makes a packet of the parts that the extension gives by name."""
 
     def build(
@@ -192,8 +194,12 @@ def as_shapes(op: str, expect: Any) -> tuple[bool, list[list[int]]]:
 
     op: what was called, for errors. Raises ValueError where expect is no shape.
     """
-    if isinstance(expect, tuple) and all(type(d) is int and abs(d) < 2**63 for d in expect):
-        return False, [list(expect)]  # what it mostly is
+    if isinstance(expect, tuple):  # what it mostly is
+        for dim in expect:
+            if type(dim) is not int or not -(2**63) < dim < 2**63:
+                break
+        else:
+            return False, [list(expect)]
     try:
         if isinstance(expect, Mapping):
             return True, [_dims(each) for each in expect.values()]
