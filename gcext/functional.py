@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gcext._codecs.topk import count_of
 from gcext._native import ops
-from gcext._native.library import DTYPES
+from gcext._native.library import DTYPES, tensor_error, touched
 from gcext._native.status import is_ok
 
 __all__ = ["stc", "topk"]
@@ -43,6 +43,8 @@ def topk(
     """
     if not 0 < p <= 1:  # not by TopK(p), which cannot be traced
         raise ValueError(f"topk: p must be in (0, 1], got {p:g}.")
+    if not isinstance(tensor, Tensor):
+        raise tensor_error("topk", tensor)
     if tensor.dtype not in DTYPES:
         raise ValueError(
             f"topk: dtype must be one of {', '.join(DTYPES.values())}, got {tensor.dtype}."
@@ -61,10 +63,19 @@ def topk(
         flat = ops.narrow_float64(flat)
     out = None if residual is None else residual.detach().view(-1)
     k = count_of(p, flat.numel())
+    if out is not None and not torch.compiler.is_compiling():
+        _validate_memory(flat, out)
+        touched([out])
     index, value, info = ops.select(flat.to(torch.float32), None, out, k, 1.0, 1.0, ternary)
     found = torch.arange(k, device=flat.device) < info[0]
     value = torch.where(found, value, 0.0)
     return torch.where(found, index, 0), torch.where(is_ok(info), value, float("nan"))
+
+
+def _validate_memory(flat: Tensor, out: Tensor) -> None:
+    """Raise ValueError where the residual is in the tensor's memory."""
+    if abs(out.data_ptr() - flat.data_ptr()) < 4 * flat.numel():
+        raise ValueError("topk: residual must not share the tensor's memory. Pass a copy.")
 
 
 def stc(tensor: Tensor, p: float = 0.01, residual: Tensor | None = None) -> Tensor:

@@ -102,3 +102,21 @@ def test_refuses(how: dict[str, Any], match: str) -> None:
         functional.topk(torch.ones(3), **how)
     with pytest.raises(ValueError, match="dtype must be one of float32"):
         functional.topk(torch.ones(3, dtype=torch.int32))
+
+
+def test_autograd_sees_the_residual_change() -> None:
+    leaf = torch.ones(40, requires_grad=True)
+    residual = leaf * 2
+    loss = (residual * residual).sum()
+    with torch.no_grad():
+        functional.topk(torch.randn(40), p=0.1, residual=residual)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_residual_in_the_tensors_memory_is_refused() -> None:
+    tensor = torch.randn(40)
+    with pytest.raises(ValueError, match="must not share the tensor's memory"):
+        functional.topk(tensor, 0.1, tensor)
+    with pytest.raises(TypeError, match=r"must be a torch\.Tensor, got NoneType"):
+        functional.topk(None, 0.1)  # type: ignore[arg-type]
