@@ -14,6 +14,7 @@ from gcext._codecs.registry import codec as make_codec
 from gcext._codecs.topk import Dense
 from gcext._links.seeds import PacketSeeds, check_keys
 from gcext._packet.packet import Packet
+from gcext._spec import plain
 
 __all__ = ["Named", "Sender"]
 
@@ -45,6 +46,7 @@ class Sender:
         scope: Scope = "tensor",
     ) -> None:
         owner = type(self).__name__
+        exact_below = plain(owner, "exact_below", int, exact_below)
         if exact_below < 0:
             raise ValueError(f"{owner}: exact_below must be at least 0, got {exact_below}.")
         if scope not in get_args(Scope):
@@ -243,8 +245,14 @@ class Sender:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
         check_keys(type(self).__name__, state, self.state_dict())
+        pending = state.get("pending", [])
+        if not isinstance(pending, list) or not all(isinstance(name, str) for name in pending):
+            raise ValueError(
+                f"{type(self).__name__}: pending must be a list of names, got {pending!r:.100}. "
+                "Check the file."
+            )
         self._seeds.counts = self._seeds.checked(state.get("seeds", {}))
-        self._pending = dict.fromkeys(state.get("pending", ()))
+        self._pending = dict.fromkeys(pending)
 
 
 _EXACT = Dense()
@@ -252,10 +260,19 @@ _EXACT = Dense()
 
 def _pairs(given: Any, owner: str) -> list[tuple[str, Tensor | None]]:
     """Return an iterable's pairs; TypeError where it has none."""
+    wrong = TypeError(
+        f"{owner}.compress: tensor must be a torch.Tensor with its name, or {{name: tensor}}, "
+        f"got {type(given).__name__}. Convert it with torch.as_tensor."
+    )
     try:
-        return [cast(tuple[str, "Tensor | None"], (name, tensor)) for name, tensor in given]
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{owner}.compress: tensor must be a torch.Tensor with its name, or {{name: tensor}}, "
-            f"got {type(given).__name__}. Convert it with torch.as_tensor."
-        ) from None
+        items = iter(given)
+    except TypeError:
+        raise wrong from None
+    pairs = []
+    for item in items:  # what the caller's iterator raises is the caller's
+        try:
+            name, tensor = item
+        except (TypeError, ValueError):
+            raise wrong from None
+        pairs.append(cast(tuple[str, "Tensor | None"], (name, tensor)))
+    return pairs
