@@ -77,8 +77,7 @@ def all_gather(
             f"all_gather: every rank must have a packet, got none from rank "
             f"{lengths.index(_FAILED)}, whose own error says why."
         )
-    padded = torch.zeros(max(lengths), dtype=torch.uint8)
-    padded[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+    padded = torch.frombuffer(bytearray(message.ljust(max(lengths), b"\0")), dtype=torch.uint8)
     rows = _gather(padded.to(device), group).cpu()
     expect = packet.shape if expect is None else expect
     packets = []

@@ -12,6 +12,7 @@ from torch import Tensor
 from gcext._codecs.base import check_apart, flatten
 from gcext._codecs.topk import count_of
 from gcext._native import ops
+from gcext._native.library import touched
 from gcext._native.status import is_ok
 
 __all__ = ["stc", "topk"]
@@ -67,6 +68,7 @@ def _select(
             )
         if not torch.compiler.is_compiling():
             check_apart(flat, residual, op)
+            touched([residual])
         out = residual.detach().view(-1)
     k = count_of(p, flat.numel())
     index, value, info = ops.select(flat, None, out, k, 1.0, 1.0, ternary)

@@ -154,6 +154,13 @@ def test_one_process_gets_its_own_packet_decoded() -> None:
         all_gather(torch.zeros(3))  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("alone")
+def test_the_default_device_plays_no_part() -> None:
+    packet = sent(0)
+    with torch.device("meta"):
+        assert all_gather(packet) == [packet]
+
+
 def test_needs_an_initialized_process_group() -> None:
     with pytest.raises(RuntimeError, match=r"must be initialized\. Call init_process_group"):
         all_gather(sent(0))

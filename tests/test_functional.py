@@ -109,3 +109,13 @@ def test_refuses(how: dict[str, Any], match: str) -> None:
     shared = torch.ones(3)
     with pytest.raises(ValueError, match="must not share the tensor's memory"):
         functional.topk(shared, residual=shared)
+
+
+def test_autograd_sees_the_residual_change() -> None:
+    leaf = torch.ones(40, requires_grad=True)
+    residual = leaf * 2
+    loss = (residual * residual).sum()
+    with torch.no_grad():
+        functional.topk(torch.randn(40), p=0.1, residual=residual)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

@@ -275,3 +275,48 @@ class TestDeferred:
         for step in range(3):
             assert comp.compress(tensors(step)) == single.compress(tensors(step))
         assert same(residuals(comp), residuals(single))
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, KeyError])
+def test_what_the_callers_iterator_raises_is_passed_on(error: type[Exception]) -> None:
+    def pairs() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "a", torch.ones(3)
+        raise error("of the caller")
+
+    comp = gcext.ErrorFeedback("stc:p=0.5")
+    with pytest.raises(error, match="of the caller"):
+        comp.compress(pairs())
+    assert not comp.pending
+
+
+def test_exact_below_is_a_whole_number() -> None:
+    for bad in (float("nan"), 1.5, "a"):
+        with pytest.raises(ValueError, match="exact_below must be a whole number"):
+            gcext.ErrorFeedback("stc", exact_below=bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("residuals", None),
+        ("residuals", {3: torch.zeros(4)}),
+        ("residuals", {"a": torch.zeros(4).to_sparse()}),
+        ("pending", ["a"]),
+        ("seeds", None),
+    ],
+)
+def test_a_damaged_state_is_refused(key: str, value: Any) -> None:
+    comp = gcext.ErrorFeedback("stc:p=0.5")
+    comp.compress({"a": torch.ones(4), "b": torch.ones(2)})
+    before = comp.state_dict()
+    with pytest.raises(ValueError, match="ErrorFeedback: "):
+        comp.load_state_dict(before | {"pending": {}, key: value})
+    assert torch.equal(comp.residual("a"), before["residuals"]["a"])
+
+
+@pytest.mark.parametrize(("key", "value"), [("pending", [3]), ("pending", None), ("seeds", None)])
+def test_a_damaged_state_of_a_sender_is_refused(key: str, value: Any) -> None:
+    sender = gcext.Sender("qsgd:bits=2", seed=1)
+    with pytest.raises(ValueError, match="Sender: "):
+        sender.load_state_dict(sender.state_dict() | {key: value})
+    assert sender.pending == ()

@@ -105,3 +105,20 @@ def test_operator_of_many_is_sound() -> None:
     )
     with pytest.raises(RuntimeError, match="needs a k for every tensor"):
         torch.ops.gcext.select_many.default(tensors, [], outs, [5], 1.0, 1.0, True)
+
+
+@pytest.mark.parametrize("spec", ["stc:p=0.1", "sign"])
+def test_residuals_of_a_list_share_no_memory(spec: str) -> None:
+    codec, memory = gcext.codec(spec), torch.randn(30)
+    before = memory.clone()
+    a, b = torch.randn(20), torch.randn(20)
+    for tensors, residuals in [
+        ([a, b], [memory[:20], memory[:20]]),
+        ([a, b], [memory[:20], memory[10:]]),
+        ([memory[:20], b], [torch.zeros(20), memory[5:25]]),
+        ([a, memory[:20]], [memory[5:25], torch.zeros(20)]),
+    ]:
+        with pytest.raises(ValueError, match="residuals must not share memory"):
+            codec.encode(tensors, residuals)
+        assert torch.equal(memory, before)
+    codec.encode([a[:15], a[5:], a[:0]], [memory[:15], memory[15:], memory[:0]])  # side by side

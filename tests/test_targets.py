@@ -140,3 +140,13 @@ def test_the_operator_of_many_is_sound() -> None:
     with pytest.raises(RuntimeError, match="needs an index and a value for every tensor"):
         operator(dense, index[:1], value, 0.5)
     assert all(torch.equal(x, y) for x, y in zip(dense, before, strict=True))
+
+
+def test_inference_tensors_of_any_form() -> None:
+    tensors = [torch.randn(4), torch.randn(3, 2), torch.randn(5)]
+    group = Packet.group([gcext.codec("topk:p=0.5").encode(x) for x in tensors])
+    with torch.inference_mode():
+        targets = [torch.zeros(4), torch.zeros(2, 3).t(), torch.zeros(5, dtype=torch.float64)]
+    group.add_to_(targets)
+    for target, member in zip(targets, group.members, strict=True):
+        assert torch.equal(target.double(), sum_of(torch.zeros(target.shape).double(), member, 1.0))

@@ -208,6 +208,8 @@ class Codec(ABC):
                 flat, kept = flatten(each, op), residuals[i]
                 slot = None if kept is None else _slot(each, flat, kept, op)
                 accs.append(CodecInput(op, each, flat, None, slot))
+            if len(accs) > 1:
+                _refuse_shared(accs)
             try:
                 if single:
                     return self.encode_input(accs[0], drawn[0])
@@ -365,6 +367,27 @@ def flatten(tensor: Tensor, op: str) -> Tensor:
     if flat.dtype == torch.float64 and flat.is_cpu:
         flat = ops.narrow_float64(flat)
     return flat if flat.dtype == torch.float32 else flat.to(torch.float32)
+
+
+def _refuse_shared(accs: Sequence[CodecInput]) -> None:
+    """Raise ValueError where a list's residual shares memory with another residual or tensor.
+
+    The tensors of a list are encoded in any order, several at once.
+    """
+    spans = []
+    for acc in accs:
+        for each in (acc.tensor, acc.out):
+            if each is not None and each.numel():
+                first = each.data_ptr()
+                spans.append((first, first + 4 * each.numel(), each is acc.out, acc.op))
+    read = written = 0  # where what was passed so far ends
+    for first, end, is_written, op in sorted(spans):
+        if first < (max(read, written) if is_written else written):
+            raise ValueError(
+                f"{op}: residuals must not share memory with other tensors of the list. "
+                "Keep one residual per tensor."
+            )
+        read, written = (read, max(written, end)) if is_written else (max(read, end), written)
 
 
 def _slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> Tensor:

@@ -209,11 +209,16 @@ class ErrorFeedback(Sender):
                     f"{owner}: {key} must be the state's {state[key]!r}, got {got!r}. "
                     f"Construct with the same{remedy}."
                 )
-        slots = [*state["residuals"].items(), *state["pending"].items()]
-        for name, slot in slots:
-            exact = slot is None and name in state["pending"]
-            if not exact and not (isinstance(slot, Tensor) and slot.dtype == torch.float32):
-                raise ValueError(f"{owner}: {name!r} must be a float32 tensor.")
+        for key in ("residuals", "pending"):
+            if not isinstance(state[key], Mapping):
+                raise ValueError(
+                    f"{owner}: {key} must be {{name: tensor}}, got {type(state[key]).__name__}. "
+                    "Check the file."
+                )
+            for name, slot in state[key].items():
+                exact = slot is None and key == "pending"
+                if not isinstance(name, str) or not (exact or _is_residual(slot)):
+                    raise ValueError(f"{owner}: {name!r} must be a name and a float32 tensor.")
         for name, slot in state["pending"].items():
             held = state["residuals"].get(name, slot)
             if slot is not None and held.shape != slot.shape:
@@ -228,6 +233,12 @@ class ErrorFeedback(Sender):
         self._seeds.counts = seeds
         self._spare.clear()
         self.diagnostics.clear()
+
+
+def _is_residual(slot: Any) -> bool:
+    """Return whether what a state holds may be a name's residual."""
+    dense = isinstance(slot, Tensor) and slot.layout is torch.strided
+    return dense and slot.dtype == torch.float32
 
 
 def _copies(slots: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gcext._codecs.base import Codec
@@ -45,6 +45,11 @@ class PacketSeeds:
 
     def checked(self, state: dict[str, Any]) -> dict[str, int]:
         """Return the counts of a state; ValueError for one that does not fit."""
+        if not isinstance(state, Mapping):
+            raise ValueError(
+                f"{self.owner}: seeds must be {{seed, counts}}, got {type(state).__name__}. "
+                "Check the file."
+            )
         check_keys(self.owner, state, self.state_dict())
         if state.get("seed") != self.seed:
             raise ValueError(

@@ -265,8 +265,14 @@ class Sender:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
         check_state(type(self).__name__, state)
         check_keys(type(self).__name__, state, self.state_dict())
+        pending = state.get("pending", [])
+        if not isinstance(pending, list) or not all(isinstance(name, str) for name in pending):
+            raise ValueError(
+                f"{type(self).__name__}: pending must be a list of names, got {pending!r:.100}. "
+                "Check the file."
+            )
         self._seeds.counts = self._seeds.checked(state.get("seeds", {}))
-        self._pending = dict.fromkeys(state.get("pending", ()))
+        self._pending = dict.fromkeys(pending)
 
 
 _EXACT = Dense()

@@ -47,9 +47,10 @@ def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
         dense = [tensors[i].detach() if tensors[i].requires_grad else tensors[i] for i in fast]
         at = [whole if (its := index[i]) is None else its for i in fast]
         lists.combine_add_many_(dense, at, [value[i] for i in fast], alpha)
-    for i, each in enumerate(plain):
-        if not each and numels[i]:
-            _add_converted(tensors[i].detach(), index[i], value[i], alpha)
+    with torch.inference_mode():  # so that inference tensors may be written to, too
+        for i, each in enumerate(plain):
+            if not each and numels[i]:
+                _add_converted(tensors[i].detach(), index[i], value[i], alpha)
     touched([tensor for tensor in tensors if tensor.numel()])
 
 

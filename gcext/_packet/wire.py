@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -139,9 +138,8 @@ def _unpack(kind: type[Packet], message: Any, expect: Any, located: bool) -> Pac
     return packet
 
 
-@cache
-def _builder(kind: Any) -> Callable[..., Packet]:
-    """Return what makes a packet of the parts that the extension gives by name."""
+def _builder(kind: type[Packet]) -> Callable[..., Packet]:
+    """Return what makes a packet of the parts that the extension gives."""
 
     def build(
         method: str,
