@@ -320,3 +320,13 @@ def test_a_damaged_state_of_a_sender_is_refused(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match="Sender: "):
         sender.load_state_dict(sender.state_dict() | {key: value})
     assert sender.pending == ()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_first_steps_may_be_in_inference_mode(spec: str) -> None:
+    comp, mirror = (ErrorFeedback(spec, seed=1) for _ in range(2))
+    for step in range(4):
+        given = tensors(step)
+        with torch.inference_mode(step < 2):
+            assert comp.compress(given) == mirror.compress(given)
+            mirror.load_state_dict(mirror.state_dict())

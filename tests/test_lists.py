@@ -122,3 +122,13 @@ def test_residuals_of_a_list_share_no_memory(spec: str) -> None:
             codec.encode(tensors, residuals)
         assert torch.equal(memory, before)
     codec.encode([a[:15], a[5:], a[:0]], [memory[:15], memory[15:], memory[:0]])  # side by side
+
+
+@pytest.mark.parametrize("spec", ["stc:p=0.1", "sign", "dense"])
+def test_residuals_may_be_inference_tensors(spec: str) -> None:
+    tensor, residual = torch.randn(20), torch.zeros(20)
+    with torch.inference_mode():
+        held = torch.zeros(20)
+    codec = gcext.codec(spec)
+    assert codec.encode([tensor], [held]) == codec.encode([tensor], [residual])
+    assert same_bits(held, residual)

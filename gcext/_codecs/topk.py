@@ -238,10 +238,12 @@ class Dense(Codec):
         """See Codec."""
         total, info = acc.add_deferred()
         value = total.clone()
-        if acc.out is not None and info.is_cuda:
-            acc.out.masked_fill_(is_ok(info), 0.0)
-        elif acc.out is not None:
-            acc.out.zero_()
+        if acc.out is not None:
+            with torch.inference_mode():  # so that inference tensors may be written to, too
+                if info.is_cuda:
+                    acc.out.masked_fill_(is_ok(info), 0.0)
+                else:
+                    acc.out.zero_()
         return Packet.from_kernel(
             "dense", acc.op, acc.source, info, partial(Contents, None), (value,)
         )

@@ -147,9 +147,12 @@ class ErrorFeedback(Sender):
         memory = self._residuals.get(name)
         try:
             if memory is None:
-                memory = torch.zeros(tensor.shape, dtype=torch.float32, device=tensor.device)
-            spare = self._spare.get(_slot_key(memory))
-            return memory, spare.pop() if spare else torch.empty_like(memory)
+                with torch.inference_mode(False):  # later calls may be outside of it
+                    memory = torch.zeros(tensor.shape, dtype=torch.float32, device=tensor.device)
+            if spare := self._spare.get(_slot_key(memory)):
+                return memory, spare.pop()
+            with torch.inference_mode(False):
+                return memory, torch.empty_like(memory)
         except RuntimeError as error:
             if lack := memory_error("ErrorFeedback", error):
                 raise lack from error
@@ -244,10 +247,11 @@ def _is_residual(slot: Any) -> bool:
 def _copies(slots: Mapping[str, Any]) -> dict[str, Any]:
     """Return contiguous copies of tensors; None stays."""
     form = torch.contiguous_format
-    return {
-        name: None if slot is None else slot.detach().clone(memory_format=form)
-        for name, slot in slots.items()
-    }
+    with torch.inference_mode(False):  # later calls may be outside of it
+        return {
+            name: None if slot is None else slot.detach().clone(memory_format=form)
+            for name, slot in slots.items()
+        }
 
 
 def _slot_key(slot: Tensor) -> object:
