@@ -184,7 +184,8 @@ class Codec(ABC):
                 where that must not happen. Likewise a scope that the codec does not have, and, with
                 a residual, a codec that is no contraction.
             MemoryError: no memory for the work. The residual is as it was, or, where the lack
-                showed in the middle of the pass, holds the whole sum: nothing is lost.
+                showed in the middle of the pass, holds the whole sum: nothing is lost. Of a list
+                the residuals of some tensors may have moved on: use ErrorFeedback.
 
         On CUDA nothing synchronizes, so what is not finite is raised when the packet is first
         read. Of a list, on the CPU no residual is changed where one of the tensors is not

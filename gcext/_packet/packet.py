@@ -58,7 +58,8 @@ class Packet:
             on any support).
         shape: of the source; of a group, the tuple of its members' shapes.
         dtype: of the source, for information: all arithmetic is float32.
-        members: of a group.
+        members: of a group. Those of one message, or of one call, share memory: one that is kept
+            keeps all of it.
 
     >>> import gcext, torch
     >>> packet = gcext.stc(torch.tensor([0.0, 4.0, -2.0]), p=0.7)

@@ -33,7 +33,7 @@ def as_client(client: Any) -> Client:
     if isinstance(client, str):
         return client
     try:
-        return operator.index(client)
+        return int(operator.index(client))  # also of True
     except TypeError:
         raise TypeError(
             f"History: a client must be a whole number or a string, got {client!r:.100}."
