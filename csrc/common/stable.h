@@ -50,9 +50,9 @@ inline Tensor empty(int64_t n, ScalarType dtype, const Tensor& like) {
   const int64_t stride = 1;
   const auto device = like.device();
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(1, &n, &stride, static_cast<int32_t>(dtype),
-                               static_cast<int32_t>(device.type()), device.index(), &made));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &n, &stride, static_cast<int32_t>(dtype),
+                                                  static_cast<int32_t>(device.type()),
+                                                  device.index(), &made));
   return Tensor(made);
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -239,7 +240,8 @@ class Dense(Codec):
         total, info = acc.add_deferred()
         value = total.clone()
         if acc.out is not None:
-            with torch.inference_mode():  # so that inference tensors may be written to, too
+            inside = torch.inference_mode if acc.out.is_inference() else nullcontext
+            with inside():  # only there an inference tensor may be written to
                 if info.is_cuda:
                     acc.out.masked_fill_(is_ok(info), 0.0)
                 else:
