@@ -78,10 +78,10 @@ class Sender:
         With feedback the stored residual of each name is added first.
 
         Args:
-            tensor: one tensor; or ``{name: tensor}``, also as pairs, such as a module's
-                ``named_parameters()``. Of a parameter the gradient is sent. Where it is None the
-                name is left out of the packet: a warning lists these names when they change, and
-                ``skipped`` lists them. All are to be on one device.
+            tensor: one tensor, sent as it is; or ``{name: tensor}``, also as pairs, such as a
+                module's ``named_parameters()``. There a parameter stands for its gradient. Where
+                that is None the name is left out of the packet: a warning lists these names when
+                they change, and ``skipped`` lists them. All are to be on one device.
             name: of the one tensor: what its residual is kept by.
             commit: False holds the next state back until ``commit`` or ``rollback``.
 
