@@ -97,8 +97,7 @@ class Clients:
 
     def rollback(self) -> None:
         """Forget what was compressed since the last commit."""
-        for name in self.sender.pending:
-            self.sender.rollback(name)
+        self.sender.rollback()
 
     def state_dict(self) -> dict[str, Any]:
         return {

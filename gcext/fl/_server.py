@@ -109,8 +109,7 @@ class Server:
 
     def rollback(self) -> None:
         """Be as after the last commit."""
-        for name in self.sender.pending:
-            self.sender.rollback(name)
+        self.sender.rollback()
         if self._before is not None:
             self.receiver.restore(self._before)
             self._before = None
