@@ -15,10 +15,7 @@ def in_order(op: str, clients: Iterable[Any]) -> list[Any]:
     """Return the clients' ids, sorted; TypeError for other types, or 7 beside "7"."""
     listed = list(clients)
     for client in listed:
-        if not isinstance(client, str) and not hasattr(client, "__index__"):
-            raise TypeError(
-                f"{op}: a client must be a whole number or a string, got {client!r:.100}."
-            )
+        as_client(op, client)
     if len({isinstance(client, str) for client in listed}) > 1:
         kinds = sorted({type(client).__name__ for client in listed})
         raise TypeError(
@@ -28,13 +25,13 @@ def in_order(op: str, clients: Iterable[Any]) -> list[Any]:
     return sorted(listed)
 
 
-def as_client(client: Any) -> Client:
-    """Return a client's id as a history keeps it; TypeError for what is no whole number or text."""
+def as_client(op: str, client: Any) -> Client:
+    """Return a client's id as int or str; TypeError for what is no whole number or text."""
     if isinstance(client, str):
         return client
     try:
         return int(operator.index(client))  # also of True
     except TypeError:
         raise TypeError(
-            f"History: a client must be a whole number or a string, got {client!r:.100}."
+            f"{op}: a client must be a whole number or a string, got {client!r:.100}."
         ) from None

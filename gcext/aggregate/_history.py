@@ -109,7 +109,7 @@ class History:
             raise TypeError(
                 f"History: needs a mapping of clients to packets, got {type(packets).__name__}."
             )
-        clients = [as_client(client) for client in in_order("History", packets)]
+        clients = [as_client("History", client) for client in in_order("History", packets)]
         as_packets(Packet, "History", [packets[client] for client in clients], clients)
         last = self.last_round
         if round < 0 or (last is not None and round <= last):
@@ -271,12 +271,14 @@ class _Memory:
         for past, held in state["packets"].items():
             for client, message in held.items():
                 Packet.from_bytes(message)
-                if round_of.setdefault(as_client(client), int(past)) != past:
+                if round_of.setdefault(as_client("History", client), int(past)) != past:
                     raise ValueError(
                         f"History: a client has one last packet, got rounds {round_of[client]} and "
                         f"{past} of client {client}. Check the file."
                     )
-            rounds[int(past)] = {as_client(c): bytes(message) for c, message in held.items()}
+            rounds[int(past)] = {
+                as_client("History", c): bytes(message) for c, message in held.items()
+            }
         if rounds and (last is None or last < max(rounds)):
             raise ValueError(
                 f"History: no packet is later than the last round, got {max(rounds)} after {last}. "
