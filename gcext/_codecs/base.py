@@ -47,6 +47,10 @@ class Codec(ABC):
     scopes: ClassVar[tuple[Scope, ...]] = ("tensor",)
     """What ``encode`` of a list may select from: each tensor, or all together."""
 
+    contracts: ClassVar[bool] = True
+    """Whether a residual needs ``contraction``. False for a published method that keeps one without
+    (Strom 2015, AdaComp); its docstring says when the residual stays bounded."""
+
     def __post_init__(self) -> None:
         validate(self)
 
@@ -117,7 +121,7 @@ class Codec(ABC):
         if scope != "tensor":
             raise self.scope_error(scope)
         for acc in accs:
-            if acc.out is not None:
+            if acc.out is not None and self.contracts:
                 self.contraction(acc.tensor.numel())
             if not acc.tensor.is_cuda:  # a deferred packet has its own errors
                 acc._replace(memory=None, out=None).add()
@@ -307,8 +311,8 @@ class Codec(ABC):
 
 
 def require_contraction(codec: Codec) -> None:
-    """Raise ValueError for a codec without a ``contraction``: its residual might grow."""
-    if type(codec).contraction is Codec.contraction:
+    """Raise ValueError for a codec without a ``contraction`` that needs one for a residual."""
+    if codec.contracts and type(codec).contraction is Codec.contraction:
         codec.contraction(0)  # raises
 
 
