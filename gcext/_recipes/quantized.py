@@ -38,9 +38,9 @@ def efsign() -> Recipe:
 def signvote(lr: float = 0.001) -> Recipe:
     """Signs up, majority vote, signs down (arXiv:1802.04434, arXiv:1810.05291).
 
-    ``w <- w - lr sign(sum of sign(g_i))``. Travels: a bit an element, both ways. State: none. Fails:
-    biased, so where most clients disagree with the mean it goes the wrong way; lr is in the unit of
-    the model, not of g.
+    ``w <- w - lr sign(sum of sign(g_i))``. Travels: a bit an element, both ways. State: none.
+    Fails: biased, so where most clients disagree with the mean it goes the wrong way; lr is in the
+    unit of the model, not of g.
     """
     combine = partial(_vote, lr)
     combine()
