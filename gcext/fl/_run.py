@@ -7,7 +7,8 @@ import hashlib
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Federation:
         self.data = data
         self.workers = workers
         self.records: list[Record] = []
+        self.seconds = {"encode": 0.0, "decode": 0.0}  # of this process, both ways
         method = recipe(settings.recipe)
         self.epochs = settings.epochs or method.schedule.local_epochs
         self.steps = 0 if settings.epochs else method.schedule.local_steps
@@ -79,7 +81,8 @@ class Federation:
             downloads = {c: self.server.download(self.clients.version[c]) for c in drawn}
             packets, losses, up_bytes = self._train(drawn, self._catch_up(downloads))
             samples = {c: float(len(self.split.train[c])) for c in drawn}
-            broadcast, held = self.server.combine(packets, losses, samples)
+            with self._timed("decode"):
+                broadcast, held = self.server.combine(packets, losses, samples)
             record: Record = {
                 "round": self.server.version + 1,
                 **self._test(held.weights),
@@ -154,11 +157,20 @@ class Federation:
                     f"fl: client {client}'s loss must be finite, got {loss} in round {now}. "
                     "Lower --lr."
                 )
-            message = self.clients.compress(client, update)
-            packets[client] = Packet.from_bytes(message, expect=self.clients.layout.expect)
+            with self._timed("encode"):
+                message = self.clients.compress(client, update)
+            with self._timed("decode"):
+                packets[client] = Packet.from_bytes(message, expect=self.clients.layout.expect)
             losses[client] = loss
             up_bytes += len(message)
         return packets, losses, up_bytes
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Add the time of the block; ``decode`` holds the server's answer too, encoded."""
+        begun = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - begun
 
     def _test(self, weights: Tensor) -> Record:
         right, loss = self.workers.test(weights)
@@ -294,6 +306,8 @@ def _result(federation: Federation, seconds: float, interrupted: bool) -> dict[s
         },
         "threads": federation.workers.threads,
         "seconds": round(seconds, 3),
+        "encode_seconds": round(federation.seconds["encode"], 3),
+        "decode_seconds": round(federation.seconds["decode"], 3),
         "interrupted": interrupted,
         "rounds": records,
         "rounds_to_target": _rounds_to(settings.target, records),
