@@ -92,7 +92,7 @@ def test_a_round_packs_no_history(federation: Federation, monkeypatch: pytest.Mo
 
 class TestCopies:
     def test_the_difference_is_its_own_feedback(self) -> None:
-        """Every packet is STC of what the copy lacks, so the copy comes to where the model stays."""
+        """A packet is STC of what the copy lacks, so the copy comes to where the model stays."""
         model = torch.randn(500)
         copies = Copies(torch.zeros(500), gcext.codec("stc:p=0.1"))
         held = np.zeros(500, np.float32)

@@ -97,7 +97,7 @@ def doublesqueeze(codec: str = "sign") -> Recipe:
 @method("catchup", "Sattler et al. 2019, and here", "Fewest bytes, both ways, many clients.")
 def catchup(
     p: float = 0.001,
-    down: float = 0.003,
+    p_down: float = 0.003,
     alpha: float = 0.1,
     tau: int = 1,
     momentum: float = 0.8,
@@ -107,7 +107,7 @@ def catchup(
     """Projected STC up; down, each drawn client gets the largest differences of its copy alone.
 
     Up as pstc. The server's model moves by ``v <- momentum v + update;  w <- w - lr v`` and is not
-    broadcast: a drawn client gets ``STC(copy - w)`` at the share ``down``, and trains from where
+    broadcast: a drawn client gets ``STC(copy - w)`` at the share p_down, and trains from where
     that leads. What is left out stays in the difference. The model that is tested is the moving
     average of w, ``average`` of the old one. The composition is this project's.
 
@@ -119,7 +119,7 @@ def catchup(
     combine()
     return Recipe(
         up=replace(made.up, combine=combine),
-        down=Link(codec(f"stc:p={down}"), catch_up=True),
+        down=Link(codec(f"stc:p={p_down}"), catch_up=True),
         schedule=Schedule(average=average),
     )
 
