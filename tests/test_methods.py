@@ -39,7 +39,7 @@ def test_the_table_of_methods(tmp_path: Path) -> None:
 
 def test_advice_is_what_the_codecs_do() -> None:
     model = torch.nn.Linear(300, 40)
-    model(torch.randn(8, 300)).square().sum().backward()  # type: ignore[no-untyped-call]
+    model(torch.randn(8, 300)).square().sum().backward()
     grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     rows = {row.spec.partition(":")[0]: row for row in gcext.advise(model, repeat=1)}
     assert len(rows) >= 8 and all(row.milliseconds > 0 for row in rows.values())
