@@ -14,8 +14,7 @@ from gcext.aggregate import Aggregator, HeavyBall, LastValues, Predicted, Projec
 __all__: list[str] = []
 
 DENSE = Link(codec("dense"))
-NONZEROS = Link(codec("topk:p=1"))
-"""A sparse update without loss: zeros are never sent."""
+NONZEROS = Link(codec("topk:p=1"))  # a sparse update without loss: zeros are never sent
 
 
 @method("none", "McMahan et al. 2017", "The baseline, and links that are not slow.", unbiased=True)
