@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 TILE = 1024
+METHODS = (*range(1, 10), 12)
 
 
 class Refused(ValueError):  # noqa: N818 - an expected outcome, not a fault
@@ -135,8 +136,13 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"method": method, "dtype": dtype, "shape": shape}
 
     def expected() -> None:
+        if expect is StructureEnds:
+            raise StructureEnds
         require(expect is None or expect == shape, "expect")
 
+    if method == 12:
+        summed(reader, out, numel, expected)
+        return out
     if method > 5:
         coded(reader, method, expected, out, numel)
         return out
@@ -238,6 +244,50 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
         out["at"] = at
 
 
+class StructureEnds(Exception):  # noqa: N818 - not a fault
+    pass
+
+
+def summed(reader: Reader, out: dict[str, Any], numel: int, expected: Any) -> None:
+    """The method 12: the structure of all terms first, then their contents."""
+    count = reader.varint()
+    require(2 <= count <= 64, "count")
+    starts = []
+    for _ in range(count):
+        starts.append(reader.at)
+        method = reader.take(1)[0]
+        require(method in TERMS, "method")
+        dtype, shape, _ = shape_of(Reader(reader.data[reader.at :]))
+        try:
+            body(reader, method, StructureEnds)
+        except StructureEnds:
+            pass
+        require(dtype == out["dtype"], "dtype")
+        require(shape == out["shape"], "shape")
+    expected()
+    out["terms"] = []
+    end = reader.at
+    total = np.float32(0)
+    for start in starts:
+        reader.at = start + 1
+        term = body(reader, reader.data[start], None)
+        out["terms"].append(term)
+        with np.errstate(over="ignore"):
+            total = np.float32(total + bound(term))
+    reader.at = end
+    require(bool(np.isfinite(total)), "value")
+
+
+TERMS = (1, 2, 3, 6, 7, 8, 9)
+
+
+def bound(term: dict[str, Any]) -> np.float32:
+    """A number that no value of the term is beyond."""
+    named = {7: "scale", 8: "norms", 9: "scale"}.get(term["method"], "value")
+    most = np.abs(np.atleast_1d(term[named])).astype(np.float32).max(initial=np.float32(0))
+    return np.float32(most * (2048 if term.get("rotation") is not None else 1))
+
+
 def bits(reader: Reader, count: int) -> np.ndarray:
     return exact(reader.plane(count), count)
 
@@ -312,7 +362,7 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
     )
     reader = Reader(message[5:-8])
     method = reader.take(1)[0]
-    require(1 <= method <= 9, "method")
+    require(method in METHODS, "method")
     if method == 5:
         count = reader.varint()
         require(count > 0, "count")
@@ -320,7 +370,7 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
         members = []
         for i in range(count):
             member = reader.take(1)[0]
-            require(1 <= member <= 9 and member != 5, "method")
+            require(member in METHODS and member != 5, "method")
             members.append(body(reader, member, None if expect is None else expect[i]))
         out: dict[str, Any] = {"method": 5, "members": members}
     else:

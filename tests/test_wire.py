@@ -132,6 +132,7 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
         "group-3",
         *("random-values-edge", "sign-k9", "sign-random", "levels-4-steps", "levels-indices"),
         *("levels-norms-edge", "polar-soft", "polar-indices", "polar-rotated-hard"),
+        *("sum-disjoint-empty", "sum-rounds-in-order", "sum-0d"),
     ):
         message = golden("valid", name)
         for bit in range(40, 8 * (len(message) - 8)):

@@ -8,6 +8,7 @@
 #include "coded.h"
 #include "fields.h"
 #include "merged.h"
+#include "sum.h"
 
 namespace gcext::wire {
 namespace {
@@ -97,7 +98,8 @@ Body take_body(Cursor* cursor, bool member) {
   Body body;
   body.start = cursor->at();
   body.method = cursor->byte("method");
-  if (body.method < kDense || body.method > kPolar || (member && body.method == kGroup))
+  const bool known = (body.method >= kDense && body.method <= kPolar) || body.method == kSum;
+  if (!known || (member && body.method == kGroup))
     cursor->fail("method", "method", body.start,
                  "must be one that version 1 has here, got " + std::to_string(body.method) + ".");
   if (body.method == kGroup) {
@@ -133,6 +135,9 @@ Body take_body(Cursor* cursor, bool member) {
     case kMerged:
       take_merged(cursor, &body);
       break;
+    case kSum:
+      take_sum(cursor, &body);
+      break;
     default:
       take_coded(cursor, &body);
   }
@@ -140,6 +145,7 @@ Body take_body(Cursor* cursor, bool member) {
 }
 
 void check_body(const Body& body, const Cursor& cursor) {
+  if (body.method == kSum) return check_sum(body, cursor);
   if (body.support == kIndices) {
     SectionReader reader(body.index, body.numel, cursor);
     if (body.narrow()) {

@@ -5,6 +5,7 @@
 //   +-------------+---------+--------------------+-------------------+
 //   body = u8 method | u8 dtype << 4 | ndim | ndim varint dims | the method's fields
 //   group body = u8 method | varint count | count bodies
+//   sum body = method, type and dims | varint count | count bodies
 //
 // Reading is two steps. take_body lays a Body over the bytes: sizes, ranges, padding. check_body
 // opens every stream and allocates nothing in proportion to k.
@@ -37,6 +38,7 @@ enum Method : uint8_t {
   kSign,
   kLevels,
   kPolar,
+  kSum = 12,  // several packets of one tensor, sum.h
 };
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
 
@@ -68,7 +70,8 @@ struct PolarFields {
 struct Body {
   uint8_t method = 0;
   const uint8_t* start = nullptr;
-  int64_t members = 0;  // group: bodies, and nothing below holds for it; merged: see there
+  // group: bodies, and nothing below holds for it; merged: see there; sum: its terms
+  int64_t members = 0;
 
   uint8_t dtype = 0;
   int ndim = 0;
@@ -89,6 +92,7 @@ struct Body {
   uint64_t seed = 0;  // of a drawn support
   LevelFields levels;
   PolarFields polar;
+  const uint8_t* terms = nullptr;  // sum: the first term's body
 
   bool narrow() const { return numel <= INT32_MAX; }
 };
