@@ -14,8 +14,7 @@ constexpr float kRotatedBound = 2048;
 // The largest magnitude of n float32, as bits.
 uint32_t largest_bits(const uint8_t* values, int64_t n) {
   uint32_t most = 0;
-  for (int64_t i = 0; i < n; ++i)
-    most = std::max(most, load_word(values + 4 * i) & 0x7fffffff);
+  for (int64_t i = 0; i < n; ++i) most = std::max(most, load_word(values + 4 * i) & 0x7fffffff);
   return most;
 }
 
