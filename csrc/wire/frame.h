@@ -16,6 +16,7 @@
 #include <limits>
 #include <vector>
 
+#include "../codes.h"
 #include "cursor.h"
 #include "message.h"
 #include "section.h"
@@ -38,6 +39,7 @@ enum Method : uint8_t {
   kSign,
   kLevels,
   kPolar,
+  kCodes,
   kSum = 12,  // several packets of one tensor, sum.h
 };
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
@@ -66,6 +68,17 @@ struct PolarFields {
   int64_t bytes = 0;  // of the message
 };
 
+// The fields of a codes body after its support.
+struct CodeFields {
+  CodeTable table = CodeTable::kValues;
+  int width = 0;
+  int64_t bucket = 0;
+  int64_t scales = 0;
+  const uint8_t* scale = nullptr;  // scales float32
+  const uint8_t* bits = nullptr;   // k codes
+  int64_t bytes = 0;               // of these
+};
+
 // A body laid over the bytes of a message; it owns nothing.
 struct Body {
   uint8_t method = 0;
@@ -92,6 +105,7 @@ struct Body {
   uint64_t seed = 0;  // of a drawn support
   LevelFields levels;
   PolarFields polar;
+  CodeFields codes;
   const uint8_t* terms = nullptr;  // sum: the first term's body
 
   bool narrow() const { return numel <= INT32_MAX; }

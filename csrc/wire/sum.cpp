@@ -18,10 +18,21 @@ uint32_t largest_bits(const uint8_t* values, int64_t n) {
   return most;
 }
 
-float float_of_bits(uint32_t word) {
-  float x;
-  std::memcpy(&x, &word, 4);
-  return x;
+// The largest magnitude of n 16-bit floats, as their code without the sign.
+uint32_t largest_code(const uint8_t* codes, int64_t n) {
+  uint32_t most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    uint16_t code;
+    std::memcpy(&code, codes + 2 * i, 2);
+    most = std::max(most, uint32_t{code} & 0x7fff);
+  }
+  return most;
+}
+
+float bound_of_codes(const CodeFields& codes, int64_t k) {
+  if (codes.table == CodeTable::kFloat16) return half_value(largest_code(codes.bits, k));
+  if (codes.table == CodeTable::kBfloat16) return bfloat_value(largest_code(codes.bits, k));
+  return float_of(largest_bits(codes.scale, codes.scales));
 }
 
 // No value of the term is larger.
@@ -30,12 +41,14 @@ float bound_of(const Body& term) {
     case kDense:
     case kSparse:
     case kRandom:
-      return float_of_bits(largest_bits(term.values, term.k));
+      return float_of(largest_bits(term.values, term.k));
     case kLevels:
-      return float_of_bits(largest_bits(term.levels.norm, term.levels.norms));
+      return float_of(largest_bits(term.levels.norm, term.levels.norms));
     case kPolar:
-      return float_of_bits(largest_bits(term.polar.scale, term.polar.scales)) *
+      return float_of(largest_bits(term.polar.scale, term.polar.scales)) *
              (term.polar.rotated ? kRotatedBound : 1);
+    case kCodes:
+      return bound_of_codes(term.codes, term.k);
     default:  // ternary, sign
       return term.scale;
   }
@@ -52,6 +65,7 @@ bool can_be_term(uint8_t method) {
     case kSign:
     case kLevels:
     case kPolar:
+    case kCodes:
       return true;
     default:
       return false;

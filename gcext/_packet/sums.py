@@ -47,7 +47,8 @@ class Sum(Code):
         listed = [index for index in indices if index is not None]
         if len(listed) < len(indices):
             return None
-        return torch.cat(listed).unique()
+        union: Tensor = torch.cat(listed).unique()  # type: ignore[no-untyped-call]
+        return union
 
     def decode(self, sent: int) -> Tensor:
         """See Code."""

@@ -171,8 +171,8 @@ def invalid() -> Iterator[tuple[str, bytes, str]]:
     yield "empty", b"", "truncated"
     yield "short-12", seal(b"")[:12], "truncated"
     yield "no-body", seal(b""), "truncated"
-    for method in (0, 6, 7, 10, 255):  # 6 and 7 were reserved when these were made
-        code = "support" if method in (6, 7) else "method"
+    for method in (0, 6, 7, 10, 16, 255):  # 6, 7 and 10 were reserved when these were made
+        code = "support" if method in (6, 7, 10) else "method"
         yield f"method-{method}", seal(ternary_bytes(method=bytes([method]))), code
     for dtype in (4, 15):
         yield f"dtype-{dtype}", seal(ternary_bytes(type=bytes([dtype << 4 | 2]))), "dtype"
