@@ -56,6 +56,18 @@ def valid() -> Iterator[tuple[str, wire.Body]]:
     yield "sum-0d", total(ternary(rng, 1, 1.0, ()), sparse(rng, 1, ()))
     yield "sum-empty", total(ternary(rng, 0, 1.0, (0, 3)), sparse(rng, 0, (0, 3)))
     yield "sum-numel2p40", total(ternary(rng, 9, 1.0, (2**40,)), sparse(rng, 3, (2**40,)))
+    means = np.array([0.5, -0.25], np.float32)
+    one = body("codes", SHAPE, support(rng, numel, 20), "values", 0, 0, means[:1], plane(rng, 0))
+    two = body("codes", SHAPE, support(rng, numel, 20), "values", 1, 0, means, plane(rng, 20))
+    yield "sum-of-means", total(one, two)
+    halves = np.array([1.5, -3.0], "<f2").view(np.uint8), np.array([0.1, 7.0], "<f4").view(np.uint8)
+    yield (
+        "sum-of-16-bits",
+        total(
+            body("codes", (2,), None, "float16", 16, 0, means[:0], halves[0]),
+            body("codes", (2,), None, "bfloat16", 16, 0, means[:0], halves[1][[2, 3, 6, 7]]),
+        ),
+    )
     other = sparse(rng, 3, (7,))
     yield "group-of-sums", wire.Body("group", members=(other, total(sparse(rng, 2), sign), other))
 
@@ -94,4 +106,6 @@ def invalid() -> Iterator[tuple[str, bytes, str]]:
     yield "sum-inf", seal(sum_bytes(large, large)), "value"
     away = large[:8] + b"\x01\x02\x00\x00\x04\x00"  # at 4
     yield "sum-bounds-inf", seal(sum_bytes(large, away)), "value"
+    most = b"\x0a\x01\x09\x00\x04\x10\x00" + 8 * b"\x00\x00" + b"\x7f\x7f"  # the largest bfloat16
+    yield "sum-bfloat16-inf", seal(sum_bytes(large, most)), "value"
     yield "group-of-sum-in-sum", seal(b"\x05\x01" + sum_bytes(TERM, good)), "method"
