@@ -309,3 +309,38 @@ def test_sizes_are_what_the_papers_count() -> None:
     assert size <= 1.02 * n * entropy(k / n) + 32 * k
     size, k = bits("wangni:p=0.01")  # hybrid: and a bit, where there are none with p = 1
     assert k == pytest.approx(n * p, rel=0.05) and size <= 1.02 * n * (entropy(k / n) + k / n)
+
+
+SPECS = ["strom:tau=2e-44", "ajiheafield:drop=0.9", "sbc:p=0.1", "dryden:p=0.1", "wangni:p=0.1"]
+SPECS += ["repeat:rounds=3,codec=stc:p=0.05"]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_denormals_are_kept_whatever_the_flush_mode(spec: str) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.integers(-40, 40, 2000).astype(F32) * TINY
+    x[::3] = (rng.normal(size=667) * 1e-39).astype(F32)
+    seen = []
+    for flush in (False, True):
+        if not torch.set_flush_denormal(flush):
+            pytest.skip("the processor has no such mode")
+        try:
+            tensor, residual, codec = torch.from_numpy(x), torch.zeros(2000), gcext.codec(spec)
+            packets = codec.encode(tensor, residual, seed=2), codec.encode(tensor, seed=2)
+            seen.append([residual.numpy().tobytes()])
+            for packet in packets:
+                seen[-1] += [packet.to_bytes(), dense(packet).numpy().tobytes()]
+        finally:
+            torch.set_flush_denormal(False)
+    assert seen[0] == seen[1]
+    assert any(seen[0][2])
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_residuals_may_be_inference_tensors(spec: str) -> None:
+    tensor, residual = torch.randn(300), torch.zeros(300)
+    with torch.inference_mode():
+        held = torch.zeros(300)
+    codec = gcext.codec(spec)
+    assert codec.encode(tensor, held, seed=1) == codec.encode(tensor, residual, seed=1)
+    assert torch.equal(held, residual)

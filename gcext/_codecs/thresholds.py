@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
+import torch
 
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
-from gcext._codecs.keys import find, keys, signed_bits, subtract
+from gcext._codecs.keys import as_float32, find, keys, signed_bits, subtract
 from gcext._codecs.seeds import derive
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
@@ -42,10 +43,9 @@ class Strom(Codec):
         if not self._key or self._key >= 0x7F800000:
             raise ValueError(f"strom: tau must be positive in float32, got {self.tau:g}.")
 
-    @property
+    @cached_property
     def _key(self) -> int:
-        with np.errstate(over="ignore"):
-            return int(np.float32(self.tau).view(np.int32))
+        return int(as_float32(torch.tensor(self.tau, dtype=torch.float64)))
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
