@@ -13,7 +13,8 @@ from gcext._codecs.input import CodecInput
 from gcext._native import ops
 from gcext._native.status import is_ok
 
-__all__ = ["as_float32", "as_float64", "exact_mean", "find", "keys", "signed_bits", "subtract"]
+__all__ = ["as_float32", "as_float64", "below", "exact_mean", "find", "keys", "signed_bits"]
+__all__ += ["subtract"]
 
 _KEY = 2**31 - 1
 _SIGN = -(2**31)  # of an int32
@@ -29,6 +30,16 @@ def signed_bits(values: Tensor, key: Tensor | int) -> Tensor:
     return (values.view(torch.int32) & _SIGN | key).view(torch.float32)
 
 
+def below(values: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values of magnitude below a limit, zeros elsewhere, and how many these are.
+
+    limit: its bits, int32 of shape ().
+    """
+    kept = keys(values).sub_(limit).bitwise_right_shift_(31)  # all bits or none, as -1 or 0
+    count = torch.count_nonzero(kept)
+    return kept.bitwise_and_(values.view(torch.int32)).view(torch.float32), count
+
+
 def find(mask: Tensor, most: int, info: Tensor) -> Tensor:
     """Return where mask is set, and write into info how often.
 
@@ -36,7 +47,7 @@ def find(mask: Tensor, most: int, info: Tensor) -> Tensor:
     many as there are; the rest is 0.
     """
     if info.is_cuda:
-        info[0] = mask.sum()
+        info[0] = torch.count_nonzero(mask)
         index = torch.nonzero_static(mask, size=most, fill_value=0).flatten()
     else:
         index = torch.nonzero(mask).flatten()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
-from gcext._codecs.keys import exact_mean, subtract
+from gcext._codecs.keys import exact_mean, keys, subtract
 from gcext._codecs.topk import count_of
 from gcext._native import ops
 from gcext._native.status import is_ok
@@ -26,8 +26,9 @@ __all__ = ["SBC", "Dryden"]
 def _magnitudes(total: Tensor) -> tuple[Tensor, Tensor]:
     """Return the positive elements, and the negative ones' magnitudes; zeros elsewhere."""
     bits = total.view(torch.int32)
-    up = torch.where(bits > 0, bits, 0)
-    down = torch.where(bits < 0, bits & 0x7FFFFFFF, 0)
+    negative = bits >> 31  # all bits or none: in place, and several times as fast as where
+    down = keys(total).bitwise_and_(negative)
+    up = negative.bitwise_not_().bitwise_and_(bits)
     return up.view(torch.float32), down.view(torch.float32)
 
 
@@ -128,7 +129,7 @@ class Dryden(Codec):
         n = magnitudes.numel()
         k = count_of(self.p, n)
         at, value, found = ops.select(magnitudes, None, None, k, 1.0, 1.0, False)
-        m = (magnitudes.view(torch.int32) > 0).sum()
+        m = torch.count_nonzero(magnitudes.view(torch.int32))
         count = (m.double() * self.p).floor().long().clamp(min=1).minimum(m)
         place = torch.arange(at.numel(), device=at.device)
         there = (place < found[0]) & is_ok(info)

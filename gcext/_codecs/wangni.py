@@ -12,6 +12,7 @@ from gcext._codecs.input import CodecInput
 from gcext._codecs.keys import (
     as_float32,
     as_float64,
+    below,
     exact_mean,
     find,
     keys,
@@ -67,22 +68,20 @@ class Wangni(Codec):
         """See Codec."""
         total, info = acc.add_deferred()
         n, key = total.numel(), keys(total)
-        limit = self._limit(total, key, info)  # 1/lambda
+        limit = self._limit(total)  # 1/lambda
         if n:
             beyond = as_float64(key.amax()) + as_float64(limit) >= _OVERFLOW
             mark(info, beyond, SCALED)
             acc.check(info)
             acc.restore(info)
         certain = key >= limit.clamp(min=1)
-
         sure, drawn = info.clone(), info.clone()
         # No more than the budget, but for the roundings of the means.
         most = min(n, int(self._budget(n) * (1 + 1e-6)) + 1)
         index = find(certain, most, sure)
         value = total.index_select(0, index)
 
-        rest = torch.where(certain, 0, total.view(torch.int32))
-        rest = torch.cat([rest, limit.view(1)]).view(torch.float32)
+        rest = torch.cat([below(total, limit.clamp(min=1))[0], limit.view(1).view(torch.float32)])
         at, signs = self._draw(rest, seed, drawn)
         if acc.out is not None:
             place = torch.arange(at.numel(), device=at.device)
@@ -98,15 +97,15 @@ class Wangni(Codec):
         rounded = Packet.from_kernel("ternary", acc.op, acc.source, drawn, Contents, cut=(at, sent))
         return Packet.sum([exact, rounded])
 
-    def _limit(self, total: Tensor, key: Tensor, info: Tensor) -> Tensor:
+    def _limit(self, total: Tensor) -> Tensor:
         """Return the bits of 1/lambda, int32 of shape ()."""
         n = total.numel()
-        budget, bits = self._budget(n), total.view(torch.int32)
         limit = torch.zeros((), dtype=torch.int32, device=total.device)
+        rest, left = total, limit.double() + self._budget(n)
         for step in range(1 + _ITERATIONS if n else 0):
-            certain = key >= limit.clamp(min=1) if step else torch.zeros_like(key, dtype=torch.bool)
-            rest = torch.where(certain, 0, bits).view(torch.float32)
-            left = budget - certain.sum().double()
+            if step:
+                rest, count = below(total, limit.clamp(min=1))
+                left = self._budget(n) - (n - count).double()
             # n times a mean: an exact sum, rounded to float32.
             mass = as_float64(ops.sign(rest, None, None, 1.0)[1][3]) * n
             made = as_float32((mass / left.clamp(min=1e-300)).clamp(max=2.0**128))
@@ -124,5 +123,5 @@ class Wangni(Codec):
         n = rest.numel() - 1
         _, at, level, found = ops.levels(rest, None, None, 1.0, 1, 0, True, 0.0, False, seed)
         place = torch.arange(at.numel(), device=at.device)
-        info[0] = ((place < found[0]) & (at < n)).sum()
+        info[0] = torch.count_nonzero((place < found[0]) & (at < n))
         return at if n >= 2**31 else at.to(torch.int32), level.to(torch.float32)
