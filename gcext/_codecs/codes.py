@@ -89,7 +89,10 @@ class _Grid(Codec):
 
         (y - aL)^2 - (1 - a) y^2 = a (y - L)^2 - a (1 - a) L^2 <= a^2,    as L^2 >= 1
 
-    (in the mean), and that one s^2 (1 - a)^2. So |y - aL|^2 <= (1 - a)|y|^2 - s^2 a (1 - a) + D a^2,
+    (in the mean), and that one s^2 (1 - a)^2. So all of them leave
+
+        |y - aL|^2 <= (1 - a) |y|^2 - s^2 a (1 - a) + D a^2,
+
     where the last two cancel: scaled by a, and all the more by least squares, the levels are a
     contraction by a = 1/(1 + omega), omega = (d - 1)/s^2. One element and zeros reach it.
     """
@@ -113,12 +116,12 @@ class _Grid(Codec):
 @register_codec
 @dataclass(frozen=True)
 class Dorefa(_Grid):
-    """2^bits levels of ``bucket`` elements' largest magnitude m, at random (DoReFa, Zhou et al. 2016).
+    """2^bits levels of ``bucket`` elements' largest magnitude m, drawn at random.
 
-    ``2m [quant_k(g/2m + 1/2 + N) - 1/2]``, arXiv:1606.06160, equation 12: quant_k rounds to
-    multiples of 1/(2^k - 1) and N is uniform in plus or minus half of one. bucket 0: one m for all
-    (the paper has one a sample). What travels is m and the codes; a zero becomes plus or minus
-    ``m/(2^k - 1)``.
+    DoReFa (Zhou et al. 2016, arXiv:1606.06160): ``2m [quant_k(g/2m + 1/2 + N) - 1/2]``, where
+    quant_k rounds to multiples of 1/(2^k - 1) and N is uniform in plus or minus half of one.
+    bucket 0: one m for all (the paper has one a sample). What travels is m and the codes; a zero
+    becomes plus or minus ``m/(2^k - 1)``.
 
     Without a residual the mean over seeds is the tensor, at the grid's ends too: as nothing exceeds
     m, the noise never leads out of the grid. The mean squared error is at most
@@ -138,11 +141,11 @@ class Dorefa(_Grid):
 @register_codec
 @dataclass(frozen=True)
 class Uniform(_Grid):
-    """The nearest of 2^bits levels of ``bucket`` elements' largest magnitude m (LAQ, Sun et al. 2019).
+    """The nearest of 2^bits levels of ``bucket`` elements' largest magnitude m.
 
-    ``m (2q - s)/s`` with ``q = floor((g + m) s/2m + 1/2)`` and ``s = 2^bits - 1``: arXiv:1909.07588,
-    equations 5 and 6; bucket 0: one m for all, as there. ResFed (Song et al. 2022) quantizes on it,
-    too. What travels is m and the codes q. Zero is no level: it becomes ``m/s``.
+    As LAQ quantizes (Sun et al. 2019, arXiv:1909.07588): ``m (2q - s)/s`` with
+    ``q = floor((g + m) s/2m + 1/2)`` and ``s = 2^bits - 1``. bucket 0: one m for all, as there.
+    What travels is m and the codes q. Zero is no level: it becomes ``m/s``.
 
     Without a residual the error is up to ``(d - 1)/s^2`` squared norms in buckets of d elements, so
     that above ``s^2`` elements sending nothing can be better. With one each bucket is scaled by
