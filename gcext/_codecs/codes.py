@@ -11,7 +11,7 @@ from functools import partial
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.quantize import contraction_of
-from gcext._native.encode_codes import encode_codes
+from gcext._native import encode_codes as kernel
 from gcext._packet.packet import Packet
 from gcext._packet.tables import Codes
 from gcext._spec import option
@@ -31,7 +31,8 @@ def _encode(
     """Return the packet of every element's code; see gcext._native.encode_codes."""
     bucket = bucket if bucket < acc.tensor.numel() else 0
     source = acc.tensor, acc.memory, acc.out, acc.decay
-    scales, bits, info = encode_codes(*source, table, width, bucket, random, fit, seed)
+    rule = table, width, bucket, random, fit, seed
+    scales, bits, info = kernel.encode_codes(*source, *rule)
     finish = partial(Codes.contents, table, width, bucket)
     return Packet.from_kernel("codes", acc.op, acc.source, info, finish, whole=(scales, bits))
 
