@@ -40,7 +40,7 @@ def test_bytes_are_the_papers_count(spec: str, bits: float) -> None:
 
 
 class TestFaultsOfOneBitInBytePS:
-    """A study of compressors in the BytePS interface lost 3 points of accuracy with 1-bit, by these."""
+    """1-bit in the BytePS interface lost a study 3 points of accuracy by these."""
 
     def test_the_sign_survives_the_packing(self) -> None:
         """Casting to bool made every non-zero element a one."""
@@ -116,7 +116,8 @@ def test_fitted_scales_are_bounded_and_not_negative() -> None:
     x = torch.full((64,), 1e-6)
     x[0] = 1.0
     sent = [gcext.codec("dorefa:bits=1").encode(x, torch.zeros(64), seed=s) for s in range(50)]
-    assert all(packet.coded.scales.ge(0).all() for packet in sent)
+    for packet in sent:
+        assert isinstance(packet.coded, Codes) and packet.coded.scales.ge(0).all()
     assert all(left("dorefa:bits=1", x, seed) <= 1 for seed in range(50))
     big = torch.full((8,), 3.4e38)
     assert left("uniform:bits=3", big) < 1e-12

@@ -30,9 +30,9 @@ def _encode(
 ) -> Packet:
     """Return the packet of every element's code; see gcext._native.encode_codes."""
     bucket = bucket if bucket < acc.tensor.numel() else 0
-    source = acc.tensor, acc.memory, acc.out, acc.decay
-    rule = table, width, bucket, random, fit, seed
-    scales, bits, info = kernel.encode_codes(*source, *rule)
+    scales, bits, info = kernel.encode_codes(
+        acc.tensor, acc.memory, acc.out, acc.decay, table, width, bucket, random, fit, seed
+    )
     finish = partial(Codes.contents, table, width, bucket)
     return Packet.from_kernel("codes", acc.op, acc.source, info, finish, whole=(scales, bits))
 
