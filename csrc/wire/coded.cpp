@@ -7,6 +7,8 @@
 #include "../bits.h"
 #include "fields.h"
 #include "levels.h"
+#include "levels2.h"
+#include "powers.h"
 
 namespace gcext::wire {
 namespace {
@@ -108,6 +110,12 @@ void take_coded(Cursor* cursor, Body* body) {
     case kLevels:
       take_levels(cursor, body);
       break;
+    case kPowers:
+      take_powers(cursor, body);
+      break;
+    case kLevels2:
+      take_levels2(cursor, body);
+      break;
     default:
       take_polar(cursor, body);
   }
@@ -120,6 +128,8 @@ void check_coded(const Body& body, const Cursor& cursor) {
       cursor.fail("scale", "scale", body.signs - 4, "must be positive where a sign bit is set.");
   }
   if (body.method == kLevels) check_levels(body, cursor);
+  if (body.method == kPowers) check_powers(body, cursor);
+  if (body.method == kLevels2) check_levels2(body, cursor);
 }
 
 void put_support(Message* message, Support support, int64_t k, uint64_t seed) {

@@ -97,7 +97,9 @@ Body take_body(Cursor* cursor, bool member) {
   Body body;
   body.start = cursor->at();
   body.method = cursor->byte("method");
-  if (body.method < kDense || body.method > kPolar || (member && body.method == kGroup))
+  const bool known = (body.method >= kDense && body.method <= kPolar) || body.method == kPowers ||
+                     body.method == kLevels2;
+  if (!known || (member && body.method == kGroup))
     cursor->fail("method", "method", body.start,
                  "must be one that version 1 has here, got " + std::to_string(body.method) + ".");
   if (body.method == kGroup) {

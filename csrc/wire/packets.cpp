@@ -7,15 +7,16 @@
 #include "../bits.h"
 #include "../common/fpenv.h"
 #include "coded.h"
-#include "levels.h"
+#include "level_codes.h"
 
 namespace gcext::wire {
 namespace {
 
 using namespace py::literals;
 
-constexpr std::array<const char*, kPolar + 1> kMethodNames = {
-    "", "dense", "sparse", "ternary", "merged", "group", "random", "sign", "levels", "polar"};
+constexpr std::array<const char*, kLevels2 + 1> kMethodNames = {
+    "",      "dense", "sparse", "ternary", "merged", "group", "random", "sign",   "levels",
+    "polar", "",      "powers", "",        "",       "",      "",       "levels2"};
 constexpr std::array<const char*, kDtypes> kDtypeNames = {"float32", "float16", "bfloat16",
                                                           "float64"};
 
@@ -24,7 +25,8 @@ int code_of(const std::array<const char*, n>& names, const std::string& name, co
   for (size_t code = 0; code < n; ++code)
     if (name == names[code] && !name.empty()) return static_cast<int>(code);
   std::string known;
-  for (const char* each : names) known += (known.empty() ? "" : ", ") + std::string(each);
+  for (const std::string each : names)
+    if (!each.empty()) known += (known.empty() ? "" : ", ") + each;
   throw PackError(std::string("pack: ") + what + " must be one of " + known + ", got " + name +
                   ".");
 }
@@ -72,16 +74,6 @@ int64_t put_support(Message* message, Method method, int64_t numel, const py::ha
   });
 }
 
-LevelArrays level_arrays(const Array<float>& norm, const Array<int16_t>& level,
-                         const py::handle& code) {
-  return {code.attr("steps").cast<int64_t>(),
-          code.attr("bucket").cast<int64_t>(),
-          norm.data(),
-          norm.size(),
-          level.data(),
-          level.size()};
-}
-
 void put_coded(Message* message, Method method, int64_t numel, const py::handle& contents) {
   const int64_t k = put_support(message, method, numel, contents.attr("support"));
   const py::object code = contents.attr("coded");
@@ -91,14 +83,10 @@ void put_coded(Message* message, Method method, int64_t numel, const py::handle&
   } else if (method == kSign) {
     const auto bits = checked<uint8_t>(code.attr("bits"), "bits");
     put_sign(message, k, code.attr("scale").cast<float>(), bits.data(), bits.size());
-  } else if (method == kLevels) {
-    const auto norm = checked<float>(code.attr("norms"), "norms");
-    const auto level = checked<int16_t>(code.attr("level"), "level");
-    const LevelArrays arrays = level_arrays(norm, level, code);
-    with_index(code.attr("at"), [&](const auto& at) {
-      const py::gil_scoped_release release;
-      put_levels(message, k, arrays, at.data(), at.size());
-    });
+  } else if (method == kLevels || method == kLevels2) {
+    put_level_code(message, method, k, code);
+  } else if (method == kPowers) {
+    put_power_code(message, k, code);
   } else {
     const auto bits = checked<uint8_t>(code.attr("message"), "message");
     const auto scale = checked<float>(code.attr("scale"), "scale");
@@ -166,22 +154,6 @@ py::object support_of(const Body& body, const Cursor& cursor) {
   return body.narrow() ? index_of<int32_t>(body, cursor) : index_of<int64_t>(body, cursor);
 }
 
-template <class Index>
-py::dict levels_of(const Body& body, const Cursor& cursor) {
-  const LevelFields& fields = body.levels;
-  py::array_t<Index> at(fields.places);
-  py::array_t<int16_t> level(fields.places);
-  Index* at_out = at.mutable_data();
-  int16_t* level_out = level.mutable_data();
-  {
-    const py::gil_scoped_release release;
-    read_levels(body, cursor, at_out, level_out);
-  }
-  return py::dict("steps"_a = fields.steps, "bucket"_a = fields.bucket,
-                  "norms"_a = array_of<float>(fields.norm, fields.norms), "at"_a = at,
-                  "level"_a = level);
-}
-
 // The coded values of a body: float32, or the fields of a value code by name.
 py::object coded_of(const Body& body, const Cursor& cursor) {
   switch (body.method) {
@@ -198,7 +170,10 @@ py::object coded_of(const Body& body, const Cursor& cursor) {
       return py::dict("scale"_a = body.scale,
                       "bits"_a = array_of<uint8_t>(body.signs, plane_bytes(body.k, 1)));
     case kLevels:
-      return body.narrow() ? levels_of<int32_t>(body, cursor) : levels_of<int64_t>(body, cursor);
+    case kLevels2:
+      return level_code_of(body, cursor);
+    case kPowers:
+      return power_code_of(body, cursor);
     case kPolar: {
       const PolarFields& polar = body.polar;
       py::object seed = py::none();

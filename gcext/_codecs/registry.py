@@ -44,6 +44,7 @@ def codec(spec: str) -> Codec:
     * ``randomk:p=0.01``: random elements.
     * ``sign``: one bit each.
     * ``qsgd:bits=4,bucket=512``, ``terngrad:clip=0,bucket=0``: stochastic levels.
+    * ``natural``: powers of two.
     * ``polar:rate=0.5,block=1024,rotate=true`` and ``,select=topk|randomk,p=0.01``: signs in less
       than a bit.
     * ``dense``: all of it.
