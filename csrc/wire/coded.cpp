@@ -5,6 +5,7 @@
 #include <string>
 
 #include "../bits.h"
+#include "codes.h"
 #include "fields.h"
 #include "levels.h"
 #include "levels2.h"
@@ -116,6 +117,9 @@ void take_coded(Cursor* cursor, Body* body) {
     case kLevels2:
       take_levels2(cursor, body);
       break;
+    case kCodes:
+      take_codes(cursor, body);
+      break;
     default:
       take_polar(cursor, body);
   }
@@ -130,6 +134,7 @@ void check_coded(const Body& body, const Cursor& cursor) {
   if (body.method == kLevels) check_levels(body, cursor);
   if (body.method == kPowers) check_powers(body, cursor);
   if (body.method == kLevels2) check_levels2(body, cursor);
+  if (body.method == kCodes) check_codes(body, cursor);
 }
 
 void put_support(Message* message, Support support, int64_t k, uint64_t seed) {

@@ -15,6 +15,7 @@
 #include <limits>
 #include <vector>
 
+#include "../codes.h"
 #include "cursor.h"
 #include "message.h"
 #include "section.h"
@@ -37,7 +38,8 @@ enum Method : uint8_t {
   kSign,
   kLevels,
   kPolar,
-  kPowers = 11,   // powers.h
+  kCodes,
+  kPowers,        // powers.h
   kLevels2 = 16,  // levels2.h
 };
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
@@ -78,6 +80,17 @@ struct Prefix {
   int64_t bits = 0;  // of the stream
 };
 
+// The fields of a codes body after its support.
+struct CodeFields {
+  CodeTable table = CodeTable::kValues;
+  int width = 0;
+  int64_t bucket = 0;
+  int64_t scales = 0;
+  const uint8_t* scale = nullptr;  // scales float32
+  const uint8_t* bits = nullptr;   // k codes
+  int64_t bytes = 0;               // of these
+};
+
 // A body laid over the bytes of a message; it owns nothing.
 struct Body {
   uint8_t method = 0;
@@ -104,6 +117,7 @@ struct Body {
   LevelFields levels;
   PolarFields polar;
   Prefix prefix;  // powers, levels2
+  CodeFields codes;
 
   bool narrow() const { return numel <= INT32_MAX; }
 };

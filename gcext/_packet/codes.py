@@ -2,8 +2,8 @@
 
 A *support* names the elements that travel: all of them (None), those of an index tensor, or
 ``Random``. A *value code* is what they became where they are not float32: ``Signs``, ``Levels``,
-``Powers`` (gcext._packet.powers) or ``Polar`` (gcext.polar). Contents never change; values are
-computed from them when asked for.
+``Codes`` (tables.py), ``Powers`` (powers.py) or ``Polar`` (gcext.polar). Contents never change;
+values are computed from them when asked for.
 """
 
 from __future__ import annotations
