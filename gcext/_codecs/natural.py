@@ -7,7 +7,7 @@ from functools import partial
 
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
-from gcext._native.natural import natural
+from gcext._native import natural
 from gcext._packet.packet import Packet
 from gcext._packet.powers import Powers
 
@@ -48,6 +48,6 @@ class Natural(Codec):
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
         scale = 1.0 if acc.out is None else _FED_BACK
-        power, info = natural(acc.tensor, acc.memory, acc.out, acc.decay, scale, seed)
+        power, info = natural.natural(acc.tensor, acc.memory, acc.out, acc.decay, scale, seed)
         finish = partial(Powers.contents, scale)
         return Packet.from_kernel("powers", acc.op, acc.source, info, finish, whole=(power,))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from emu import quantize
+from emu import natural, quantize
 from emu.backends import POISON
 from emu.select import Emu, Schedule
 from torch import Tensor
@@ -19,6 +19,7 @@ from gcext import Packet
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
 from gcext._native import lists, ops
+from gcext._native import natural as natural_ops
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def on_a_gpu() -> Iterator[None]:
         patch.setattr(lists, "select_many", _device(_select_many))
         patch.setattr(ops, "sign", _device(_sign))
         patch.setattr(ops, "levels", _device(_levels))
+        patch.setattr(natural_ops, "natural", _device(_natural))
         yield
 
 
@@ -127,3 +129,9 @@ def _levels(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]
     missing = (0, n - at.numel())  # the operator allocates all elements
     pad = torch.nn.functional.pad
     return norms, pad(at, missing, value=POISON), pad(level, missing, value=POISON), info
+
+
+def _natural(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    if tensor.numel() == 0:
+        return torch.ops.gcext.natural(tensor, *rest)
+    return natural.Emu().natural(tensor, *rest)
