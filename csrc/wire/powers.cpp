@@ -8,6 +8,9 @@
 namespace gcext::wire {
 namespace {
 
+// Neighbours are often equal, and a count waits for its last change: so there are several.
+constexpr int64_t kCounts = 4;
+
 bool is_scale(uint32_t word) { return word > 0 && word < kInfinity; }
 
 // Whether the power of a symbol, times the scale, rounds to a float32.
@@ -36,25 +39,60 @@ class PowerReader {
   }
   const PrefixReader& code() const { return code_; }
 
-  // The next tile's numbers; returns how many, 0 after the last.
+  // The numbers of the next tiles, up to kAtOnce of them; returns how many, 0 after the last.
   int64_t next(int16_t* power) {
-    const PrefixReader::Tile tile = code_.next();
+    PrefixReader::Tile tiles[kAtOnce];
+    int count = 0;
+    int64_t n = 0;
+    while (count < kAtOnce) {
+      const PrefixReader::Tile tile = code_.next();
+      if (tile.n == 0) break;
+      tiles[count++] = tile;
+      n += tile.n;
+    }
+    if (n == kAtOnce * kPrefixTile && read_together(tiles, power)) return n;
+    int16_t* to = power;
+    for (int t = 0; t < count; to += tiles[t++].n) read_one(tiles[t], to);
+    return n;
+  }
+
+  static constexpr int kAtOnce = 4;
+
+ private:
+  static constexpr int64_t kPerWindow = 4;  // 52 bits at most
+  static_assert(kPerWindow * kMostPowerBits <= 57);
+
+  // Whole tiles side by side, as each number waits for the last of its tile. False where one of
+  // them is wrong.
+  bool read_together(const PrefixReader::Tile* tiles, int16_t* power) const {
+    int64_t at[kAtOnce];
+    for (int t = 0; t < kAtOnce; ++t) at[t] = tiles[t].begin;
+    for (int64_t i = 0; i < kPrefixTile; i += kPerWindow) {
+      for (int t = 0; t < kAtOnce; ++t) {
+        if (at[t] >= tiles[t].end) return false;
+        uint64_t window = load_bits(stream_, at[t]);
+        for (int64_t j = 0; j < kPerWindow; ++j)
+          at[t] += take(&window, power + t * kPrefixTile + i + j);
+      }
+    }
+    bool right = true;
+    for (int t = 0; t < kAtOnce; ++t) right = right && at[t] == tiles[t].end;
+    return right;
+  }
+
+  void read_one(const PrefixReader::Tile& tile, int16_t* power) const {
     int64_t at = tile.begin, i = 0;
-    constexpr int64_t kAtOnce = 4;  // 52 bits at most
-    static_assert(kAtOnce * kMostPowerBits <= 57);
-    for (; i + kAtOnce <= tile.n && at < tile.end; i += kAtOnce) {
+    for (; i + kPerWindow <= tile.n && at < tile.end; i += kPerWindow) {
       uint64_t window = load_bits(stream_, at);
-      for (int64_t j = 0; j < kAtOnce; ++j) at += take(&window, power + i + j);
+      for (int64_t j = 0; j < kPerWindow; ++j) at += take(&window, power + i + j);
     }
     for (; i < tile.n && at < tile.end; ++i) {
       uint64_t window = load_bits(stream_, at);
       at += take(&window, power + i);
     }
     code_.check_end(tile, i < tile.n ? tile.end + 1 : at);
-    return tile.n;
   }
 
- private:
   int take(uint64_t* window, int16_t* power) const {
     const Entry entry = table_[*window & code_.mask()];
     const int minus = -static_cast<int>(*window >> entry.word & (entry.bits - entry.word));
@@ -84,10 +122,13 @@ void check_powers(const Body& body, const Cursor& cursor) {
   const PrefixReader& code = reader.code();
   if (code.highest() == 0)
     cursor.fail("code", "lengths", body.prefix.lengths, "must not be those of zeros alone.");
+  int64_t counts[kCounts][kPowers2] = {};
+  int16_t tiles[PowerReader::kAtOnce * kPrefixTile];
+  while (const int64_t n = reader.next(tiles))
+    for (int64_t i = 0; i < n; ++i) ++counts[i % kCounts][tiles[i] < 0 ? -tiles[i] : tiles[i]];
   int64_t count[kPowers2] = {};
-  int16_t tile[kPrefixTile];
-  while (const int64_t n = reader.next(tile))
-    for (int64_t i = 0; i < n; ++i) ++count[tile[i] < 0 ? -tile[i] : tile[i]];
+  for (const auto& some : counts)
+    for (int64_t symbol = 0; symbol < kPowers2; ++symbol) count[symbol] += some[symbol];
   code.check_counts(count);
   if (!is_finite(body.scale, code.highest()))
     cursor.fail("value", "scale", body.prefix.lengths, "times the highest power must be finite.");
@@ -117,14 +158,14 @@ void put_powers(Message* message, int64_t k, float scale, const int16_t* power, 
     throw PackError("pack: the highest power times the scale must be finite in float32.");
   message->word(bits_of(scale));
   if (lowest == 0 && highest == 0) return message->varint(0);
-  // Four counts, as neighbours are often equal and each waits for the last.
-  std::vector<int64_t> counts[4], count(kPowers2);
+  std::vector<int64_t> counts[kCounts], count(kPowers2);
   for (auto& each : counts) each.resize(2 * kPowers2 - 1);
-  for (int64_t i = 0; i < powers; ++i) ++counts[i & 3][static_cast<size_t>(power[i] + kMost)];
+  for (int64_t i = 0; i < powers; ++i) ++counts[i % kCounts][static_cast<size_t>(power[i] + kMost)];
   int64_t signs = 0;
   for (size_t i = 0; i < counts[0].size(); ++i) {
     const int signed_power = static_cast<int>(i) - kMost;
-    const int64_t sum = counts[0][i] + counts[1][i] + counts[2][i] + counts[3][i];
+    int64_t sum = 0;
+    for (const auto& each : counts) sum += each[i];
     count[static_cast<size_t>(std::abs(signed_power))] += sum;
     signs += signed_power != 0 ? sum : 0;
   }

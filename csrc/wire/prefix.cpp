@@ -139,8 +139,8 @@ PrefixReader::PrefixReader(const Prefix& prefix, const Cursor& cursor)
 
 PrefixReader::Tile PrefixReader::next() {
   const int64_t n = std::min(kPrefixTile, prefix_.symbols - tile_ * kPrefixTile);
-  if (n <= 0) return {0, bit_, bit_};
-  const Tile tile{n, bit_, bit_ + load_size(prefix_.sizes + kSizeBytes * tile_)};
+  if (n <= 0) return {};
+  const Tile tile{n, bit_, bit_ + load_size(prefix_.sizes + kSizeBytes * tile_), tile_};
   // True of every stream taken; asked again because the buffer may be one that others write to.
   if (tile.end > prefix_.bits)
     cursor_.fail("tile", "sizes", prefix_.sizes, "changed while it was read.");
@@ -151,7 +151,7 @@ PrefixReader::Tile PrefixReader::next() {
 
 void PrefixReader::check_end(const Tile& tile, int64_t at) const {
   if (at != tile.end)
-    cursor_.fail("tile", "sizes", prefix_.sizes + kSizeBytes * (tile_ - 1),
+    cursor_.fail("tile", "sizes", prefix_.sizes + kSizeBytes * tile.number,
                  "must be the bits of the tile's symbols, got " +
                      std::to_string(tile.end - tile.begin) + ".");
 }

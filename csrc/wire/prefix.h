@@ -56,12 +56,13 @@ class PrefixReader {
   uint64_t mask() const { return mask_; }
 
   struct Tile {
-    int64_t n, begin, end;  // symbols; where its bits begin and end
+    int64_t n = 0, begin = 0, end = 0;  // symbols; where its bits begin and end
+    int64_t number = 0;
   };
   // The next tile, n = 0 after the last.
   Tile next();
 
-  // Fails unless the tile that next() gave last ended at bit `at`.
+  // Fails unless a tile that next() gave ended at bit `at`.
   void check_end(const Tile& tile, int64_t at) const;
 
   // Fails unless the lengths are those of a code for these counts, one for each of the alphabet.
