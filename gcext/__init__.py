@@ -28,7 +28,17 @@ from gcext._links.stages import Clip, LastValue, Lazy, MomentumCorrection, Stage
 from gcext._native.library import build_info
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
-from gcext._recipes import Recipe, Schedule, recipe, recipes, register_recipe
+from gcext._recipes import (
+    Advice,
+    MethodRow,
+    Recipe,
+    Schedule,
+    advise,
+    methods,
+    recipe,
+    recipes,
+    register_recipe,
+)
 from gcext._spec import option
 from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
@@ -36,6 +46,7 @@ from gcext.aggregate._history import History
 __version__: str = build_info()["gcext"]
 
 __all__ = [
+    "Advice",
     "Clip",
     "Codec",
     "CodecInput",
@@ -46,6 +57,7 @@ __all__ = [
     "LastValue",
     "Lazy",
     "Link",
+    "MethodRow",
     "MomentumCorrection",
     "Packet",
     "Recipe",
@@ -54,6 +66,7 @@ __all__ = [
     "Stage",
     "Trajectory",
     "__version__",
+    "advise",
     "aggregate",
     "build_info",
     "codec",
@@ -63,6 +76,7 @@ __all__ = [
     "distributed",
     "functional",
     "gram",
+    "methods",
     "option",
     "polar",
     "recipe",

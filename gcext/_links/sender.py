@@ -345,11 +345,11 @@ class Sender:
         """Return the stages' states, under one key; nothing where there are none."""
         if not self.stages:
             return {}
-        return {"stages": [(type(each).__name__, each.state_dict()) for each in self.stages]}
+        return {"stages": [(repr(each), each.state_dict()) for each in self.stages]}
 
     def _load_stages(self, states: Any) -> None:
         """Load the stages' states: all, or where one does not fit none."""
-        mine = [type(each).__name__ for each in self.stages]
+        mine = [repr(each) for each in self.stages]
         given = [name for name, _ in states]
         if mine != given:
             raise ValueError(

@@ -13,6 +13,7 @@ there adds it (gcext.aggregate.LastValues, gcext.aggregate.Predicted).
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -52,6 +53,12 @@ class Stage(ABC):
     def observe(self, model: Tensor) -> None:
         """Learn the model that the next tensors were computed from; see Sender.observe."""
         return
+
+    def __repr__(self) -> str:
+        """Return the constructor's call, which a state must agree with."""
+        names = inspect.signature(type(self)).parameters
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({options})"
 
     def commit(self, name: str) -> None:
         """Let the last packet of a name count."""

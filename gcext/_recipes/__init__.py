@@ -8,6 +8,7 @@ mean. A new method that needs no new kernel is one more function.
 
 from importlib import import_module
 
+from gcext._recipes.advise import Advice, advise
 from gcext._recipes.recipe import (
     About,
     Recipe,
@@ -17,8 +18,10 @@ from gcext._recipes.recipe import (
     recipes,
     register_recipe,
 )
+from gcext._recipes.table import MethodRow, methods
 
 for _name in ("federated", "sparse", "quantized", "outer"):  # the order of recipes()
     import_module(f"gcext._recipes.{_name}")
 
-__all__ = ["About", "Recipe", "Schedule", "about", "recipe", "recipes", "register_recipe"]
+__all__ = ["About", "Advice", "MethodRow", "Recipe", "Schedule", "about", "advise", "methods"]
+__all__ += ["recipe", "recipes", "register_recipe"]

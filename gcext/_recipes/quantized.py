@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from gcext._codecs.registry import codec
 from gcext._links.link import Link
 from gcext._recipes.federated import DENSE
 from gcext._recipes.recipe import Recipe, about, method
-from gcext.aggregate import Vote
+from gcext.aggregate import Aggregator, SignStep, Vote
 
 __all__: list[str] = []
 
+about("dense", "McMahan et al. 2017", "As none.", unbiased=True)
 about("qsgd", "Alistarh et al. 2017", "Unbiased at 2 to 5 bits, no state.", unbiased=True)
 about("terngrad", "Wen et al. 2017", "Unbiased at about a bit, no state.", unbiased=True)
 about("sign", "Bernstein et al. 2018", "One bit; with feedback=true, see efsign.")
@@ -32,10 +35,17 @@ def efsign() -> Recipe:
 
 
 @method("signvote", "Bernstein et al. 2018", "One bit both ways that outliers cannot move.")
-def signvote() -> Recipe:
+def signvote(lr: float = 0.001) -> Recipe:
     """Signs up, majority vote, signs down (arXiv:1802.04434, arXiv:1810.05291).
 
-    ``w <- w - scale sign(sum of sign(g_i))``. Travels: a bit an element, both ways. State: none.
-    Fails: biased: where most clients disagree with the mean it goes the wrong way.
+    ``w <- w - lr sign(sum of sign(g_i))``. Travels: a bit an element, both ways. State: none.
+    Fails: biased, so where most clients disagree with the mean it goes the wrong way; lr is in the
+    unit of the model, not of g.
     """
-    return Recipe(up=Link(codec("sign"), combine=Vote), down=Link(codec("sign")))
+    combine = partial(_vote, lr)
+    combine()
+    return Recipe(up=Link(codec("sign"), combine=combine), down=Link(codec("sign")))
+
+
+def _vote(lr: float) -> Aggregator:
+    return SignStep(Vote(), lr)
