@@ -35,8 +35,7 @@ void for_part(const QuantizeTable& table, const Source& source, const Cells& cel
 template <class Body>
 void for_cells(const QuantizeTable& table, const Source& source, const Cells& cells, int64_t parts,
                const Body& body) {
-  parallel_parts(parts,
-                 [&](int64_t part) { for_part(table, source, cells, part, parts, body); });
+  parallel_parts(parts, [&](int64_t part) { for_part(table, source, cells, part, parts, body); });
 }
 
 // Writes a cell of the new memory out, of n elements in all.

@@ -29,7 +29,7 @@ def uniform(n: int, seed: int) -> npt.NDArray[np.float64]:
     key = mixed(np.array([seed % 2**64], np.uint64))
     pair = mixed(key ^ mixed(np.arange((n + 1) // 2, dtype=np.uint64)))
     half = np.stack([pair & np.uint64(0xFFFFFFFF), pair >> np.uint64(32)], 1).reshape(-1)[:n]
-    return (half >> np.uint64(9)) * 2.0**-23
+    return np.float64(2.0**-23) * (half >> np.uint64(9)).astype(np.float64)
 
 
 def paper(t: F32, u: npt.NDArray[np.float64], least: float) -> npt.NDArray[np.float64]:

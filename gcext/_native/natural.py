@@ -40,7 +40,8 @@ fake("natural", _fake_natural)
 
 def power_values(power: Tensor, scale: float) -> Tensor:
     """Return float32 scale times power, as powers.Powers has them."""
-    return _ops.power_values.default(power, scale)
+    value: Tensor = _ops.power_values.default(power, scale)
+    return value
 
 
 fake("power_values", lambda power, scale: torch.empty_like(power, dtype=torch.float32))
