@@ -112,18 +112,6 @@ struct FirstNonFinite {
   uint64_t tensor, memory, sum;
 };
 
-__device__ inline float sum_at(const Source& s, int64_t i) {
-  return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * s.memory[i];
-}
-
-// Notes why the sum of element i is not finite.
-__device__ inline void note_not_finite(const Source& s, int64_t i, FirstNonFinite* first) {
-  const uint64_t at = static_cast<uint64_t>(i);
-  atomic_min(&first->sum, at);
-  if (key_of(s.tensor[i]) >= kInfKey) atomic_min(&first->tensor, at);
-  if (s.memory != nullptr && key_of(s.memory[i]) >= kInfKey) atomic_min(&first->memory, at);
-}
-
 // Writes status and where to info. An error in tensor comes before one in memory, and that before
 // one of the sum; where the sum is not `stored`, its place is -1, as on the CPU.
 __device__ inline SelectStatus report(const FirstNonFinite& first, bool stored, int64_t* info) {

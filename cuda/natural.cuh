@@ -18,6 +18,7 @@
 
 #include "common.cuh"
 #include "natural_launch.h"
+#include "sum.cuh"
 
 namespace gcext {
 
@@ -43,7 +44,7 @@ __global__ void __launch_bounds__(kNaturalThreads)
     const uint64_t pair = draw_pair(key, static_cast<uint64_t>(j));
     for (int64_t i = 2 * j; i < n && i < 2 * j + 2; ++i) {
       const float acc = sum_at(source, i);
-      if (key_of(acc) >= kInfKey) note_not_finite(source, i, &state->first);
+      if (key_of(acc) >= kInfKey) note(source, i, &state->first);
       const uint32_t bits = static_cast<uint32_t>(i % 2 == 0 ? pair : pair >> 32);
       power[i] = static_cast<int16_t>(power_of(acc, bits, most));
     }

@@ -28,6 +28,7 @@
 #include "common.cuh"
 #include "planes.cuh"
 #include "quantize_launch.h"
+#include "sum.cuh"
 
 namespace gcext {
 
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
     const float acc = i < range.end ? sum_at(source, i) : 0.0f;
     const uint32_t key = key_of(acc);
     if (key >= kInfKey) {
-      note_not_finite(source, i, &state->first);
+      note(source, i, &state->first);
     } else if (key != 0) {
       atomic_add(&bins[bin_of(key)], mantissa_of(key));
     }
@@ -139,7 +140,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
         const float acc = sum_at(source, i);
         const uint32_t key = key_of(acc);
         top = key > top ? key : top;
-        if (key >= kInfKey) note_not_finite(source, i, &state->first);
+        if (key >= kInfKey) note(source, i, &state->first);
         squares += static_cast<double>(acc) * static_cast<double>(acc);
       }
     }

@@ -25,9 +25,19 @@ STOCHASTIC = [
     "polar:rate=0.5,block=64,rotate=true,select=topk,p=0.2",
     "polar:rate=0.5,block=64,rotate=true,select=randomk,p=0.3",
     "polar:rate=0.5,block=64,rotate=false,select=randomk,p=0.3",
+    "dorefa:bits=1,bucket=64",
+    "dorefa:bits=4,bucket=512",
+    "dorefa:bits=8,bucket=0",
 ]
 DETERMINISTIC = [
     "sign",
+    "fp16",
+    "bf16",
+    "uniform:bits=4,bucket=512",
+    "uniform:bits=8,bucket=0",
+    "int8:bucket=4096",
+    "onebit:bucket=0",
+    "onebit:bucket=100",
     "polar:rate=0.9,block=128,rotate=false",
     "polar:rate=0.5,block=64,rotate=false,select=topk,p=0.2",
 ]
@@ -193,6 +203,11 @@ def test_p_of_any_number_type() -> None:
         ("qsgd:bucket=inf", "bucket must be a whole number"),
         ("terngrad:clip=-1", "terngrad: clip must be at least 0"),
         ("terngrad:bits=2", "unknown option bits"),
+        ("dorefa:bits=9", r"dorefa: bits must be in \[1, 8\]"),
+        ("uniform:bits=0", r"uniform: bits must be in \[1, 8\]"),
+        ("int8:bucket=-1", "int8: bucket must be at least 0"),
+        ("onebit:bits=1", "onebit: unknown option bits"),
+        ("fp16:bits=16", "unknown option bits"),
         ("polar:rate=0", "at least 1 bit"),
         ("polar:rate=1.5", "rate must be in"),
         ("polar:rate=0.001,block=64", "at least 1 bit"),
@@ -309,6 +324,8 @@ def test_deterministic_codecs_ignore_the_seed(spec: str) -> None:
         "natural",
         "polar:rate=0.5,block=256",
         "polar:rate=0.5,block=64,select=randomk,p=0.3",
+        "dorefa:bits=1,bucket=64",
+        "dorefa:bits=3,bucket=0",
     ],
 )
 @pytest.mark.parametrize("kind", ["gaussian", "sparse"])

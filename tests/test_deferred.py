@@ -23,6 +23,7 @@ SPECS = [
     "stc:p=0.1", "topk:p=0.02", "dense", "sign", "qsgd:bits=2,bucket=100", "terngrad:clip=2.5",
     "natural", "randomk:p=0.1", "polar:rate=0.5,block=64", "polar:rate=0.5,block=64,rotate=false",
     "polar:rate=0.5,block=64,select=randomk,p=0.3",
+    "fp16", "bf16", "dorefa:bits=3,bucket=100", "uniform", "int8:bucket=100", "onebit:bucket=100",
 ]  # fmt: skip
 SIZES = [0, 1, 33, 1001]
 STATUS = {"tensor": "tensor must", "residual": "residual must", "sum": "plus residual must"}

@@ -108,6 +108,18 @@ inline void check_levels(int64_t steps, int64_t bucket) {
               ". 0 is one for all.");
 }
 
+inline void check_encode_codes(int64_t table, int64_t width, int64_t bucket, bool random,
+                               bool fit) {
+  GCEXT_CHECK(table >= 0 && table < kCodeTables, "encode_codes: table must be in [0, ", kCodeTables,
+              "), got ", table, ".");
+  const CodeTable kind = static_cast<CodeTable>(table);
+  GCEXT_CHECK(kind == CodeTable::kValues ? width == 1 : width_fits(kind, width),
+              "encode_codes: width must be one that the table has, got ", width, ".");
+  GCEXT_CHECK(bucket >= 0, "encode_codes: bucket must not be negative, got ", bucket, ".");
+  GCEXT_CHECK(kind == CodeTable::kUniform || !(random || fit),
+              "encode_codes: table must be uniform for random and fit, got ", table, ".");
+}
+
 // Sign bits of n values. scales: one for each `run` of them, a multiple of 8.
 inline void check_signs(const Tensor& bits, int64_t n, const std::optional<Tensor>& scales,
                         int64_t run) {
