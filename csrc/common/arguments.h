@@ -146,6 +146,22 @@ inline void check_level_values(const Tensor& norms, const Tensor& at, const Tens
               at.numel(), " for ", level.numel(), ".");
 }
 
+// The scale of what natural compression sends, as float32.
+inline float check_natural_scale(double scale) {
+  const float rounded = static_cast<float>(scale);
+  GCEXT_CHECK(rounded > 0 && rounded <= 1, "natural: scale must be in (0, 1], got ", scale, ".");
+  return rounded;
+}
+
+// The scale as float32; to be called where denormals are kept.
+inline float check_power_values(const Tensor& power, double scale) {
+  check_dense(power, ScalarType::Short, "power_values: power");
+  const float rounded = static_cast<float>(scale);
+  GCEXT_CHECK(rounded > 0 && std::isfinite(rounded),
+              "power_values: scale must be positive and finite, got ", scale, ".");
+  return rounded;
+}
+
 // Codes of n elements, csrc/codes.h.
 inline void check_code_values(const Tensor& bits, const Tensor& scales, int64_t n, int64_t table,
                               int64_t width, int64_t bucket) {

@@ -10,7 +10,7 @@ from functools import partial
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._native import ops
-from gcext._packet.codes import Levels, Signs
+from gcext._packet.codes import Levels, Levels2, Signs
 from gcext._packet.packet import Packet
 from gcext._spec import option
 
@@ -87,9 +87,10 @@ class _Levels(Codec):
         source = acc.tensor, acc.memory, acc.out, acc.decay
         norms, at, level, info = ops.levels(*source, steps, self.bucket, largest, clip, fit, seed)
         bucket = self.bucket if self.bucket < acc.tensor.numel() else 0
-        finish = partial(Levels.contents, steps, bucket)
+        code = Levels if steps == 1 else Levels2
+        finish = partial(code.contents, steps, bucket)
         return Packet.from_kernel(
-            "levels", acc.op, acc.source, info, finish, whole=(norms,), cut=(at, level)
+            code.method, acc.op, acc.source, info, finish, whole=(norms,), cut=(at, level)
         )
 
 
