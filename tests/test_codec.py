@@ -29,6 +29,8 @@ DETERMINISTIC = [
     "sign",
     "polar:rate=0.9,block=128,rotate=false",
     "polar:rate=0.5,block=64,rotate=false,select=topk,p=0.2",
+    "stc:p=0.2,chunk=50",
+    "topk:p=0.05,chunk=64",
 ]
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 

@@ -1,0 +1,49 @@
+// select_chunks: the exact top-k of every chunk, fused with accumulation (Sarfi et al. 2025,
+// SparseLoCo; Peng et al. 2024, DeMo).
+//
+//   acc      = a*tensor + b*memory              float32, three roundings, no contraction
+//   chunk c  = elements [c*chunk, (c+1)*chunk)  the last one may be shorter
+//   chosen   = of every chunk the k indices (of the last: `last`) of largest |acc|;
+//              equal magnitudes: the lower index first; zeros never
+//   k'       = |chosen|
+//   mu       = (sum of |acc_i| over chosen) / k'        exact sum, one rounding to float32
+//   value_i  = +-mu (ternary) or acc_i (fp32)
+//   memory'_i = acc_i - value_i on chosen, acc_i elsewhere
+//
+// What the op writes is select's (csrc/select/select.h): index, value, out, info. index and value
+// have a capacity of all k's, and rise through all chunks. In place, nothing is written where
+// tensor is not finite; where memory is not, or a sum, out becomes the whole sum.
+#pragma once
+
+#include "../common/isa.h"
+#include "../common/scalar.h"
+#include "../common/source.h"
+
+namespace gcext {
+
+constexpr int64_t kMostChunk = int64_t{1} << 16;  // elements; beyond, select is the tool
+
+struct Chunks {
+  int64_t n, size;  // elements in all, and of a chunk
+  int64_t k, last;  // chosen of a chunk, and of the last one
+
+  GCEXT_HD int64_t count() const { return n / size + (n % size != 0); }
+  GCEXT_HD int64_t begin(int64_t c) const { return c * size; }
+  GCEXT_HD int64_t size_of(int64_t c) const { return n - c * size < size ? n - c * size : size; }
+  GCEXT_HD int64_t k_of(int64_t c) const { return (c + 1) * size >= n ? last : k; }
+  // The first entry of a chunk's in arrays with a capacity of all k's.
+  GCEXT_HD int64_t entry(int64_t c) const { return c * k; }
+  GCEXT_HD int64_t capacity() const { return n == 0 ? 0 : (count() - 1) * k + last; }
+};
+
+// The bodies compiled per instruction set.
+struct ChunkTable {
+  // The k-th largest key of n > 0 bit patterns, 1 <= k <= n.
+  uint32_t (*kth)(const uint32_t* bits, int64_t n, int64_t k);
+  // How many keys are greater than `key`.
+  int64_t (*greater)(const uint32_t* bits, int64_t n, uint32_t key);
+};
+
+GCEXT_DECLARE_TABLE(ChunkTable, select_chunks_table)
+
+}  // namespace gcext

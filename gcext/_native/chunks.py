@@ -1,0 +1,54 @@
+"""Operators that work chunk by chunk, csrc/chunks/; see gcext._native.ops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcext._native.ops import fake
+
+_ops = torch.ops.gcext
+
+
+def _new_index(tensor: Tensor, size: int | torch.SymInt) -> Tensor:
+    dtype = torch.int64 if tensor.numel() >= 2**31 else torch.int32
+    return tensor.new_empty((size,), dtype=dtype)
+
+
+def _new_info(tensor: Tensor) -> Tensor:
+    return tensor.new_empty((4,), dtype=torch.int64)
+
+
+def select_chunks(
+    tensor: Tensor,
+    memory: Tensor | None,
+    out: Tensor | None,
+    chunk: int,
+    k: int,
+    last: int,
+    a: float,
+    b: float,
+    ternary: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return index, value and info of the k of largest magnitude of every chunk.
+
+    k: of a chunk of ``chunk`` elements; ``last``: of the last one, which may be shorter. index and
+    value have a capacity of all of them. ternary: as of ``select``.
+    """
+    index, value, info = _ops.select_chunks.default(
+        tensor, memory, out, chunk, k, last, a, b, ternary
+    )
+    return index, value, info
+
+
+def _fake_select_chunks(
+    tensor: Tensor, memory: Any, out: Any, chunk: int, k: int, last: int, *_: Any
+) -> tuple[Tensor, ...]:
+    n = tensor.numel()
+    size = (-(-n // chunk) - 1) * k + last if n else 0
+    return _new_index(tensor, size), tensor.new_empty((size,)), _new_info(tensor)
+
+
+fake("select_chunks", _fake_select_chunks)
