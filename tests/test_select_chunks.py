@@ -165,7 +165,7 @@ def test_op_passes_opcheck() -> None:
     ],
 )
 def test_raw_op_refuses_what_does_not_fit(change: dict[str, object], match: str) -> None:
-    args = {"tensor": torch.ones(10), "memory": None, "out": torch.ones(10)}
+    args: dict[str, object] = {"tensor": torch.ones(10), "memory": None, "out": torch.ones(10)}
     args |= {"chunk": 4, "k": 3, "last": 1} | change
     with pytest.raises(RuntimeError, match=match):
         select_chunks(*args.values(), 1.0, 1.0, True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from emu import quantize
+from emu import quantize, select_chunks
 from emu.backends import POISON
 from emu.select import Emu, Schedule
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from gcext import Packet
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
-from gcext._native import lists, ops
+from gcext._native import chunks, lists, ops
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def on_a_gpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "select", _device(_select))
         patch.setattr(lists, "select_many", _device(_select_many))
+        patch.setattr(chunks, "select_chunks", _device(_select_chunks))
         patch.setattr(ops, "sign", _device(_sign))
         patch.setattr(ops, "levels", _device(_levels))
         yield
@@ -111,6 +112,10 @@ def _select_many(
     got = Emu(_HOW).select_many(tensor, memory or none, out or none, k, a, b, ternary)
     index, value, info = zip(*got, strict=True)
     return torch.cat(index), torch.cat(value), torch.stack(info)
+
+
+def _select_chunks(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return select_chunks.Emu().select_chunks(tensor, *rest)
 
 
 def _sign(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
