@@ -9,113 +9,27 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import xxhash
+from numpy_reader import (
+    MAX_F32,
+    Reader,
+    Refused,
+    Section,
+    bits,
+    exact,
+    finite,
+    require,
+    round_to_f32,
+    scales,
+)
 
-TILE = 1024
+__all__ = ["Refused", "decode"]
 
-
-class Refused(ValueError):  # noqa: N818 - an expected outcome, not a fault
-    """The message breaks a rule; code is the one that the format's page gives it."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-def require(condition: bool, code: str) -> None:
-    if not condition:
-        raise Refused(code)
-
-
-class Reader:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, count: int) -> bytes:
-        require(count <= len(self.data) - self.at, "truncated")
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-    def varint(self) -> int:
-        value = 0
-        for place in range(9):
-            byte = self.take(1)[0]
-            value |= (byte & 127) << (7 * place)
-            if byte < 128:
-                require(place == 0 or byte != 0, "varint")
-                return value
-        raise Refused("varint")
-
-    def f32(self, count: int) -> np.ndarray:
-        return np.frombuffer(self.take(4 * count), "<f4")
-
-    def plane(self, bits: int) -> np.ndarray:
-        return np.unpackbits(np.frombuffer(self.take(-(-bits // 8)), np.uint8), bitorder="little")
-
-
-def exact(bits: np.ndarray, count: int) -> np.ndarray:
-    """The first count bits; those after them are padding."""
-    require(not bits[count:].any(), "padding")
-    return bits[:count]
-
-
-class Section:
-    def __init__(self, reader: Reader, k: int) -> None:
-        self.k = k
-        tiles = -(-k // TILE)
-        table = reader.take(3 * tiles)
-        self.b, self.zeros = (
-            list(table[::3]),
-            [int.from_bytes(table[i + 1 : i + 3], "little") for i in range(0, 3 * tiles, 3)],
-        )
-        self.n = [min(TILE, k - TILE * t) for t in range(tiles)]
-        for n, b, zeros in zip(self.n, self.b, self.zeros, strict=True):
-            require(b <= 62 and zeros <= 2 * n, "tile")
-        remainder_bits = sum(n * b for n, b in zip(self.n, self.b, strict=True))
-        remainders, unary = reader.plane(remainder_bits), reader.plane(k + sum(self.zeros))
-        self.remainders = exact(remainders, remainder_bits)
-        self.unary = exact(unary, k + sum(self.zeros))
-
-    def tiles(self, limit: int) -> Iterator[list[int]]:
-        previous, r_at, u_at = -1, 0, 0
-        for n, b, zeros in zip(self.n, self.b, self.zeros, strict=True):
-            unary = self.unary[u_at : u_at + n + zeros]
-            ones = np.flatnonzero(unary)
-            require(len(ones) == n and bool(unary[-1]), "unary")
-            q = np.diff(ones, prepend=-1) - 1
-            bits = self.remainders[r_at : r_at + n * b].reshape(n, b)
-            weights = [1 << i for i in range(b)]
-            r = (bits @ np.array(weights, np.int64)) if b else np.zeros(n, np.int64)
-            require(int(((q + 1) // 2).sum()) <= n, "tile")
-            require(b == 0 or zeros + int(bits[:, -1].sum()) > n, "tile")
-            numbers = []
-            for high, low in zip(q.tolist(), r.tolist(), strict=True):
-                previous += (high << b) + low + 1
-                numbers.append(previous)
-            require(numbers[-1] < limit, "index")
-            yield numbers
-            r_at, u_at = r_at + n * b, u_at + n + zeros
-
-
-def round_to_f32(x: Fraction) -> float:
-    """To the nearest float32, ties to even; infinity where it overflows."""
-    if x == 0:
-        return 0.0
-    exponent = max(math.floor(math.log2(abs(x.numerator)) - math.log2(x.denominator)) - 25, -149)
-    while True:
-        unit = Fraction(2) ** exponent
-        mantissa = round(x / unit)
-        if abs(mantissa) <= 1 << 24:
-            break
-        exponent += 1
-    result = Fraction(mantissa) * unit
-    limit = Fraction(2) ** 128
-    return math.copysign(math.inf, result) if abs(result) >= limit else float(result)
+METHODS = frozenset(range(1, 11))
 
 
 def shape_of(reader: Reader) -> tuple[int, tuple[int, ...], int]:
@@ -124,10 +38,6 @@ def shape_of(reader: Reader) -> tuple[int, tuple[int, ...], int]:
     shape = tuple(reader.varint() for _ in range(kind & 15))
     require(math.prod(d for d in shape if d) < 1 << 63, "shape")
     return kind >> 4, shape, math.prod(shape)
-
-
-def finite(values: np.ndarray) -> bool:
-    return bool(np.isfinite(values).all())
 
 
 def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
@@ -175,20 +85,10 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
     return out
 
 
-MAX_F32 = 0x7F7FFFFF  # as bits
-
-
-def scales(reader: Reader, count: int, largest: int = MAX_F32) -> np.ndarray:
-    require(4 * count <= len(reader.data) - reader.at, "truncated")
-    values = reader.f32(count)
-    require(bool((values.view("<u4") <= largest).all()), "scale")
-    return values
-
-
 def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel: int) -> None:
-    """The methods 6 to 9: a support and what its elements became."""
+    """The methods from 6 on: a support and what its elements became."""
     kind, k = reader.take(1)[0], numel
-    require(kind in {6: (2,), 7: (0, 2), 8: (0, 1, 2), 9: (0, 1, 2)}[method], "support")
+    require(kind in {6: (2,), 7: (0, 2)}.get(method, (0, 1, 2)), "support")
     if kind > 0:
         k = reader.varint()
         require(k <= numel, "k")
@@ -214,8 +114,10 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
         if steps > 1:
             levels = Section(reader, count)
         out.update(steps=steps, bucket=bucket, norms=norms, level=[])
-    else:
+    elif method == 9:
         polar(reader, out, k)
+    else:
+        codes(reader, out, k)
     expected()
     if section is not None:
         out["index"] = [n for tile in section.tiles(numel) for n in tile]
@@ -236,10 +138,8 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
             out["level"].append((previous - number) if sign else number - previous)
             previous = number
         out["at"] = at
-
-
-def bits(reader: Reader, count: int) -> np.ndarray:
-    return exact(reader.plane(count), count)
+    elif method == 10:
+        code_rules(out)
 
 
 def polar(reader: Reader, out: dict[str, Any], k: int) -> None:
@@ -264,6 +164,41 @@ def polar(reader: Reader, out: dict[str, Any], k: int) -> None:
     message = bits(reader, kept * -(-sum(sizes) // block))
     out.update(block=block, kept=kept, soft=flags & 1 == 1, rotation=rotation)
     out.update(scale=scale, sizes=sizes, message=message)
+
+
+WIDTHS = [range(9), range(1, 9), [8], [16], [16]]  # of each table
+
+
+def codes(reader: Reader, out: dict[str, Any], k: int) -> None:
+    table = reader.take(1)[0]
+    require(table < 5, "table")
+    width = reader.take(1)[0]
+    require(width in WIDTHS[table], "width")
+    bucket = reader.varint()
+    require(bucket == 0 or (bucket < k and table < 3), "bucket")
+    buckets = -(-k // bucket) if bucket else min(k, 1)
+    if table == 0:
+        factors = reader.f32(buckets << width)
+        require(finite(factors), "scale")
+    else:
+        factors = scales(reader, buckets if table < 3 else 0)
+    out.update(table=table, width=width, bucket=bucket, scales=factors, codes=None)
+    out["plane"] = bits(reader, k * width)
+    if width > 0:
+        out["codes"] = out["plane"].reshape(k, width).astype(np.int64) @ (1 << np.arange(width))
+
+
+def code_rules(out: dict[str, Any]) -> None:
+    table, width, each = out["table"], out["width"], out["codes"]
+    if table == 3:
+        require(bool((each & 0x7C00 != 0x7C00).all()), "value")
+    elif table == 4:
+        require(bool((each & 0x7F80 != 0x7F80).all()), "value")
+    elif table > 0:
+        zero = 127 if table == 2 else 1 << (width - 1)
+        for j, scale in enumerate(out["scales"]):
+            some = each[j * out["bucket"] :][: out["bucket"] or None]
+            require(scale > 0 or bool((some == zero).all()), "scale")
 
 
 def merged(
@@ -312,7 +247,7 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
     )
     reader = Reader(message[5:-8])
     method = reader.take(1)[0]
-    require(1 <= method <= 9, "method")
+    require(method in METHODS, "method")
     if method == 5:
         count = reader.varint()
         require(count > 0, "count")
@@ -320,7 +255,7 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
         members = []
         for i in range(count):
             member = reader.take(1)[0]
-            require(1 <= member <= 9 and member != 5, "method")
+            require(member in METHODS and member != 5, "method")
             members.append(body(reader, member, None if expect is None else expect[i]))
         out: dict[str, Any] = {"method": 5, "members": members}
     else:

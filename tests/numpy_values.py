@@ -45,7 +45,7 @@ def random_support(seed: int, k: int, numel: int) -> list[int]:
 
 
 def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
-    """Return the indices and values of a packet of method 6 to 9; levels: of those not 0."""
+    """Return the indices and values of a coded packet; levels: of those not 0."""
     numel, k = int(np.prod(read["shape"], dtype=object)), read["k"]
     index: Any = read["index"] if "index" in read else range(numel)
     if read["seed"] is not None:
@@ -56,10 +56,39 @@ def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
         return list(index), np.where(read["signs"], -read["scale"], read["scale"])
     if read["method"] == 9:
         return list(index), polar(read)[:k]
+    if read["method"] == 10:
+        return list(index), code_values(read)
     at = np.array(read["at"], np.int64)
     norm = read["norms"][at // read["bucket"] if read["bucket"] else 0 * at].astype(np.float64)
     value = norm * np.array(read["level"], np.float64) / read["steps"]
     return [index[i] for i in read["at"]], value.astype(np.float32)
+
+
+def dynamic8() -> np.ndarray:
+    """The 256 constants of the dynamic tree data type."""
+    positive = [0.0]
+    for t in range(1, 128):
+        i = t.bit_length() - 1
+        twice = 2 << i
+        positive.append((twice + 18 * (t - (1 << i)) + 9) / (twice * 10 ** (7 - i)))
+    negative = [-x for x in positive[:0:-1]]
+    return np.array([*negative, *positive, 1.0], np.float32)
+
+
+def code_values(read: dict[str, Any]) -> np.ndarray:
+    table, width, code, scales = (read[name] for name in ("table", "width", "codes", "scales"))
+    code = np.zeros(read["k"], np.int64) if code is None else code
+    if table == 3:
+        return code.astype("<u2").view("<f2").astype(np.float32)
+    if table == 4:
+        return (code << 16).astype("<u4").view("<f4")
+    bucket = np.arange(len(code)) // (read["bucket"] or max(len(code), 1))
+    if table == 0:
+        return scales[(bucket << width) + code]
+    if table == 2:
+        return scales[bucket] * dynamic8()[code]
+    steps = 2**width - 1
+    return (scales[bucket].astype(np.float64) * (2 * code - steps) / steps).astype(np.float32)
 
 
 def polar(read: dict[str, Any]) -> np.ndarray:

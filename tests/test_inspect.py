@@ -66,6 +66,8 @@ def test_supports_and_codes_are_named() -> None:
         "random-float32": ("random elements", "seed", "30 of 600 elements", "30 float32"),
         "sign-k9": ("all elements", "scale", "9 bits, 1 is negative", "9 of 9 elements"),
         "levels-indices": ("indices", "3 steps", "16 elements share", "places.tiles", "levels.t"),
+        "codes-uniform-3": ("uniform", "3 bits a code", "64 elements share a scale", "5 float32"),
+        "codes-float16": ("float16", "16 bits a code", "1584 bits"),
         "polar-rotated": (
             "soft frozen sets, rotated",
             "2^6 symbols",

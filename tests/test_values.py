@@ -15,6 +15,7 @@ import gcext
 from gcext import Packet
 from gcext._packet import codes as values
 from gcext._packet.codes import Code, Contents, Levels, Random, Signs
+from gcext._packet.tables import Codes
 from gcext.polar._values import Polar
 
 N = 300
@@ -50,12 +51,24 @@ def rotated(sent: int) -> Code:
     return Polar(made.coded.message, 64, made.coded.kept, True, made.scale, 9)
 
 
+def uniform(sent: int) -> Code:
+    rng = np.random.default_rng(sent)
+    scales = torch.from_numpy(rng.random(-(-sent // 64), np.float32))
+    return Codes.of(torch.from_numpy(rng.integers(0, 8, sent)), "uniform", 3, 64, scales)
+
+
+def halves(sent: int) -> Code:
+    x = torch.randn(sent, generator=torch.Generator().manual_seed(1)).half()
+    return Codes.of(x.view(torch.int16).int() & 0xFFFF, "float16", 16)
+
+
 def make(support: str, code: str) -> Packet:
     sent = N if support == "all" else 170
     if code == "float":
         x = torch.randn(sent, generator=torch.Generator().manual_seed(2))
         return Packet("random", (20, 15), torch.float32, Contents(SUPPORTS[support], x))
     makers = {"sign": signs, "levels": levels, "polar": polar, "rotated": rotated}
+    makers |= {"uniform": uniform, "halves": halves}
     coded = makers[code](sent)
     return Packet(coded.method, (20, 15), torch.float32, Contents(SUPPORTS[support], coded))
 
@@ -63,12 +76,12 @@ def make(support: str, code: str) -> Packet:
 ALL = [
     ("random", "float"),
     *[(support, "sign") for support in ("all", "random")],
-    *[(s, c) for s in SUPPORTS for c in ("levels", "polar", "rotated")],
+    *[(s, c) for s in SUPPORTS for c in ("levels", "polar", "rotated", "uniform", "halves")],
 ]
 
 
 def reference(packet: Packet) -> Tensor:
-    """The decoded tensor by its definition, but for polar codes, whose values are believed."""
+    """The decoded tensor by its definition, but for polar and table codes: those are trusted."""
     sent = packet.contents.sent(packet.numel)
     code = packet.coded
     if isinstance(code, Signs):
@@ -78,7 +91,7 @@ def reference(packet: Packet) -> Tensor:
         value = torch.zeros(sent)
         for at, level in zip(code.at.tolist(), code.level.tolist(), strict=True):
             value[at] = float(code.norms[at // code.bucket]) * level / code.steps
-    elif isinstance(code, Polar):
+    elif isinstance(code, (Polar, Codes)):
         value = code.decode(sent)
     else:
         assert isinstance(code, Tensor)

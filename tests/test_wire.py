@@ -132,6 +132,8 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
         "group-3",
         *("random-values-edge", "sign-k9", "sign-random", "levels-4-steps", "levels-indices"),
         *("levels-norms-edge", "polar-soft", "polar-indices", "polar-rotated-hard"),
+        *("codes-values-3", "codes-uniform-edge", "codes-dynamic8-edge", "codes-bucket-1"),
+        *("codes-zeros-5-bits", "codes-float16-edge", "codes-bfloat16-edge", "group-of-codes"),
     ):
         message = golden("valid", name)
         for bit in range(40, 8 * (len(message) - 8)):
@@ -144,7 +146,7 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
             if code is None:
                 assert wire.pack(wire.unpack(repaired)) == repaired
     assert {None, "tile", "unary", "padding", "k", "truncated", "member", "scale", "value"} <= seen
-    assert {"support", "steps", "bucket", "level", "polar"} <= seen
+    assert {"support", "steps", "bucket", "level", "polar", "table", "width"} <= seen
 
 
 @settings(max_examples=300, deadline=None)
@@ -208,8 +210,9 @@ def test_an_error_costs_no_memory_even_at_the_end_of_a_long_packet() -> None:
     norms = np.ones(1, np.float32)
     levels = wire.Body("levels", (10**7,), code=(3, 0, norms, part.index, level))
     polar = wire.Body("polar", (1 << 24,), code=(bits[: 1 << 19], 1024, 256, True, norms, None))
+    codes = wire.Body("codes", (10**6,), code=("uniform", 8, 0, norms, bits))
     merged = wire.merge([part, ternary(rng, 10**7, 10**6)])
-    for body in (part, group, dense, merged, sign, levels, polar):
+    for body in (part, group, dense, merged, sign, levels, polar, codes):
         message = bytearray(wire.pack(body))
         message[-9:-8] = b"\xff\xff" if body.method != "dense" else b"\x7f\x00"
         damaged = seal(bytes(message))

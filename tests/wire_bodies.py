@@ -27,12 +27,14 @@ METHODS = {
     "sign": 7,
     "levels": 8,
     "polar": 9,
+    "codes": 10,
 }
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
 FIELDS = {
     "sign": ("scale", "bits"),
     "levels": ("steps", "bucket", "norms", "at", "level"),
     "polar": ("message", "block", "kept", "soft", "scale", "seed"),
+    "codes": ("table", "width", "bucket", "scales", "bits"),
 }
 
 

@@ -105,6 +105,15 @@ def assert_coded_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
         assert (steps, bucket) == (read["steps"], read["bucket"])
         assert same(norms, read["norms"])
         assert same(at, read["at"]) and same(level, read["level"])
+    elif body.method == "codes":
+        table, width, bucket, factors, packed = body.code
+        tables = ["values", "uniform", "dynamic8", "float16", "bfloat16"]
+        assert (tables.index(table), width, bucket) == (
+            read["table"],
+            read["width"],
+            read["bucket"],
+        )
+        assert plane(packed, read["plane"]) and factors.tobytes() == read["scales"].tobytes()
     else:
         message, *code, scale, seed = body.code
         assert code == [read["block"], read["kept"], read["soft"]] and seed == read["rotation"]
@@ -175,6 +184,24 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
         at = np.flatnonzero(sent).astype(np.int64 if wide else np.int32)
         level = rng.integers(1, steps, len(at), endpoint=True) * rng.choice([-1, 1], len(at))
         code = steps, bucket, norms, at, level.astype(np.int16)
+    elif method == "codes":
+        widths = {"values": (0, 8), "uniform": (1, 8), "dynamic8": (8, 8)}
+        table = draw(st.sampled_from([*widths, "float16", "bfloat16"]))
+        width = draw(st.integers(*widths.get(table, (16, 16))))
+        bucket = draw(st.integers(k // 20 + 1, k - 1)) if k > 3 and draw(st.booleans()) else 0
+        bucket = bucket if table in widths else 0
+        buckets = -(-k // bucket) if bucket else min(k, 1)
+        if table == "values":
+            factors = rng.standard_normal(buckets << width).astype(np.float32)
+        else:
+            factors = floats(scales, buckets if table in widths else 0)
+        top = {"float16": 0x7C00, "bfloat16": 0x7F80}.get(table, 1 << width)
+        each = rng.integers(0, top, k) | rng.integers(0, 2, k) * 0x8000 * (width == 16)
+        if table in ("uniform", "dynamic8"):
+            zero = (factors == 0)[np.arange(k) // (bucket or max(k, 1))]
+            each = np.where(zero, 127 if table == "dynamic8" else 1 << (width - 1), each)
+        plane_of = (each[:, None] >> np.arange(width) & 1).astype(np.uint8).reshape(-1)
+        code = table, width, bucket, factors, np.packbits(plane_of, bitorder="little")
     else:
         block = 2 ** draw(st.integers(5, 8))
         kept = draw(st.integers(0, block))
@@ -189,14 +216,14 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
 
 @st.composite
 def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
-    kinds = ["dense", "sparse", "ternary", "merged", "random", "sign", "levels", "polar"]
+    kinds = ["dense", "sparse", "ternary", "merged", "random", "sign", "levels", "polar", "codes"]
     method = draw(st.sampled_from(kinds + ([] if member else ["group"])))
     if method == "group":
         return wire.Body(
             "group", members=tuple(draw(st.lists(bodies(member=True), min_size=1, max_size=4)))
         )
     dtype = draw(st.sampled_from(sorted(wire.DTYPES)))
-    if method in ("random", "sign", "levels", "polar"):
+    if method in ("random", "sign", "levels", "polar", "codes"):
         return draw(coded_bodies(method, dtype))
     if method == "dense":
         value = np.array(draw(st.lists(FINITE, max_size=20)), np.float32)

@@ -8,6 +8,7 @@
 #include "coded.h"
 #include "fields.h"
 #include "merged.h"
+#include "names.h"
 
 namespace gcext::wire {
 namespace {
@@ -97,7 +98,7 @@ Body take_body(Cursor* cursor, bool member) {
   Body body;
   body.start = cursor->at();
   body.method = cursor->byte("method");
-  if (body.method < kDense || body.method > kPolar || (member && body.method == kGroup))
+  if (!is_method(body.method) || (member && body.method == kGroup))
     cursor->fail("method", "method", body.start,
                  "must be one that version 1 has here, got " + std::to_string(body.method) + ".");
   if (body.method == kGroup) {

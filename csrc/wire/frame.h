@@ -15,6 +15,7 @@
 #include <limits>
 #include <vector>
 
+#include "../codes.h"
 #include "cursor.h"
 #include "message.h"
 #include "section.h"
@@ -37,6 +38,7 @@ enum Method : uint8_t {
   kSign,
   kLevels,
   kPolar,
+  kCodes,
 };
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
 
@@ -64,6 +66,17 @@ struct PolarFields {
   int64_t bytes = 0;  // of the message
 };
 
+// The fields of a codes body after its support.
+struct CodeFields {
+  CodeTable table = CodeTable::kValues;
+  int width = 0;
+  int64_t bucket = 0;
+  int64_t scales = 0;
+  const uint8_t* scale = nullptr;  // scales float32
+  const uint8_t* bits = nullptr;   // k codes
+  int64_t bytes = 0;               // of these
+};
+
 // A body laid over the bytes of a message; it owns nothing.
 struct Body {
   uint8_t method = 0;
@@ -89,6 +102,7 @@ struct Body {
   uint64_t seed = 0;  // of a drawn support
   LevelFields levels;
   PolarFields polar;
+  CodeFields codes;
 
   bool narrow() const { return numel <= INT32_MAX; }
 };

@@ -1,8 +1,9 @@
 """What a packet holds where it is not plain arrays: supports and value codes.
 
 A *support* names the elements that travel: all of them (None), those of an index tensor, or
-``Random``. A *value code* is what they became: ``Signs``, ``Levels`` or ``Polar`` (gcext.polar)
-where they are not float32. Contents never change; values are computed from them when asked for.
+``Random``. A *value code* is what they became: ``Signs``, ``Levels``, ``Codes`` (tables.py) or
+``Polar`` (gcext.polar) where they are not float32. Contents never change; values are computed from
+them when asked for.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
+import gcext._packet.tables  # noqa: F401  (registers its value code)
 import gcext._wire as _wire
 from gcext._native.library import DTYPES
 from gcext._packet.codes import CODES, Contents, Merged, Random
