@@ -33,3 +33,36 @@ def chosen(acc: Floats, p: float, chunk: int) -> Index:
         one = acc[begin : begin + chunk]
         found.append(begin + top_k(one, count_of(p, one.size)))
     return np.concatenate(found)
+
+
+def signed_mean(values: Floats) -> np.float32:
+    """Return the exact mean of values of any sign, rounded once to float32, ties to even."""
+    units = sum(int(math.ldexp(float(x), 149)) for x in values)
+    size, count = abs(units), values.size
+    divisor = count << max((size // count).bit_length() - 24, 0)
+    kept, rest = divmod(size, divisor)
+    kept += 2 * rest > divisor or (2 * rest == divisor and kept & 1)
+    mean = math.ldexp(kept, max((size // count).bit_length() - 24, 0) - 149)
+    return np.float32(-mean if units < 0 and mean else mean)
+
+
+def bin_means(values: Floats, bits: int, sigmas: float) -> tuple[Floats, Index]:
+    """Return the table and each value's code: the quantizer in the code of SparseLoCo's authors.
+
+    ``q = round((val - shift)/scale + offset)``, clamped, with ``scale = sigmas*std/bins``; then
+    the mean of each bin. Here a tie goes up, and few values have a bin each.
+    """
+    bins = 2**bits
+    table = np.zeros(bins, np.float32)
+    if values.size <= bins:
+        table[: values.size] = values
+        return table, np.arange(values.size)
+    x = values.astype(np.float64)
+    shift = math.fsum(x) / x.size
+    spread = math.fsum((x - shift) ** 2) / (x.size - 1)
+    scale = sigmas * math.sqrt(spread) / bins
+    q = (x - shift) / scale + bins // 2 if scale > 0 else np.full(x.size, bins // 2)
+    code = np.clip(np.floor(q + 0.5), 0, bins - 1).astype(np.int64)
+    for each in np.unique(code):
+        table[each] = signed_mean(values[code == each])
+    return table, code

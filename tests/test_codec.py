@@ -31,6 +31,8 @@ DETERMINISTIC = [
     "polar:rate=0.5,block=64,rotate=false,select=topk,p=0.2",
     "stc:p=0.2,chunk=50",
     "topk:p=0.05,chunk=64",
+    "sparseloco:p=0.2,chunk=100,bits=2",
+    "sparseloco:p=0.1,chunk=4096,bits=4,range=5.0",
 ]
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 

@@ -52,3 +52,25 @@ def _fake_select_chunks(
 
 
 fake("select_chunks", _fake_select_chunks)
+
+
+def bin_means(
+    index: Tensor, value: Tensor, info: Tensor, out: Tensor | None, bits: int, range: float
+) -> tuple[Tensor, Tensor]:
+    """Return 2^bits means and each value's code into them, packed; csrc/chunks/bin_means.h.
+
+    index, value, info: as of ``select_chunks``; what is left of the values goes to their places in
+    ``out``. The codes have a capacity for all of ``value``.
+    """
+    table, packed = _ops.bin_means.default(index, value, info, out, bits, range)
+    return table, packed
+
+
+def _fake_bin_means(
+    index: Tensor, value: Tensor, info: Tensor, out: Any, bits: int, range: float
+) -> tuple[Tensor, Tensor]:
+    packed = value.new_empty(((value.numel() * bits + 7) // 8,), dtype=torch.uint8)
+    return value.new_empty((1 << bits,)), packed
+
+
+fake("bin_means", _fake_bin_means)
