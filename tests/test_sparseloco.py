@@ -54,7 +54,7 @@ def test_size_is_near_the_count(p: float) -> None:
     assert packet.k == k
     share = k / n
     positions = (-share * np.log2(share) - (1 - share) * np.log2(1 - share)) / share
-    assert packet.nbytes * 8 / k <= 1.02 * positions + 2 + (16 + 32) * 8 / k
+    assert packet.nbytes * 8 / k <= 1.02 * (positions + 2) + (16 + 32) * 8 / k
     if p == 1 / 64:
         assert packet.nbytes * 8 / k <= 9.6  # the authors' 12-bit positions and values: 14
 
