@@ -66,3 +66,22 @@ def bin_means(values: Floats, bits: int, sigmas: float) -> tuple[Floats, Index]:
     for each in np.unique(code):
         table[each] = signed_mean(values[code == each])
     return table, code
+
+
+def adacomp(tensor: Floats, residual: Floats | None, bin_size: int) -> Answer:
+    """Return what ``pack()`` of AdaComp sends and leaves: Chen et al. 2018, Algorithm 2.
+
+    G = residue + dW; H = G + dW; of every bin, where |H| >= gmax, the largest |G|, Gq is sign(G)
+    times the scale, the mean of gmax over the bins, and residue = G - Gq; elsewhere residue = G.
+    """
+    with np.errstate(over="ignore"):
+        total = tensor.copy() if residual is None else residual + tensor
+        soon = total + tensor
+    gmax = [
+        np.abs(total[at : at + bin_size]).max(initial=0) for at in range(0, total.size, bin_size)
+    ]
+    scale = exact_mean(np.array(gmax, np.float32))
+    reach = np.repeat(np.array(gmax, np.float32), bin_size)[: total.size]
+    sent = np.where(np.abs(soon) >= reach, np.sign(total) * scale, np.float32(0)).astype(np.float32)
+    index = np.flatnonzero(sent)
+    return Answer(index, sent[index], np.where(sent != 0, total - sent, total), scale)

@@ -33,6 +33,7 @@ DETERMINISTIC = [
     "topk:p=0.05,chunk=64",
     "sparseloco:p=0.2,chunk=100,bits=2",
     "sparseloco:p=0.1,chunk=4096,bits=4,range=5.0",
+    "adacomp:bin=50",
 ]
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 

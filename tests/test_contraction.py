@@ -25,6 +25,7 @@ SPECS = {
         "sparseloco:p=0.3,chunk=0,bits=3",
         "sparseloco:p=1,range=3",
     ],
+    "adacomp": [],  # no contraction: tests/test_adacomp.py
     "randomk": ["randomk:p=0.02", "randomk:p=0.3"],
     "dense": ["dense"],
     "sign": ["sign"],

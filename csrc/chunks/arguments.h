@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common/arguments.h"
+#include "adacomp.h"
 #include "bin_means.h"
 #include "select_chunks.h"
 
@@ -19,6 +20,11 @@ inline Chunks chunk_args(int64_t n, int64_t chunk, int64_t k, int64_t last) {
               "whole one, got ",
               last, " of ", rest, ".");
   return chunks;
+}
+
+inline void check_bin(int64_t bin) {
+  GCEXT_CHECK(bin >= 1 && bin <= kMostBin, "adacomp: bin must be in [1, ", kMostBin, "], got ", bin,
+              ".");
 }
 
 inline int64_t bin_bytes(int64_t k, int64_t bits) { return k / 8 * bits + (k % 8 * bits + 7) / 8; }

@@ -74,3 +74,19 @@ def _fake_bin_means(
 
 
 fake("bin_means", _fake_bin_means)
+
+
+def adacomp(
+    tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float, bin: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return index, value and info of what AdaComp sends of bins of ``bin`` elements; adacomp.h."""
+    index, value, info = _ops.adacomp.default(tensor, memory, out, decay, bin)
+    return index, value, info
+
+
+def _fake_adacomp(tensor: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    found = torch.library.get_ctx().new_dynamic_size()
+    return _new_index(tensor, found), tensor.new_empty((found,)), _new_info(tensor)
+
+
+fake("adacomp", _fake_adacomp)
