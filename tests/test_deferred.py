@@ -23,7 +23,7 @@ SPECS = [
     "stc:p=0.1", "topk:p=0.02", "dense", "sign", "qsgd:bits=2,bucket=100", "terngrad:clip=2.5",
     "randomk:p=0.1", "polar:rate=0.5,block=64", "polar:rate=0.5,block=64,rotate=false",
     "polar:rate=0.5,block=64,select=randomk,p=0.3", "stc:p=0.1,chunk=50", "topk:p=0.1,chunk=50",
-    "sparseloco:p=0.1,chunk=64",
+    "sparseloco:p=0.1,chunk=64", "adacomp:bin=50",
 ]  # fmt: skip
 SIZES = [0, 1, 33, 1001]
 STATUS = {"tensor": "tensor must", "residual": "residual must", "sum": "plus residual must"}

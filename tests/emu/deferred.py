@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from emu import bin_means, quantize, select_chunks
+from emu import adacomp, bin_means, quantize, select_chunks
 from emu.backends import POISON
 from emu.select import Emu, Schedule
 from torch import Tensor
@@ -78,6 +78,7 @@ def on_a_gpu() -> Iterator[None]:
         patch.setattr(ops, "select", _device(_select))
         patch.setattr(lists, "select_many", _device(_select_many))
         patch.setattr(chunks, "select_chunks", _device(_select_chunks))
+        patch.setattr(chunks, "adacomp", _device(_adacomp))
         patch.setattr(chunks, "bin_means", _unguarded(_bin_means))
         patch.setattr(ops, "sign", _device(_sign))
         patch.setattr(ops, "levels", _device(_levels))
@@ -127,6 +128,12 @@ def _select_many(
 
 def _select_chunks(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     return select_chunks.Emu().select_chunks(tensor, *rest)
+
+
+def _adacomp(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if tensor.numel() == 0:  # nothing is launched
+        return torch.ops.gcext.adacomp(tensor, *rest)
+    return adacomp.Emu().adacomp(tensor, *rest)
 
 
 def _bin_means(*args: Any) -> tuple[Tensor, Tensor]:
