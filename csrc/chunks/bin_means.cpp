@@ -14,6 +14,7 @@ namespace {
 // 3. The means; out.
 
 constexpr int64_t kGrain = 16384;  // values that are worth a thread
+constexpr int64_t kAhead = 32;     // places whose lines are prefetched
 
 struct Job {
   const void* index;  // int64 if `wide`, else int32
@@ -93,8 +94,10 @@ void run(const Job& job, double range) {
   }
   if (job.out == nullptr) return;
   for_parts(k, parts, [&](int64_t, int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i)
+    for (int64_t i = first; i < last; ++i) {
+      if (i + kAhead < last) __builtin_prefetch(job.out + job.place(i + kAhead), 1);
       job.out[job.place(i)] = job.value[i] - job.table[all[static_cast<size_t>(i)]];
+    }
   });
 }
 

@@ -23,11 +23,10 @@ namespace {
 // Then, with the mean of all: ternary values, and out at the chosen places. So of fp32 all memory
 // is passed over once.
 
-constexpr int64_t kGrain = 32768;     // elements that are worth a thread
-constexpr int64_t kCached = 1 << 20;  // elements of an output that may stay in the cache
-constexpr int64_t kSlack = 16;        // entries that select's bodies may write past the end
-constexpr int64_t kTally = 4080;      // values whose mantissas are added at a time
-constexpr int64_t kAhead = 32;        // chosen places whose lines are prefetched
+constexpr int64_t kGrain = 32768;               // elements that are worth a thread
+constexpr int64_t kCached = 1 << 20;            // elements of an output that may stay in the cache
+constexpr int64_t kTally = 4080;                // values whose mantissas are added at a time
+constexpr int64_t kAhead = 32;                  // chosen places whose lines are prefetched
 constexpr uint32_t kLower = uint32_t{1} << 18;  // by which low falls at least: 1/32 of an octave
 
 struct Tables {
@@ -59,8 +58,8 @@ struct Part {
       : first(first),
         until(until),
         acc(static_cast<size_t>(std::min(chunks.n, chunks.size))),
-        start(acc.size() + kSlack),
-        bits(acc.size() + kSlack),
+        start(acc.size() + kChunkSlack),
+        bits(acc.size() + kChunkSlack),
         at(chunks.entry(first)) {}
 };
 
@@ -115,15 +114,16 @@ void run_part(const Job& job, const Tables& tables, Part& part) {
   uint32_t low = 1;
   for (int64_t c = part.first; c < part.until; ++c) {
     const int64_t begin = chunks.begin(c), size = chunks.size_of(c), k = chunks.k_of(c);
-    const Candidates to{part.start.data(), part.bits.data()};
     const float* const memory = source.memory == nullptr ? nullptr : source.memory + begin;
-    const Source here{source.tensor + begin, memory, acc, source.a, source.b};
-    int64_t n = tables.select.stream(here, 0, size, false, 0, low, to, &part.highest);
+    const Source here{source.tensor + begin, memory, nullptr, source.a, source.b};
+    uint32_t* const start = part.start.data();
+    int64_t n = tables.chunks.collect(here, size, low, acc, start, &part.highest);
     if (n < k && low > 1) {
       low = 1;
       const Source again{acc, nullptr, nullptr, 1.0f, 1.0f};
-      n = tables.select.stream(again, 0, size, false, 0, low, to, &part.highest);
+      n = tables.chunks.collect(again, size, low, acc, start, &part.highest);
     }
+    for (int64_t i = 0; i < n; ++i) part.bits[static_cast<size_t>(i)] = bits_of(acc[start[i]]);
     if (part.highest < kInfKey && n > 0) {
       const uint32_t key = n > k ? tables.chunks.kth(part.bits.data(), n, k) : low;
       const uint32_t lower = next_low(tables, part, n, size, k, low, key);

@@ -38,11 +38,18 @@ struct Chunks {
 
 // The bodies compiled per instruction set.
 struct ChunkTable {
+  // The sum of n elements from source's pointers on, stored to acc, which may be source.tensor.
+  // Those with key >= low: their places, rising, to `start`, which has a capacity of n and
+  // kChunkSlack. Returns their number. *highest = max(*highest, keys).
+  int64_t (*collect)(const Source& source, int64_t n, uint32_t low, float* acc, uint32_t* start,
+                     uint32_t* highest);
   // The k-th largest key of n > 0 bit patterns, 1 <= k <= n.
   uint32_t (*kth)(const uint32_t* bits, int64_t n, int64_t k);
   // How many keys are greater than `key`.
   int64_t (*greater)(const uint32_t* bits, int64_t n, uint32_t key);
 };
+
+constexpr int64_t kChunkSlack = 16;
 
 GCEXT_DECLARE_TABLE(ChunkTable, select_chunks_table)
 
