@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <tuple>
+#include <utility>
 
 #include "../bits.h"
 #include "arguments.h"
@@ -14,7 +15,7 @@ namespace {
 // 3. The means; out.
 
 constexpr int64_t kGrain = 16384;  // values that are worth a thread
-constexpr int64_t kAhead = 32;     // places whose lines are prefetched
+constexpr int64_t kAhead = 64;     // places whose lines are prefetched
 
 struct Job {
   const void* index;  // int64 if `wide`, else int32
@@ -61,7 +62,7 @@ void run(const Job& job, double range) {
   std::vector<BinSums> sums(static_cast<size_t>(cells));
   const size_t slots = static_cast<size_t>(codes) * kBinSlots;
   std::vector<uint64_t> bins(slots * static_cast<size_t>(parts));
-  std::vector<uint32_t> all(static_cast<size_t>(k));
+  std::vector<uint8_t> all(static_cast<size_t>(k));
   for_parts(k, parts, [&](int64_t, int64_t first, int64_t last) {
     for (int64_t at = first; at < last; at += kBinCell)
       sums[static_cast<size_t>(at / kBinCell)] =
@@ -76,14 +77,20 @@ void run(const Job& job, double range) {
 
   for_parts(k, parts, [&](int64_t part, int64_t first, int64_t last) {
     uint64_t* const own = bins.data() + slots * static_cast<size_t>(part);
-    for (int64_t i = first; i < last; ++i) {
-      const uint32_t bits = bits_of(job.value[i]), code = bin_code(rule, job.value[i], i);
-      all[static_cast<size_t>(i)] = code;
-      uint64_t* const its = own + code * kBinSlots;
-      its[bin_of(key_of(bits))] += signed_mantissa(bits);
-      ++its[kBins];
+    uint32_t codes_of[kBinCell];
+    for (int64_t at = first; at < last; at += kBinCell) {
+      const int64_t n = std::min(kBinCell, last - at);
+      for (int64_t i = 0; i < n; ++i) {
+        const uint32_t bits = bits_of(job.value[at + i]);
+        const uint32_t code = bin_code(rule, job.value[at + i], at + i);
+        codes_of[i] = code;
+        all[static_cast<size_t>(at + i)] = static_cast<uint8_t>(code);
+        uint64_t* const its = own + code * kBinSlots;
+        its[bin_of(key_of(bits))] += signed_mantissa(bits);
+        ++its[kBins];
+      }
+      bits().pack(codes_of, n, job.bits, job.packed + at / 8 * job.bits);
     }
-    bits().pack(all.data() + first, last - first, job.bits, job.packed + first / 8 * job.bits);
   });
   for (int64_t part = 1; part < parts; ++part) {
     for (size_t i = 0; i < slots; ++i) bins[i] += bins[slots * static_cast<size_t>(part) + i];
@@ -99,6 +106,16 @@ void run(const Job& job, double range) {
       job.out[job.place(i)] = job.value[i] - job.table[all[static_cast<size_t>(i)]];
     }
   });
+}
+
+template <class Index>
+std::pair<int64_t, int64_t> ends(const Index* index, int64_t k) {
+  Index least = 0, most = 0;
+  for (int64_t i = 0; i < k; ++i) {
+    least = index[i] < least ? index[i] : least;
+    most = index[i] > most ? index[i] : most;
+  }
+  return {least, most};
 }
 
 // Back to the sum, as memory ran out.
@@ -118,10 +135,12 @@ std::tuple<Tensor, Tensor> bin_means(const Tensor& index, const Tensor& value, c
   job.value = value.const_data_ptr<float>();
   job.k = field[kInfoStatus] == kSelectOk ? field[kInfoCount] : 0;
   job.bits = static_cast<int>(bits);
-  for (int64_t i = 0; i < job.k && out.has_value(); ++i) {
-    GCEXT_CHECK(job.place(i) >= 0 && job.place(i) < out->numel(),
-                "bin_means: index must be within out, got ", job.place(i), " of ", out->numel(),
-                ".");
+  if (out.has_value()) {
+    const auto [least, most] = job.wide ? ends(index.const_data_ptr<int64_t>(), job.k)
+                                        : ends(index.const_data_ptr<int32_t>(), job.k);
+    GCEXT_CHECK(job.k == 0 || (least >= 0 && most < out->numel()),
+                "bin_means: index must be within out, got ", least, " and ", most, " of ",
+                out->numel(), ".");
   }
   if (out.has_value()) job.out = out->mutable_data_ptr<float>();
   try {

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <tuple>
 
-#include "../quantize.h"
 #include "../select/select.h"
 #include "arguments.h"
 
@@ -17,7 +16,7 @@ namespace {
 //    of index. Where they are too few, again from the buffer, all that are not zero.
 // 2. The exact k-th key among the candidates; ties go to the lowest indices.
 // 3. Emit the chosen, at the thread's own offset; fp32: they are cleared in the buffer.
-// 4. The buffer goes to out, past the cache.
+// 4. The buffer goes to out, past the cache, while the next chunk is streamed to another one.
 // 5. Guess `low` for the next chunk: no result depends on it.
 //
 // Then, with the mean of all: ternary values, and out at the chosen places. So of fp32 all memory
@@ -32,7 +31,6 @@ constexpr uint32_t kLower = uint32_t{1} << 18;  // by which low falls at least: 
 struct Tables {
   const SelectTable& select = GCEXT_TABLE(select_table);
   const ChunkTable& chunks = GCEXT_TABLE(select_chunks_table);
-  const QuantizeTable& quantize = GCEXT_TABLE(quantize_table);
 };
 
 struct Job {
@@ -47,7 +45,7 @@ struct Job {
 // A thread's range of chunks.
 struct Part {
   int64_t first, until;
-  std::vector<float> acc;
+  std::vector<float> sums[2];  // of a chunk, and of the one before
   std::vector<uint32_t> start, bits;
   int64_t at = 0, count = 0;  // its entries: the first, and how many
   uint32_t highest = 0;       // key
@@ -57,10 +55,11 @@ struct Part {
   Part(const Chunks& chunks, int64_t first, int64_t until)
       : first(first),
         until(until),
-        acc(static_cast<size_t>(std::min(chunks.n, chunks.size))),
-        start(acc.size() + kChunkSlack),
-        bits(acc.size() + kChunkSlack),
-        at(chunks.entry(first)) {}
+        start(static_cast<size_t>(std::min(chunks.n, chunks.size) + kChunkPad)),
+        bits(start.size()),
+        at(chunks.entry(first)) {
+    for (auto& each : sums) each.resize(start.size());
+  }
 };
 
 // The rank that `low` should have, so that hardly ever fewer than k keys reach it.
@@ -73,7 +72,7 @@ uint32_t next_low(const Tables& tables, const Part& part, int64_t n, int64_t siz
   const int64_t aim = aimed(k);
   if (2 * aim >= size) return 1;
   if (n >= (k + aim) / 2 && n <= 2 * aim - k) return low;
-  if (n >= aim) return tables.chunks.kth(part.bits.data(), n, aim);
+  if (n >= aim) return tables.chunks.kth(part.bits.data(), n, aim, low);
   const uint32_t fall = 2 * (key - low) + kLower;
   return low > fall ? low - fall : 1;
 }
@@ -101,31 +100,28 @@ void write_indices(const Part& part, int64_t n, int64_t base, Index* index) {
     index[i] = static_cast<Index>(base + part.start[static_cast<size_t>(i)]);
 }
 
-void store(const Job& job, const Tables& tables, const float* acc, int64_t begin, int64_t n) {
-  if (job.source.out == nullptr) return;
-  if (job.bypass) return tables.quantize.bypass(acc, n, job.source.out + begin);
-  std::memcpy(job.source.out + begin, acc, static_cast<size_t>(n) * sizeof(float));
-}
-
 void run_part(const Job& job, const Tables& tables, Part& part) {
   const Chunks& chunks = job.chunks;
   const Source& source = job.source;
-  float* const acc = part.acc.data();
+  const Outgoing nothing{nullptr, nullptr, 0, false};
+  Outgoing outgoing = nothing;
   uint32_t low = 1;
   for (int64_t c = part.first; c < part.until; ++c) {
     const int64_t begin = chunks.begin(c), size = chunks.size_of(c), k = chunks.k_of(c);
+    float* const acc = part.sums[c % 2].data();  // the other one is outgoing
     const float* const memory = source.memory == nullptr ? nullptr : source.memory + begin;
     const Source here{source.tensor + begin, memory, nullptr, source.a, source.b};
     uint32_t* const start = part.start.data();
-    int64_t n = tables.chunks.collect(here, size, low, acc, start, &part.highest);
+    int64_t n = tables.chunks.collect(here, size, low, acc, start, &part.highest, outgoing);
     if (n < k && low > 1) {
       low = 1;
       const Source again{acc, nullptr, nullptr, 1.0f, 1.0f};
-      n = tables.chunks.collect(again, size, low, acc, start, &part.highest);
+      n = tables.chunks.collect(again, size, low, acc, start, &part.highest, nothing);
     }
     for (int64_t i = 0; i < n; ++i) part.bits[static_cast<size_t>(i)] = bits_of(acc[start[i]]);
+    std::fill_n(part.bits.begin() + n, kChunkPad, 0u);
     if (part.highest < kInfKey && n > 0) {
-      const uint32_t key = n > k ? tables.chunks.kth(part.bits.data(), n, k) : low;
+      const uint32_t key = n > k ? tables.chunks.kth(part.bits.data(), n, k, low) : low;
       const uint32_t lower = next_low(tables, part, n, size, k, low, key);
       const int64_t ties = k - tables.chunks.greater(part.bits.data(), n, key);
       n = keep_chosen(part, n, key, ties);
@@ -141,8 +137,11 @@ void run_part(const Job& job, const Tables& tables, Part& part) {
       part.least = std::min(part.least, key);
       low = lower;
     }
-    store(job, tables, acc, begin, size);
+    if (source.out == nullptr) continue;
+    float* const out = source.out + begin;
+    outgoing = {acc, out, size, job.bypass && reinterpret_cast<uintptr_t>(out) % 64 == 0};
   }
+  tables.chunks.store(outgoing);
   for (int64_t i = 0; i < part.count; i += kTally) {
     int64_t above = 0, equal = 0;
     tables.select.tally(job.value + part.at + i, std::min(kTally, part.count - i), part.least - 1,

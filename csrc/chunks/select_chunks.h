@@ -36,20 +36,32 @@ struct Chunks {
   GCEXT_HD int64_t capacity() const { return n == 0 ? 0 : (count() - 1) * k + last; }
 };
 
+// Sums on their way to out: n of them, past the cache if `past`, which takes a `to` on a multiple
+// of 64 bytes. Nowhere if to is nullptr.
+struct Outgoing {
+  const float* acc;
+  float* to;
+  int64_t n;
+  bool past;
+};
+
 // The bodies compiled per instruction set.
 struct ChunkTable {
   // The sum of n elements from source's pointers on, stored to acc, which may be source.tensor.
   // Those with key >= low: their places, rising, to `start`, which has a capacity of n and
-  // kChunkSlack. Returns their number. *highest = max(*highest, keys).
+  // kChunkPad. Returns their number. *highest = max(*highest, keys). Meanwhile, as memory is both
+  // read and written best, stores what is outgoing.
   int64_t (*collect)(const Source& source, int64_t n, uint32_t low, float* acc, uint32_t* start,
-                     uint32_t* highest);
-  // The k-th largest key of n > 0 bit patterns, 1 <= k <= n.
-  uint32_t (*kth)(const uint32_t* bits, int64_t n, int64_t k);
-  // How many keys are greater than `key`.
+                     uint32_t* highest, Outgoing outgoing);
+  void (*store)(Outgoing outgoing);
+  // The k-th largest key of n > 0 bit patterns, 1 <= k <= n, of which none is below low > 0; zeros
+  // follow up to a multiple of kChunkPad.
+  uint32_t (*kth)(const uint32_t* bits, int64_t n, int64_t k, uint32_t low);
+  // How many keys are greater than `key`; likewise.
   int64_t (*greater)(const uint32_t* bits, int64_t n, uint32_t key);
 };
 
-constexpr int64_t kChunkSlack = 16;
+constexpr int64_t kChunkPad = 16;
 
 GCEXT_DECLARE_TABLE(ChunkTable, select_chunks_table)
 

@@ -1,5 +1,7 @@
 // Bodies of select_chunks.h for one instruction set; without intrinsics plain loops, which the
 // compiler vectorises.
+#include <cstring>
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -14,6 +16,34 @@ inline int32_t signed_key(uint32_t bits) { return static_cast<int32_t>(key_of(bi
 
 // Elements ahead that are fetched, so that memory is read while a chunk is being searched.
 constexpr int64_t kFetch = 4096;
+
+// 64 floats, of which `to` is on a multiple of 64 bytes if `past`.
+inline void store_block(const float* from, float* to, bool past) {
+#if defined(__AVX512F__)
+  for (int j = 0; j < 64; j += 16) {
+    const __m512 x = _mm512_loadu_ps(from + j);
+    past ? _mm512_stream_ps(to + j, x) : _mm512_storeu_ps(to + j, x);
+  }
+#elif defined(__AVX2__)
+  for (int j = 0; j < 64; j += 8) {
+    const __m256 x = _mm256_loadu_ps(from + j);
+    past ? _mm256_stream_ps(to + j, x) : _mm256_storeu_ps(to + j, x);
+  }
+#else
+  static_cast<void>(past);
+  std::memcpy(to, from, 64 * sizeof(float));
+#endif
+}
+
+void store(Outgoing o) {
+  if (o.to == nullptr) return;
+  int64_t i = 0;
+  for (; i + 64 <= o.n; i += 64) store_block(o.acc + i, o.to + i, o.past);
+  std::memcpy(o.to + i, o.acc + i, static_cast<size_t>(o.n - i) * sizeof(float));
+#if defined(__AVX2__)
+  if (o.past) _mm_sfence();  // other threads update what was stored past the cache
+#endif
+}
 
 // Scaled or not: without the multiplications by 1 there is no slow path on denormals.
 template <bool kMemory, bool kScaled>
@@ -37,9 +67,9 @@ inline uint64_t collect_word(const Source& s, int64_t i, uint32_t low, float* ac
       __m512 m = _mm512_loadu_ps(s.memory + i + j);
       if (kScaled) m = _mm512_mul_ps(_mm512_set1_ps(s.b), m);
       x = _mm512_add_ps(x, m);
-      _mm_prefetch(reinterpret_cast<const char*>(s.memory + i + j + kFetch), _MM_HINT_T1);
+      __builtin_prefetch(s.memory + i + j + kFetch, 0, 2);
     }
-    _mm_prefetch(reinterpret_cast<const char*>(s.tensor + i + j + kFetch), _MM_HINT_T1);
+    __builtin_prefetch(s.tensor + i + j + kFetch, 0, 2);
     _mm512_storeu_ps(acc + i + j, x);
     const __m512i key = _mm512_and_si512(_mm512_castps_si512(x), magnitude);
     most = _mm512_max_epi32(most, key);
@@ -58,9 +88,9 @@ inline uint64_t collect_word(const Source& s, int64_t i, uint32_t low, float* ac
       __m256 m = _mm256_loadu_ps(s.memory + i + j);
       if (kScaled) m = _mm256_mul_ps(_mm256_set1_ps(s.b), m);
       x = _mm256_add_ps(x, m);
-      _mm_prefetch(reinterpret_cast<const char*>(s.memory + i + j + kFetch), _MM_HINT_T1);
+      __builtin_prefetch(s.memory + i + j + kFetch, 0, 2);
     }
-    _mm_prefetch(reinterpret_cast<const char*>(s.tensor + i + j + kFetch), _MM_HINT_T1);
+    __builtin_prefetch(s.tensor + i + j + kFetch, 0, 2);
     _mm256_storeu_ps(acc + i + j, x);
     const __m256i key = _mm256_and_si256(_mm256_castps_si256(x), magnitude);
     most = _mm256_max_epi32(most, key);
@@ -92,11 +122,12 @@ inline uint64_t collect_word(const Source& s, int64_t i, uint32_t low, float* ac
 
 template <bool kMemory, bool kScaled>
 int64_t collect_with(const Source& s, int64_t n, uint32_t low, float* acc, uint32_t* start,
-                     uint32_t* highest) {
+                     uint32_t* highest, Outgoing o) {
   int64_t count = 0, i = 0;
   int32_t top = static_cast<int32_t>(*highest);
   for (; i + 64 <= n; i += 64) {
     uint64_t word = collect_word<kMemory, kScaled>(s, i, low, acc, &top);
+    if (o.to != nullptr && i + 64 <= o.n) store_block(o.acc + i, o.to + i, o.past);
     const int there = __builtin_popcountll(word);
     // Mostly one or two: four at a time, so that their number is no branch that is hard to predict.
     for (int done = 0; done < there; done += 4) {
@@ -116,60 +147,75 @@ int64_t collect_with(const Source& s, int64_t n, uint32_t low, float* acc, uint3
     count += key >= static_cast<int32_t>(low);
   }
   *highest = static_cast<uint32_t>(top);
+  const int64_t stored = (n < o.n ? n : o.n) & ~int64_t{63};
+  if (o.to != nullptr) store({o.acc + stored, o.to + stored, o.n - stored, o.past});
   return count;
 }
 
 int64_t collect(const Source& s, int64_t n, uint32_t low, float* acc, uint32_t* start,
-                uint32_t* highest) {
+                uint32_t* highest, Outgoing o) {
   const bool scaled = s.a != 1.0f || (s.memory != nullptr && s.b != 1.0f);
   const auto body = s.memory == nullptr
                         ? (scaled ? collect_with<false, true> : collect_with<false, false>)
                         : (scaled ? collect_with<true, true> : collect_with<true, false>);
-  return body(s, n, low, acc, start, highest);
+  return body(s, n, low, acc, start, highest, o);
 }
 
-uint32_t count_from(const uint32_t* bits, int64_t n, int32_t low) {
-  uint32_t count = 0;
-  for (int64_t i = 0; i < n; ++i) count += signed_key(bits[i]) >= low;
-  return count;
-}
+// Whole vectors, and so no remainder: see kChunkPad.
+inline int64_t padded(int64_t n) { return (n + kChunkPad - 1) / kChunkPad * kChunkPad; }
 
-// Bit by bit from the highest in which two keys differ; a trial that leaves exactly k ends it
-// early, among a hundred keys after some eight.
-uint32_t kth(const uint32_t* bits, int64_t n, int64_t k) {
-  int32_t most = 0, least = INT32_MAX;
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t key = signed_key(bits[i]);
-    most = key > most ? key : most;
-    least = key < least ? key : least;
+int64_t count_from(const uint32_t* bits, int64_t n, int32_t low) {
+  int32_t count[kChunkPad] = {};
+  for (int64_t i = 0; i < n; i += kChunkPad) {
+    for (int j = 0; j < kChunkPad; ++j) count[j] += signed_key(bits[i + j]) >= low;
   }
-  if (k == 1 || most == least) return static_cast<uint32_t>(most);
-  if (k == n) return static_cast<uint32_t>(least);
-  int bit = 31 - __builtin_clz(static_cast<uint32_t>(most ^ least));
+  int64_t sum = 0;
+  for (const int32_t each : count) sum += each;
+  return sum;
+}
+
+// Bit by bit from the highest in which two keys may differ; a trial that leaves exactly k ends it
+// early, among a hundred keys after some eight.
+uint32_t kth(const uint32_t* bits, int64_t n, int64_t k, uint32_t low) {
+  int32_t highest[kChunkPad] = {}, lowest[kChunkPad];
+  n = padded(n);
+  for (int64_t i = 0; i < n; i += kChunkPad) {
+    for (int j = 0; j < kChunkPad; ++j) {
+      const int32_t key = signed_key(bits[i + j]);
+      highest[j] = key > highest[j] ? key : highest[j];
+    }
+  }
+  int32_t most = 0;
+  for (const int32_t each : highest) most = each > most ? each : most;
+  if (k == 1 || most == static_cast<int32_t>(low)) return static_cast<uint32_t>(most);
+  int bit = 31 - __builtin_clz(static_cast<uint32_t>(most) ^ low);
   int32_t key = most >> (bit + 1) << (bit + 1);
   for (; bit >= 0; --bit) {
     const int32_t trial = key | int32_t{1} << bit;
     const int64_t count = count_from(bits, n, trial);
     if (count < k) continue;
     key = trial;
-    if (count == k) {
-      least = INT32_MAX;
-      for (int64_t i = 0; i < n; ++i) {
-        const int32_t own = signed_key(bits[i]);
-        least = own >= key && own < least ? own : least;
+    if (count > k) continue;
+    for (int32_t& each : lowest) each = INT32_MAX;
+    for (int64_t i = 0; i < n; i += kChunkPad) {
+      for (int j = 0; j < kChunkPad; ++j) {
+        const int32_t own = signed_key(bits[i + j]);
+        lowest[j] = own >= key && own < lowest[j] ? own : lowest[j];
       }
-      return static_cast<uint32_t>(least);
     }
+    int32_t least = INT32_MAX;
+    for (const int32_t each : lowest) least = each < least ? each : least;
+    return static_cast<uint32_t>(least);
   }
   return static_cast<uint32_t>(key);
 }
 
 int64_t greater(const uint32_t* bits, int64_t n, uint32_t key) {
-  return count_from(bits, n, static_cast<int32_t>(key) + 1);
+  return count_from(bits, padded(n), static_cast<int32_t>(key) + 1);
 }
 
 }  // namespace
 
-const ChunkTable select_chunks_table = {collect, kth, greater};
+const ChunkTable select_chunks_table = {collect, store, kth, greater};
 
 }  // namespace gcext::GCEXT_ISA
