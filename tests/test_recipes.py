@@ -28,6 +28,7 @@ SETTINGS: dict[str, tuple[str, float, int]] = {
     "doublesqueeze": ("codec=sign", 0.1, 25),
     "localsgd": ("every=8,codec=topk:p=0.1,feedback=true", 0.1, 25),
     "diloco": ("every=8,momentum=0.5", 0.1, 25),
+    "catchup": ("p=0.1,p_down=0.2,momentum=0.5,lr=0.5,average=0.5", 0.1, 40),
     "signvote": ("lr=0.003", 0.1, 40),
 }
 DATA = load("digits")

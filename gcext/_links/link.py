@@ -28,6 +28,9 @@ class Link:
         combine: makes a new aggregator, the receiver's predictor and what follows it included.
         decay: what the residual is multiplied with, in [0, 1].
         stages: each makes a new stage of the sending end.
+        catch_up: of a way down: instead of broadcasts a client gets, when it is drawn, one packet
+            of the difference between the copy that it holds and the model. What that leaves out
+            stays in the difference. The server keeps what each client was sent.
 
     >>> import gcext
     >>> gcext.Link(gcext.codec("sign"), feedback=True).sender()
@@ -39,12 +42,21 @@ class Link:
     combine: Callable[[], Aggregator] = Mean
     decay: float = 1.0
     stages: tuple[Callable[[], Stage], ...] = ()
+    catch_up: bool = False
+
+    def __post_init__(self) -> None:
+        if self.catch_up and (self.feedback or self.stages):
+            raise ValueError(
+                "Link: catch_up must come without feedback and stages, got both. "
+                "What a packet leaves out is in the next difference."
+            )
 
     def __repr__(self) -> str:
         feedback = ", feedback=True" if self.feedback else ""
         decay = f", decay={self.decay:g}" if self.decay != 1 else ""
         names = ", ".join(type(make()).__name__ for make in self.stages)
         stages = f", stages=[{names}]" if names else ""
+        stages += ", catch_up=True" if self.catch_up else ""
         return f"Link({self.codec!r}{feedback}{decay}{stages}, combine={self.combine()!r})"
 
     def sender(self, seed: int | None = None) -> Sender:

@@ -8,14 +8,13 @@ from functools import partial
 from gcext._codecs.registry import codec
 from gcext._links.link import Link
 from gcext._links.stages import LastValue
-from gcext._recipes.recipe import Recipe, link_of, method
-from gcext.aggregate import LastValues, Predicted, Projection
+from gcext._recipes.recipe import Recipe, Schedule, link_of, method
+from gcext.aggregate import Aggregator, HeavyBall, LastValues, Predicted, Projection
 
 __all__: list[str] = []
 
 DENSE = Link(codec("dense"))
-NONZEROS = Link(codec("topk:p=1"))
-"""A sparse update without loss: zeros are never sent."""
+NONZEROS = Link(codec("topk:p=1"))  # a sparse update without loss: zeros are never sent
 
 
 @method("none", "McMahan et al. 2017", "The baseline, and links that are not slow.", unbiased=True)
@@ -92,3 +91,37 @@ def doublesqueeze(codec: str = "sign") -> Recipe:
     """
     link = replace(link_of(codec), feedback=True)
     return Recipe(up=link, down=link)
+
+
+@method("catchup", "Sattler et al. 2019, and here", "Fewest bytes, both ways, many clients.")
+def catchup(
+    p: float = 0.001,
+    p_down: float = 0.003,
+    alpha: float = 0.1,
+    tau: int = 1,
+    momentum: float = 0.8,
+    lr: float = 0.3,
+    average: float = 0.85,
+) -> Recipe:
+    """Projected STC up; down, each drawn client gets the largest differences of its copy alone.
+
+    Up as pstc. The server's model moves by ``v <- momentum v + update;  w <- w - lr v`` and is not
+    broadcast: a drawn client gets ``STC(copy - w)`` at the share p_down, and trains from where
+    that leads. What is left out stays in the difference. The model that is tested is the moving
+    average of w, ``average`` of the old one. The composition is this project's.
+
+    Travels: as stc, down to the drawn clients alone. State: a residual a client; at the server what
+    each client was sent. Fails: copies lag behind, so lr must be small.
+    """
+    made = pstc(p, alpha, tau)
+    combine = partial(_heavy, alpha, tau, momentum, lr)
+    combine()
+    return Recipe(
+        up=replace(made.up, combine=combine),
+        down=Link(codec(f"stc:p={p_down}"), catch_up=True),
+        schedule=Schedule(average=average),
+    )
+
+
+def _heavy(alpha: float, tau: int, momentum: float, lr: float) -> Aggregator:
+    return HeavyBall(Projection(alpha=alpha, tau=tau), momentum, lr)

@@ -28,6 +28,8 @@ class Schedule:
         local_epochs: passes over a client's data before it talks.
         local_steps: H, steps of local SGD before it talks, instead of epochs; 0: by epochs.
         warmup: rounds at first in which p is ``max(p, 4^-round)`` (Lin et al. 2018, section 3.3).
+        average: beta of the moving average of the server's models, ``a <- beta*a + (1 - beta)*w``,
+            that is tested and in the end used in their place; 0: the model itself.
 
     >>> import gcext
     >>> [gcext.Schedule(warmup=2).codec(gcext.codec("topk:p=0.01"), r).p for r in (1, 2, 3)]
@@ -37,6 +39,7 @@ class Schedule:
     local_epochs: int = 1
     local_steps: int = 0
     warmup: int = 0
+    average: float = 0.0
 
     def codec(self, codec: Codec, round: int) -> Codec:
         """Return the codec of a round, counted from 1."""
@@ -137,7 +140,8 @@ def recipe(spec: str) -> Recipe:
     * ``momentum=0.9``: server momentum on top of it, of methods that have no such option.
     * ``codec=SPEC`` after these, of methods that work with any codec: ``localsgd:codec=stc:p=0.1``.
     * Last of all options ``down=SPEC`` is how the server answers instead: any codec, again
-      with ``feedback=true`` if it is to keep a residual.
+      with ``feedback=true`` if it is to keep a residual; or with ``catchup=true``, which sends the
+      drawn clients alone what their copies lack, by no more than that codec.
 
     Raises ValueError for an unknown name or option, or an option out of range.
 
@@ -171,7 +175,7 @@ def recipe(spec: str) -> Recipe:
         beta = build("recipe", _momentum, {"momentum": momentum})
         made = replace(made, up=replace(made.up, combine=partial(_moving, made.up.combine, beta)))
     for text in down:
-        made = replace(made, down=_link(*parse(text, "recipe: down", codecs())))
+        made = replace(made, down=_link(*parse(text, "recipe: down", codecs()), down=True))
     return made
 
 
@@ -180,15 +184,22 @@ def _options(name: str) -> set[str]:
     return set(options_of(_RECIPES[name])) if name in _RECIPES else set()
 
 
-def _link(name: str, options: dict[str, str]) -> Link:
-    """Return the link of a codec's spec with one option more, ``feedback``."""
-    feedback = options.pop("feedback", "false")
-    if feedback not in ("true", "false"):
-        raise ValueError(f"{name}: feedback must be one of true, false, got {feedback!r}.")
+def _link(name: str, options: dict[str, str], down: bool = False) -> Link:
+    """Return the link of a codec's spec with one option more, ``feedback``; down: ``catchup``."""
+    feedback = _flag(name, "feedback", options)
+    catch_up = down and _flag(name, "catchup", options)
     made = codec_class(name).from_options(options)
-    if feedback == "true":
+    if feedback:
         require_contraction(made)
-    return Link(made, feedback == "true")
+    return Link(made, feedback, catch_up=catch_up)
+
+
+def _flag(name: str, key: str, options: dict[str, str]) -> bool:
+    """Take an option that is true or false out of the options; false where it is not there."""
+    text = options.pop(key, "false")
+    if text not in ("true", "false"):
+        raise ValueError(f"{name}: {key} must be one of true, false, got {text!r}.")
+    return text == "true"
 
 
 def link_of(spec: str) -> Link:

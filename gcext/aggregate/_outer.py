@@ -1,4 +1,4 @@
-"""Aggregators that take the outer step: Nesterov momentum, and the sign of the mean."""
+"""Aggregators that take the outer step: by momentum, Nesterov's too, or the sign of the mean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._wrappers import Momentum
 
-__all__ = ["Nesterov", "SignStep"]
+__all__ = ["HeavyBall", "Nesterov", "SignStep"]
 
 
 class Nesterov(Momentum):
@@ -40,6 +40,33 @@ class Nesterov(Momentum):
 
     def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
         return (update + self.beta * velocity) * self.lr
+
+
+class HeavyBall(Momentum):
+    """Takes a step of momentum instead of another aggregator's: ``v <- beta*v + update``, ``lr*v``.
+
+    As Momentum, with an outer learning rate (Reddi et al. 2021, arXiv:2003.00295). Arithmetic is
+    float32, each operation rounded once.
+
+    Args:
+        inner: makes the update; None: ``Mean()``.
+        beta: share of the velocity that stays, in [0, 1).
+        lr: outer learning rate, positive and finite.
+
+    >>> import gcext, torch
+    >>> server = gcext.aggregate.HeavyBall(beta=0.5, lr=0.5)
+    >>> for number in (1, 2):
+    ...     server.aggregate({7: gcext.stc(torch.ones(2), p=1)})
+    tensor([0.5000, 0.5000])
+    tensor([0.7500, 0.7500])
+    """
+
+    def __init__(self, inner: Aggregator | None = None, beta: float = 0.9, lr: float = 1.0) -> None:
+        super().__init__(inner, beta)
+        self.lr = _positive("HeavyBall", "lr", lr)
+
+    def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
+        return velocity * self.lr
 
 
 class SignStep(Wrapper):
@@ -75,5 +102,6 @@ def _positive(owner: str, key: str, value: float) -> float:
     return number
 
 
+register_aggregator("heavyball", HeavyBall)
 register_aggregator("nesterov", Nesterov)
 register_aggregator("signstep", SignStep)

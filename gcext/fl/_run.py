@@ -7,7 +7,8 @@ import hashlib
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Federation:
         self.data = data
         self.workers = workers
         self.records: list[Record] = []
+        self.seconds = {"encode": 0.0, "decode": 0.0}  # of this process, both ways
         method = recipe(settings.recipe)
         self.epochs = settings.epochs or method.schedule.local_epochs
         self.steps = 0 if settings.epochs else method.schedule.local_steps
@@ -76,13 +78,14 @@ class Federation:
         try:
             drawn = self.drawn(self.server.version + 1)
             self.clients.begin(self.server.version + 1)
-            downloads = {c: self.server.download(self.clients.version[c]) for c in drawn}
-            packets, losses, up_bytes = self._train(drawn, self._catch_up(downloads))
+            downloads, starts = self._downloads(drawn)
+            packets, losses, up_bytes = self._train(drawn, starts)
             samples = {c: float(len(self.split.train[c])) for c in drawn}
-            broadcast, held = self.server.combine(packets, losses, samples)
+            with self._timed("decode"):
+                broadcast, held = self.server.combine(packets, losses, samples)
             record: Record = {
                 "round": self.server.version + 1,
-                **self._test(held.weights),
+                **self._test(averaged := self.server.tested(held)),
                 "loss": math.fsum(losses.values()) / len(drawn),
                 "clients": len(drawn),
                 "up_bytes": up_bytes,
@@ -91,7 +94,7 @@ class Federation:
             with uninterrupted():
                 self.clients.commit(drawn, self.server.version, self.server.held)
                 self.clients.sender.observe(held.weights)
-                self.server.commit(broadcast, held)
+                self.server.commit(broadcast, held, averaged)
                 self.server.forget(min(self.clients.version))
                 self.records.append(record)
                 done = True
@@ -110,6 +113,16 @@ class Federation:
         drawn = rng.choice(self.settings.clients, self.settings.drawn, replace=False)
         return sorted(int(c) for c in drawn)
 
+    def _downloads(self, drawn: list[int]) -> tuple[dict[int, Download], dict[int, Tensor]]:
+        """Return what each drawn client fetches, and the model that it then trains from."""
+        if self.server.copies is not None:
+            with self._timed("encode"):
+                sent = {client: self.server.catch_up(client) for client in drawn}
+            downloads = {client: download for client, (download, _) in sent.items()}
+            return downloads, {client: copy for client, (_, copy) in sent.items()}
+        downloads = {c: self.server.download(self.clients.version[c]) for c in drawn}
+        return downloads, dict.fromkeys(drawn, self._catch_up(downloads))
+
     def _catch_up(self, downloads: dict[int, Download]) -> Tensor:
         """Return the drawn clients' model after their downloads: the server's, bit for bit."""
         # Clients of one version share their model and messages.
@@ -125,7 +138,7 @@ class Federation:
         return self.server.weights
 
     def _train(
-        self, drawn: list[int], start: Tensor
+        self, drawn: list[int], starts: dict[int, Tensor]
     ) -> tuple[dict[int, Packet], dict[int, float], int]:
         """Return what the server received: the decoded packets, the losses, the packets' bytes."""
         now = self.server.version + 1
@@ -135,7 +148,7 @@ class Federation:
             index = torch.from_numpy(self.split.train[client])
             return local_sgd(
                 model,
-                start,
+                starts[client],
                 self.data.inputs(self.data.train, index),
                 self.data.train.labels[index],
                 lr=kept.lr,
@@ -154,11 +167,20 @@ class Federation:
                     f"fl: client {client}'s loss must be finite, got {loss} in round {now}. "
                     "Lower --lr."
                 )
-            message = self.clients.compress(client, update)
-            packets[client] = Packet.from_bytes(message, expect=self.clients.layout.expect)
+            with self._timed("encode"):
+                message = self.clients.compress(client, update)
+            with self._timed("decode"):
+                packets[client] = Packet.from_bytes(message, expect=self.clients.layout.expect)
             losses[client] = loss
             up_bytes += len(message)
         return packets, losses, up_bytes
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Add the time of the block; ``decode`` holds the server's answer too, encoded."""
+        begun = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - begun
 
     def _test(self, weights: Tensor) -> Record:
         right, loss = self.workers.test(weights)
@@ -294,6 +316,8 @@ def _result(federation: Federation, seconds: float, interrupted: bool) -> dict[s
         },
         "threads": federation.workers.threads,
         "seconds": round(seconds, 3),
+        "encode_seconds": round(federation.seconds["encode"], 3),
+        "decode_seconds": round(federation.seconds["decode"], 3),
         "interrupted": interrupted,
         "rounds": records,
         "rounds_to_target": _rounds_to(settings.target, records),

@@ -11,6 +11,7 @@ from gcext._links.link import Link
 from gcext._packet.packet import Packet
 from gcext._recipes import Recipe
 from gcext.aggregate import Mean, Predicted
+from gcext.fl._copies import Copies
 from gcext.fl._layout import Held, Layout, received
 
 __all__ = ["Broadcast", "Download", "Server", "order_of"]
@@ -18,7 +19,7 @@ __all__ = ["Broadcast", "Download", "Server", "order_of"]
 MARGIN = 64  # bytes; more than a dense packet's header and checksum
 MOST_MERGED = 4096  # packets; docs/wire-format.md
 
-Kind = Literal["none", "single", "merged", "dense"]
+Kind = Literal["none", "single", "merged", "dense", "catch_up"]
 
 
 class Download(NamedTuple):
@@ -61,6 +62,9 @@ class Server:
         self.history: dict[int, Broadcast] = {}
         self.receiver = recipe.up.receiver()
         self.sender = recipe.down.sender(seed)
+        self.average = recipe.schedule.average
+        self.averaged = initial
+        self.copies = Copies(initial, recipe.down.codec, seed) if recipe.down.catch_up else None
         self._downloads: dict[int, Download] = {}
         self._before: Any = None  # the receiver's snapshot, until the round is settled
 
@@ -68,6 +72,12 @@ class Server:
     def weights(self) -> Tensor:
         """The global model, float32 and flat."""
         return self.held.weights
+
+    def catch_up(self, client: int) -> tuple[Download, Tensor]:
+        """Return what a drawn client is sent instead of broadcasts, and its model after that."""
+        assert self.copies is not None
+        message, copy = self.copies.send(client, self.weights)
+        return Download("catch_up", (message,)), copy
 
     def download(self, version: int) -> Download:
         """Return what a client at ``version`` fetches, the cheapest in bytes.
@@ -96,7 +106,7 @@ class Server:
 
     def combine(
         self, packets: dict[int, Packet], losses: dict[int, float], samples: dict[int, float]
-    ) -> tuple[Broadcast, Held]:
+    ) -> tuple[Broadcast | None, Held]:
         """Return the next broadcast and what is held after it: lines 10 to 15 of Algorithm 4.
 
         Nothing counts until ``commit``; ``rollback`` takes the packets out of the history again.
@@ -104,6 +114,8 @@ class Server:
         self._before = self.receiver.snapshot()
         weights = samples if self.receiver.uses_weights else None
         update = self.receiver.aggregate(packets, losses, self.version + 1, weights)
+        if self.copies is not None:
+            return None, Held(self.weights - self.layout.join(update))
         if isinstance(update, Tensor):
             sent = self.sender.compress(update, "model", commit=False)
         else:
@@ -113,18 +125,29 @@ class Server:
         packet = Packet.from_bytes(message, expect=self.layout.expect)
         return Broadcast(message, packet), received(self.held, packet, self.layout, self.order)
 
-    def commit(self, broadcast: Broadcast, held: Held) -> None:
-        """Make a broadcast count for the model, the history and the residual."""
+    def tested(self, held: Held) -> Tensor:
+        """Return the weights to be tested after a round: the model's, or their moving average."""
+        if not self.average:
+            return held.weights
+        return self.average * self.averaged + (1 - self.average) * held.weights
+
+    def commit(self, broadcast: Broadcast | None, held: Held, averaged: Tensor) -> None:
+        """Make a round count for the model, the history and the residual."""
         self.sender.commit()
         self.version += 1
-        self.held = held
-        self.history[self.version] = broadcast
+        self.held, self.averaged = held, averaged
+        if broadcast is not None:
+            self.history[self.version] = broadcast
+        if self.copies is not None:
+            self.copies.commit()
         self._downloads.clear()
         self._before = None
 
     def rollback(self) -> None:
         """Be as after the last commit."""
         self.sender.rollback()
+        if self.copies is not None:
+            self.copies.rollback()
         if self._before is not None:
             self.receiver.restore(self._before)
             self._before = None
@@ -145,6 +168,8 @@ class Server:
             "history": {v: b.message for v, b in self.history.items()},
             "receiver": self.receiver.state_dict(),
             "sender": self.sender.state_dict(),
+            "averaged": self.averaged if self.average else None,
+            "copies": None if self.copies is None else self.copies.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,6 +181,10 @@ class Server:
         }
         self.receiver.load_state_dict(state["receiver"])
         self.sender.load_state_dict(state["sender"])
+        if self.average:
+            self.averaged = state["averaged"]
+        if self.copies is not None:
+            self.copies.load_state_dict(state["copies"])
         self._downloads.clear()
 
 
