@@ -20,12 +20,13 @@ T = TypeVar("T")
 _PLAIN = {kind.__name__: kind for kind in (bool, int, float, str)}
 
 
-def option(default: Any, interval: str) -> Any:
+def option(default: Any, interval: str, omit: bool = False) -> Any:
     """Declare a codec's option: a dataclass field with its default and the interval it must be in.
 
     interval: as "(0, 1]" or "[0, inf)"; a bracket includes its end.
+    omit: leave the option out of the codec's spec where it has its default.
     """
-    return dataclasses.field(default=default, metadata={"interval": interval})
+    return dataclasses.field(default=default, metadata={"interval": interval, "omit": omit})
 
 
 def validate(codec: Any) -> None:

@@ -17,8 +17,15 @@ from gcext._codecs.base import CODECS
 from gcext.fl import run
 
 SPECS = {
-    "stc": ["stc:p=0.01", "stc:p=0.3", "stc:p=1"],
-    "topk": ["topk:p=0.01", "topk:p=0.3"],
+    "stc": ["stc:p=0.01", "stc:p=0.3", "stc:p=1", "stc:p=0.1,chunk=64", "stc:p=0.5,chunk=100"],
+    "topk": ["topk:p=0.01", "topk:p=0.3", "topk:p=0.1,chunk=64", "topk:p=0.01,chunk=200"],
+    "sparseloco": [
+        "sparseloco",
+        "sparseloco:p=0.1,chunk=64",
+        "sparseloco:p=0.3,chunk=0,bits=3",
+        "sparseloco:p=1,range=3",
+    ],
+    "adacomp": [],  # no contraction: tests/test_adacomp.py
     "randomk": ["randomk:p=0.02", "randomk:p=0.3"],
     "dense": ["dense"],
     "sign": ["sign"],

@@ -21,6 +21,8 @@ from gcext._packet.codes import Code
 
 SPECS = [
     "stc:p=0.1", "topk:p=0.02", "dense", "sign", "qsgd:bits=2,bucket=100", "terngrad:clip=2.5",
+    "stc:p=0.1,chunk=50", "topk:p=0.1,chunk=50",
+    "sparseloco:p=0.1,chunk=64", "adacomp:bin=50",
     "natural", "randomk:p=0.1", "polar:rate=0.5,block=64", "polar:rate=0.5,block=64,rotate=false",
     "polar:rate=0.5,block=64,select=randomk,p=0.3",
     "strom:tau=1.0", "ajiheafield:drop=0.8", "sbc:p=0.1", "dryden:p=0.1", "wangni:p=0.1",

@@ -12,7 +12,9 @@ import gcext
 from gcext._native import lists, ops
 
 
-@pytest.mark.parametrize("spec", ["stc:p=0.1", "topk:p=0.02", "dense", "sign"])
+@pytest.mark.parametrize(
+    "spec", ["stc:p=0.1", "topk:p=0.02", "topk:p=0.1,chunk=50", "dense", "sign"]
+)
 def test_a_list_is_its_members(spec: str) -> None:
     codec = gcext.codec(spec)
     tensors = [torch.randn(n) for n in (1, 40_000, 0, 33)] + [torch.randn(7, 9).half().t()]

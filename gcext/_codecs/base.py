@@ -65,8 +65,13 @@ class Codec(ABC):
         return write(self.name, self.options())
 
     def options(self) -> dict[str, Any]:
-        """Return the options that the spec names: the fields."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        """Return the options that the spec names: the fields, but for defaults to be omitted."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        named = {field.name: getattr(self, field.name) for field in fields}
+        for field in fields:
+            if field.metadata.get("omit") and named[field.name] == field.default:
+                del named[field.name]
+        return named
 
     @property
     def stochastic(self) -> bool:

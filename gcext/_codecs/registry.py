@@ -40,7 +40,10 @@ def codec_class(name: str) -> type[Codec]:
 def codec(spec: str) -> Codec:
     """Return the codec of a spec, ``name`` or ``name:key=value,key=value``.
 
-    * ``stc:p=0.01``, ``topk:p=0.01``: the elements of largest magnitude.
+    * ``stc:p=0.01``, ``topk:p=0.01``: the elements of largest magnitude, and with ``,chunk=4096``
+      those of every chunk.
+    * ``sparseloco:p=0.015625,chunk=4096,bits=2``: the largest of every chunk in two bits.
+    * ``adacomp:bin=50``: in every bin what is about to be the largest.
     * ``randomk:p=0.01``: random elements.
     * ``sign``: one bit each.
     * ``qsgd:bits=4,bucket=512``, ``terngrad:clip=0,bucket=0``: stochastic levels.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +15,14 @@ from torch import Tensor
 from gcext._codecs.base import Codec, Scope, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.seeds import derive
-from gcext._native import lists, ops
+from gcext._native import chunks, lists, ops
 from gcext._native.status import SCALED, is_ok, mark, raise_for
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
 from gcext._spec import option
 
-__all__ = ["STC", "Dense", "RandomK", "TopK", "count_of", "random_support", "share", "top_support"]
+__all__ = ["STC", "Chunks", "Dense", "RandomK", "TopK", "count_of", "random_support", "share"]
+__all__ += ["top_support"]
 
 
 def share(p: float, n: int) -> float:
@@ -34,19 +35,62 @@ def count_of(p: float, n: int) -> int:
     return max(math.floor(p * n), 1) if n else 0
 
 
-@dataclass(frozen=True)
+class Chunks(NamedTuple):
+    """How many are chosen of the chunks of a tensor: see csrc/chunks/select_chunks.h.
+
+    size: elements of a chunk, 0 of an empty tensor. rest: of the last one. k, last: chosen of a
+    chunk and of the last one. total: of all.
+    """
+
+    size: int
+    rest: int
+    k: int
+    last: int
+    total: int
+
+    @classmethod
+    def of(cls, p: float, n: int, chunk: int) -> Chunks:
+        """Return those of n elements; chunk 0 is one for all."""
+        size = min(chunk or n, n)
+        rest = n % size or size if n else 0
+        k, last = count_of(p, size), count_of(p, rest)
+        return cls(size, rest, k, last, (-(-n // size) - 1) * k + last if n else 0)
+
+    def select(self, acc: CodecInput, ternary: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return index, value and info of a sum; see ops.select."""
+        rest = 1.0, acc.decay, ternary
+        if self.size == acc.tensor.numel():
+            return ops.select(acc.tensor, acc.memory, acc.out, self.k, *rest)
+        per_chunk = self.size, self.k, self.last
+        return chunks.select_chunks(acc.tensor, acc.memory, acc.out, *per_chunk, *rest)
+
+    def share(self) -> float:
+        """Return the least share that is chosen of a chunk."""
+        return min(self.k / self.size, self.last / self.rest) if self.size else 1.0
+
+
+@dataclass(frozen=True, repr=False)
 class _Largest(Codec):
-    """The ``max(floor(p*n), 1)`` elements of largest magnitude; ties to the lower index."""
+    """The ``max(floor(p*n), 1)`` elements of largest magnitude; ties to the lower index.
+
+    chunk: where above 0, so of every chunk of as many consecutive elements (the last may be
+    shorter).
+    """
 
     p: float = option(0.01, "(0, 1]")
+    chunk: int = option(0, "[0, 65536]", omit=True)
 
     scopes = ("tensor", "model")
     _method: ClassVar[str]
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self.options().items())
+        return f"{type(self).__name__}({options})"
+
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
-        k, ternary = count_of(self.p, acc.tensor.numel()), self._method == "ternary"
-        index, value, info = ops.select(acc.tensor, acc.memory, acc.out, k, 1.0, acc.decay, ternary)
+        found = Chunks.of(self.p, acc.tensor.numel(), self.chunk)
+        index, value, info = found.select(acc, self._method == "ternary")
         return Packet.from_kernel(
             self._method, acc.op, acc.source, info, Contents, cut=(index, value)
         )
@@ -57,6 +101,12 @@ class _Largest(Codec):
         """See Codec. One call of the kernel for all."""
         if scope not in self.scopes:
             raise self.scope_error(scope)
+        if self.chunk and scope == "model":
+            raise ValueError(
+                f"{self.name}: scope must be 'tensor' where chunk is above 0, got 'model'."
+            )
+        if self.chunk:
+            return super().encode_inputs(accs, seeds)
         if not accs:
             return []
         tensors, decay = [acc.tensor for acc in accs], accs[0].decay
@@ -130,8 +180,12 @@ class STC(_Largest):
     The mean is the exact sum rounded once; ties go to the lower index. Zeros are never sent, so a
     packet may hold fewer elements (Sattler et al. 2019, arXiv:1903.02891).
 
+    chunk: where above 0, the largest are taken of every chunk of as many consecutive elements (the
+    last may be shorter); the mean is that of all that are sent.
+
     A contraction by ``|x_I|_1^2 / (k |x|_2^2)`` of the sum x, I being what is sent, and never by
-    less than ``min(k/n, 1/k)``: the least is where all are equal, or all but one vanish.
+    less than ``min(k/n, 1/k)``: the least is where all are equal, or all but one vanish. With
+    chunks of s elements, of which c are sent: ``min(c^2/s, 1)/k``.
     """
 
     name = "stc"
@@ -139,8 +193,11 @@ class STC(_Largest):
 
     def contraction(self, n: int) -> float:
         """See Codec."""
-        k = count_of(self.p, n)  # the ratio is quasi-concave: least at some (1, ..., 1, 0, ..., 0)
-        return min(k / n, 1 / k) if n else 1.0
+        # Of one chunk the ratio is quasi-concave: least at some (1, .., 1, 0, .., 0). Of many, the
+        # squared sum of norms is at least the sum of squares, so the worst is one with all of x.
+        found = Chunks.of(self.p, n, self.chunk)
+        ends = (found.k, found.size), (found.last, found.rest)
+        return min(min(k * k / size, 1.0) for k, size in ends) / found.total if n else 1.0
 
 
 @register_codec
@@ -149,6 +206,10 @@ class TopK(_Largest):
 
     Zeros are never sent, so a packet may hold fewer elements. A contraction by ``k/n`` (Stich et
     al. 2018, arXiv:1809.07599).
+
+    chunk: where above 0, the largest are taken of every chunk of as many consecutive elements (the
+    last may be shorter), as by Peng et al. (2024, arXiv:2411.19870, DeMo) and Sarfi et al. (2025,
+    arXiv:2508.15706, SparseLoCo). A contraction by the least share sent of a chunk.
     """
 
     name = "topk"
@@ -156,7 +217,7 @@ class TopK(_Largest):
 
     def contraction(self, n: int) -> float:
         """See Codec."""
-        return share(self.p, n)
+        return Chunks.of(self.p, n, self.chunk).share()
 
 
 def top_support(acc: CodecInput, p: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from emu import encode_codes, natural, quantize
+from emu import adacomp, bin_means, encode_codes, natural, quantize, select_chunks
 from emu.backends import POISON
 from emu.select import Emu, Schedule
 from torch import Tensor
@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from gcext import Packet
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
+from gcext._native import chunks, lists, ops
 from gcext._native import encode_codes as codes_kernel
-from gcext._native import lists, ops
 from gcext._native import natural as natural_ops
 from gcext._native.codes import TABLES
 
@@ -84,6 +84,9 @@ def on_a_gpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "select", _device(_select))
         patch.setattr(lists, "select_many", _device(_select_many))
+        patch.setattr(chunks, "select_chunks", _device(_select_chunks))
+        patch.setattr(chunks, "adacomp", _device(_adacomp))
+        patch.setattr(chunks, "bin_means", _unguarded(_bin_means))
         patch.setattr(ops, "sign", _device(_sign))
         patch.setattr(ops, "levels", _device(_levels))
         patch.setattr(natural_ops, "natural", _device(_natural))
@@ -98,6 +101,16 @@ def _device(kernel: Callable[..., Any]) -> Callable[..., Any]:
         with torch._C.DisableTorchFunction():
             *arrays, info = kernel(*args)
             return *arrays, info.as_subclass(OnDevice)
+
+    return run
+
+
+def _unguarded(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the emulator read contents, of a kernel that has no info of its own."""
+
+    def run(*args: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return kernel(*args)
 
     return run
 
@@ -120,6 +133,20 @@ def _select_many(
     got = Emu(_HOW).select_many(tensor, memory or none, out or none, k, a, b, ternary)
     index, value, info = zip(*got, strict=True)
     return torch.cat(index), torch.cat(value), torch.stack(info)
+
+
+def _select_chunks(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return select_chunks.Emu().select_chunks(tensor, *rest)
+
+
+def _adacomp(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if tensor.numel() == 0:  # nothing is launched
+        return torch.ops.gcext.adacomp(tensor, *rest)
+    return adacomp.Emu().adacomp(tensor, *rest)
+
+
+def _bin_means(*args: Any) -> tuple[Tensor, Tensor]:
+    return bin_means.Emu().bin_means(*args)
 
 
 def _sign(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,194 @@
+#include "adacomp.h"
+
+#include <cmath>
+#include <cstring>
+#include <tuple>
+
+#include "../quantize.h"
+#include "arguments.h"
+
+namespace gcext {
+namespace {
+
+// 1. Pass over the bins: the sum, gmax, its mantissa for the scale, how many are chosen.
+// 2. Report what is not finite, or find the scale.
+// 3. Pass over the bins again: sum once more, emit, and write out what was not sent.
+//
+// So nothing is written before all sums are known to be finite.
+
+constexpr int64_t kGrain = 32768;     // elements that are worth a thread
+constexpr int64_t kCached = 1 << 20;  // elements of an output that may stay in the cache
+
+struct Job {
+  Source source;
+  int64_t n, bin;
+  const AdaCompTable& table = GCEXT_TABLE(adacomp_table);
+  const QuantizeTable& quantize = GCEXT_TABLE(quantize_table);
+
+  int64_t bins() const { return n / bin + (n % bin != 0); }
+};
+
+struct Part {
+  std::vector<float> sum;        // of as many whole bins as fit kCell elements, but one at least
+  std::vector<uint64_t> chosen;  // words, of a bin
+  int64_t count = 0;             // chosen in all
+  uint32_t top = 0;              // the largest key
+  uint64_t bins[kBins] = {};
+};
+
+struct Bin {
+  int64_t begin, size;
+  uint32_t gmax;
+};
+
+// body(bin, sums) for the bins of a part, and end(begin, n, sums) after as many of them as the
+// buffer holds.
+template <class Body, class End>
+void for_bins(const Job& job, Part& own, int64_t part, int64_t parts, const Body& body,
+              const End& end) {
+  const int64_t from = job.bins() * part / parts * job.bin;
+  const int64_t until = std::min(job.n, job.bins() * (part + 1) / parts * job.bin);
+  const int64_t step = std::max(int64_t{1}, kCell / job.bin) * job.bin;
+  float* const sum = own.sum.data();
+  for (int64_t at = from; at < until; at += step) {
+    const int64_t n = std::min(step, until - at);
+    for (int64_t i = 0; i < n; i += kCell) {
+      const int64_t m = std::min(kCell, n - i);
+      own.top = std::max(own.top, job.quantize.accumulate(job.source, at + i, m, sum + i));
+    }
+    for (int64_t i = 0; i < n; i += job.bin) {
+      const int64_t size = std::min(job.bin, n - i);
+      body(Bin{at + i, size, job.table.largest(sum + i, size)}, sum + i);
+    }
+    end(at, n, sum);
+  }
+}
+
+void report(const Source& source, int64_t n, int64_t* info) {
+  const auto is_bad = [&](SelectStatus status, const auto& x) {
+    for (int64_t i = 0; i < n; ++i) {
+      if (std::isfinite(x(i))) continue;
+      info[kInfoStatus] = status;
+      info[kInfoWhere] = i;
+      return true;
+    }
+    return false;
+  };
+  if (is_bad(kSelectTensor, [&](int64_t i) { return source.tensor[i]; })) return;
+  if (is_bad(kSelectMemory, [&](int64_t i) { return source.memory[i]; })) return;
+  is_bad(kSelectOverflow,
+         [&](int64_t i) { return source.tensor[i] + source.b * source.memory[i]; });
+}
+
+// Steps 1 and 2. Returns whether to go on: info has no status, and something is chosen or kept.
+bool tally(const Job& job, std::vector<Part>& parts, int64_t* info) {
+  const int64_t count = static_cast<int64_t>(parts.size());
+  parallel_parts(count, [&](int64_t i) {
+    Part& own = parts[static_cast<size_t>(i)];
+    const auto body = [&](const Bin& bin, const float* sum) {
+      if (bin.gmax >= kInfKey) return;
+      own.bins[bin_of(bin.gmax)] += mantissa_of(bin.gmax);
+      own.count += job.table.choose(sum, job.source.tensor + bin.begin, bin.size, bin.gmax,
+                                    own.chosen.data());
+    };
+    for_bins(job, own, i, count, body, [](int64_t, int64_t, const float*) {});
+  });
+  uint64_t bins[kBins] = {};
+  int64_t chosen = 0;
+  for (const Part& part : parts) {
+    if (part.top >= kInfKey) {
+      report(job.source, job.n, info);
+      return false;
+    }
+    chosen += part.count;
+    for (int bin = 0; bin < kBins; ++bin) bins[bin] += part.bins[bin];
+  }
+  const uint32_t scale = exact_mean_bits(bins, static_cast<uint64_t>(job.bins()));
+  info[kInfoCount] = scale == 0 ? 0 : chosen;
+  info[kInfoMean] = chosen == 0 ? 0 : scale;
+  return info[kInfoCount] > 0 || job.source.out != nullptr;
+}
+
+// Step 3, of a part whose entries begin at `at`.
+template <class Index>
+void emit(const Job& job, Part& own, int64_t part, int64_t parts, uint32_t scale, Index* index,
+          float* value) {
+  const auto body = [&](const Bin& bin, float* sum) {
+    if (scale == 0) return;
+    job.table.choose(sum, job.source.tensor + bin.begin, bin.size, bin.gmax, own.chosen.data());
+    for (int64_t first = 0; first < bin.size; first += 64) {
+      for (uint64_t word = own.chosen[static_cast<size_t>(first / 64)]; word != 0;
+           word &= word - 1) {
+        const int64_t i = first + __builtin_ctzll(word);
+        const float sent = float_of(scale | (bits_of(sum[i]) & 0x80000000u));
+        *index++ = static_cast<Index>(bin.begin + i);
+        *value++ = sent;
+        sum[i] -= sent;
+      }
+    }
+  };
+  const bool past = job.source.out != job.source.memory && job.n > kCached;
+  for_bins(job, own, part, parts, body, [&](int64_t begin, int64_t n, const float* sum) {
+    if (job.source.out == nullptr) return;
+    if (past) return job.quantize.bypass(sum, n, job.source.out + begin);
+    std::memcpy(job.source.out + begin, sum, static_cast<size_t>(n) * sizeof(float));
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> adacomp(const Tensor& tensor,
+                                           const std::optional<Tensor>& memory,
+                                           const std::optional<Tensor>& out, double decay,
+                                           int64_t bin) {
+  check_bin(bin);
+  const int64_t n = tensor.numel();
+  const Job job{source_args("adacomp", tensor, memory, out, 1, decay), n, bin};
+  const ScalarType wide = n > INT32_MAX ? ScalarType::Long : ScalarType::Int;
+  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
+  int64_t* const field = info.mutable_data_ptr<int64_t>();
+  std::fill_n(field, int64_t{kInfoSize}, int64_t{0});
+  const auto answer = [&] {
+    return std::tuple(empty(field[kInfoCount], wide, tensor),
+                      empty(field[kInfoCount], ScalarType::Float, tensor), info);
+  };
+  if (n == 0) return answer();
+  const KernelFpEnv env;
+  const int64_t count = std::min(parts_for(n, kGrain), job.bins());
+  std::vector<Part> parts;
+  try {
+    parts.resize(static_cast<size_t>(count));
+    for (Part& each : parts) {
+      each.sum.resize(static_cast<size_t>(std::max(kCell, std::min(n, bin))));
+      each.chosen.resize(static_cast<size_t>(std::min(n, bin) / 64 + 1));
+    }
+  } catch (const std::bad_alloc&) {
+    field[kInfoStatus] = kSelectNoMemory;
+    return answer();
+  }
+  if (!tally(job, parts, field)) return answer();
+  auto result = answer();
+  auto& [index, value, _] = result;
+  std::vector<int64_t> at(1);
+  for (const Part& each : parts) at.push_back(at.back() + each.count);
+  const uint32_t scale = static_cast<uint32_t>(field[kInfoMean]);
+  float* const values = value.mutable_data_ptr<float>();
+  const auto emit_all = [&](auto* indices) {
+    parallel_parts(count, [&](int64_t i) {
+      const int64_t first = scale == 0 ? 0 : at[static_cast<size_t>(i)];
+      emit(job, parts[static_cast<size_t>(i)], i, count, scale, indices + first, values + first);
+    });
+  };
+  if (wide == ScalarType::Long) {
+    emit_all(index.mutable_data_ptr<int64_t>());
+  } else {
+    emit_all(index.mutable_data_ptr<int32_t>());
+  }
+  return result;
+}
+
+}  // namespace
+
+GCEXT_OPERATOR(CPU, adacomp,
+               "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, int bin) -> (Tensor "
+               "index, Tensor value, Tensor info)")
+
+}  // namespace gcext

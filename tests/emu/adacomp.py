@@ -1,0 +1,62 @@
+"""adacomp on either backend; ``out`` is changed in place."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from emu.backends import GUARD, POISON, Emulated, pointer
+from torch import Tensor
+
+Selected = tuple[Tensor, Tensor, Tensor]
+
+
+class Emu(Emulated):
+    """adacomp under the emulator; index and value have a capacity of all elements."""
+
+    stem = "adacomp"
+
+    def adacomp(
+        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float,
+        bin_size: int, wide: bool = False,
+    ) -> Selected:  # fmt: skip
+        n = tensor.numel()
+        index = torch.full((n + GUARD,), POISON, dtype=torch.int64 if wide else torch.int32)
+        value = torch.full((n + GUARD,), float(POISON))
+        info = torch.full((4 + GUARD,), POISON, dtype=torch.int64)
+        run = self.lib.emu_adacomp
+        run.restype = ctypes.c_int64
+        given = (
+            pointer(tensor), pointer(memory), pointer(out), ctypes.c_float(decay),
+            ctypes.c_int64(n), ctypes.c_int64(bin_size), pointer(index), int(wide), pointer(value),
+            pointer(info),
+        )  # fmt: skip
+        size = run(*given, None, self.max_blocks)
+        scratch = torch.full((size + GUARD,), 0xA5, dtype=torch.uint8)
+        assert run(*given, pointer(scratch), self.max_blocks) == 0
+        count = int(info[0])
+        assert (scratch[size:] == 0xA5).all()
+        assert (index[count:] == POISON).all()
+        assert (value[count:] == POISON).all()
+        assert (info[4:] == POISON).all()
+        return index[:n], value[:n], info[:4]
+
+
+class Cuda:
+    """The operator on the first GPU. Its schedule is its own."""
+
+    def adacomp(
+        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float,
+        bin_size: int, wide: bool = False,
+    ) -> Selected:  # fmt: skip
+        del wide  # follows from the size
+        there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
+        index, value, info = torch.ops.gcext.adacomp(*there, decay, bin_size)
+        if out is not None:
+            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
+        return index.cpu(), value.cpu(), info.cpu()
+
+
+def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
+    """Return the backend of that name; the schedule asked for is the emulator's alone."""
+    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
