@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 TILE = 1024
+METHODS = {*range(1, 10), 14}
 
 
 class Refused(ValueError):  # noqa: N818 - an expected outcome, not a fault
@@ -137,6 +138,9 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
     def expected() -> None:
         require(expect is None or expect == shape, "expect")
 
+    if method == 14:
+        sketch(reader, expected, out, numel)
+        return out
     if method > 5:
         coded(reader, method, expected, out, numel)
         return out
@@ -238,6 +242,17 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
         out["at"] = at
 
 
+def sketch(reader: Reader, expected: Any, out: dict[str, Any], numel: int) -> None:
+    rows = reader.take(1)[0]
+    require(1 <= rows <= 64, "sketch")
+    cols = reader.varint()
+    require(1 <= cols < 2**31, "sketch")
+    seed = int.from_bytes(reader.take(8), "little")
+    out.update(rows=rows, cols=cols, hash=seed, table=reader.f32(rows * cols), k=numel, seed=None)
+    expected()
+    require(finite(out["table"]), "value")
+
+
 def bits(reader: Reader, count: int) -> np.ndarray:
     return exact(reader.plane(count), count)
 
@@ -312,7 +327,7 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
     )
     reader = Reader(message[5:-8])
     method = reader.take(1)[0]
-    require(1 <= method <= 9, "method")
+    require(method in METHODS, "method")
     if method == 5:
         count = reader.varint()
         require(count > 0, "count")
@@ -320,7 +335,7 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
         members = []
         for i in range(count):
             member = reader.take(1)[0]
-            require(1 <= member <= 9 and member != 5, "method")
+            require(member in METHODS and member != 5, "method")
             members.append(body(reader, member, None if expect is None else expect[i]))
         out: dict[str, Any] = {"method": 5, "members": members}
     else:

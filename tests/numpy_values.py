@@ -45,7 +45,7 @@ def random_support(seed: int, k: int, numel: int) -> list[int]:
 
 
 def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
-    """Return the indices and values of a packet of method 6 to 9; levels: of those not 0."""
+    """Return the indices and values of a packet of method 6 and on; levels: of those not 0."""
     numel, k = int(np.prod(read["shape"], dtype=object)), read["k"]
     index: Any = read["index"] if "index" in read else range(numel)
     if read["seed"] is not None:
@@ -54,12 +54,27 @@ def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
         return list(index), read["value"]
     if read["method"] == 7:
         return list(index), np.where(read["signs"], -read["scale"], read["scale"])
+    if read["method"] == 14:
+        return list(index), np.array([estimate(read, i) for i in index], np.float32)
     if read["method"] == 9:
         return list(index), polar(read)[:k]
     at = np.array(read["at"], np.int64)
     norm = read["norms"][at // read["bucket"] if read["bucket"] else 0 * at].astype(np.float64)
     value = norm * np.array(read["level"], np.float64) / read["steps"]
     return [index[i] for i in read["at"]], value.astype(np.float32)
+
+
+def estimate(read: dict[str, Any], i: int) -> float:
+    """The median of an element's signed cells, one a row."""
+    rows, cols = read["rows"], read["cols"]
+    found = []
+    for r in range(rows):
+        h = mixed(mixed(mixed(read["hash"]) + r & MASK) ^ i)
+        cell = float(read["table"][r * cols + ((h >> 32) * cols >> 32)])
+        found.append(-cell if h & 1 else cell)
+    found.sort()
+    middle = (found[(rows - 1) // 2] + found[rows // 2]) / 2
+    return float(np.float32(middle)) + 0.0
 
 
 def polar(read: dict[str, Any]) -> np.ndarray:

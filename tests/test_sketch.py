@@ -100,7 +100,7 @@ def test_an_index_names_the_elements() -> None:
     index = torch.tensor([7, 2**33 + 5, 0, 7, 2**62])
     value = torch.tensor([1.0, -2.0, 0.5, 0.25, 3.0])
     table = made(value, 5, 40, 9, index)
-    want, members = table_of(value.numpy(), index.tolist(), 5, 40, 9)
+    want, _ = table_of(value.numpy(), index.tolist(), 5, 40, 9)
     assert np.array_equal(table.numpy().reshape(5, 40), want.astype(np.float32))
     got = sketch_query(table, index, 0, 5, 40, 9)
     assert np.array_equal(got.numpy(), estimates_of(table.numpy(), index.tolist(), 5, 40, 9))

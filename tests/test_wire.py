@@ -132,6 +132,7 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
         "group-3",
         *("random-values-edge", "sign-k9", "sign-random", "levels-4-steps", "levels-indices"),
         *("levels-norms-edge", "polar-soft", "polar-indices", "polar-rotated-hard"),
+        *("sketch-0d", "group-of-sketches"),
     ):
         message = golden("valid", name)
         for bit in range(40, 8 * (len(message) - 8)):
@@ -144,7 +145,7 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
             if code is None:
                 assert wire.pack(wire.unpack(repaired)) == repaired
     assert {None, "tile", "unary", "padding", "k", "truncated", "member", "scale", "value"} <= seen
-    assert {"support", "steps", "bucket", "level", "polar"} <= seen
+    assert {"support", "steps", "bucket", "level", "polar", "sketch"} <= seen
 
 
 @settings(max_examples=300, deadline=None)
@@ -209,9 +210,10 @@ def test_an_error_costs_no_memory_even_at_the_end_of_a_long_packet() -> None:
     levels = wire.Body("levels", (10**7,), code=(3, 0, norms, part.index, level))
     polar = wire.Body("polar", (1 << 24,), code=(bits[: 1 << 19], 1024, 256, True, norms, None))
     merged = wire.merge([part, ternary(rng, 10**7, 10**6)])
-    for body in (part, group, dense, merged, sign, levels, polar):
+    table = wire.Body("sketch", (10**9,), code=(5, 200_000, 1, dense.value))
+    for body in (part, group, dense, merged, sign, levels, polar, table):
         message = bytearray(wire.pack(body))
-        message[-9:-8] = b"\xff\xff" if body.method != "dense" else b"\x7f\x00"
+        message[-9:-8] = b"\xff\xff" if body.method not in ("dense", "sketch") else b"\x7f\x00"
         damaged = seal(bytes(message))
 
         def refused(damaged: bytes = damaged) -> None:

@@ -27,11 +27,13 @@ METHODS = {
     "sign": 7,
     "levels": 8,
     "polar": 9,
+    "sketch": 14,
 }
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
 FIELDS = {
     "sign": ("scale", "bits"),
     "levels": ("steps", "bucket", "norms", "at", "level"),
+    "sketch": ("rows", "cols", "seed", "table"),
     "polar": ("message", "block", "kept", "soft", "scale", "seed"),
 }
 

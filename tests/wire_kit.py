@@ -100,6 +100,10 @@ def assert_coded_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
     elif body.method == "sign":
         scale, signs = body.code
         assert scale == read["scale"] and plane(signs, read["signs"])
+    elif body.method == "sketch":
+        *kind, table = body.code
+        assert kind == [read["rows"], read["cols"], read["hash"]]
+        assert table.tobytes() == read["table"].tobytes()
     elif body.method == "levels":
         steps, bucket, norms, at, level = body.code
         assert (steps, bucket) == (read["steps"], read["bucket"])
@@ -187,9 +191,12 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
     return wire.Body(method, (numel,), dtype, index, code=code)
 
 
+KINDS = ((1, 6), (1, 20), (0, 2**64 - 1))  # of a sketch: rows, cols, seed
+
+
 @st.composite
 def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
-    kinds = ["dense", "sparse", "ternary", "merged", "random", "sign", "levels", "polar"]
+    kinds = ["dense", "sparse", "ternary", "merged", "random", "sign", "levels", "polar", "sketch"]
     method = draw(st.sampled_from(kinds + ([] if member else ["group"])))
     if method == "group":
         return wire.Body(
@@ -198,6 +205,11 @@ def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
     dtype = draw(st.sampled_from(sorted(wire.DTYPES)))
     if method in ("random", "sign", "levels", "polar"):
         return draw(coded_bodies(method, dtype))
+    if method == "sketch":
+        rows, cols, seed = (draw(st.integers(low, high)) for low, high in KINDS)
+        cells = draw(st.lists(FINITE, min_size=rows * cols, max_size=rows * cols))
+        code = rows, cols, seed, np.array(cells, np.float32)
+        return wire.Body(method, (draw(st.integers(0, 2**63 - 1)),), dtype, code=code)
     if method == "dense":
         value = np.array(draw(st.lists(FINITE, max_size=20)), np.float32)
         return wire.Body("dense", (len(value),), dtype, value=value)

@@ -8,6 +8,7 @@
 #include "coded.h"
 #include "fields.h"
 #include "merged.h"
+#include "sketch.h"
 
 namespace gcext::wire {
 namespace {
@@ -97,7 +98,7 @@ Body take_body(Cursor* cursor, bool member) {
   Body body;
   body.start = cursor->at();
   body.method = cursor->byte("method");
-  if (body.method < kDense || body.method > kPolar || (member && body.method == kGroup))
+  if (!is_method(body.method) || (member && body.method == kGroup))
     cursor->fail("method", "method", body.start,
                  "must be one that version 1 has here, got " + std::to_string(body.method) + ".");
   if (body.method == kGroup) {
@@ -133,6 +134,9 @@ Body take_body(Cursor* cursor, bool member) {
     case kMerged:
       take_merged(cursor, &body);
       break;
+    case kSketch:
+      take_sketch(cursor, &body);
+      break;
     default:
       take_coded(cursor, &body);
   }
@@ -160,6 +164,7 @@ void check_body(const Body& body, const Cursor& cursor) {
                   zeros ? "must be finite." : "must be finite and not zero.");
   }
   if (body.method == kMerged) read_members(body, cursor, nullptr, nullptr);
+  if (body.method == kSketch) return check_sketch(body, cursor);
   if (body.method > kGroup) check_coded(body, cursor);
 }
 

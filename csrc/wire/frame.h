@@ -37,7 +37,14 @@ enum Method : uint8_t {
   kSign,
   kLevels,
   kPolar,
+  kSketch = 14,  // without a support, sketch.h
 };
+
+// Whether version 1 has a method of this code.
+inline bool is_method(uint8_t code) {
+  return (code >= kDense && code <= kPolar) || code == kSketch;
+}
+
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
 
 // Which elements travel, where a method leaves it open.
@@ -62,6 +69,13 @@ struct PolarFields {
   const uint8_t* scale = nullptr;  // scales float32
   const uint8_t* message = nullptr;
   int64_t bytes = 0;  // of the message
+};
+
+// The fields of a sketch body.
+struct SketchFields {
+  int64_t rows = 0, cols = 0;
+  uint64_t seed = 0;
+  const uint8_t* cell = nullptr;  // rows * cols float32
 };
 
 // A body laid over the bytes of a message; it owns nothing.
@@ -89,6 +103,7 @@ struct Body {
   uint64_t seed = 0;  // of a drawn support
   LevelFields levels;
   PolarFields polar;
+  SketchFields sketch;
 
   bool narrow() const { return numel <= INT32_MAX; }
 };

@@ -8,14 +8,16 @@
 #include "../common/fpenv.h"
 #include "coded.h"
 #include "levels.h"
+#include "sketch_arrays.h"
 
 namespace gcext::wire {
 namespace {
 
 using namespace py::literals;
 
-constexpr std::array<const char*, kPolar + 1> kMethodNames = {
-    "", "dense", "sparse", "ternary", "merged", "group", "random", "sign", "levels", "polar"};
+constexpr std::array<const char*, kSketch + 1> kMethodNames = {
+    "",       "dense", "sparse", "ternary", "merged", "group", "random", "sign",
+    "levels", "polar", "",       "",        "",       "",      "sketch"};
 constexpr std::array<const char*, kDtypes> kDtypeNames = {"float32", "float16", "bfloat16",
                                                           "float64"};
 
@@ -24,7 +26,8 @@ int code_of(const std::array<const char*, n>& names, const std::string& name, co
   for (size_t code = 0; code < n; ++code)
     if (name == names[code] && !name.empty()) return static_cast<int>(code);
   std::string known;
-  for (const char* each : names) known += (known.empty() ? "" : ", ") + std::string(each);
+  for (const char* each : names)
+    if (*each != '\0') known += (known.empty() ? "" : ", ") + std::string(each);
   throw PackError(std::string("pack: ") + what + " must be one of " + known + ", got " + name +
                   ".");
 }
@@ -207,6 +210,8 @@ py::object coded_of(const Body& body, const Cursor& cursor) {
                       "block"_a = polar.block, "kept"_a = polar.kept, "soft"_a = polar.soft,
                       "scale"_a = array_of<float>(polar.scale, polar.scales), "seed"_a = seed);
     }
+    case kSketch:
+      return sketch_of(body);
     default:  // dense, sparse, random
       return array_of<float>(body.values, body.k);
   }
@@ -241,6 +246,7 @@ void put_packet(Message* message, const py::handle& packet) {
     const py::gil_scoped_release release;
     return put_dense(message, numel, value.data(), value.size());
   }
+  if (method == kSketch) return put_sketch(message, py::getattr(contents, names().coded));
   if (method > kGroup) return put_coded(message, method, numel, contents);
   with_index(py::getattr(contents, names().support), [&](const auto& index) {
     const int64_t k = index.size();

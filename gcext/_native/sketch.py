@@ -38,7 +38,8 @@ def sketch_query(
     table: Tensor, index: Tensor | None, numel: int, rows: int, cols: int, seed: int
 ) -> Tensor:
     """Return estimates, float32, of the elements of an index; None: of the first ``numel``."""
-    return _ops.sketch_query.default(table, index, numel, rows, cols, signed(seed))
+    values: Tensor = _ops.sketch_query.default(table, index, numel, rows, cols, signed(seed))
+    return values
 
 
 def _fake_query(table: Tensor, index: Tensor | None, numel: int, *_: Any) -> Tensor:
