@@ -38,6 +38,7 @@ SPECS = {
         "terngrad:clip=2.5,bucket=64",
         "terngrad:clip=0.5,bucket=64",
     ],
+    "sketch": [],  # none
     "polar": [
         "polar:block=256",
         "polar:rate=0.05,block=64",

@@ -11,9 +11,12 @@ import torch
 from emu.backends import same_bits
 from isa_kit import at_every_isa
 from numpy_values import mixed
+from packet_kit import dense
 from torch import Tensor
 
+import gcext
 from gcext._native.sketch import sketch, sketch_query
+from gcext._packet.sketch import Sketch
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -235,3 +238,107 @@ def test_operators() -> None:
         sketch(x, index[:5], 3, 20, 0)
     with pytest.raises(RuntimeError, match="rows \\* cols = 60 cells, got 59"):
         sketch_query(table[:59], None, 5, 3, 20, 0)
+
+
+# The codec -----------------------------------------------------------------------------------
+
+
+def coded(packet: gcext.Packet) -> Sketch:
+    assert isinstance(packet.coded, Sketch)
+    return packet.coded
+
+
+@pytest.mark.parametrize("spec", ["sketch", "sketch:rows=4,cols=30,hash=7", "sketch:rows=1,p=1"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (7,), (30, 40), (3, 0, 2)])
+def test_any_shape_and_dtype(spec: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    codec, tensor = gcext.codec(spec), torch.randn(shape).to(dtype)
+    packet = codec.encode(tensor)
+    code = coded(packet)
+    assert (packet.method, packet.shape, packet.dtype) == ("sketch", shape, dtype)
+    assert same_bits(code.table, made(tensor.float().flatten(), *code.kind))
+    want = sketch_query(code.table, None, tensor.numel(), *code.kind).view(shape)
+    again = gcext.Packet.from_bytes(packet.to_bytes(), expect=shape)
+    assert again == packet and again.dtype == dtype and coded(again).kind == code.kind
+    for each in (packet, again):
+        assert same_bits(dense(each), want) and each.k == tensor.numel()
+    strided = torch.randn(60, 40).t()[::2, 1::2]
+    assert codec.encode(strided) == codec.encode(strided.contiguous())
+    assert codec.encode(tensor, seed=3) == packet and not codec.stochastic
+    assert codec.encode([tensor, strided]) == [packet, codec.encode(strided)]
+
+
+def test_the_size_is_that_of_the_sums() -> None:
+    for spec, cols in (("sketch:p=0.1", 20_000), ("sketch:rows=7,p=0.01", 1428)):
+        codec = gcext.codec(spec)
+        packet = codec.encode(torch.randn(10**6))
+        assert coded(packet).cols == cols
+        assert 0 < packet.nbytes - 4 * coded(packet).table.numel() <= 32
+    assert coded(gcext.codec("sketch").encode(torch.ones(49))).cols == 1  # at least
+    assert coded(gcext.codec("sketch:cols=99").encode(torch.ones(49))).cols == 99
+
+
+def test_sketches_of_packets_add_up() -> None:
+    codec = gcext.codec("sketch:rows=3,cols=90,hash=11")
+    tensors = [torch.randn(500) for _ in range(3)]
+    one = coded(codec.encode(tensors[0]))
+    table = sum(coded(codec.encode(tensor)).table for tensor in tensors)
+    assert isinstance(table, Tensor)
+    whole = dense(codec.encode(tensors[0] + tensors[1] + tensors[2]))
+    assert torch.allclose(Sketch(*one.kind, table).decode(500), whole, atol=1e-4)
+
+
+def test_what_the_codec_refuses() -> None:
+    codec, tensor, residual = gcext.codec("sketch"), torch.randn(100), torch.zeros(100)
+    tensor[17] = float("nan")
+    with pytest.raises(ValueError, match="sketch: tensor must be finite in float32, got nan at"):
+        codec.encode(tensor)
+    with pytest.raises(ValueError, match="sums of the sketch must be finite in float32"):
+        gcext.codec("sketch:rows=30,cols=1").encode(torch.full((3,), 3e38))
+    fine = torch.randn(100)
+    for call in (
+        lambda: codec.encode(fine, residual),
+        lambda: codec.encode([fine], [residual]),
+        lambda: codec.advance(fine, residual, residual.clone()),
+        lambda: gcext.ErrorFeedback("sketch"),
+        lambda: gcext.recipe("sketch:feedback=true"),
+    ):
+        with pytest.raises(ValueError, match="sketch: error feedback needs a codec that declares"):
+            call()
+    assert not residual.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ("rows=0", r"rows must be in \[1, 64\]"),
+        ("rows=65", r"rows must be in \[1, 64\]"),
+        ("p=0", r"p must be in \(0, 1\]"),
+        ("cols=-1", r"cols must be in \[0, 2147483647\]"),
+        ("cols=2147483648", "cols must be in"),
+        ("hash=-1", r"hash must be in \[0, 4294967295\]"),
+        ("hash=4294967296", "hash must be in"),
+        ("seed=1", "unknown option seed. It takes rows, p, cols, hash"),
+    ],
+)
+def test_invalid_specs_raise(options: str, match: str) -> None:
+    with pytest.raises(ValueError, match=f"sketch: {match}"):
+        gcext.codec(f"sketch:{options}")
+
+
+def test_specs_round_trip() -> None:
+    for spec in ("sketch:rows=5,p=0.1,cols=0,hash=0", "sketch:rows=4,p=1.0,cols=9,hash=4294967295"):
+        assert gcext.codec(spec).spec == spec
+
+
+def test_denormals_are_kept_whatever_the_flush_mode() -> None:
+    codec, tensor = gcext.codec("sketch:rows=4,cols=7"), torch.arange(-9, 9) * 2.0**-149
+    packet, values = codec.encode(tensor), dense(codec.encode(tensor))
+    try:
+        if not torch.set_flush_denormal(True):
+            pytest.skip("no flush mode here")
+        flushed = codec.encode(tensor)
+        again = dense(flushed)
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushed == packet and same_bits(again, values) and values.any()

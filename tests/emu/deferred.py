@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from emu import quantize
+from emu import sketch as emulated_sketch
 from emu.backends import POISON
 from emu.select import Emu, Schedule
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from gcext import Packet
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
-from gcext._native import lists, ops
+from gcext._native import lists, ops, sketch
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def on_a_gpu() -> Iterator[None]:
         patch.setattr(lists, "select_many", _device(_select_many))
         patch.setattr(ops, "sign", _device(_sign))
         patch.setattr(ops, "levels", _device(_levels))
+        patch.setattr(sketch, "sketch", _device(_sketch))
         yield
 
 
@@ -117,6 +119,12 @@ def _sign(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     if tensor.numel() == 0:  # nothing is launched
         return torch.ops.gcext.sign(tensor, *rest)
     return quantize.Emu().sign(tensor, *rest)
+
+
+def _sketch(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    if tensor.numel() == 0:
+        return torch.ops.gcext.sketch(tensor, *rest)
+    return emulated_sketch.Emu().sketch(tensor, *rest)
 
 
 def _levels(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
