@@ -46,6 +46,7 @@ def codec(spec: str) -> Codec:
     * ``qsgd:bits=4,bucket=512``, ``terngrad:clip=0,bucket=0``: stochastic levels.
     * ``polar:rate=0.5,block=1024,rotate=true`` and ``,select=topk|randomk,p=0.01``: signs in less
       than a bit.
+    * ``sketch:rows=5,p=0.1,cols=0,hash=0``: random signed sums, which add up.
     * ``dense``: all of it.
 
     Values given here are the defaults. Raises ValueError for an unknown name or option, or an
