@@ -24,6 +24,7 @@ from gcext._codecs.seeds import derive
 from gcext._links.feedback import Diagnostics, ErrorFeedback
 from gcext._links.link import Link
 from gcext._links.sender import Sender
+from gcext._links.stages import Clip, LastValue, Lazy, MomentumCorrection, Stage, Trajectory
 from gcext._native.library import build_info
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
@@ -35,17 +36,23 @@ from gcext.aggregate._history import History
 __version__: str = build_info()["gcext"]
 
 __all__ = [
+    "Clip",
     "Codec",
     "CodecInput",
     "DecodeError",
     "Diagnostics",
     "ErrorFeedback",
     "History",
+    "LastValue",
+    "Lazy",
     "Link",
+    "MomentumCorrection",
     "Packet",
     "Recipe",
     "Schedule",
     "Sender",
+    "Stage",
+    "Trajectory",
     "__version__",
     "aggregate",
     "build_info",

@@ -9,6 +9,8 @@ from pkgutil import iter_modules
 
 from gcext.aggregate._aggregator import Aggregator, Mean, RoundInput
 from gcext.aggregate._fetchsgd import FetchSGD
+from gcext.aggregate._outer import Nesterov, SignStep
+from gcext.aggregate._predicted import LastValues, Predicted
 from gcext.aggregate._projection import Projection
 from gcext.aggregate._registry import aggregator_class, aggregators, register_aggregator
 from gcext.aggregate._robust import Median, TrimmedMean, Vote
@@ -19,6 +21,7 @@ from gcext.aggregate._wrappers import MaxK, Momentum, NormBound
 for _module in iter_modules(__path__):
     import_module(f"gcext.aggregate.{_module.name}")  # each registers its aggregators
 
-__all__ = ["Aggregator", "FetchSGD", "MaxK", "Mean", "Median", "Momentum", "NormBound"]
-__all__ += ["Projection", "Round", "RoundInput", "TrimmedMean", "Vote", "aggregator_class"]
-__all__ += ["aggregators", "combine", "gram", "mean", "per_tensor", "register_aggregator"]
+__all__ = ["Aggregator", "FetchSGD", "LastValues", "MaxK", "Mean", "Median", "Momentum"]
+__all__ += ["Nesterov", "NormBound", "Predicted", "Projection", "Round", "RoundInput", "SignStep"]
+__all__ += ["TrimmedMean", "Vote", "aggregator_class", "aggregators", "combine", "gram", "mean"]
+__all__ += ["per_tensor", "register_aggregator"]

@@ -23,7 +23,8 @@ from gcext.fl._checkpoint import load as load_checkpoint
 from gcext.fl._checkpoint import save as save_checkpoint
 from gcext.fl._client import Clients, local_sgd
 from gcext.fl._data import Data
-from gcext.fl._models import FlatModel, initial
+from gcext.fl._layout import Layout
+from gcext.fl._models import FlatModel, initial, shapes
 from gcext.fl._server import Download, Server
 from gcext.fl._settings import Settings, Stream, generator, torch_seed
 from gcext.fl._split import split
@@ -56,12 +57,14 @@ class Federation:
         self.records: list[Record] = []
         method = recipe(settings.recipe)
         self.epochs = settings.epochs or method.schedule.local_epochs
+        self.steps = 0 if settings.epochs else method.schedule.local_steps
         start = initial(data, settings.seed)
         labels = data.train.labels, data.test.labels
         self.split = split(settings.split, *labels, settings.clients, settings.seed)
         up, down = (torch_seed(settings.seed, way) for way in (Stream.UP, Stream.DOWN))
-        self.server = Server(start, method, down)
-        self.clients = Clients(settings.clients, start, method.up, up)
+        layout = Layout(start.numel(), shapes(data) if method.by_tensor else None)
+        self.server = Server(start, method, down, layout)
+        self.clients = Clients(settings.clients, start, method, layout, up)
 
     @property
     def numel(self) -> int:
@@ -72,21 +75,23 @@ class Federation:
         done = False
         try:
             drawn = self.drawn(self.server.version + 1)
+            self.clients.begin(self.server.version + 1)
             downloads = {c: self.server.download(self.clients.version[c]) for c in drawn}
             packets, losses, up_bytes = self._train(drawn, self._catch_up(downloads))
             samples = {c: float(len(self.split.train[c])) for c in drawn}
-            broadcast, weights = self.server.combine(packets, losses, samples)
+            broadcast, held = self.server.combine(packets, losses, samples)
             record: Record = {
                 "round": self.server.version + 1,
-                **self._test(weights),
+                **self._test(held.weights),
                 "loss": math.fsum(losses.values()) / len(drawn),
                 "clients": len(drawn),
                 "up_bytes": up_bytes,
                 **_down(downloads),
             }
             with uninterrupted():
-                self.clients.commit(drawn, self.server.version, self.server.weights)
-                self.server.commit(broadcast, weights)
+                self.clients.commit(drawn, self.server.version, self.server.held)
+                self.clients.sender.observe(held.weights)
+                self.server.commit(broadcast, held)
                 self.server.forget(min(self.clients.version))
                 self.records.append(record)
                 done = True
@@ -95,6 +100,7 @@ class Federation:
                 with uninterrupted():
                     self.clients.rollback()
                     self.server.rollback()
+                    self.clients.begin(max(self.server.version, 1))
             raise
         return record
 
@@ -110,7 +116,7 @@ class Federation:
         one_of_each = {self.clients.version[client]: client for client in reversed(downloads)}
         for version, client in sorted(one_of_each.items()):
             download = downloads[client]
-            weights = self.clients.catch_up(client, download)
+            weights = self.clients.catch_up(client, download).weights
             if not torch.equal(weights.view(torch.int32), self.server.weights.view(torch.int32)):
                 raise RuntimeError(
                     f"fl: client {client} must hold the server's model after {download.kind} "
@@ -135,6 +141,7 @@ class Federation:
                 lr=kept.lr,
                 batch=kept.batch,
                 epochs=self.epochs,
+                steps=self.steps,
                 rng=generator(kept.seed, Stream.BATCH, now, client),
             )
 
@@ -148,7 +155,7 @@ class Federation:
                     "Lower --lr."
                 )
             message = self.clients.compress(client, update)
-            packets[client] = Packet.from_bytes(message, expect=tuple(update.shape))
+            packets[client] = Packet.from_bytes(message, expect=self.clients.layout.expect)
             losses[client] = loss
             up_bytes += len(message)
         return packets, losses, up_bytes
@@ -185,12 +192,14 @@ class Federation:
                 f"got {'; '.join(differing)}. Give the same, or another --checkpoint."
             )
         self.records = list(state["records"])
+        self.clients.begin(max(len(self.records), 1))
         self.clients.load_state_dict(state["clients"])
         self.server.load_state_dict(state["server"])
 
     def _trajectory(self) -> dict[str, object]:
         decided = {
             "epochs": self.epochs,
+            "steps": self.steps,
             "digest of the data": self.data.digest(),
             "parameters": self.numel,
         }

@@ -1,69 +1,113 @@
-"""Recipes: every method as an up link, a down link and a schedule. A new method is a few lines."""
+"""Recipe, schedule, and the text that names them: ``name:key=value,...,down=SPEC``."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from typing import Any
 
-from gcext._codecs.base import require_contraction
-from gcext._codecs.registry import codec, codec_class, codecs
+from gcext._codecs.base import Codec, require_contraction
+from gcext._codecs.registry import codec_class, codecs
+from gcext._codecs.topk import Dense
 from gcext._links.link import Link
-from gcext._spec import build, parse
-from gcext.aggregate import Aggregator, Momentum, Projection
+from gcext._spec import build, options_of, parse
+from gcext.aggregate import Aggregator, Momentum
 from gcext.aggregate._registry import aggregator_class, aggregators
 
-__all__ = ["Recipe", "Schedule", "recipe", "recipes", "register_recipe"]
+__all__ = ["About", "Recipe", "Schedule", "about", "link_of", "method", "recipe", "recipes"]
+__all__ += ["register_recipe"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a client talks: after ``local_epochs`` passes over its data."""
+    """When a client talks, and with which share of the elements.
+
+    Attributes:
+        local_epochs: passes over a client's data before it talks.
+        local_steps: H, steps of local SGD before it talks, instead of epochs; 0: by epochs.
+        warmup: rounds at first in which p is ``max(p, 4^-round)`` (Lin et al. 2018, section 3.3).
+
+    >>> import gcext
+    >>> [gcext.Schedule(warmup=2).codec(gcext.codec("topk:p=0.01"), r).p for r in (1, 2, 3)]
+    [0.25, 0.0625, 0.01]
+    """
 
     local_epochs: int = 1
+    local_steps: int = 0
+    warmup: int = 0
+
+    def codec(self, codec: Codec, round: int) -> Codec:
+        """Return the codec of a round, counted from 1."""
+        if round > self.warmup or not any(each.name == "p" for each in fields(codec)):  # type: ignore[arg-type]
+            return codec
+        changed: Codec = replace(codec, p=max(codec.p, 0.25**round))  # type: ignore
+        return changed
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method: how clients send, how the server answers, and when."""
+    """A method: how clients send, how the server answers, and when.
+
+    Attributes:
+        up: from clients to server.
+        down: from the server to all clients.
+        schedule: when.
+        by_tensor: whether the method works on a model's tensors, with their shapes, rather than
+            on all of them as one flat tensor.
+    """
 
     up: Link
     down: Link
     schedule: Schedule = field(default_factory=Schedule)
+    by_tensor: bool = False
 
 
-def _none() -> Recipe:
-    """FedAvg (McMahan et al. 2017): dense both ways."""
-    return Recipe(up=Link(codec("dense")), down=Link(codec("dense")))
+@dataclass(frozen=True)
+class About:
+    """What a method's row in the table of methods tells beside its links.
+
+    Attributes:
+        paper: authors and year.
+        use: when to use it.
+        unbiased: whether the mean over seeds of what is decoded is what was encoded.
+    """
+
+    paper: str
+    use: str
+    unbiased: bool = False
 
 
-def _stc(p: float = 0.01) -> Recipe:
-    """STC both ways with error feedback at both ends (Sattler et al. 2019)."""
-    link = Link(codec(f"stc:p={p}"), feedback=True)
-    return Recipe(up=link, down=link)
+_RECIPES: dict[str, Callable[..., Recipe]] = {}
+_ABOUT: dict[str, About] = {}
 
 
-def _pstc(p: float = 0.01, alpha: float = 0.1, tau: int = 1) -> Recipe:
-    """Projected STC: STC both ways, conflicts projected away on the server (Tian 2022)."""
-    stc = _stc(p)
-    projection = partial(Projection, alpha=alpha, tau=tau)
-    projection()  # refuses alpha and tau out of range now, not at the first round
-    return replace(stc, up=replace(stc.up, combine=projection))
+def method(
+    name: str, paper: str, use: str, unbiased: bool = False
+) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
+    """Return a decorator that makes a function a published method's recipe."""
+
+    def register(make: Callable[..., Recipe]) -> Callable[..., Recipe]:
+        _RECIPES[name] = make
+        _ABOUT[name] = About(paper, use, unbiased)
+        return make
+
+    return register
 
 
-_RECIPES: dict[str, Callable[..., Recipe]] = {
-    "none": _none,
-    "fedavg": _none,
-    "stc": _stc,
-    "pstc": _pstc,
-}
+def about(name: str, paper: str = "", use: str = "", unbiased: bool = False) -> About:
+    """Return what is known of a method; with a paper, make it known first (of a codec's recipe)."""
+    if paper:
+        _ABOUT[name] = About(paper, use, unbiased)
+    return _ABOUT.get(name, About("", ""))
 
 
 def register_recipe(name: str, make: Callable[..., Recipe]) -> None:
     """Make a recipe known by name.
 
-    make: its parameters of type float, int, bool or str are the spec's options.
+    make: its parameters of type float, int, bool or str are the spec's options. One called
+        ``codec`` gets the text of a codec's spec, which must come last in the recipe's.
 
     Raises ValueError for a name that is taken, by a codec too, or that no spec could hold.
     """
@@ -90,7 +134,8 @@ def recipe(spec: str) -> Recipe:
       ``feedback=true`` gives the clients a residual.
     * ``combine=NAME`` and the options that follow it name what the server makes of the packets:
       an aggregator of gcext.aggregate, as ``combine=vote`` or ``combine=trimmed,beta=0.1``.
-    * ``momentum=0.9``: server momentum on top of it.
+    * ``momentum=0.9``: server momentum on top of it, of methods that have no such option.
+    * ``codec=SPEC`` after these, of methods that work with any codec: ``localsgd:codec=stc:p=0.1``.
     * Last of all options ``down=SPEC`` is how the server answers instead: any codec, again
       with ``feedback=true`` if it is to keep a residual.
 
@@ -106,13 +151,20 @@ def recipe(spec: str) -> Recipe:
     Momentum(TrimmedMean(0.2), beta=0.9)
     """
     up, *down = re.split("[:,]down=", spec, maxsplit=1) if isinstance(spec, str) else [spec]
+    inner: list[str] = []
+    if isinstance(up, str) and "codec" in _options(up.partition(":")[0]):
+        up, *inner = re.split("[:,]codec=", up, maxsplit=1)
     name, options = parse(up, "recipe", recipes())
+    mine = _options(name)
     combine = _take_combine(name, options)
-    momentum = options.pop("momentum", None)
+    momentum = None if "momentum" in mine else options.pop("momentum", None)
     if name in _RECIPES:
-        made = build(name, _RECIPES[name], options, _RECEIVER)
+        given: dict[str, Any] = dict(options)
+        if inner:
+            given["codec"] = inner[0]
+        made = build(name, _RECIPES[name], given, _RECEIVER)
     else:
-        made = Recipe(up=_link(name, options), down=Link(codec("dense")))
+        made = Recipe(up=_link(name, options), down=Link(Dense()))
     if combine is not None:
         made = replace(made, up=replace(made.up, combine=combine))
     if momentum is not None:
@@ -121,6 +173,11 @@ def recipe(spec: str) -> Recipe:
     for text in down:
         made = replace(made, down=_link(*parse(text, "recipe: down", codecs())))
     return made
+
+
+def _options(name: str) -> set[str]:
+    """Return the options of a method; none of a codec's."""
+    return set(options_of(_RECIPES[name])) if name in _RECIPES else set()
 
 
 def _link(name: str, options: dict[str, str]) -> Link:
@@ -132,6 +189,11 @@ def _link(name: str, options: dict[str, str]) -> Link:
     if feedback == "true":
         require_contraction(made)
     return Link(made, feedback == "true")
+
+
+def link_of(spec: str) -> Link:
+    """Return the link of a codec's spec, which may end in ``feedback=true``."""
+    return _link(*parse(spec, "recipe: codec", codecs()))
 
 
 def _take_combine(name: str, options: dict[str, str]) -> Callable[[], Aggregator] | None:
