@@ -59,8 +59,8 @@ class FetchSGD(Aggregator):
     sum of tables is made in float64 and rounded to float32 once. Packets are those of the codec
     "sketch", all of one hash and size; in groups the k largest are those of all tensors together.
 
-    What is estimated too high comes back into S_e: it stays bounded where k is far less than cols,
-    and ``clear`` bounds it otherwise.
+    The errors of the estimates are fed back, too: where k is not far below cols, S_e can grow until
+    it diverges. Lower k then, or use ``clear``.
 
     Args:
         k: elements of Δ; 0: ``max(floor(share*n), 1)`` of n.
