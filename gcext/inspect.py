@@ -23,7 +23,7 @@ from gcext._packet.packet import Packet
 __all__ = ["Row", "describe", "inspect_file", "rows"]
 
 _METHODS = ["dense", "sparse", "ternary", "merged", "group", "random", "sign", "levels", "polar"]
-_METHODS += ["codes", "powers", "sum", *["reserved"] * 3, "levels2"]
+_METHODS += ["codes", "powers", "sum", "reserved", "sketch", "reserved", "levels2"]
 _DTYPES = ["float32", "float16", "bfloat16", "float64"]
 _SUPPORTS = ["all elements", "indices", "random elements"]
 _FLAGS = ["frozen sets of signs", "soft frozen sets"]
@@ -53,6 +53,8 @@ _MEANINGS = {
     "lengths": "of {} words, 4 bits each",
     "sizes": "bits of {} tiles",
     "stream": "{} bits",
+    "rows": "{} rows",
+    "cols": "{} sums a row",
     "remainders": "{} bits",
     "unary": "{} bits, a one a number",
     "signs": "{} bits, 1 is negative",
@@ -98,7 +100,7 @@ def _meaning(name: str, data: bytes, value: int, method: str, numel: int) -> str
         return "not 89 47 43 58"
     if name == "seed":
         return str(int.from_bytes(data, "little"))
-    if name in ("scale", "scales", "norms", "values"):
+    if name in ("scale", "scales", "norms", "values", "cells"):
         return _floats(data, value)
     return (_MEANINGS.get(f"{method}.{name}") or _MEANINGS.get(name, "")).format(value)
 

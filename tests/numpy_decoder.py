@@ -31,7 +31,7 @@ from numpy_reader import (
 
 __all__ = ["Refused", "decode"]
 
-METHODS = frozenset([*range(1, 13), 16])
+METHODS = frozenset([*range(1, 13), 14, 16])
 
 
 def shape_of(reader: Reader) -> tuple[int, tuple[int, ...], int]:
@@ -53,6 +53,9 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
 
     if method == 12:
         summed(reader, out, numel, expected)
+        return out
+    if method == 14:
+        sketch(reader, expected, out, numel)
         return out
     if method > 5:
         coded(reader, method, expected, out, numel)
@@ -202,6 +205,17 @@ def bound(term: dict[str, Any]) -> np.float32:
         values = (term["codes"] << 16).astype("<u4").view("<f4")
     most = np.abs(values).astype(np.float32).max(initial=np.float32(0))
     return np.float32(most * (2048 if term.get("rotation") is not None else 1))
+
+
+def sketch(reader: Reader, expected: Any, out: dict[str, Any], numel: int) -> None:
+    rows = reader.take(1)[0]
+    require(1 <= rows <= 64, "sketch")
+    cols = reader.varint()
+    require(1 <= cols < 2**31, "sketch")
+    seed = int.from_bytes(reader.take(8), "little")
+    out.update(rows=rows, cols=cols, hash=seed, table=reader.f32(rows * cols), k=numel, seed=None)
+    expected()
+    require(finite(out["table"]), "value")
 
 
 def polar(reader: Reader, out: dict[str, Any], k: int) -> None:

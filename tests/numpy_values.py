@@ -57,6 +57,8 @@ def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
         return list(index), read["value"]
     if read["method"] == 7:
         return list(index), np.where(read["signs"], -read["scale"], read["scale"])
+    if read["method"] == 14:
+        return list(index), np.array([estimate(read, i) for i in index], np.float32)
     if read["method"] == 9:
         return list(index), polar(read)[:k]
     if read["method"] == 10:
@@ -108,6 +110,19 @@ def code_values(read: dict[str, Any]) -> np.ndarray:
         return scales[bucket] * dynamic8()[code]
     steps = 2**width - 1
     return (scales[bucket].astype(np.float64) * (2 * code - steps) / steps).astype(np.float32)
+
+
+def estimate(read: dict[str, Any], i: int) -> float:
+    """The median of an element's signed cells, one a row."""
+    rows, cols = read["rows"], read["cols"]
+    found = []
+    for r in range(rows):
+        h = mixed(mixed(mixed(read["hash"]) + r & MASK) ^ i)
+        cell = float(read["table"][r * cols + ((h >> 32) * cols >> 32)])
+        found.append(-cell if h & 1 else cell)
+    found.sort()
+    middle = (found[(rows - 1) // 2] + found[rows // 2]) / 2
+    return float(np.float32(middle)) + 0.0
 
 
 def polar(read: dict[str, Any]) -> np.ndarray:

@@ -17,6 +17,7 @@ from round_kit import arrays, drawn, mixed
 import gcext
 from gcext.aggregate import (
     Aggregator,
+    FetchSGD,
     LastValues,
     MaxK,
     Mean,
@@ -171,14 +172,15 @@ SERVERS: dict[str, Callable[[], Aggregator]] = {
     "sign": lambda: SignStep(Median(), lr=0.1),
     "last": LastValues,
     "predicted": lambda: Predicted(2, NormBound(2.0)),
+    "fetchsgd": lambda: FetchSGD(k=9),
 }
+CODECS = {"vote": "stc:p=0.2", "fetchsgd": "sketch:rows=3,p=0.5"}  # mixed for others
 
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_packets_that_arrive_one_by_one_in_any_order(name: str) -> None:
     rng = np.random.default_rng(5)
-    codec = gcext.codec("stc:p=0.2") if name == "vote" else None
-    encode = codec.encode if codec else mixed
+    encode = gcext.codec(CODECS[name]).encode if name in CODECS else mixed
     rounds = [drawn(rng, 9, 4, 200, encode) for _ in range(3)]
     weights = {client: client + 1.0 for client in range(9)}
     for number, order in enumerate(itertools.permutations(range(4))):

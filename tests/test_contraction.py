@@ -46,6 +46,7 @@ SPECS = {
         "terngrad:clip=0.5,bucket=64",
     ],
     "natural": ["natural"],
+    "sketch": [],  # none
     "polar": [
         "polar:block=256",
         "polar:rate=0.05,block=64",

@@ -147,7 +147,7 @@ class TestMerge:
 
 SPECS = [
     "stc:p=0.01", "topk:p=0.01", "randomk:p=0.01", "dense", "sign", "qsgd:bits=3", "terngrad",
-    "polar",
+    "polar", "sketch",
 ]  # fmt: skip
 
 

@@ -135,6 +135,7 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
         *("sum-disjoint-empty", "sum-rounds-in-order", "sum-0d"),
         *("codes-values-3", "codes-uniform-edge", "codes-dynamic8-edge", "codes-bucket-1"),
         *("codes-zeros-5-bits", "codes-float16-edge", "codes-bfloat16-edge", "group-of-codes"),
+        *("sketch-0d", "group-of-sketches"),
     ):
         message = golden("valid", name)
         for bit in range(40, 8 * (len(message) - 8)):
@@ -147,7 +148,7 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
             if code is None:
                 assert wire.pack(wire.unpack(repaired)) == repaired
     assert {None, "tile", "unary", "padding", "k", "truncated", "member", "scale", "value"} <= seen
-    assert {"support", "steps", "bucket", "level", "polar", "table", "width"} <= seen
+    assert {"support", "steps", "bucket", "level", "polar", "table", "width", "sketch"} <= seen
 
 
 @settings(max_examples=300, deadline=None)
@@ -213,9 +214,10 @@ def test_an_error_costs_no_memory_even_at_the_end_of_a_long_packet() -> None:
     polar = wire.Body("polar", (1 << 24,), code=(bits[: 1 << 19], 1024, 256, True, norms, None))
     codes = wire.Body("codes", (10**6,), code=("uniform", 8, 0, norms, bits))
     merged = wire.merge([part, ternary(rng, 10**7, 10**6)])
-    for body in (part, group, dense, merged, sign, levels, polar, codes):
+    table = wire.Body("sketch", (10**9,), code=(5, 200_000, 1, dense.value))
+    for body in (part, group, dense, merged, sign, levels, polar, codes, table):
         message = bytearray(wire.pack(body))
-        message[-9:-8] = b"\xff\xff" if body.method != "dense" else b"\x7f\x00"
+        message[-9:-8] = b"\xff\xff" if body.method not in ("dense", "sketch") else b"\x7f\x00"
         damaged = seal(bytes(message))
 
         def refused(damaged: bytes = damaged) -> None:

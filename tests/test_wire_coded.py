@@ -1,4 +1,4 @@
-"""Methods 6 to 10 of the packet: what they decode to, what pack refuses, how long they are."""
+"""Methods from 6 on: what they decode to, what pack refuses, how long they are."""
 
 from __future__ import annotations
 
@@ -64,6 +64,12 @@ def wrong_coded() -> dict[str, wire.Body]:
         "needs 1 scales, got 0": coded("polar", None, byte, 32, 16, True, one[:0], None),
         "must have kept bits a block": coded("polar", None, byte, 32, 17, True, one, None),
         "bits of a polar packet": coded("polar", None, byte + 128, 32, 15, True, one, None),
+        r"rows must be in \[1, 64\], got 65": coded("sketch", None, 65, 1, 0, one),
+        r"cols must be in \[1, 2\^31\), got 0": coded("sketch", None, 1, 0, 0, one),
+        "needs 6 cells, got 1": coded("sketch", None, 2, 3, 0, one),
+        "cells of a sketch must be finite, got another at place 0": coded(
+            "sketch", None, 1, 1, 0, one * np.nan
+        ),
         "at most 2\\^116": coded("polar", None, byte + 0, 64, 16, True, one * 1e36, 5),
         "table must be one of values, uniform": coded("codes", None, "spares", 2, 0, one, byte),
         "width must be one that the table has, got 9": coded(

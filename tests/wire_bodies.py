@@ -32,6 +32,7 @@ METHODS = {
     "sum": 12,
     "powers": 11,
     "levels2": 16,
+    "sketch": 14,
 }
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
 FIELDS = {
@@ -39,6 +40,7 @@ FIELDS = {
     "levels": ("steps", "bucket", "norms", "at", "level"),
     "levels2": ("steps", "bucket", "norms", "at", "level"),
     "powers": ("scale", "power"),
+    "sketch": ("rows", "cols", "seed", "table"),
     "polar": ("message", "block", "kept", "soft", "scale", "seed"),
     "codes": ("table", "width", "bucket", "scales", "bits"),
 }

@@ -108,6 +108,10 @@ def assert_coded_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
     elif body.method == "powers":
         scale, power = body.code
         assert scale == read["scale"] and same(power, read["power"])
+    elif body.method == "sketch":
+        *kind, table = body.code
+        assert kind == [read["rows"], read["cols"], read["hash"]]
+        assert table.tobytes() == read["table"].tobytes()
     elif body.method in ("levels", "levels2"):
         steps, bucket, norms, at, level = body.code
         assert (steps, bucket) == (read["steps"], read["bucket"])
@@ -229,6 +233,9 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
     return wire.Body(method, (numel,), dtype, index, code=code)
 
 
+KINDS = ((1, 6), (1, 20), (0, 2**64 - 1))  # of a sketch: rows, cols, seed
+
+
 @st.composite
 def sum_bodies(draw: st.DrawFn, dtype: str) -> wire.Body:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -257,7 +264,7 @@ def sum_bodies(draw: st.DrawFn, dtype: str) -> wire.Body:
 @st.composite
 def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
     kinds = ["dense", "sparse", "ternary", "merged", "random", "sign", "levels", "polar", "codes"]
-    kinds += ["powers", "levels2", "sum"]
+    kinds += ["powers", "levels2", "sum", "sketch"]
     method = draw(st.sampled_from(kinds + ([] if member else ["group"])))
     if method == "group":
         return wire.Body(
@@ -268,6 +275,11 @@ def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
         return draw(sum_bodies(dtype))
     if method in ("random", "sign", "levels", "polar", "codes", "powers", "levels2"):
         return draw(coded_bodies(method, dtype))
+    if method == "sketch":
+        rows, cols, seed = (draw(st.integers(low, high)) for low, high in KINDS)
+        cells = draw(st.lists(FINITE, min_size=rows * cols, max_size=rows * cols))
+        code = rows, cols, seed, np.array(cells, np.float32)
+        return wire.Body(method, (draw(st.integers(0, 2**63 - 1)),), dtype, code=code)
     if method == "dense":
         value = np.array(draw(st.lists(FINITE, max_size=20)), np.float32)
         return wire.Body("dense", (len(value),), dtype, value=value)

@@ -21,6 +21,7 @@ enum SelectStatus : int64_t {
   kSelectMemory = 2,    // memory was not finite at `where`
   kSelectOverflow = 3,  // both were finite, their sum at `where` is not
   kSelectNoMemory = 4,  // out of memory for the candidates
+  kSketchOverflow = 8,  // a sum of the sketch is not finite in float32
 };
 
 }  // namespace gcext

@@ -9,6 +9,7 @@
 #include "fields.h"
 #include "merged.h"
 #include "names.h"
+#include "sketch.h"
 #include "sum.h"
 
 namespace gcext::wire {
@@ -138,6 +139,9 @@ Body take_body(Cursor* cursor, bool member) {
     case kSum:
       take_sum(cursor, &body);
       break;
+    case kSketch:
+      take_sketch(cursor, &body);
+      break;
     default:
       take_coded(cursor, &body);
   }
@@ -166,6 +170,7 @@ void check_body(const Body& body, const Cursor& cursor) {
                   zeros ? "must be finite." : "must be finite and not zero.");
   }
   if (body.method == kMerged) read_members(body, cursor, nullptr, nullptr);
+  if (body.method == kSketch) return check_sketch(body, cursor);
   if (body.method > kGroup) check_coded(body, cursor);
 }
 

@@ -42,8 +42,10 @@ enum Method : uint8_t {
   kCodes,
   kPowers,        // powers.h
   kSum = 12,      // several packets of one tensor, sum.h
+  kSketch = 14,   // without a support, sketch.h
   kLevels2 = 16,  // levels2.h
 };
+
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
 
 // Which elements travel, where a method leaves it open.
@@ -93,6 +95,13 @@ struct CodeFields {
   int64_t bytes = 0;               // of these
 };
 
+// The fields of a sketch body.
+struct SketchFields {
+  int64_t rows = 0, cols = 0;
+  uint64_t seed = 0;
+  const uint8_t* cell = nullptr;  // rows * cols float32
+};
+
 // A body laid over the bytes of a message; it owns nothing.
 struct Body {
   uint8_t method = 0;
@@ -122,6 +131,7 @@ struct Body {
   Prefix prefix;  // powers, levels2
   CodeFields codes;
   const uint8_t* terms = nullptr;  // sum: the first term's body
+  SketchFields sketch;
 
   bool narrow() const { return numel <= INT32_MAX; }
 };

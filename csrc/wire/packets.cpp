@@ -6,6 +6,7 @@
 #include "../common/fpenv.h"
 #include "coded.h"
 #include "names.h"
+#include "sketch_arrays.h"
 #include "sum.h"
 #include "value_codes.h"
 
@@ -120,6 +121,7 @@ void put_packet(Message* message, const py::handle& packet) {
     return put_dense(message, numel, value.data(), value.size());
   }
   if (method == kSum) return put_sum(message, contents);
+  if (method == kSketch) return put_sketch(message, py::getattr(contents, names().coded));
   if (method > kGroup) return put_coded(message, method, numel, contents);
   with_index(py::getattr(contents, names().support), [&](const auto& index) {
     const int64_t k = index.size();

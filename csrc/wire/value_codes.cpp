@@ -7,6 +7,7 @@
 #include "codes.h"
 #include "level_codes.h"
 #include "names.h"
+#include "sketch_arrays.h"
 
 namespace gcext::wire {
 namespace {
@@ -115,6 +116,8 @@ py::object coded_of(const Body& body, const Cursor& cursor) {
                       "scales"_a = array_of<float>(codes.scale, codes.scales),
                       "bits"_a = array_of<uint8_t>(codes.bits, codes.bytes));
     }
+    case kSketch:
+      return sketch_of(body);
     default:  // dense, sparse, random
       return array_of<float>(body.values, body.k);
   }

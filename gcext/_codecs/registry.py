@@ -58,6 +58,7 @@ def codec(spec: str) -> Codec:
     * ``dryden:p=0.01``, ``sbc:p=0.01``: the largest of each sign, or of one, as their means.
     * ``wangni:p=0.01``: each with a probability of its own.
     * ``repeat:rounds=2,codec=SPEC``: several rounds of a codec, each of what the others left.
+    * ``sketch:rows=5,p=0.1,cols=0,hash=0``: random signed sums, which add up.
     * ``dense``: all of it.
 
     Values given here are the defaults. Raises ValueError for an unknown name or option, or an

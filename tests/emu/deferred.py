@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from emu import adacomp, bin_means, encode_codes, natural, quantize, select_chunks
+from emu import sketch as emulated_sketch
 from emu.backends import POISON
 from emu.select import Emu, Schedule
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from gcext import Packet
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
-from gcext._native import chunks, lists, ops
+from gcext._native import chunks, lists, ops, sketch
 from gcext._native import encode_codes as codes_kernel
 from gcext._native import natural as natural_ops
 from gcext._native.codes import TABLES
@@ -91,6 +92,7 @@ def on_a_gpu() -> Iterator[None]:
         patch.setattr(ops, "levels", _device(_levels))
         patch.setattr(natural_ops, "natural", _device(_natural))
         patch.setattr(codes_kernel, "encode_codes", _device(_encode_codes))
+        patch.setattr(sketch, "sketch", _device(_sketch))
         yield
 
 
@@ -162,6 +164,12 @@ def _encode_codes(
     if tensor.numel() == 0:
         return torch.ops.gcext.encode_codes(*source, *rest)
     return encode_codes.Emu().encode_codes(*source, *rest)
+
+
+def _sketch(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    if tensor.numel() == 0:
+        return torch.ops.gcext.sketch(tensor, *rest)
+    return emulated_sketch.Emu().sketch(tensor, *rest)
 
 
 def _levels(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import coded
 import numpy as np
 import prefixed
+import sketches
 import sums
 import tables
 import wire_bodies as wire
@@ -314,7 +315,7 @@ def main() -> None:
     index: dict[str, Any] = {"valid": [], "invalid": {}, "values": {}}
     if index_path.exists():
         index |= json.loads(index_path.read_text())
-    others = (coded, tables, prefixed, sums)
+    others = (coded, tables, prefixed, sums, sketches)
     for name, body in itertools.chain(valid(), *(each.valid() for each in others)):
         if name not in index["valid"]:
             message = wire.pack(body)
