@@ -23,7 +23,7 @@ from gcext._packet.packet import Packet
 __all__ = ["Row", "describe", "inspect_file", "rows"]
 
 _METHODS = ["dense", "sparse", "ternary", "merged", "group", "random", "sign", "levels", "polar"]
-_METHODS += ["codes", "reserved", "sum"]
+_METHODS += ["codes", "powers", "sum", *["reserved"] * 3, "levels2"]
 _DTYPES = ["float32", "float16", "bfloat16", "float64"]
 _SUPPORTS = ["all elements", "indices", "random elements"]
 _FLAGS = ["frozen sets of signs", "soft frozen sets"]
@@ -49,6 +49,10 @@ _MEANINGS = {
     "block": "blocks of 2^{} symbols",
     "kept": "{} bits a block",
     "message": "{} bits",
+    "symbols": "{} symbols in the prefix code",
+    "lengths": "of {} words, 4 bits each",
+    "sizes": "bits of {} tiles",
+    "stream": "{} bits",
     "remainders": "{} bits",
     "unary": "{} bits, a one a number",
     "signs": "{} bits, 1 is negative",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from numpy_prefix import read_levels2, read_powers, take_levels2, take_norms, take_powers
 from numpy_reader import (
     MAX_F32,
     Reader,
@@ -30,7 +31,7 @@ from numpy_reader import (
 
 __all__ = ["Refused", "decode"]
 
-METHODS = frozenset((*range(1, 11), 12))
+METHODS = frozenset([*range(1, 13), 16])
 
 
 def shape_of(reader: Reader) -> tuple[int, tuple[int, ...], int]:
@@ -101,6 +102,7 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
     section = Section(reader, k) if kind == 1 else None
     out["k"], out["seed"] = k, int.from_bytes(reader.take(8), "little") if kind == 2 else None
     places = levels = Section(reader, 0)
+    prefix: Any = None
     if method == 6:
         require(4 * k <= len(reader.data) - reader.at, "truncated")
         out["value"] = reader.f32(k)
@@ -108,22 +110,20 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
         out["scale"] = scales(reader, 1)[0]
         out["signs"] = bits(reader, k)
     elif method == 8:
-        steps, bucket = reader.varint(), None
-        require(1 <= steps <= 32767, "steps")
-        bucket = reader.varint()
-        require(bucket == 0 or bucket < k, "bucket")
-        norms = scales(reader, -(-k // bucket) if bucket else min(k, 1))
-        count = reader.varint()
-        require(count <= k, "k")
+        count = take_norms(reader, out, k)
+        steps, bucket, norms = out["steps"], out["bucket"], out["norms"]
         places = Section(reader, min(count, k - count))
         signs = bits(reader, count)
         if steps > 1:
             levels = Section(reader, count)
-        out.update(steps=steps, bucket=bucket, norms=norms, level=[])
     elif method == 9:
         polar(reader, out, k)
-    else:
+    elif method == 10:
         codes(reader, out, k)
+    elif method == 11:
+        prefix = take_powers(reader, out, k)
+    else:
+        prefix = take_levels2(reader, out, k)
     expected()
     if section is not None:
         out["index"] = [n for tile in section.tiles(numel) for n in tile]
@@ -146,6 +146,10 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
         out["at"] = at
     elif method == 10:
         code_rules(out)
+    elif method == 11:
+        read_powers(prefix, out)
+    elif method == 16:
+        read_levels2(prefix, out, k)
 
 
 class StructureEnds(Exception):  # noqa: N818 - not a fault
@@ -180,12 +184,17 @@ def summed(reader: Reader, out: dict[str, Any], numel: int, expected: Any) -> No
     require(bool(np.isfinite(total)), "value")
 
 
-TERMS = (1, 2, 3, 6, 7, 8, 9, 10)
+TERMS = (1, 2, 3, 6, 7, 8, 9, 10, 11, 16)
 
 
 def bound(term: dict[str, Any]) -> np.float32:
     """A number that no value of the term is beyond."""
-    named = {7: "scale", 8: "norms", 9: "scale", 10: "scales"}.get(term["method"], "value")
+    if term["method"] == 11:
+        top = max(map(abs, term["power"]), default=0)
+        return np.float32(np.ldexp(np.float64(term["scale"]), top - 150) if top else 0)
+    named = {7: "scale", 8: "norms", 9: "scale", 10: "scales", 16: "norms"}.get(
+        term["method"], "value"
+    )
     values = np.atleast_1d(term[named])
     if term["method"] == 10 and term["table"] == 3:
         values = term["codes"].astype("<u2").view("<f2")

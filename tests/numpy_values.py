@@ -61,6 +61,10 @@ def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
         return list(index), polar(read)[:k]
     if read["method"] == 10:
         return list(index), code_values(read)
+    if read["method"] == 11:
+        power = np.array(read["power"] or [0] * k, np.int64)
+        size = np.ldexp(np.float64(read["scale"]), abs(power) - 150).astype(np.float32)
+        return list(index), np.where(power == 0, np.float32(0), np.copysign(size, power))
     at = np.array(read["at"], np.int64)
     norm = read["norms"][at // read["bucket"] if read["bucket"] else 0 * at].astype(np.float64)
     value = norm * np.array(read["level"], np.float64) / read["steps"]

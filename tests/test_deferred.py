@@ -21,11 +21,12 @@ from gcext._packet.codes import Code
 
 SPECS = [
     "stc:p=0.1", "topk:p=0.02", "dense", "sign", "qsgd:bits=2,bucket=100", "terngrad:clip=2.5",
-    "randomk:p=0.1", "polar:rate=0.5,block=64", "polar:rate=0.5,block=64,rotate=false",
+    "natural", "randomk:p=0.1", "polar:rate=0.5,block=64", "polar:rate=0.5,block=64,rotate=false",
     "polar:rate=0.5,block=64,select=randomk,p=0.3",
     "strom:tau=1.0", "ajiheafield:drop=0.8", "sbc:p=0.1", "dryden:p=0.1", "wangni:p=0.1",
     "repeat:rounds=3,codec=stc:p=0.05", "repeat:rounds=2,codec=qsgd:bits=2,bucket=100",
     "repeat:rounds=2,codec=polar:rate=0.5,block=64",
+    "fp16", "bf16", "dorefa:bits=3,bucket=100", "uniform", "int8:bucket=100", "onebit:bucket=100",
 ]  # fmt: skip
 SIZES = [0, 1, 33, 1001]
 STATUS = {"tensor": "tensor must", "residual": "residual must", "sum": "plus residual must"}

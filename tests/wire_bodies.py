@@ -30,11 +30,15 @@ METHODS = {
     "polar": 9,
     "codes": 10,
     "sum": 12,
+    "powers": 11,
+    "levels2": 16,
 }
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
 FIELDS = {
     "sign": ("scale", "bits"),
     "levels": ("steps", "bucket", "norms", "at", "level"),
+    "levels2": ("steps", "bucket", "norms", "at", "level"),
+    "powers": ("scale", "power"),
     "polar": ("message", "block", "kept", "soft", "scale", "seed"),
     "codes": ("table", "width", "bucket", "scales", "bits"),
 }

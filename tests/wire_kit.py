@@ -105,7 +105,10 @@ def assert_coded_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
     elif body.method == "sign":
         scale, signs = body.code
         assert scale == read["scale"] and plane(signs, read["signs"])
-    elif body.method == "levels":
+    elif body.method == "powers":
+        scale, power = body.code
+        assert scale == read["scale"] and same(power, read["power"])
+    elif body.method in ("levels", "levels2"):
         steps, bucket, norms, at, level = body.code
         assert (steps, bucket) == (read["steps"], read["bucket"])
         assert same(norms, read["norms"])
@@ -179,7 +182,14 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
     if method == "sign":
         scale = float(draw(scales))
         code = scale, plane(k) if scale > 0 else 0 * plane(k)
-    elif method == "levels":
+    elif method == "powers":
+        # Few and many symbols, as far as 2^127 of a scale below 2.
+        around, spread = draw(st.integers(1, 277)), draw(st.sampled_from([0, 1, 5, 300]))
+        power = np.clip(around + np.rint(spread * rng.standard_normal(k)), 1, 277)
+        power *= rng.choice([-1, 0, 1], k, p=draw(st.sampled_from([[0.5, 0, 0.5], [0, 0.9, 0.1]])))
+        scale = draw(st.floats(min_value=2.0**-149, max_value=1.5, width=32))
+        code = scale, power.astype(np.int16)[: k if power.any() else 0]
+    elif method in ("levels", "levels2"):
         steps = draw(st.one_of(st.integers(1, 4), st.integers(1, 32767)))
         bucket = draw(st.integers(k // 20 + 1, k - 1)) if k > 3 and draw(st.booleans()) else 0
         norms = floats(scales, -(-k // bucket) if bucket else min(k, 1))
@@ -247,7 +257,7 @@ def sum_bodies(draw: st.DrawFn, dtype: str) -> wire.Body:
 @st.composite
 def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
     kinds = ["dense", "sparse", "ternary", "merged", "random", "sign", "levels", "polar", "codes"]
-    kinds.append("sum")
+    kinds += ["powers", "levels2", "sum"]
     method = draw(st.sampled_from(kinds + ([] if member else ["group"])))
     if method == "group":
         return wire.Body(
@@ -256,7 +266,7 @@ def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
     dtype = draw(st.sampled_from(sorted(wire.DTYPES)))
     if method == "sum":
         return draw(sum_bodies(dtype))
-    if method in ("random", "sign", "levels", "polar", "codes"):
+    if method in ("random", "sign", "levels", "polar", "codes", "powers", "levels2"):
         return draw(coded_bodies(method, dtype))
     if method == "dense":
         value = np.array(draw(st.lists(FINITE, max_size=20)), np.float32)

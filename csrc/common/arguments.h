@@ -108,6 +108,18 @@ inline void check_levels(int64_t steps, int64_t bucket) {
               ". 0 is one for all.");
 }
 
+inline void check_encode_codes(int64_t table, int64_t width, int64_t bucket, bool random,
+                               bool fit) {
+  GCEXT_CHECK(table >= 0 && table < kCodeTables, "encode_codes: table must be in [0, ", kCodeTables,
+              "), got ", table, ".");
+  const CodeTable kind = static_cast<CodeTable>(table);
+  GCEXT_CHECK(kind == CodeTable::kValues ? width == 1 : width_fits(kind, width),
+              "encode_codes: width must be one that the table has, got ", width, ".");
+  GCEXT_CHECK(bucket >= 0, "encode_codes: bucket must not be negative, got ", bucket, ".");
+  GCEXT_CHECK(kind == CodeTable::kUniform || !(random || fit),
+              "encode_codes: table must be uniform for random and fit, got ", table, ".");
+}
+
 // Sign bits of n values. scales: one for each `run` of them, a multiple of 8.
 inline void check_signs(const Tensor& bits, int64_t n, const std::optional<Tensor>& scales,
                         int64_t run) {
@@ -132,6 +144,22 @@ inline void check_level_values(const Tensor& norms, const Tensor& at, const Tens
   check_dense(level, ScalarType::Short, "level_values: level");
   GCEXT_CHECK(at.numel() == level.numel(), "level_values: at must name every level, got ",
               at.numel(), " for ", level.numel(), ".");
+}
+
+// The scale of what natural compression sends, as float32.
+inline float check_natural_scale(double scale) {
+  const float rounded = static_cast<float>(scale);
+  GCEXT_CHECK(rounded > 0 && rounded <= 1, "natural: scale must be in (0, 1], got ", scale, ".");
+  return rounded;
+}
+
+// The scale as float32; to be called where denormals are kept.
+inline float check_power_values(const Tensor& power, double scale) {
+  check_dense(power, ScalarType::Short, "power_values: power");
+  const float rounded = static_cast<float>(scale);
+  GCEXT_CHECK(rounded > 0 && std::isfinite(rounded),
+              "power_values: scale must be positive and finite, got ", scale, ".");
+  return rounded;
 }
 
 // Codes of n elements, csrc/codes.h.

@@ -40,7 +40,9 @@ enum Method : uint8_t {
   kLevels,
   kPolar,
   kCodes,
-  kSum = 12,  // several packets of one tensor, sum.h
+  kPowers,        // powers.h
+  kSum = 12,      // several packets of one tensor, sum.h
+  kLevels2 = 16,  // levels2.h
 };
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
 
@@ -68,6 +70,18 @@ struct PolarFields {
   int64_t bytes = 0;  // of the message
 };
 
+// A prefix code and its stream, prefix.h.
+struct Prefix {
+  int64_t symbols = 0;               // coded in the stream
+  int64_t alphabet = 0;              // all are below
+  int64_t kinds = 0;                 // different ones
+  Section used;                      // which
+  const uint8_t* lengths = nullptr;  // of their words, 4 bits each
+  const uint8_t* sizes = nullptr;    // 3 bytes a tile: its bits
+  const uint8_t* stream = nullptr;
+  int64_t bits = 0;  // of the stream
+};
+
 // The fields of a codes body after its support.
 struct CodeFields {
   CodeTable table = CodeTable::kValues;
@@ -91,7 +105,7 @@ struct Body {
   int64_t dims[kMaxDims] = {};
   int64_t numel = 0;
   int64_t k = 0;                    // elements of the support: numel for dense
-  float scale = 0;                  // ternary, sign; 0 where a ternary body has k = 0
+  float scale = 0;                  // ternary, sign, powers; 0 where a ternary body has k = 0
   Section index;                    // of the support's k elements; empty where they need none
   const uint8_t* signs = nullptr;   // ternary, sign: k bits; merged: members; levels: of its places
   const uint8_t* values = nullptr;  // dense, sparse, random: k little-endian float32
@@ -105,6 +119,7 @@ struct Body {
   uint64_t seed = 0;  // of a drawn support
   LevelFields levels;
   PolarFields polar;
+  Prefix prefix;  // powers, levels2
   CodeFields codes;
   const uint8_t* terms = nullptr;  // sum: the first term's body
 

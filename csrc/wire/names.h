@@ -10,9 +10,9 @@
 namespace gcext::wire {
 
 // By code; those without a name are reserved.
-constexpr std::array<const char*, 16> kMethodNames = {
-    "",     "dense",  "sparse", "ternary", "merged", "group", "random",
-    "sign", "levels", "polar",  "codes",   "",       "sum"};
+constexpr std::array<const char*, 17> kMethodNames = {
+    "",      "dense", "sparse", "ternary", "merged", "group", "random", "sign",   "levels",
+    "polar", "codes", "powers", "sum",     "",       "",      "",       "levels2"};
 constexpr std::array<const char*, 4> kDtypeNames = {"float32", "float16", "bfloat16", "float64"};
 constexpr std::array<const char*, 5> kTableNames = {"values", "uniform", "dynamic8", "float16",
                                                     "bfloat16"};

@@ -12,7 +12,6 @@
 #include "../bits.h"
 #include "../common/fpenv.h"
 #include "../common/isa.h"
-#include "levels.h"
 #include "packets.h"
 
 namespace gcext::wire {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "fields.h"
+#include "powers.h"
 
 namespace gcext::wire {
 namespace {
@@ -36,14 +37,17 @@ float bound_of_codes(const CodeFields& codes, int64_t k) {
 }
 
 // No value of the term is larger.
-float bound_of(const Body& term) {
+float bound_of(const Body& term, const Cursor& cursor) {
   switch (term.method) {
     case kDense:
     case kSparse:
     case kRandom:
       return float_of(largest_bits(term.values, term.k));
     case kLevels:
+    case kLevels2:
       return float_of(largest_bits(term.levels.norm, term.levels.norms));
+    case kPowers:
+      return largest_power(term, cursor);
     case kPolar:
       return float_of(largest_bits(term.polar.scale, term.polar.scales)) *
              (term.polar.rotated ? kRotatedBound : 1);
@@ -64,8 +68,10 @@ bool can_be_term(uint8_t method) {
     case kRandom:
     case kSign:
     case kLevels:
+    case kLevels2:
     case kPolar:
     case kCodes:
+    case kPowers:
       return true;
     default:
       return false;
@@ -105,7 +111,7 @@ void check_sum(const Body& body, const Cursor& cursor) {
   float sum = 0;
   for_each_term(body, cursor, [&](const Body& term, const Cursor& at) {
     check_body(term, at);
-    sum += bound_of(term);
+    sum += bound_of(term, at);
   });
   if (bits_of(sum) >= kInfinity)
     cursor.fail("value", "terms", body.terms,

@@ -5,7 +5,7 @@
 #include "../bits.h"
 #include "coded.h"
 #include "codes.h"
-#include "levels.h"
+#include "level_codes.h"
 #include "names.h"
 
 namespace gcext::wire {
@@ -47,32 +47,6 @@ int64_t put_support(Message* message, Method method, int64_t numel, const py::ha
   });
 }
 
-LevelArrays level_arrays(const Array<float>& norm, const Array<int16_t>& level,
-                         const py::handle& code) {
-  return {code.attr("steps").cast<int64_t>(),
-          code.attr("bucket").cast<int64_t>(),
-          norm.data(),
-          norm.size(),
-          level.data(),
-          level.size()};
-}
-
-template <class Index>
-py::dict levels_of(const Body& body, const Cursor& cursor) {
-  const LevelFields& fields = body.levels;
-  py::array_t<Index> at(fields.places);
-  py::array_t<int16_t> level(fields.places);
-  Index* at_out = at.mutable_data();
-  int16_t* level_out = level.mutable_data();
-  {
-    const py::gil_scoped_release release;
-    read_levels(body, cursor, at_out, level_out);
-  }
-  return py::dict("steps"_a = fields.steps, "bucket"_a = fields.bucket,
-                  "norms"_a = array_of<float>(fields.norm, fields.norms), "at"_a = at,
-                  "level"_a = level);
-}
-
 }  // namespace
 
 void put_coded(Message* message, Method method, int64_t numel, const py::handle& contents) {
@@ -84,14 +58,10 @@ void put_coded(Message* message, Method method, int64_t numel, const py::handle&
   } else if (method == kSign) {
     const auto bits = checked<uint8_t>(code.attr("bits"), "bits");
     put_sign(message, k, code.attr("scale").cast<float>(), bits.data(), bits.size());
-  } else if (method == kLevels) {
-    const auto norm = checked<float>(code.attr("norms"), "norms");
-    const auto level = checked<int16_t>(code.attr("level"), "level");
-    const LevelArrays arrays = level_arrays(norm, level, code);
-    with_index(code.attr("at"), [&](const auto& at) {
-      const py::gil_scoped_release release;
-      put_levels(message, k, arrays, at.data(), at.size());
-    });
+  } else if (method == kLevels || method == kLevels2) {
+    put_level_code(message, method, k, code);
+  } else if (method == kPowers) {
+    put_power_code(message, k, code);
   } else if (method == kCodes) {
     const auto scale = checked<float>(code.attr("scales"), "scales");
     const auto bits = checked<uint8_t>(code.attr("bits"), "bits");
@@ -126,7 +96,10 @@ py::object coded_of(const Body& body, const Cursor& cursor) {
       return py::dict("scale"_a = body.scale,
                       "bits"_a = array_of<uint8_t>(body.signs, plane_bytes(body.k, 1)));
     case kLevels:
-      return body.narrow() ? levels_of<int32_t>(body, cursor) : levels_of<int64_t>(body, cursor);
+    case kLevels2:
+      return level_code_of(body, cursor);
+    case kPowers:
+      return power_code_of(body, cursor);
     case kPolar: {
       const PolarFields& polar = body.polar;
       py::object seed = py::none();

@@ -44,6 +44,11 @@ def codec(spec: str) -> Codec:
     * ``randomk:p=0.01``: random elements.
     * ``sign``: one bit each.
     * ``qsgd:bits=4,bucket=512``, ``terngrad:clip=0,bucket=0``: stochastic levels.
+    * ``natural``: powers of two.
+    * ``fp16``, ``bf16``: the nearest 16-bit float.
+    * ``dorefa:bits=4,bucket=512``, ``uniform:bits=4,bucket=512``: a grid, at random or nearest.
+    * ``int8:bucket=4096``: 8 bits with a decimal exponent.
+    * ``onebit:bucket=0``: one bit, two means a column.
     * ``polar:rate=0.5,block=1024,rotate=true`` and ``,select=topk|randomk,p=0.01``: signs in less
       than a bit.
     * ``strom:tau=0.01``, ``ajiheafield:drop=0.99``: what is beyond a threshold.

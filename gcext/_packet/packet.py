@@ -54,9 +54,9 @@ class Packet:
     Attributes:
         method: "dense", "sparse" (float32 values), "ternary" (plus or minus one scale), "merged"
             (several ternary packets in one, without loss), "group" (packets of many tensors),
-            "random" (float32 values of a random support), "sign", "levels", "polar" or "codes"
-            (value codes, on any support), "sum" (several packets of one
-            tensor, whose values are added up).
+            "random" (float32 values of a random support), "sign", "levels", "levels2", "powers",
+            "polar" or "codes" (value codes, on any support), "sum" (several packets of one tensor,
+            whose values are added up).
         shape: of the source; of a group, the tuple of its members' shapes.
         dtype: of the source, for information: all arithmetic is float32.
         members: of a group. Those of one message, or of one call, share memory: one that is kept

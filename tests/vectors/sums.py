@@ -68,6 +68,16 @@ def valid() -> Iterator[tuple[str, wire.Body]]:
             body("codes", (2,), None, "bfloat16", 16, 0, means[:0], halves[1][[2, 3, 6, 7]]),
         ),
     )
+    power = rng.integers(140, 160, numel) * np.where(rng.random(numel) < 0.5, -1, 1)
+    made = levels(rng, SHAPE, numel, 0.6, 4, 64)
+    yield (
+        "sum-of-prefixed",
+        total(
+            body("powers", SHAPE, None, 0.75, power.astype(np.int16)),
+            wire.Body("levels2", made.shape, index=made.index, code=made.code),
+            body("powers", SHAPE, None, 2.0, np.zeros(0, np.int16)),
+        ),
+    )
     other = sparse(rng, 3, (7,))
     yield "group-of-sums", wire.Body("group", members=(other, total(sparse(rng, 2), sign), other))
 
