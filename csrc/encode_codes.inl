@@ -7,8 +7,9 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
-constexpr int64_t kBatch = 64;  // elements whose draws are made at a time
-constexpr int kWindow = 28;     // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
+constexpr int64_t kBatch = 64;     // elements whose draws are made at a time
+constexpr int64_t kLookups = 512;  // elements looked up at a time
+constexpr int kWindow = 28;        // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
 
 void grid(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
           uint8_t* code) {
@@ -36,17 +37,17 @@ void grid(const float* acc, int64_t n, float top, const GridRule& rule, int64_t 
 FitSums grid_fit(const float* acc, int64_t n, int width, const uint8_t* code) {
   const int32_t steps = (1 << width) - 1;
   double lane[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j)
-      lane[j] += static_cast<double>(acc[i + j]) * (2 * static_cast<int32_t>(code[i + j]) - steps);
-  }
-  for (int j = 0; i + j < n; ++j)
-    lane[j] += static_cast<double>(acc[i + j]) * (2 * static_cast<int32_t>(code[i + j]) - steps);
   int32_t squares = 0;  // 4096 of 255^2 fit
-  for (i = 0; i < n; ++i) {
-    const int32_t level = 2 * static_cast<int32_t>(code[i]) - steps;
-    squares += level * level;
+  for (int64_t at = 0; at < n; at += kBatch) {
+    const int64_t m = n - at < kBatch ? n - at : kBatch;
+    double product[kBatch] = {};
+    for (int64_t i = 0; i < m; ++i) {
+      const int32_t level = 2 * static_cast<int32_t>(code[at + i]) - steps;
+      product[i] = static_cast<double>(acc[at + i]) * level;
+      squares += level * level;
+    }
+    for (int64_t i = 0; i < kBatch; i += kLanes)  // a zero changes no sum
+      for (int j = 0; j < kLanes; ++j) lane[j] += product[i + j];
   }
   return {add_lanes(lane), static_cast<double>(squares)};
 }
@@ -85,18 +86,27 @@ struct Pieces {
   }
 };
 
+// In loops of one kind each: of look-ups, without a branch, and of vectors.
 void dynamic(const float* acc, int64_t n, float scale, uint8_t* code) {
   static const Pieces pieces;
-  const int32_t* const below = pieces.below;
-  const float* const above = pieces.above;
+  const Pieces& p = pieces;
   const double inverse = 1.0 / static_cast<double>(scale);
-  for (int64_t i = 0; i < n; ++i) {
-    const float y = dynamic_ratio(acc[i], inverse);
-    const int32_t at = static_cast<int32_t>(bits_of(y) >> Pieces::kShift) - Pieces::kFirst;
-    const int32_t piece = at > 0 ? at : 0;
-    const int32_t t = below[piece] + static_cast<int32_t>(y > above[piece]);
-    const int32_t negative = kDynamic8Zero - (t < kDynamic8Zero ? t : kDynamic8Zero);
-    code[i] = static_cast<uint8_t>(acc[i] < 0 ? negative : kDynamic8Zero + t);
+  for (int64_t at = 0; at < n; at += kLookups) {
+    const int64_t m = n - at < kLookups ? n - at : kLookups;
+    const float* x = acc + at;
+    float y[kLookups];
+    int32_t piece[kLookups], rank[kLookups];
+    for (int64_t i = 0; i < m; ++i) y[i] = dynamic_ratio(x[i], inverse);
+    for (int64_t i = 0; i < m; ++i) {
+      const int32_t from = static_cast<int32_t>(bits_of(y[i]) >> Pieces::kShift) - Pieces::kFirst;
+      piece[i] = from > 0 ? from : 0;
+    }
+    for (int64_t i = 0; i < m; ++i)
+      rank[i] = p.below[piece[i]] + static_cast<int32_t>(y[i] > p.above[piece[i]]);
+    for (int64_t i = 0; i < m; ++i) {
+      const int32_t least = rank[i] < kDynamic8Zero ? rank[i] : kDynamic8Zero;
+      code[at + i] = static_cast<uint8_t>(kDynamic8Zero + (x[i] < 0 ? -least : rank[i]));
+    }
   }
 }
 
@@ -119,10 +129,10 @@ void tally_sides(const float* acc, int64_t n, uint32_t top, Sides* sides) {
     const bool near = static_cast<int32_t>(exponent) >= static_cast<int32_t>(low);
     const uint64_t moved = static_cast<uint64_t>(near ? mantissa : 0) << ((exponent - low) & 31);
     all += moved;
-    negative += acc[i] < 0 ? moved : 0;
-    count += acc[i] < 0;
+    negative += moved & (0 - static_cast<uint64_t>(bits_of(acc[i]) >> 31));  // of -0 it is 0
     far |= near ? 0 : mantissa;
   }
+  for (int64_t i = 0; i < n; ++i) count += acc[i] < 0;
   const uint64_t sum[2] = {all - negative, negative};
   for (int side = 0; side < 2; ++side) {
     sides->bins[side][low] += sum[side] & ((uint64_t{1} << (high - low)) - 1);

@@ -23,7 +23,7 @@ from gcext._packet.packet import Packet
 __all__ = ["Row", "describe", "inspect_file", "rows"]
 
 _METHODS = ["dense", "sparse", "ternary", "merged", "group", "random", "sign", "levels", "polar"]
-_METHODS += ["codes", "powers", *["reserved"] * 4, "levels2"]
+_METHODS += ["codes", "powers", "sum", *["reserved"] * 3, "levels2"]
 _DTYPES = ["float32", "float16", "bfloat16", "float64"]
 _SUPPORTS = ["all elements", "indices", "random elements"]
 _FLAGS = ["frozen sets of signs", "soft frozen sets"]
@@ -35,7 +35,7 @@ _SHOWN_MEMBERS = 50  # of a group
 # another field in each.
 _MEANINGS = {
     "version": "format version {}",
-    "count": "{} members",
+    "count": "{} packets",
     "dims": "{}",
     "parts": "{} packets",
     "members": "{} elements of the parts",
@@ -144,8 +144,8 @@ def rows(message: bytes) -> list[Row]:
         if entry["missing"]:
             found.append(Row(offset, data, entry["name"], "cut short"))
         elif name == "tiles":
-            inner = scopes[bool(scope) :]
-            found += _tiles(row, "".join(part + "." for part in inner), value)
+            inner = [part + "." for part in scopes if "[" not in part]  # of no member or term
+            found += _tiles(row, "".join(inner), value)
         else:
             found.append(
                 Row(offset, data, entry["name"], _meaning(name, data, value, method, numel))
@@ -163,6 +163,8 @@ def _summary(packet: Packet, length: int) -> str:
     text = f"{packet.method} {dtype} {packet.shape}: {k} of {numel} elements, {length} bytes"
     if packet.merged is not None:
         text += f", {len(packet.merged.scales)} packets in one"
+    if packet.method == "sum":
+        text += ", the sum of " + " and ".join(term.method for term in packet.parts())
     if k > 0:
         text += f", {8 * length / k:.2f} bits an element sent"
         text += f", {4 * numel / length:.1f} x smaller than float32"

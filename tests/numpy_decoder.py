@@ -6,6 +6,7 @@ accept and code for code of what they refuse. It is slow, and it trusts no size 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import struct
@@ -30,7 +31,7 @@ from numpy_reader import (
 
 __all__ = ["Refused", "decode"]
 
-METHODS = frozenset([*range(1, 12), 16])
+METHODS = frozenset([*range(1, 13), 16])
 
 
 def shape_of(reader: Reader) -> tuple[int, tuple[int, ...], int]:
@@ -46,8 +47,13 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"method": method, "dtype": dtype, "shape": shape}
 
     def expected() -> None:
+        if expect is StructureEnds:
+            raise StructureEnds
         require(expect is None or expect == shape, "expect")
 
+    if method == 12:
+        summed(reader, out, numel, expected)
+        return out
     if method > 5:
         coded(reader, method, expected, out, numel)
         return out
@@ -144,6 +150,58 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
         read_powers(prefix, out)
     elif method == 16:
         read_levels2(prefix, out, k)
+
+
+class StructureEnds(Exception):  # noqa: N818 - not a fault
+    pass
+
+
+def summed(reader: Reader, out: dict[str, Any], numel: int, expected: Any) -> None:
+    """The method 12: the structure of all terms first, then their contents."""
+    count = reader.varint()
+    require(2 <= count <= 64, "count")
+    starts = []
+    for _ in range(count):
+        starts.append(reader.at)
+        method = reader.take(1)[0]
+        require(method in TERMS, "method")
+        dtype, shape, _ = shape_of(Reader(reader.data[reader.at :]))
+        with contextlib.suppress(StructureEnds):
+            body(reader, method, StructureEnds)
+        require(dtype == out["dtype"], "dtype")
+        require(shape == out["shape"], "shape")
+    expected()
+    out["terms"] = []
+    end = reader.at
+    total = np.float32(0)
+    for start in starts:
+        reader.at = start + 1
+        term = body(reader, reader.data[start], None)
+        out["terms"].append(term)
+        with np.errstate(over="ignore"):
+            total = np.float32(total + bound(term))
+    reader.at = end
+    require(bool(np.isfinite(total)), "value")
+
+
+TERMS = (1, 2, 3, 6, 7, 8, 9, 10, 11, 16)
+
+
+def bound(term: dict[str, Any]) -> np.float32:
+    """A number that no value of the term is beyond."""
+    if term["method"] == 11:
+        top = max(map(abs, term["power"]), default=0)
+        return np.float32(np.ldexp(np.float64(term["scale"]), top - 150) if top else 0)
+    named = {7: "scale", 8: "norms", 9: "scale", 10: "scales", 16: "norms"}.get(
+        term["method"], "value"
+    )
+    values = np.atleast_1d(term[named])
+    if term["method"] == 10 and term["table"] == 3:
+        values = term["codes"].astype("<u2").view("<f2")
+    if term["method"] == 10 and term["table"] == 4:
+        values = (term["codes"] << 16).astype("<u4").view("<f4")
+    most = np.abs(values).astype(np.float32).max(initial=np.float32(0))
+    return np.float32(most * (2048 if term.get("rotation") is not None else 1))
 
 
 def polar(reader: Reader, out: dict[str, Any], k: int) -> None:

@@ -45,8 +45,11 @@ def random_support(seed: int, k: int, numel: int) -> list[int]:
 
 
 def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
-    """Return the indices and values of a coded packet; levels: of those not 0."""
-    numel, k = int(np.prod(read["shape"], dtype=object)), read["k"]
+    """Return the indices and values of a coded packet or a sum; levels: of those not 0."""
+    numel = int(np.prod(read["shape"], dtype=object))
+    if read["method"] == 12:
+        return summed(read, numel)
+    k = read["k"]
     index: Any = read["index"] if "index" in read else range(numel)
     if read["seed"] is not None:
         index = random_support(read["seed"], k, numel)
@@ -66,6 +69,18 @@ def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
     norm = read["norms"][at // read["bucket"] if read["bucket"] else 0 * at].astype(np.float64)
     value = norm * np.array(read["level"], np.float64) / read["steps"]
     return [index[i] for i in read["at"]], value.astype(np.float32)
+
+
+def summed(read: dict[str, Any], numel: int) -> tuple[list[int], np.ndarray]:
+    """Return the union of the terms' elements, and 0 plus their values in order."""
+    total: dict[int, np.float32] = {}
+    for term in read["terms"]:
+        index, value = term.get("index", range(numel)), term.get("value")
+        if term["method"] > 5:
+            index, value = pairs(term)
+        for i, x in zip(index, value, strict=True):
+            total[i] = np.float32(total.get(i, np.float32(0)) + np.float32(x))
+    return sorted(total), np.array([total[i] for i in sorted(total)], np.float32)
 
 
 def dynamic8() -> np.ndarray:

@@ -25,6 +25,9 @@ STOCHASTIC = [
     "polar:rate=0.5,block=64,rotate=true,select=topk,p=0.2",
     "polar:rate=0.5,block=64,rotate=true,select=randomk,p=0.3",
     "polar:rate=0.5,block=64,rotate=false,select=randomk,p=0.3",
+    "ajiheafield:drop=0.8",
+    "wangni:p=0.2",
+    "repeat:rounds=2,codec=randomk:p=0.2",
     "dorefa:bits=1,bucket=64",
     "dorefa:bits=4,bucket=512",
     "dorefa:bits=8,bucket=0",
@@ -40,6 +43,10 @@ DETERMINISTIC = [
     "onebit:bucket=100",
     "polar:rate=0.9,block=128,rotate=false",
     "polar:rate=0.5,block=64,rotate=false,select=topk,p=0.2",
+    "strom:tau=4.0",
+    "sbc:p=0.2",
+    "dryden:p=0.2",
+    "repeat:rounds=3,codec=topk:p=0.05",
 ]
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -216,6 +223,19 @@ def test_p_of_any_number_type() -> None:
         ("polar:select=best", "select must be one of all, topk, randomk"),
         ("polar:p=0.1", "unknown option p"),
         ("polar:select=topk,p=0", r"polar: p must be in \(0, 1\]"),
+        ("strom:tau=0", "strom: tau must be above 0 and finite"),
+        ("strom:tau=1e-50", "strom: tau must be positive in float32"),
+        ("strom:tau=1e39", "strom: tau must be positive in float32"),
+        ("ajiheafield:drop=1", r"ajiheafield: drop must be in \[0, 1\)"),
+        ("sbc:p=0", r"sbc: p must be in \(0, 1\]"),
+        ("dryden:p=2", r"dryden: p must be in \(0, 1\]"),
+        ("wangni:p=0", r"wangni: p must be in \(0, 1\]"),
+        ("repeat:rounds=1", r"repeat: rounds must be in \[2, 64\]"),
+        ("repeat:rounds=2,codec=sct", "repeat: codec: must be one of .*, got 'sct'"),
+        ("repeat:codec=stc:q=1", "stc: unknown option q"),
+        ("repeat:codec=stc,q=1", "stc: unknown option q"),
+        ("repeat:codec=repeat:rounds=2", "codec must not be repeat itself"),
+        ("repeat:codec=strom", "codec must be a contraction, got strom"),
     ],
 )
 def test_invalid_specs_raise(spec: str, match: str) -> None:
@@ -324,6 +344,7 @@ def test_deterministic_codecs_ignore_the_seed(spec: str) -> None:
         "natural",
         "polar:rate=0.5,block=256",
         "polar:rate=0.5,block=64,select=randomk,p=0.3",
+        "wangni:p=0.002",
         "dorefa:bits=1,bucket=64",
         "dorefa:bits=3,bucket=0",
     ],

@@ -50,6 +50,16 @@ SPECS = {
         "polar:rate=0.5,block=64,rotate=false,select=topk,p=0.2",
         "polar:rate=0.5,block=64,rotate=false,select=randomk,p=0.2",
     ],
+    "strom": ["strom:tau=6.0"],
+    "ajiheafield": ["ajiheafield", "ajiheafield:drop=0.7", "ajiheafield:drop=0"],
+    "sbc": ["sbc:p=0.01", "sbc:p=0.2", "sbc:p=1"],
+    "dryden": ["dryden:p=0.01", "dryden:p=0.2", "dryden:p=1"],
+    "wangni": ["wangni:p=0.02", "wangni:p=0.3", "wangni:p=1"],
+    "repeat": [
+        "repeat:rounds=4,codec=stc:p=0.05",
+        "repeat:rounds=2,codec=qsgd:bits=2,bucket=128",
+        "repeat:rounds=3,codec=randomk:p=0.1",
+    ],
     "bf16": ["bf16"],
     "dorefa": [
         "dorefa",
@@ -68,7 +78,7 @@ SPECS = {
     "int8": ["int8", "int8:bucket=1", "int8:bucket=100"],
     "onebit": ["onebit", "onebit:bucket=1", "onebit:bucket=64"],
 }
-ALL = [spec for specs in SPECS.values() for spec in specs]
+ALL = [spec for specs in SPECS.values() for spec in specs if gcext.codec(spec).contracts]
 
 
 def test_every_codec_has_a_row() -> None:

@@ -26,7 +26,8 @@ GREATEST = float(np.finfo(np.float32).max)
 def noise(n: int, seed: int) -> F64:
     """Uniform in [-1/2, 1/2): half a draw each."""
     key = mixed(np.array([seed % 2**64], np.uint64))
-    pair = mixed(key ^ mixed(np.arange(n // 2 + 1, dtype=np.uint64)))
+    with np.errstate(over="ignore"):
+        pair = mixed(key + np.arange(n // 2 + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return pair.view(np.int32)[:n].astype(np.float64) * 2.0**-32
 
 

@@ -76,6 +76,13 @@ def test_supports_and_codes_are_named() -> None:
             "32 bits a block",
             "256 bits",
         ),
+        "sum-sparse-ternary": (
+            "2 packets",
+            "terms[0].k",
+            "terms[1].scale",
+            "of sparse and ternary",
+        ),
+        "group-of-sums": ("members[1].terms[0].tiles", "tile 0, elements 0..1"),
     }.items():
         text = shown((V1 / "valid" / f"{name}.gcx").read_bytes())
         assert [word for word in expected if word not in text] == []
@@ -87,7 +94,8 @@ def test_a_damaged_packet_shows_its_error(name: str, code: str) -> None:
 
 
 def test_every_prefix_of_a_packet_can_be_inspected() -> None:
-    for name in ("group-3", "group-of-coded", "polar-rotated", "levels-indices", "powers-indices"):
+    names = ["group-3", "group-of-coded", "polar-rotated", "levels-indices", "group-of-sums"]
+    for name in [*names, "powers-indices"]:
         message = (V1 / "valid" / f"{name}.gcx").read_bytes()
         for length in range(len(message)):
             rows = inspect.rows(message[:length])

@@ -132,6 +132,7 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
         "group-3",
         *("random-values-edge", "sign-k9", "sign-random", "levels-4-steps", "levels-indices"),
         *("levels-norms-edge", "polar-soft", "polar-indices", "polar-rotated-hard"),
+        *("sum-disjoint-empty", "sum-rounds-in-order", "sum-0d"),
         *("codes-values-3", "codes-uniform-edge", "codes-dynamic8-edge", "codes-bucket-1"),
         *("codes-zeros-5-bits", "codes-float16-edge", "codes-bfloat16-edge", "group-of-codes"),
     ):

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ def assert_same_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
             assert_same_as_reference(member, other)
         return
     assert body.shape == read["shape"] and wire.DTYPES[body.dtype] == read["dtype"]
+    if body.method == "sum":
+        for term, other in zip(body.members, read["terms"], strict=True):
+            assert_same_as_reference(term, other)
+        return
     if read["method"] > 5:
         assert_coded_as_reference(body, read)
         return
@@ -225,15 +230,42 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
 
 
 @st.composite
+def sum_bodies(draw: st.DrawFn, dtype: str) -> wire.Body:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    numel = draw(st.integers(1, 60))
+
+    def term(method: str) -> wire.Body:
+        if method == "ternary":
+            return replace(ternary(rng, numel, draw(st.integers(0, numel))), dtype=dtype)
+        if method == "sign":
+            plane = np.packbits(rng.integers(0, 2, numel, dtype=np.uint8), bitorder="little")
+            return wire.Body(method, (numel,), dtype, code=(0.25, plane))
+        k = numel if method == "dense" else draw(st.integers(0, numel))
+        value = rng.normal(size=k).astype(np.float32)
+        index: Any = None
+        if method == "random":
+            index = wire.Drawn(draw(st.integers(0, 2**64 - 1)), k)
+        elif method == "sparse":
+            index = np.sort(rng.choice(numel, k, replace=False)).astype(np.int32)
+        return wire.Body(method, (numel,), dtype, index, value)
+
+    methods = st.sampled_from(["dense", "sparse", "ternary", "random", "sign"])
+    terms = draw(st.lists(methods.map(term), min_size=2, max_size=4))
+    return wire.Body("sum", (numel,), dtype, members=tuple(terms))
+
+
+@st.composite
 def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
     kinds = ["dense", "sparse", "ternary", "merged", "random", "sign", "levels", "polar", "codes"]
-    kinds += ["powers", "levels2"]
+    kinds += ["powers", "levels2", "sum"]
     method = draw(st.sampled_from(kinds + ([] if member else ["group"])))
     if method == "group":
         return wire.Body(
             "group", members=tuple(draw(st.lists(bodies(member=True), min_size=1, max_size=4)))
         )
     dtype = draw(st.sampled_from(sorted(wire.DTYPES)))
+    if method == "sum":
+        return draw(sum_bodies(dtype))
     if method in ("random", "sign", "levels", "polar", "codes", "powers", "levels2"):
         return draw(coded_bodies(method, dtype))
     if method == "dense":

@@ -9,6 +9,7 @@
 #include "fields.h"
 #include "merged.h"
 #include "names.h"
+#include "sum.h"
 
 namespace gcext::wire {
 namespace {
@@ -134,6 +135,9 @@ Body take_body(Cursor* cursor, bool member) {
     case kMerged:
       take_merged(cursor, &body);
       break;
+    case kSum:
+      take_sum(cursor, &body);
+      break;
     default:
       take_coded(cursor, &body);
   }
@@ -141,6 +145,7 @@ Body take_body(Cursor* cursor, bool member) {
 }
 
 void check_body(const Body& body, const Cursor& cursor) {
+  if (body.method == kSum) return check_sum(body, cursor);
   if (body.support == kIndices) {
     SectionReader reader(body.index, body.numel, cursor);
     if (body.narrow()) {

@@ -5,6 +5,7 @@
 //   +-------------+---------+--------------------+-------------------+
 //   body = u8 method | u8 dtype << 4 | ndim | ndim varint dims | the method's fields
 //   group body = u8 method | varint count | count bodies
+//   sum body = method, type and dims | varint count | count bodies
 //
 // Reading is two steps. take_body lays a Body over the bytes: sizes, ranges, padding. check_body
 // opens every stream and allocates nothing in proportion to k.
@@ -40,6 +41,7 @@ enum Method : uint8_t {
   kPolar,
   kCodes,
   kPowers,        // powers.h
+  kSum = 12,      // several packets of one tensor, sum.h
   kLevels2 = 16,  // levels2.h
 };
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
@@ -95,7 +97,8 @@ struct CodeFields {
 struct Body {
   uint8_t method = 0;
   const uint8_t* start = nullptr;
-  int64_t members = 0;  // group: bodies, and nothing below holds for it; merged: see there
+  // group: bodies, and nothing below holds for it; merged: see there; sum: its terms
+  int64_t members = 0;
 
   uint8_t dtype = 0;
   int ndim = 0;
@@ -118,6 +121,7 @@ struct Body {
   PolarFields polar;
   Prefix prefix;  // powers, levels2
   CodeFields codes;
+  const uint8_t* terms = nullptr;  // sum: the first term's body
 
   bool narrow() const { return numel <= INT32_MAX; }
 };

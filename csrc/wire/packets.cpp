@@ -6,6 +6,7 @@
 #include "../common/fpenv.h"
 #include "coded.h"
 #include "names.h"
+#include "sum.h"
 #include "value_codes.h"
 
 namespace gcext::wire {
@@ -27,6 +28,18 @@ void put_encoded(Message* message, const py::handle& encoded) {
   const auto streams = checked<uint8_t>(encoded.attr("streams"), "streams");
   put_ternary_head(message, encoded.attr("k").cast<int64_t>(), encoded.attr("scale").cast<float>());
   if (streams.size() > 0) message->borrow(streams.data(), streams.size());
+}
+
+// The terms of a sum.
+void put_sum(Message* message, const py::handle& contents) {
+  const auto terms = contents.attr("coded").attr("terms").cast<py::sequence>();
+  message->varint(terms.size());
+  for (const py::handle term : terms) {
+    if (!can_be_term(method_of(term)))
+      throw PackError(std::string("pack: a term of a sum must not be a ") +
+                      kMethodNames[method_of(term)] + " packet.");
+    put_packet(message, term);
+  }
 }
 
 void check_length(int64_t k, py::ssize_t values) {
@@ -106,6 +119,7 @@ void put_packet(Message* message, const py::handle& packet) {
     const py::gil_scoped_release release;
     return put_dense(message, numel, value.data(), value.size());
   }
+  if (method == kSum) return put_sum(message, contents);
   if (method > kGroup) return put_coded(message, method, numel, contents);
   with_index(py::getattr(contents, names().support), [&](const auto& index) {
     const int64_t k = index.size();
@@ -148,6 +162,13 @@ py::object read_packet(const Body& body, const Cursor& cursor, const py::functio
   const py::object none = py::none();
   if (located && can_stay_closed(body))
     return head(none, none, scale, none, located_of(body, cursor));
+  if (body.method == kSum) {
+    py::list terms;
+    for_each_term(body, cursor, [&](const Body& term, const Cursor& at) {
+      terms.append(read_packet(term, at, build, false));
+    });
+    return head(none, terms);
+  }
   const py::object support = support_of(body, cursor);
   if (body.method == kMerged) {
     py::array_t<float> value(body.k);

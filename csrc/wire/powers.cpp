@@ -14,11 +14,12 @@ constexpr int64_t kCounts = 4;
 bool is_scale(uint32_t word) { return word > 0 && word < kInfinity; }
 
 // Whether the power of a symbol, times the scale, rounds to a float32.
-bool is_finite(float scale, int64_t symbol) {
-  const double value =
-      std::ldexp(static_cast<double>(scale), static_cast<int>(symbol) + kPowerOfSymbol0);
-  return std::isfinite(static_cast<float>(value));
+float value_of(float scale, int64_t symbol) {
+  const int power = static_cast<int>(symbol) + kPowerOfSymbol0;
+  return static_cast<float>(std::ldexp(static_cast<double>(scale), power));
 }
+
+bool is_finite(float scale, int64_t symbol) { return std::isfinite(value_of(scale, symbol)); }
 
 // What a window begins with, without a branch: the signed symbol, and all its bits.
 struct Entry {
@@ -132,6 +133,11 @@ void check_powers(const Body& body, const Cursor& cursor) {
   code.check_counts(count);
   if (!is_finite(body.scale, code.highest()))
     cursor.fail("value", "scale", body.prefix.lengths, "times the highest power must be finite.");
+}
+
+float largest_power(const Body& body, const Cursor& cursor) {
+  if (body.prefix.kinds == 0) return 0;
+  return value_of(body.scale, PowerReader(body, cursor).code().highest());
 }
 
 void read_powers(const Body& body, const Cursor& cursor, int16_t* power) {

@@ -19,6 +19,9 @@ void take_powers(Cursor* cursor, Body* body);
 // Opens the stream, keeping nothing.
 void check_powers(const Body& body, const Cursor& cursor);
 
+// The largest magnitude of its values; 0 where all are 0.
+float largest_power(const Body& body, const Cursor& cursor);
+
 // How many numbers read_powers fills: k, none where all are 0.
 inline int64_t power_count(const Body& body) { return body.prefix.kinds > 0 ? body.k : 0; }
 void read_powers(const Body& body, const Cursor& cursor, int16_t* power);

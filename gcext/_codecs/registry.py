@@ -51,6 +51,10 @@ def codec(spec: str) -> Codec:
     * ``onebit:bucket=0``: one bit, two means a column.
     * ``polar:rate=0.5,block=1024,rotate=true`` and ``,select=topk|randomk,p=0.01``: signs in less
       than a bit.
+    * ``strom:tau=0.01``, ``ajiheafield:drop=0.99``: what is beyond a threshold.
+    * ``dryden:p=0.01``, ``sbc:p=0.01``: the largest of each sign, or of one, as their means.
+    * ``wangni:p=0.01``: each with a probability of its own.
+    * ``repeat:rounds=2,codec=SPEC``: several rounds of a codec, each of what the others left.
     * ``dense``: all of it.
 
     Values given here are the defaults. Raises ValueError for an unknown name or option, or an

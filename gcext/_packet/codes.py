@@ -54,8 +54,8 @@ class Contents(NamedTuple):
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors among the contents."""
-        fields = (self.coded,) if isinstance(self.coded, Tensor) else self.coded.fields()
-        return [each for each in (self.support, *fields) if isinstance(each, Tensor)]
+        coded = [self.coded] if isinstance(self.coded, Tensor) else self.coded.tensors()
+        return [self.support, *coded] if isinstance(self.support, Tensor) else coded
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Contents:
         """Return the contents with ``move`` applied to every tensor."""
@@ -123,6 +123,10 @@ class Code(ABC):
     def fields(self) -> tuple[Any, ...]:
         """Return the fields in order."""
         return tuple(getattr(self, field.name) for field in dataclass_fields(self))  # type: ignore[arg-type]
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors among the fields."""
+        return [each for each in self.fields() if isinstance(each, Tensor)]
 
     def map(self: _Code, move: Callable[[Tensor], Tensor]) -> _Code:
         """Return the contents with ``move`` applied to every tensor."""

@@ -6,8 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 from gcext._codecs.registry import codec
+from gcext._codecs.registry import codec as make_codec  # where a parameter has its name
 from gcext._links.link import Link
-from gcext._links.stages import LastValue
+from gcext._links.stages import LastValue, Lazy
 from gcext._recipes.recipe import Recipe, Schedule, link_of, method
 from gcext.aggregate import Aggregator, HeavyBall, LastValues, Predicted, Projection
 
@@ -81,6 +82,23 @@ def ef21(p: float = 0.01, both: bool = False) -> Recipe:
     return Recipe(up=up, down=down if both else DENSE)
 
 
+@method("laq", "Sun et al. 2019", "Clients whose gradients change slowly: large batches.")
+def laq(bits: int = 4, clients: int = 10, depth: int = 10, xi: float = 0.08) -> Recipe:
+    """Lazily aggregated quantized gradients: quantized differences, and only large ones.
+
+    ``sent = Q(g - v), v <- v + sent``, Q being 2^bits levels of max|g - v|, or nothing where
+    ``|Q|^2 <= xi/M^2 sum of the last depth |w^t - w^(t-1)|^2 + 3(|error|^2 + |last error|^2)``
+    (arXiv:1909.07588); the server reuses v.
+
+    Travels: bits an element, or some 20 bytes. State: v a client, its sum at the server. clients:
+    M. Fails: with stochastic gradients of small batches every difference is large.
+    """
+    stage = partial(Lazy, clients=clients, depth=depth, xi=xi)
+    stage()
+    up = Link(codec(f"uniform:bits={bits},bucket=0"), stages=(stage,), combine=LastValues)
+    return Recipe(up=up, down=DENSE)
+
+
 @method("doublesqueeze", "Tang et al. 2019", "A slow server link, too.")
 def doublesqueeze(codec: str = "sign") -> Recipe:
     """Any codec with error feedback at both ends (arXiv:1905.05957).
@@ -90,6 +108,18 @@ def doublesqueeze(codec: str = "sign") -> Recipe:
     Travels: what the codec sends, both ways. State: a residual a client, one at the server.
     """
     link = replace(link_of(codec), feedback=True)
+    return Recipe(up=link, down=link)
+
+
+@method("neolithic", "Huang et al. 2022", "Compression where every round must be accurate.")
+def neolithic(rounds: int = 4, codec: str = "topk:p=0.01") -> Recipe:
+    """The remainder is compressed again, ``rounds`` times, both ways (arXiv:2206.03665).
+
+    ``c_r = C(x - c_1 - .. - c_(r-1));  sent = c_1 + .. + c_R``
+
+    The error falls geometrically in R. Travels: R packets in one. State: none.
+    """
+    link = Link(make_codec(f"repeat:rounds={rounds},codec={codec}"))
     return Recipe(up=link, down=link)
 
 

@@ -16,6 +16,8 @@ about("dense", "McMahan et al. 2017", "As none.", unbiased=True)
 about("qsgd", "Alistarh et al. 2017", "Unbiased at 2 to 5 bits, no state.", unbiased=True)
 about("terngrad", "Wen et al. 2017", "Unbiased at about a bit, no state.", unbiased=True)
 about("sign", "Bernstein et al. 2018", "One bit; with feedback=true, see efsign.")
+about("dorefa", "Zhou et al. 2016", "Few levels of the largest magnitude.", unbiased=True)
+about("uniform", "Sun et al. 2019", "As dorefa, to the nearest level.")
 about("polar", "Korada & Urbanke 2010", "Less than a bit an element.")
 
 
@@ -23,6 +25,51 @@ def _both(spec: str, feedback: bool = False) -> Recipe:
     """Return the recipe of one link in both directions."""
     link = Link(codec(spec), feedback)
     return Recipe(up=link, down=link)
+
+
+@method("fp16", "Micikevicius et al. 2018", "Half the bytes at no risk, of moderate gradients.")
+def fp16() -> Recipe:
+    """float16 both ways. Travels: 16 bits an element. State: none.
+
+    Fails: below 6e-8 all is lost, above 65,504 it saturates.
+    """
+    return _both("fp16")
+
+
+@method("bf16", "Kalamkar et al. 2019", "Half the bytes at any scale.")
+def bf16() -> Recipe:
+    """bfloat16 both ways: float32's range, 8 bits of precision. Travels: 16 bits. State: none."""
+    return _both("bf16")
+
+
+@method("int8", "Dettmers 2015", "A quarter of the bytes, no state, no tuning.")
+def int8() -> Recipe:
+    """An 8-bit code of a dynamic exponent, scaled by the largest of 4,096 elements, both ways.
+
+    arXiv:1511.04561. Travels: 8.01 bits an element. State: none.
+    """
+    return _both("int8")
+
+
+@method("natural", "Horvath et al. 2019", "Unbiased at 3.6 bits, variance of 1/8.", unbiased=True)
+def natural() -> Recipe:
+    """Random rounding to a neighbouring power of two, both ways (arXiv:1905.10988).
+
+    Travels: the exponent by a prefix code, and the sign. State: none.
+    """
+    return _both("natural")
+
+
+@method("onebit", "Seide et al. 2014", "One bit, where a layer's columns differ in scale.")
+def onebit() -> Recipe:
+    """One bit an element, decoded as the mean of its column's positive or negative side.
+
+    ``sent = mean of a >= 0, or of a < 0, in the column;  e <- a - sent``, both ways. Travels: a bit
+    an element, two means a column. State: a residual a client, one at the server. Fails: columns of
+    few elements, whose means cost more than their bits.
+    """
+    link = Link(codec("onebit"), feedback=True)
+    return Recipe(up=link, down=link, by_tensor=True)
 
 
 @method("efsign", "Karimireddy et al. 2019", "One bit an element that converges as SGD does.")

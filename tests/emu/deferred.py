@@ -42,6 +42,10 @@ class DeferredCodec(Codec):
     def stochastic(self) -> bool:
         return self.of.stochastic
 
+    @property
+    def contracts(self) -> bool:  # type: ignore[override]
+        return self.of.contracts
+
     def contraction(self, n: int) -> float:
         return self.of.contraction(n)
 
@@ -136,7 +140,7 @@ def _encode_codes(
 def _levels(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = tensor.numel()
     if n == 0:
-        return torch.ops.gcext.levels(tensor, *rest)
+        return torch.ops.gcext.levels(tensor, *rest[:-1], ops.signed(rest[-1]))
     norms, at, level, info = quantize.Emu().levels(tensor, *rest)
     missing = (0, n - at.numel())  # the operator allocates all elements
     pad = torch.nn.functional.pad

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import coded
 import numpy as np
 import prefixed
+import sums
 import tables
 import wire_bodies as wire
 import xxhash
@@ -313,17 +314,16 @@ def main() -> None:
     index: dict[str, Any] = {"valid": [], "invalid": {}, "values": {}}
     if index_path.exists():
         index |= json.loads(index_path.read_text())
-    for name, body in itertools.chain(valid(), coded.valid(), tables.valid(), prefixed.valid()):
+    others = (coded, tables, prefixed, sums)
+    for name, body in itertools.chain(valid(), *(each.valid() for each in others)):
         if name not in index["valid"]:
             message = wire.pack(body)
             (HERE / "valid" / f"{name}.gcx").write_bytes(message)
             index["valid"].append(name)
-            if body.code:
+            if body.code or body.method == "sum":
                 values = Packet.from_bytes(message).values().numpy().astype("<f4").tobytes()
                 index["values"][name] = xxhash.xxh3_64_hexdigest(values)
-    for name, message, code in itertools.chain(
-        invalid(), coded.invalid(), tables.invalid(), prefixed.invalid()
-    ):
+    for name, message, code in itertools.chain(invalid(), *(each.invalid() for each in others)):
         if name not in index["invalid"]:
             (HERE / "invalid" / f"{name}.gcx").write_bytes(message)
             index["invalid"][name] = code
