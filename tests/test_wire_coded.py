@@ -32,6 +32,7 @@ def wrong_coded() -> dict[str, wire.Body]:
     """The error of pack for an invalid coded body, and the body."""
     byte, one = np.zeros(2, np.uint8), np.ones(1, np.float32)
     at, level = np.array([1, 4], np.int32), np.array([1, -2], np.int16)
+    powers = np.full(9, 150, np.int16)
     drawn, index = wire.Drawn(1, 9), np.arange(9, dtype=np.int32)
     nine, halves = np.full(9, 128, np.uint8), np.zeros(18, np.uint8)
 
@@ -86,6 +87,23 @@ def wrong_coded() -> dict[str, wire.Body]:
             "codes", None, "values", 0, 0, one * np.inf, byte[:0]
         ),
         "16-bit floats must be finite": coded("codes", None, "float16", 16, 0, one[:0], halves - 1),
+        "a powers packet must be positive": coded("powers", None, 0.0, powers),
+        "powers packet must be positive and finite, got inf": coded("powers", None, np.inf, powers),
+        r"needs 9 powers, one an element, got 2": coded("powers", None, 1.0, powers[:2]),
+        r"powers must be in \[-278, 278\], got 279": coded("powers", None, 0.5, powers + 129),
+        r"must be in \[-278, 278\], got -279": coded("powers", None, 0.5, -powers - 129),
+        "highest power times the scale must be finite": coded("powers", None, 1.0, powers + 128),
+        "array of int16, got": coded("powers", None, 1.0, powers.astype(np.int32)),
+        "a levels2 packet needs 2 levels": coded("levels2", None, 3, 0, one, at, level[:1]),
+        r"levels must be in \[-1, 1\] and not 0": coded("levels2", None, 1, 0, one, at, level),
+        "places must rise strictly below 9, got 9": coded(
+            "levels2", None, 3, 0, one, at + 5, level
+        ),
+        "places must rise strictly below 9, got 1": coded(
+            "levels2", None, 3, 0, one, at[::-1].copy(), level
+        ),
+        "positive where a level is not 0, got 0": coded("levels2", None, 3, 0, 0 * one, at, level),
+        r"bucket must be in \[0, 9\), got 9. Use": coded("levels2", None, 3, 9, one, at, level),
     }
 
 

@@ -114,7 +114,7 @@ void take_powers(Cursor* cursor, Body* body) {
   const uint32_t word = cursor->word("scale");
   if (!is_scale(word)) cursor->fail("scale", "scale", place, "must be positive and finite.");
   std::memcpy(&body->scale, &word, 4);
-  take_prefix(cursor, body->k, kPowers2, kMostPowerBits, true, &body->prefix);
+  take_prefix(cursor, body->k, kPowerSymbols, kMostPowerBits, true, &body->prefix);
 }
 
 void check_powers(const Body& body, const Cursor& cursor) {
@@ -123,13 +123,13 @@ void check_powers(const Body& body, const Cursor& cursor) {
   const PrefixReader& code = reader.code();
   if (code.highest() == 0)
     cursor.fail("code", "lengths", body.prefix.lengths, "must not be those of zeros alone.");
-  int64_t counts[kCounts][kPowers2] = {};
+  int64_t counts[kCounts][kPowerSymbols] = {};
   int16_t tiles[PowerReader::kAtOnce * kPrefixTile];
   while (const int64_t n = reader.next(tiles))
     for (int64_t i = 0; i < n; ++i) ++counts[i % kCounts][tiles[i] < 0 ? -tiles[i] : tiles[i]];
-  int64_t count[kPowers2] = {};
+  int64_t count[kPowerSymbols] = {};
   for (const auto& some : counts)
-    for (int64_t symbol = 0; symbol < kPowers2; ++symbol) count[symbol] += some[symbol];
+    for (int64_t symbol = 0; symbol < kPowerSymbols; ++symbol) count[symbol] += some[symbol];
   code.check_counts(count);
   if (!is_finite(body.scale, code.highest()))
     cursor.fail("value", "scale", body.prefix.lengths, "times the highest power must be finite.");
@@ -150,8 +150,8 @@ void put_powers(Message* message, int64_t k, float scale, const int16_t* power, 
   if (!is_scale(bits_of(scale)))
     throw PackError("pack: the scale of a powers packet must be positive and finite, got " +
                     std::to_string(scale) + ".");
-  if (powers > 0) check_count("powers", "powers, or none where all are 0,", powers, k);
-  constexpr int kMost = static_cast<int>(kPowers2) - 1;
+  if (powers > 0) check_count("powers", "powers, one an element", powers, k);
+  constexpr int kMost = static_cast<int>(kPowerSymbols) - 1;
   int lowest = 0, highest = 0;
   for (int64_t i = 0; i < powers; ++i) {
     lowest = std::min<int>(lowest, power[i]);
@@ -164,8 +164,8 @@ void put_powers(Message* message, int64_t k, float scale, const int16_t* power, 
     throw PackError("pack: the highest power times the scale must be finite in float32.");
   message->word(bits_of(scale));
   if (lowest == 0 && highest == 0) return message->varint(0);
-  std::vector<int64_t> counts[kCounts], count(kPowers2);
-  for (auto& each : counts) each.resize(2 * kPowers2 - 1);
+  std::vector<int64_t> counts[kCounts], count(kPowerSymbols);
+  for (auto& each : counts) each.resize(2 * kPowerSymbols - 1);
   for (int64_t i = 0; i < powers; ++i) ++counts[i % kCounts][static_cast<size_t>(power[i] + kMost)];
   int64_t signs = 0;
   for (size_t i = 0; i < counts[0].size(); ++i) {
@@ -180,7 +180,7 @@ void put_powers(Message* message, int64_t k, float scale, const int16_t* power, 
     uint32_t bits;
     int32_t length;
   };
-  std::vector<Word> table(2 * kPowers2 - 1);  // of signed powers
+  std::vector<Word> table(2 * kPowerSymbols - 1);  // of signed powers
   for (int i = -kMost; i <= kMost; ++i) {
     const PrefixWriter::Word word = writer.words()[static_cast<size_t>(std::abs(i))];
     table[static_cast<size_t>(i + kMost)] = {word.bits | (i < 0 ? 1u : 0u) << word.length,

@@ -9,7 +9,7 @@
 
 namespace gcext::wire {
 
-constexpr int64_t kPowers2 = 279;  // symbols: zero and the powers
+constexpr int64_t kPowerSymbols = 279;  // symbols: zero and the powers
 constexpr int kPowerOfSymbol0 = -150;
 constexpr int64_t kMostPowerBits = kLongestWord + 1;
 

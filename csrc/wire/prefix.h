@@ -57,7 +57,7 @@ class PrefixReader {
 
   struct Tile {
     int64_t n = 0, begin = 0, end = 0;  // symbols; where its bits begin and end
-    int64_t number = 0;
+    int64_t number = 0;                 // of the tile
   };
   // The next tile, n = 0 after the last.
   Tile next();
