@@ -37,6 +37,11 @@ SETTINGS: dict[str, tuple[str, float, int]] = {
     "dryden": ("p=0.1", 0.1, 25),
     "ajiheafield": ("drop=0.9", 0.1, 25),
     "dorefa": ("bits=6,bucket=128", 0.1, 25),
+    "resfed": ("p=0.1,bits=3,order=1", 0.1, 25),
+    "fetchsgd": ("p=0.02,clear=true", 0.05, 60),
+    "sketch": ("p=0.9", 0.03, 40),
+    "adacomp": ("bin=50", 0.1, 30),
+    "sparseloco": ("p=0.1,every=8", 0.1, 25),
     "catchup": ("p=0.1,p_down=0.2,momentum=0.5,lr=0.5,average=0.5", 0.1, 40),
     "signvote": ("lr=0.003", 0.1, 40),
 }

@@ -8,9 +8,9 @@ from functools import partial
 from gcext._codecs.registry import codec
 from gcext._codecs.registry import codec as make_codec  # where a parameter has its name
 from gcext._links.link import Link
-from gcext._links.stages import LastValue, Lazy
+from gcext._links.stages import LastValue, Lazy, Trajectory
 from gcext._recipes.recipe import Recipe, Schedule, link_of, method
-from gcext.aggregate import Aggregator, HeavyBall, LastValues, Predicted, Projection
+from gcext.aggregate import Aggregator, FetchSGD, HeavyBall, LastValues, Predicted, Projection
 
 __all__: list[str] = []
 
@@ -97,6 +97,47 @@ def laq(bits: int = 4, clients: int = 10, depth: int = 10, xi: float = 0.08) -> 
     stage()
     up = Link(codec(f"uniform:bits={bits},bucket=0"), stages=(stage,), combine=LastValues)
     return Recipe(up=up, down=DENSE)
+
+
+@method("resfed", "Song et al. 2022", "Extreme ratios, where clients can hold the last values.")
+def resfed(p: float = 0.01, bits: int = 2, order: int = 0, feedback: bool = True) -> Recipe:
+    """Residuals against a shared prediction; sparsified, quantized, entropy-coded, both ways.
+
+    ``sent = C(g - predicted)``, where both ends predict from what was decoded before: nothing
+    (order 0), the last value v1 (1), or ``2 v1 - v2`` (2) (arXiv:2212.05602). C keeps the share p
+    of largest magnitude, as one of 2^bits means; positions are Rice-coded.
+
+    Travels: some 10 bits for each element kept. State: ``order`` tensors a client, at both ends;
+    with ``feedback`` a residual too (the paper has none, and is worse for it at a small p). Fails:
+    orders 1 and 2 need clients that come back soon.
+    """
+    compressor = codec(f"sparseloco:p={p},chunk=0,bits={bits}")
+    made = Link(
+        compressor,
+        feedback,
+        partial(Predicted, order),
+        stages=(partial(Trajectory, order),) if order else (),
+    )
+    made.receiver()  # refuses an order that there is not
+    return Recipe(up=made, down=made)
+
+
+@method("fetchsgd", "Rothchild et al. 2020", "Stateless clients that are drawn once.")
+def fetchsgd(
+    p: float = 0.01, size: float = 0.5, rows: int = 5, momentum: float = 0.9, clear: bool = False
+) -> Recipe:
+    """Clients send count sketches; momentum and error feedback live in the server's sketch.
+
+    ``S_u <- momentum S_u + mean(S);  S_e <- S_e + S_u;  sent = top share p of unsketch(S_e);
+    S_e <- S_e - sketch(sent)`` (arXiv:2007.07682). With ``clear`` S_e is set to 0 there instead.
+
+    Travels: up ``size`` times 32 bits an element; down positions and values. State: two sketches at
+    the server, none at clients. Fails: where gradients have no large elements to find: the sketch
+    must then be nearly as large as the model.
+    """
+    combine = partial(FetchSGD, share=p, rho=momentum, clear=clear)
+    combine()
+    return Recipe(up=Link(codec(f"sketch:rows={rows},p={size}"), combine=combine), down=NONZEROS)
 
 
 @method("doublesqueeze", "Tang et al. 2019", "A slow server link, too.")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from gcext._recipes.federated import DENSE
+from gcext._codecs.registry import codec as make_codec
+from gcext._links.link import Link
+from gcext._recipes.federated import DENSE, NONZEROS
 from gcext._recipes.recipe import Recipe, Schedule, link_of, method
 from gcext.aggregate import Nesterov
 
@@ -32,6 +34,21 @@ def diloco(every: int = 30, momentum: float = 0.9, lr: float = 0.7, codec: str =
     combine()
     up = replace(link_of(codec), combine=combine)
     return Recipe(up=up, down=DENSE, schedule=_steps("diloco", every))
+
+
+@method("sparseloco", "Sarfi et al. 2025", "Large models over the internet.")
+def sparseloco(
+    p: float = 0.015625, chunk: int = 4096, bits: int = 2, decay: float = 0.95, every: int = 30
+) -> Recipe:
+    """Top-k of chunks in 2 bits each, a decayed residual, an outer step every H = 30 steps.
+
+    ``a = decay e + g;  sent = Q(top share p of each chunk of a);  e <- a - sent;
+    w <- w - mean(sent)`` (arXiv:2508.15706). Travels: some 9.6 bits for each element kept. State: a
+    residual a client.
+    """
+    up = Link(make_codec(f"sparseloco:p={p},chunk={chunk},bits={bits}"), feedback=True, decay=decay)
+    up.sender()
+    return Recipe(up=up, down=NONZEROS, schedule=_steps("sparseloco", every))
 
 
 def _steps(name: str, every: int) -> Schedule:

@@ -15,6 +15,7 @@ __all__: list[str] = []
 
 about("topk", "Stich et al. 2018", "The largest elements, exact; with feedback=true.")
 about("repeat", "Huang et al. 2022", "Any codec, again on what it left; see neolithic.")
+about("sketch", "Charikar et al. 2002", "Sums that add up; see fetchsgd.", unbiased=True)
 about("randomk", "Stich et al. 2018", "No index travels; mask known to both ends.", unbiased=True)
 
 
@@ -87,3 +88,18 @@ def ajiheafield(drop: float = 0.99) -> Recipe:
     and 32 bits each. State: a residual a client.
     """
     return Recipe(up=Link(codec(f"ajiheafield:drop={drop}"), feedback=True), down=NONZEROS)
+
+
+@method("adacomp", "Chen et al. 2018", "Layers of very different activity.")
+def adacomp(bin: int = 500) -> Recipe:
+    """By bins: elements that would be the largest after one more such step.
+
+    ``a = e + g;  sent where |a + g| >= max|a| of the bin, as sign(a) times the mean of the bins'
+    maxima;  e <- a - sent`` (arXiv:1712.02679). The paper's bins: 50 for convolutions, 500
+    for others.
+
+    Travels: positions, signs, one scale. State: a residual a client. Fails: no bound on the share.
+    """
+    return Recipe(
+        up=Link(codec(f"adacomp:bin={bin}"), feedback=True), down=NONZEROS, by_tensor=True
+    )
