@@ -1,11 +1,11 @@
 #include "quantize.h"
 
-#include <cmath>
 #include <cstring>
 #include <memory>
 #include <tuple>
 
 #include "common/arguments.h"
+#include "common/non_finite.h"
 #include "common/packet.h"
 
 namespace gcext {
@@ -52,24 +52,6 @@ void store(const QuantizeTable& table, const Source& source, int64_t n, const Ce
   }
 }
 
-// Reports why the first sum that is not finite, of these n elements, is not.
-void report(const Source& source, int64_t n, int64_t* info) {
-  const auto first = [&](const auto& x) {
-    int64_t i = 0;
-    while (i < n && std::isfinite(x(i))) ++i;
-    return i;
-  };
-  info[kInfoStatus] = kSelectTensor;
-  info[kInfoWhere] = first([&](int64_t i) { return source.tensor[i]; });
-  if (info[kInfoWhere] < n) return;
-  info[kInfoStatus] = kSelectMemory;
-  info[kInfoWhere] = first([&](int64_t i) { return source.memory[i]; });
-  if (info[kInfoWhere] < n) return;
-  info[kInfoStatus] = kSelectOverflow;
-  info[kInfoWhere] =
-      first([&](int64_t i) { return source.tensor[i] + source.b * source.memory[i]; });
-}
-
 Tensor no_info(const Tensor& tensor) {
   Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
   std::fill_n(info.mutable_data_ptr<int64_t>(), int64_t{kInfoSize}, int64_t{0});
@@ -103,7 +85,7 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
   uint64_t bins[kBins] = {};
   for (const Tally& tally : tallies) {
     if (tally.top >= kInfKey) {
-      report(source, n, field);
+      report_non_finite(source, n, field);
       return {bits, info};
     }
     for (int bin = 0; bin < kBins; ++bin) bins[bin] += tally.bins[bin];
@@ -190,7 +172,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
       norm[b] = norm_of({largest, clip}, size, squares, top);
     }
     if (highest >= kInfKey) {
-      report(source, n, field);
+      report_non_finite(source, n, field);
       return answer(0);
     }
     for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {

@@ -22,6 +22,7 @@ from gcext._packet.packet import Packet
 __all__ = ["Row", "describe", "inspect_file", "rows"]
 
 _METHODS = ["dense", "sparse", "ternary", "merged", "group", "random", "sign", "levels", "polar"]
+_METHODS += ["reserved"] * 3 + ["lowrank", "reserved", "dct"]  # 13 and 15
 _DTYPES = ["float32", "float16", "bfloat16", "float64"]
 _SUPPORTS = ["all elements", "indices", "random elements"]
 _FLAGS = ["frozen sets of signs", "soft frozen sets"]
@@ -43,6 +44,8 @@ _MEANINGS = {
     "block": "blocks of 2^{} symbols",
     "kept": "{} bits a block",
     "message": "{} bits",
+    "rank": "{} columns of either factor",
+    "edge": "blocks of up to {0} x {0}",
     "remainders": "{} bits",
     "unary": "{} bits, a one a number",
     "signs": "{} bits, 1 is negative",
@@ -86,7 +89,9 @@ def _meaning(name: str, data: bytes, value: int, numel: int) -> str:
         return "not 89 47 43 58"
     if name == "seed":
         return str(int.from_bytes(data, "little"))
-    if name in ("scale", "scales", "norms", "values"):
+    if name == "inner":
+        return f"{_name(_METHODS, value - 1)} coefficients"
+    if name in ("scale", "scales", "norms", "values", "left", "right"):
         return _floats(data, value)
     return _MEANINGS.get(name, "").format(value)
 

@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 TILE = 1024
+METHODS = (*range(1, 10), 13, 15)
 
 
 class Refused(ValueError):  # noqa: N818 - an expected outcome, not a fault
@@ -137,6 +138,9 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
     def expected() -> None:
         require(expect is None or expect == shape, "expect")
 
+    if method in (13, 15):
+        (lowrank if method == 13 else dct)(reader, expected, out, numel)
+        return out
     if method > 5:
         coded(reader, method, expected, out, numel)
         return out
@@ -173,6 +177,46 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
     else:
         expected()
     return out
+
+
+def lowrank(reader: Reader, expected: Any, out: dict[str, Any], numel: int) -> None:
+    shape = out["shape"]
+    rows, cols = (shape[0] if shape else 1), math.prod(shape[1:])
+    rank = reader.varint()
+    require(rank <= min(rows, cols), "rank")
+    for side, size, most in (("left", rows, 2.0), ("right", cols, 2.0**95)):
+        require(4 * size * rank <= len(reader.data) - reader.at, "truncated")
+        out[side] = reader.f32(size * rank).reshape(size, rank)
+        out[side + " fits"] = bool((np.abs(out[side]) <= most).all())
+    expected()
+    require(out.pop("left fits") and out.pop("right fits"), "value")
+    out.update(rank=rank, k=numel, seed=None)
+
+
+def dct(reader: Reader, expected: Any, out: dict[str, Any], numel: int) -> None:
+    """The fields of a sparse or ternary body, whose indices are coefficients."""
+    block = reader.take(1)[0]
+    require(1 <= block <= 64, "edge")
+    inner = reader.take(1)[0]
+    require(inner in (2, 3), "method")
+    k = reader.varint()
+    require(k <= numel, "k")
+    scale, value, coefficient = np.float32(0), np.zeros(0, np.float32), []
+    if inner == 2:
+        section = Section(reader, k)
+        value = reader.f32(k)
+    elif k > 0:
+        (scale,) = reader.f32(1)
+        require(bool(scale > 0) and scale.view("<u4") <= 0x79800000, "scale")
+        section = Section(reader, k)
+        signs = exact(reader.plane(k), k)
+        value = np.where(signs, -scale, scale).astype(np.float32)
+    expected()
+    if k > 0:
+        coefficient = [n for tile in section.tiles(numel) for n in tile]
+    require(bool((value != 0).all() and (np.abs(value) <= 2.0**116).all()), "value")
+    out.update(block=block, ternary=inner == 3, coefficient=coefficient, value=value, scale=scale)
+    out.update(k=numel, seed=None)
 
 
 MAX_F32 = 0x7F7FFFFF  # as bits
@@ -312,7 +356,7 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
     )
     reader = Reader(message[5:-8])
     method = reader.take(1)[0]
-    require(1 <= method <= 9, "method")
+    require(method in METHODS, "method")
     if method == 5:
         count = reader.varint()
         require(count > 0, "count")
@@ -320,7 +364,7 @@ def decode(message: bytes, expect: Any = None) -> dict[str, Any]:
         members = []
         for i in range(count):
             member = reader.take(1)[0]
-            require(1 <= member <= 9 and member != 5, "method")
+            require(member in METHODS and member != 5, "method")
             members.append(body(reader, member, None if expect is None else expect[i]))
         out: dict[str, Any] = {"method": 5, "members": members}
     else:

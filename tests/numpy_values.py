@@ -45,11 +45,15 @@ def random_support(seed: int, k: int, numel: int) -> list[int]:
 
 
 def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
-    """Return the indices and values of a packet of method 6 to 9; levels: of those not 0."""
+    """Return the indices and values of a packet of a method from 6 on; levels: of those not 0."""
     numel, k = int(np.prod(read["shape"], dtype=object)), read["k"]
     index: Any = read["index"] if "index" in read else range(numel)
     if read["seed"] is not None:
         index = random_support(read["seed"], k, numel)
+    if read["method"] == 13:
+        return list(index), lowrank(read["left"], read["right"])
+    if read["method"] == 15:
+        return list(index), dct(read)
     if read["method"] == 6:
         return list(index), read["value"]
     if read["method"] == 7:
@@ -60,6 +64,52 @@ def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
     norm = read["norms"][at // read["bucket"] if read["bucket"] else 0 * at].astype(np.float64)
     value = norm * np.array(read["level"], np.float64) / read["steps"]
     return [index[i] for i in read["at"]], value.astype(np.float32)
+
+
+def lowrank(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    out = np.zeros((len(left), len(right)), np.float32)
+    for r in range(left.shape[1]):
+        term = left[:, r : r + 1] * right[:, r]
+        out = out + term if r else term
+    return out.reshape(-1)
+
+
+def cuts(n: int, block: int) -> list[tuple[int, int]]:
+    """Where each part of a dimension begins, and how long it is."""
+    m = -(-n // block)
+    lengths = [n // m + (part < n % m) for part in range(m)]
+    return [(sum(lengths[:part]), length) for part, length in enumerate(lengths)]
+
+
+def basis(n: int) -> np.ndarray:
+    """B[u, x]. The cosine of float64 is near enough to be rounded right, but where it is 0."""
+    u, x = np.arange(n)[:, None], np.arange(n)
+    m = (2 * x + 1) * u
+    cosine = np.where(m % (2 * n) == n, 0, np.cos(np.pi * m / (2 * n)))
+    cosine[0] = np.sqrt(0.5)
+    return (np.sqrt(2 / n) * cosine).astype(np.float32)
+
+
+def in_order(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The product of matrices, float32, summed over the rising inner index."""
+    out = np.zeros((a.shape[0], b.shape[1]), np.float32)
+    for j in range(a.shape[1]):
+        out += a[:, j : j + 1] * b[j]
+    return out
+
+
+def dct(read: dict[str, Any]) -> np.ndarray:
+    shape = read["shape"]
+    rows, cols = int(np.prod(shape[:-1])), shape[-1] if shape else 1
+    coefficients = np.zeros(rows * cols, np.float32)
+    coefficients[read["coefficient"]] = read["value"]
+    out = np.zeros((rows, cols), np.float32)
+    for r, h in cuts(rows, read["block"]) if out.size else []:
+        for c, w in cuts(cols, read["block"]):
+            first = r * cols + h * c
+            block = coefficients[first : first + h * w].reshape(h, w)
+            out[r : r + h, c : c + w] = in_order(in_order(basis(h).T, block), basis(w))
+    return out.reshape(-1)
 
 
 def polar(read: dict[str, Any]) -> np.ndarray:

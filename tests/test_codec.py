@@ -29,6 +29,8 @@ DETERMINISTIC = [
     "sign",
     "polar:rate=0.9,block=128,rotate=false",
     "polar:rate=0.5,block=64,rotate=false,select=topk,p=0.2",
+    "dct:k=4,block=64,signs=true",
+    "dct:k=40,block=33,signs=false",
 ]
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -200,6 +202,8 @@ def test_p_of_any_number_type() -> None:
         ("polar:select=best", "select must be one of all, topk, randomk"),
         ("polar:p=0.1", "unknown option p"),
         ("polar:select=topk,p=0", r"polar: p must be in \(0, 1\]"),
+        ("dct:k=0", "dct: k must be at least 1"),
+        ("dct:block=65", r"dct: block must be in \[1, 64\]"),
     ],
 )
 def test_invalid_specs_raise(spec: str, match: str) -> None:

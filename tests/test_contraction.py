@@ -49,6 +49,7 @@ SPECS = {
         "polar:rate=0.5,block=64,rotate=false,select=topk,p=0.2",
         "polar:rate=0.5,block=64,rotate=false,select=randomk,p=0.2",
     ],
+    "dct": ["dct", "dct:signs=false", "dct:k=1", "dct:k=9,block=16", "dct:k=64", "dct:block=1"],
 }
 ALL = [spec for specs in SPECS.values() for spec in specs]
 

@@ -23,6 +23,7 @@ SPECS = [
     "stc:p=0.1", "topk:p=0.02", "dense", "sign", "qsgd:bits=2,bucket=100", "terngrad:clip=2.5",
     "randomk:p=0.1", "polar:rate=0.5,block=64", "polar:rate=0.5,block=64,rotate=false",
     "polar:rate=0.5,block=64,select=randomk,p=0.3",
+    "dct:k=4,block=64,signs=true", "dct:k=3,block=16,signs=false",
 ]  # fmt: skip
 SIZES = [0, 1, 33, 1001]
 STATUS = {"tensor": "tensor must", "residual": "residual must", "sum": "plus residual must"}

@@ -27,12 +27,16 @@ METHODS = {
     "sign": 7,
     "levels": 8,
     "polar": 9,
+    "lowrank": 13,
+    "dct": 15,
 }
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
 FIELDS = {
     "sign": ("scale", "bits"),
     "levels": ("steps", "bucket", "norms", "at", "level"),
     "polar": ("message", "block", "kept", "soft", "scale", "seed"),
+    "lowrank": ("rows", "cols", "rank", "left", "right"),
+    "dct": ("rows", "cols", "block", "ternary", "index", "value", "scale"),
 }
 
 

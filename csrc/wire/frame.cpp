@@ -6,7 +6,9 @@
 
 #include "../bits.h"
 #include "coded.h"
+#include "dct.h"
 #include "fields.h"
+#include "lowrank.h"
 #include "merged.h"
 
 namespace gcext::wire {
@@ -26,16 +28,8 @@ bool count_elements(const int64_t* dims, size_t ndim, int64_t* numel) {
   return true;
 }
 
-void take_ternary(Cursor* cursor, Body* body) {
-  take_k(cursor, body);
-  if (body->k == 0) return;
-  const uint8_t* place = cursor->at();
-  const uint32_t word = cursor->word("scale");
-  if (word == 0 || word >= kInfinity)
-    cursor->fail("scale", "scale", place, "must be positive and finite.");
-  std::memcpy(&body->scale, &word, 4);
-  take_section(cursor, body->k, &body->index);
-  body->signs = take_plane(cursor, body->k, "signs");
+bool is_known(uint8_t method) {
+  return (method >= kDense && method <= kPolar) || method == kLowRank || method == kDct;
 }
 
 template <class Index>
@@ -93,11 +87,31 @@ Cursor open_frame(const uint8_t* message, int64_t bytes, std::vector<Field>* tra
   return cursor;
 }
 
+void take_sparse(Cursor* cursor, Body* body) {
+  take_k(cursor, body);
+  take_section(cursor, body->k, &body->index);
+  body->values = take_floats(cursor, body->k, "values");
+}
+
+void take_ternary(Cursor* cursor, Body* body, uint32_t largest) {
+  take_k(cursor, body);
+  if (body->k == 0) return;
+  const uint8_t* place = cursor->at();
+  const uint32_t word = cursor->word("scale");
+  if (word == 0 || word > largest)
+    cursor->fail("scale", "scale", place,
+                 largest == kLargestRotated ? "must be positive and at most 2^116."
+                                            : "must be positive and finite.");
+  std::memcpy(&body->scale, &word, 4);
+  take_section(cursor, body->k, &body->index);
+  body->signs = take_plane(cursor, body->k, "signs");
+}
+
 Body take_body(Cursor* cursor, bool member) {
   Body body;
   body.start = cursor->at();
   body.method = cursor->byte("method");
-  if (body.method < kDense || body.method > kPolar || (member && body.method == kGroup))
+  if (!is_known(body.method) || (member && body.method == kGroup))
     cursor->fail("method", "method", body.start,
                  "must be one that version 1 has here, got " + std::to_string(body.method) + ".");
   if (body.method == kGroup) {
@@ -123,15 +137,19 @@ Body take_body(Cursor* cursor, bool member) {
       body.values = take_floats(cursor, body.k, "values");
       break;
     case kSparse:
-      take_k(cursor, &body);
-      take_section(cursor, body.k, &body.index);
-      body.values = take_floats(cursor, body.k, "values");
+      take_sparse(cursor, &body);
       break;
     case kTernary:
-      take_ternary(cursor, &body);
+      take_ternary(cursor, &body, kInfinity - 1);
       break;
     case kMerged:
       take_merged(cursor, &body);
+      break;
+    case kLowRank:
+      take_lowrank(cursor, &body);
+      break;
+    case kDct:
+      take_dct(cursor, &body);
       break;
     default:
       take_coded(cursor, &body);
@@ -153,14 +171,16 @@ void check_body(const Body& body, const Cursor& cursor) {
     }
   }
   if (body.values != nullptr) {
-    const bool zeros = body.method != kSparse;
+    const bool zeros = body.method != kSparse && body.method != kDct;
     const int64_t bad = first_bad_value(body.values, body.k, zeros);
     if (bad < body.k)
       cursor.fail("value", "values", body.values + 4 * bad,
                   zeros ? "must be finite." : "must be finite and not zero.");
   }
   if (body.method == kMerged) read_members(body, cursor, nullptr, nullptr);
-  if (body.method > kGroup) check_coded(body, cursor);
+  if (body.method == kLowRank) check_lowrank(body, cursor);
+  if (body.method == kDct) check_dct(body, cursor);
+  if (body.method > kGroup && body.method <= kPolar) check_coded(body, cursor);
 }
 
 void check_message(Cursor cursor, const Expectation* expectation, bool closed) {

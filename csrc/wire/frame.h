@@ -37,6 +37,8 @@ enum Method : uint8_t {
   kSign,
   kLevels,
   kPolar,
+  kLowRank = 13,  // lowrank.h
+  kDct = 15,      // dct.h
 };
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
 
@@ -64,6 +66,20 @@ struct PolarFields {
   int64_t bytes = 0;  // of the message
 };
 
+// The fields of a lowrank body.
+struct LowRankFields {
+  int64_t rank = 0;
+  const uint8_t* left = nullptr;   // rows*rank float32
+  const uint8_t* right = nullptr;  // cols*rank float32
+};
+
+// The fields of a dct body before those of its coefficients, which stand in for those of a sparse
+// or ternary body.
+struct DctFields {
+  int64_t block = 0;
+  bool ternary = false;
+};
+
 // A body laid over the bytes of a message; it owns nothing.
 struct Body {
   uint8_t method = 0;
@@ -89,6 +105,8 @@ struct Body {
   uint64_t seed = 0;  // of a drawn support
   LevelFields levels;
   PolarFields polar;
+  LowRankFields lowrank;
+  DctFields dct;
 
   bool narrow() const { return numel <= INT32_MAX; }
 };
@@ -105,6 +123,10 @@ struct Expectation {
 // Checks length, magic and version; the checksum is the caller's, over all but the last 8 bytes.
 // `trace`: gets every field that is read off the cursor; null: none.
 Cursor open_frame(const uint8_t* message, int64_t bytes, std::vector<Field>* trace = nullptr);
+
+// The fields of a sparse or ternary body after its head. largest: of a scale, as bits.
+void take_sparse(Cursor* cursor, Body* body);
+void take_ternary(Cursor* cursor, Body* body, uint32_t largest);
 
 // Takes one body off the cursor; of a group only its method and count. `member` forbids a group.
 Body take_body(Cursor* cursor, bool member);

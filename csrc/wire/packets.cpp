@@ -8,14 +8,16 @@
 #include "../common/fpenv.h"
 #include "coded.h"
 #include "levels.h"
+#include "transforms.h"
 
 namespace gcext::wire {
 namespace {
 
 using namespace py::literals;
 
-constexpr std::array<const char*, kPolar + 1> kMethodNames = {
-    "", "dense", "sparse", "ternary", "merged", "group", "random", "sign", "levels", "polar"};
+constexpr std::array<const char*, kDct + 1> kMethodNames = {
+    "",       "dense", "sparse", "ternary", "merged", "group",   "random", "sign",
+    "levels", "polar", "",       "",        "",       "lowrank", "",       "dct"};
 constexpr std::array<const char*, kDtypes> kDtypeNames = {"float32", "float16", "bfloat16",
                                                           "float64"};
 
@@ -24,7 +26,8 @@ int code_of(const std::array<const char*, n>& names, const std::string& name, co
   for (size_t code = 0; code < n; ++code)
     if (name == names[code] && !name.empty()) return static_cast<int>(code);
   std::string known;
-  for (const char* each : names) known += (known.empty() ? "" : ", ") + std::string(each);
+  for (const char* each : names)
+    if (*each != 0) known += (known.empty() ? "" : ", ") + std::string(each);
   throw PackError(std::string("pack: ") + what + " must be one of " + known + ", got " + name +
                   ".");
 }
@@ -160,10 +163,14 @@ py::object index_of(const Body& body, const Cursor& cursor) {
   return index;
 }
 
-py::object support_of(const Body& body, const Cursor& cursor) {
-  if (body.support == kAll) return py::none();
-  if (body.support == kDrawn) return py::dict("seed"_a = body.seed, "k"_a = body.k);
+py::object indices_of(const Body& body, const Cursor& cursor) {
   return body.narrow() ? index_of<int32_t>(body, cursor) : index_of<int64_t>(body, cursor);
+}
+
+py::object support_of(const Body& body, const Cursor& cursor) {
+  if (body.support == kAll || body.method == kDct) return py::none();
+  if (body.support == kDrawn) return py::dict("seed"_a = body.seed, "k"_a = body.k);
+  return indices_of(body, cursor);
 }
 
 template <class Index>
@@ -182,18 +189,23 @@ py::dict levels_of(const Body& body, const Cursor& cursor) {
                   "level"_a = level);
 }
 
+py::object float_values(const Body& body) { return array_of<float>(body.values, body.k); }
+
+py::object ternary_values(const Body& body) {
+  py::array_t<float> value(body.k);
+  float* out = value.mutable_data();
+  if (body.k > 0) {
+    const py::gil_scoped_release release;
+    read_ternary_values(body, out);
+  }
+  return value;
+}
+
 // The coded values of a body: float32, or the fields of a value code by name.
 py::object coded_of(const Body& body, const Cursor& cursor) {
   switch (body.method) {
-    case kTernary: {
-      py::array_t<float> value(body.k);
-      float* out = value.mutable_data();
-      if (body.k > 0) {
-        const py::gil_scoped_release release;
-        read_ternary_values(body, out);
-      }
-      return value;
-    }
+    case kTernary:
+      return ternary_values(body);
     case kSign:
       return py::dict("scale"_a = body.scale,
                       "bits"_a = array_of<uint8_t>(body.signs, plane_bytes(body.k, 1)));
@@ -207,8 +219,13 @@ py::object coded_of(const Body& body, const Cursor& cursor) {
                       "block"_a = polar.block, "kept"_a = polar.kept, "soft"_a = polar.soft,
                       "scale"_a = array_of<float>(polar.scale, polar.scales), "seed"_a = seed);
     }
+    case kLowRank:
+      return lowrank_fields(body);
+    case kDct:
+      return dct_fields(body, indices_of(body, cursor),
+                        body.dct.ternary ? ternary_values(body) : float_values(body));
     default:  // dense, sparse, random
-      return array_of<float>(body.values, body.k);
+      return float_values(body);
   }
 }
 
@@ -232,7 +249,8 @@ Method method_of(const py::handle& packet) {
 void put_packet(Message* message, const py::handle& packet) {
   const Method method = method_of(packet);
   if (method == kGroup) throw PackError("pack: a group must not be a member of a group.");
-  const int64_t numel = put_head(message, method, dtype_of(packet), shape_of(packet));
+  const std::vector<int64_t> shape = shape_of(packet);
+  const int64_t numel = put_head(message, method, dtype_of(packet), shape);
   const py::object encoded = py::getattr(packet, names().encoded);
   if (method == kTernary && !encoded.is_none()) return put_encoded(message, encoded);
   const py::object contents = py::getattr(packet, names()._contents);
@@ -241,6 +259,8 @@ void put_packet(Message* message, const py::handle& packet) {
     const py::gil_scoped_release release;
     return put_dense(message, numel, value.data(), value.size());
   }
+  if (method == kLowRank) return put_lowrank(message, shape, py::getattr(contents, names().coded));
+  if (method == kDct) return put_dct(message, numel, py::getattr(contents, names().coded));
   if (method > kGroup) return put_coded(message, method, numel, contents);
   with_index(py::getattr(contents, names().support), [&](const auto& index) {
     const int64_t k = index.size();

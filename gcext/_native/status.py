@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["COMPANION", "ROTATED", "SCALED", "is_ok", "mark", "raise_for"]
+__all__ = ["COMPANION", "ROTATED", "SCALED", "TRANSFORMED", "is_ok", "mark", "raise_for"]
 
 _OK, _TENSOR, _RESIDUAL, _OVERFLOW, _NO_MEMORY = range(5)  # SelectStatus of csrc/select/select.h
 SCALED, ROTATED, COMPANION = 5, 6, 7  # set by codecs and senders, with ``mark``
+TRANSFORMED = 16  # kSelectTransform; set by codecs, too
 
 
 def is_ok(info: Tensor) -> Tensor:
@@ -43,6 +44,8 @@ def raise_for(op: str, status: int, where: int, tensor: Tensor | None = None) ->
             "Scale the tensor down, or keep a residual.",
             ROTATED: f"{op}: tensor (plus residual) must be finite in float32 when rotated, got an "
             "overflow. Scale the tensor down, or reset the residual.",
+            TRANSFORMED: f"{op}: tensor (plus residual) must be small enough to be transformed in "
+            "float32, got an overflow. Scale the tensor down, or reset the residual.",
             COMPANION: f"{op}: all tensors of one call must be finite in float32, "
             f"got another one that is not, number {where} from 0. Look at that one.",
         }[status]

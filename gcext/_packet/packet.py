@@ -55,7 +55,7 @@ class Packet:
         method: "dense", "sparse" (float32 values), "ternary" (plus or minus one scale), "merged"
             (several ternary packets in one, without loss), "group" (packets of many tensors),
             "random" (float32 values of a random support), "sign", "levels" or "polar" (value codes,
-            on any support).
+            on any support), "lowrank" (two factors) or "dct" (coefficients).
         shape: of the source; of a group, the tuple of its members' shapes.
         dtype: of the source, for information: all arithmetic is float32.
         members: of a group. Those of one message, or of one call, share memory: one that is kept
@@ -102,7 +102,7 @@ class Packet:
 
         :meta private:
         """
-        scaled = method in ("ternary", "sign")
+        scaled = method in ("ternary", "sign", "dct")
         if info.is_cuda:
             assemble = partial(_assemble, finish, len(whole), scaled)
             deferred = Deferred(op, info, (*whole, *cut), assemble)

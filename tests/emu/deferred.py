@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from emu import dct as emulated_dct
 from emu import quantize
 from emu.backends import POISON
 from emu.select import Emu, Schedule
@@ -18,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from gcext import Packet
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
-from gcext._native import lists, ops
+from gcext._native import dct, lists, ops
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def on_a_gpu() -> Iterator[None]:
         patch.setattr(lists, "select_many", _device(_select_many))
         patch.setattr(ops, "sign", _device(_sign))
         patch.setattr(ops, "levels", _device(_levels))
+        patch.setattr(dct, "dct_select", _device(_dct_select))
         yield
 
 
@@ -117,6 +119,15 @@ def _sign(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     if tensor.numel() == 0:  # nothing is launched
         return torch.ops.gcext.sign(tensor, *rest)
     return quantize.Emu().sign(tensor, *rest)
+
+
+def _dct_select(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if tensor.numel() == 0:
+        return torch.ops.gcext.dct_select(tensor, *rest)
+    index, value, info = emulated_dct.Emu().dct_select(tensor, *rest)
+    missing = (0, tensor.numel() - index.numel())  # the operator allocates more, too
+    pad = torch.nn.functional.pad
+    return pad(index, missing, value=POISON), pad(value, missing, value=float(POISON)), info
 
 
 def _levels(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

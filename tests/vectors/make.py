@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import coded
 import numpy as np
+import transforms
 import wire_bodies as wire
 import xxhash
 from pieces import bits, f32, seal, support, varint
@@ -311,7 +312,7 @@ def main() -> None:
     index: dict[str, Any] = {"valid": [], "invalid": {}, "values": {}}
     if index_path.exists():
         index |= json.loads(index_path.read_text())
-    for name, body in itertools.chain(valid(), coded.valid()):
+    for name, body in itertools.chain(valid(), coded.valid(), transforms.valid()):
         if name not in index["valid"]:
             message = wire.pack(body)
             (HERE / "valid" / f"{name}.gcx").write_bytes(message)
@@ -319,7 +320,7 @@ def main() -> None:
             if body.code:
                 values = Packet.from_bytes(message).values().numpy().astype("<f4").tobytes()
                 index["values"][name] = xxhash.xxh3_64_hexdigest(values)
-    for name, message, code in itertools.chain(invalid(), coded.invalid()):
+    for name, message, code in itertools.chain(invalid(), coded.invalid(), transforms.invalid()):
         if name not in index["invalid"]:
             (HERE / "invalid" / f"{name}.gcx").write_bytes(message)
             index["invalid"][name] = code
