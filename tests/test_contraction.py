@@ -50,6 +50,7 @@ SPECS = {
         "polar:rate=0.5,block=64,rotate=false,select=randomk,p=0.2",
     ],
     "dct": ["dct", "dct:signs=false", "dct:k=1", "dct:k=9,block=16", "dct:k=64", "dct:block=1"],
+    "lowrank": ["lowrank"],  # of one dimension nothing is left; test_lowrank.py has matrices
 }
 ALL = [spec for specs in SPECS.values() for spec in specs]
 

@@ -154,10 +154,6 @@ def test_signs_carry_the_mean_of_what_was_chosen(shape: tuple[int, ...]) -> None
     assert torch.equal(signs.index, plain.index)
     mean = float(np.float32(plain.value.double().abs().mean()))
     assert signs.scale == mean and torch.equal(signs.value, plain.value.sign() * mean)
-    assert (
-        torch.equal(dense(packet) + residual, x)
-        or (dense(packet) + residual - x).abs().max() < 1e-6
-    )
     assert torch.equal(residual, x - dense(packet))
 
 

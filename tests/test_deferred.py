@@ -24,6 +24,7 @@ SPECS = [
     "randomk:p=0.1", "polar:rate=0.5,block=64", "polar:rate=0.5,block=64,rotate=false",
     "polar:rate=0.5,block=64,select=randomk,p=0.3",
     "dct:k=4,block=64,signs=true", "dct:k=3,block=16,signs=false",
+    "lowrank:rank=2",
 ]  # fmt: skip
 SIZES = [0, 1, 33, 1001]
 STATUS = {"tensor": "tensor must", "residual": "residual must", "sum": "plus residual must"}
