@@ -5,9 +5,9 @@
 #include <tuple>
 
 #include "common/arguments.h"
-#include "common/non_finite.h"
 #include "common/packet.h"
 #include "dct_arguments.h"
+#include "quantize_pass.h"
 
 namespace gcext {
 namespace {
@@ -18,8 +18,6 @@ namespace {
 //
 // Each part has its own range of blocks. All sums but the mean's, which is exact, are within a
 // block: no result depends on the number of threads.
-
-constexpr int64_t kGrain = 16384;  // elements that are worth a thread
 
 constexpr DctTable kTable = make_dct_table();
 
@@ -183,9 +181,8 @@ template <class Index>
 std::tuple<Tensor, Tensor, Tensor> select_as(const Tensor& tensor, const Source& source,
                                              const DctGrid& grid, int64_t k, bool ternary) {
   constexpr ScalarType kType = sizeof(Index) == 8 ? ScalarType::Long : ScalarType::Int;
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
+  Tensor info = no_info(tensor);
   int64_t* const field = info.mutable_data_ptr<int64_t>();
-  std::fill_n(field, int64_t{kInfoSize}, int64_t{0});
   const auto nothing = [&] {
     return std::tuple(empty(0, kType, tensor), empty(0, ScalarType::Float, tensor), info);
   };
@@ -222,7 +219,7 @@ std::tuple<Tensor, Tensor, Tensor> select_as(const Tensor& tensor, const Source&
       for (int bin = 0; bin < kBins; ++bin) bins[bin] += part.bins[bin];
     }
     if (top >= kInfKey) {
-      report_non_finite(source, tensor.numel(), field);
+      report(source, tensor.numel(), field);
       return nothing();
     }
     if (largest > kDctLargestKey) {

@@ -5,8 +5,8 @@
 #include <tuple>
 
 #include "common/arguments.h"
-#include "common/non_finite.h"
 #include "common/packet.h"
+#include "quantize_pass.h"
 
 namespace gcext {
 namespace {
@@ -19,44 +19,6 @@ namespace {
 //
 // A cell is a fixed range of elements within one bucket, and what is not an integer is added cell
 // by cell: no result depends on the number of threads.
-
-constexpr int64_t kGrain = 32768;     // elements that are worth a thread
-constexpr int64_t kCached = 1 << 20;  // elements of an output that may stay in the cache
-
-struct Cell {
-  int64_t part, index, begin, size;
-  uint32_t top;  // the largest key of its sums
-};
-
-// Runs body(cell, acc) for every cell and its sums, each part its own range of them.
-template <class Body>
-void for_cells(const QuantizeTable& table, const Source& source, const Cells& cells, int64_t parts,
-               const Body& body) {
-  const int64_t count = cells.count();
-  parallel_parts(parts, [&](int64_t part) {
-    alignas(64) float acc[kCell];
-    for (int64_t cell = count * part / parts; cell < count * (part + 1) / parts; ++cell) {
-      const int64_t begin = cells.begin(cell), size = cells.size(cell);
-      body(Cell{part, cell, begin, size, table.accumulate(source, begin, size, acc)}, acc);
-    }
-  });
-}
-
-// Writes a cell of the new memory out, of n elements in all.
-void store(const QuantizeTable& table, const Source& source, int64_t n, const Cell& cell,
-           const float* acc) {
-  if (source.out != source.memory && n > kCached) {
-    table.bypass(acc, cell.size, source.out + cell.begin);
-  } else {
-    std::memcpy(source.out + cell.begin, acc, static_cast<size_t>(cell.size) * sizeof(float));
-  }
-}
-
-Tensor no_info(const Tensor& tensor) {
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
-  std::fill_n(info.mutable_data_ptr<int64_t>(), int64_t{kInfoSize}, int64_t{0});
-  return info;
-}
 
 std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor>& memory,
                                 const std::optional<Tensor>& out, double decay) {
@@ -85,7 +47,7 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
   uint64_t bins[kBins] = {};
   for (const Tally& tally : tallies) {
     if (tally.top >= kInfKey) {
-      report_non_finite(source, n, field);
+      report(source, n, field);
       return {bits, info};
     }
     for (int bin = 0; bin < kBins; ++bin) bins[bin] += tally.bins[bin];
@@ -172,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
       norm[b] = norm_of({largest, clip}, size, squares, top);
     }
     if (highest >= kInfKey) {
-      report_non_finite(source, n, field);
+      report(source, n, field);
       return answer(0);
     }
     for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {

@@ -21,6 +21,7 @@
 
 #include "common.cuh"
 #include "dct_launch.h"
+#include "sum.cuh"
 
 namespace gcext {
 
@@ -55,18 +56,6 @@ struct DctChosen {
   int64_t* end;  // of each block of the matrix: behind its last entry
   int64_t k;
 };
-
-__device__ inline float dct_sum_at(const Source& s, int64_t i) {
-  return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * s.memory[i];
-}
-
-// Notes why the sum of element i is not finite.
-__device__ inline void dct_note(const Source& s, int64_t i, FirstNonFinite* first) {
-  const uint64_t at = static_cast<uint64_t>(i);
-  atomic_min(&first->sum, at);
-  if (key_of(s.tensor[i]) >= kInfKey) atomic_min(&first->tensor, at);
-  if (s.memory != nullptr && key_of(s.memory[i]) >= kInfKey) atomic_min(&first->memory, at);
-}
 
 // The blocks of the matrix of this block of threads.
 struct DctRange {
@@ -159,8 +148,8 @@ __global__ void __launch_bounds__(kDctThreads)
     if (threadIdx.x < 32) counts[threadIdx.x] = 0;
     for (int e = threadIdx.x; e < n; e += kDctThreads) {
       const int64_t i = block.first + e / w * grid.n_cols + e % w;
-      const float x = dct_sum_at(source, i);
-      if (key_of(x) >= kInfKey) dct_note(source, i, &state->first);
+      const float x = sum_at(source, i);
+      if (key_of(x) >= kInfKey) note(source, i, &state->first);
       acc[e / w * kMaxDct + e % w] = x;
     }
     __syncthreads();
@@ -276,7 +265,7 @@ __global__ void __launch_bounds__(kDctThreads)
     dct_inverse(bases, block, whole, half);
     for (int e = threadIdx.x; e < block.h * w; e += kDctThreads) {
       const int64_t i = block.first + e / w * grid.n_cols + e % w;
-      source.out[i] = dct_sum_at(source, i) - whole[e / w * kMaxDct + e % w];
+      source.out[i] = sum_at(source, i) - whole[e / w * kMaxDct + e % w];
     }
     __syncthreads();
   }

@@ -28,6 +28,7 @@
 #include "common.cuh"
 #include "planes.cuh"
 #include "quantize_launch.h"
+#include "sum.cuh"
 
 namespace gcext {
 
@@ -63,18 +64,6 @@ __device__ inline ElementRange element_range(int64_t n) {
   return {begin < n ? begin : n, end < n ? end : n};
 }
 
-__device__ inline float sum_at(const Source& s, int64_t i) {
-  return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * s.memory[i];
-}
-
-// Notes why the sum of element i is not finite.
-__device__ inline void note(const Source& s, int64_t i, QuantizeState* state) {
-  const uint64_t at = static_cast<uint64_t>(i);
-  atomic_min(&state->first.sum, at);
-  if (key_of(s.tensor[i]) >= kInfKey) atomic_min(&state->first.tensor, at);
-  if (s.memory != nullptr && key_of(s.memory[i]) >= kInfKey) atomic_min(&state->first.memory, at);
-}
-
 // One block.
 __global__ void __launch_bounds__(kQuantizeThreads) quantize_clear_kernel(QuantizeState* state) {
   for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) state->bins[i] = 0;
@@ -104,7 +93,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
     const float acc = i < range.end ? sum_at(source, i) : 0.0f;
     const uint32_t key = key_of(acc);
     if (key >= kInfKey) {
-      note(source, i, state);
+      note(source, i, &state->first);
     } else if (key != 0) {
       atomic_add(&bins[bin_of(key)], mantissa_of(key));
     }
@@ -151,7 +140,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
         const float acc = sum_at(source, i);
         const uint32_t key = key_of(acc);
         top = key > top ? key : top;
-        if (key >= kInfKey) note(source, i, state);
+        if (key >= kInfKey) note(source, i, &state->first);
         squares += static_cast<double>(acc) * static_cast<double>(acc);
       }
     }

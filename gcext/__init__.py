@@ -24,10 +24,21 @@ from gcext._codecs.seeds import derive
 from gcext._links.feedback import Diagnostics, ErrorFeedback
 from gcext._links.link import Link
 from gcext._links.sender import Sender
+from gcext._links.stages import Clip, LastValue, Lazy, MomentumCorrection, Stage, Trajectory
 from gcext._native.library import build_info
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
-from gcext._recipes import Recipe, Schedule, recipe, recipes, register_recipe
+from gcext._recipes import (
+    Advice,
+    MethodRow,
+    Recipe,
+    Schedule,
+    advise,
+    methods,
+    recipe,
+    recipes,
+    register_recipe,
+)
 from gcext._spec import option
 from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
@@ -35,18 +46,27 @@ from gcext.aggregate._history import History
 __version__: str = build_info()["gcext"]
 
 __all__ = [
+    "Advice",
+    "Clip",
     "Codec",
     "CodecInput",
     "DecodeError",
     "Diagnostics",
     "ErrorFeedback",
     "History",
+    "LastValue",
+    "Lazy",
     "Link",
+    "MethodRow",
+    "MomentumCorrection",
     "Packet",
     "Recipe",
     "Schedule",
     "Sender",
+    "Stage",
+    "Trajectory",
     "__version__",
+    "advise",
     "aggregate",
     "build_info",
     "codec",
@@ -56,6 +76,7 @@ __all__ = [
     "distributed",
     "functional",
     "gram",
+    "methods",
     "option",
     "polar",
     "recipe",

@@ -16,16 +16,25 @@ except ImportError:
         sys.exit()
     sys.exit("gcext: the command line needs typer and rich. Run pip install 'gcext[fl]'.")
 
+import json
 from pathlib import Path
-from typing import Annotated
+from pickle import UnpicklingError
+from typing import Annotated, Any
 
+import torch
+from rich.table import Table
+
+from gcext._recipes import advise as advise_on
+from gcext._recipes import methods as method_rows
 from gcext.fl._cli import fl
+from gcext.fl._compare import compare
 from gcext.inspect import inspect_file
 
-HELP = "Gradient compression for PyTorch: federated runs, a packet's fields, benchmarks."
+HELP = "Gradient compression for PyTorch: methods, federated runs, packets, benchmarks."
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(fl)
+app.command()(compare)
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,6 +68,74 @@ def _fail(message: str) -> int:
     aside = Console(stderr=True)
     aside.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
     return 2
+
+
+JsonPath = Annotated[Path | None, typer.Option("--json", help="Write the rows as a list.")]
+
+
+@app.command()
+def methods(json_path: JsonPath = None) -> None:
+    """Print every published method: bits an element, state, paper, and when to use it."""
+    rows = method_rows()
+    table = Table("method", "bits", "direction", "state", "unbiased", "paper", "when to use it")
+    for row in rows:
+        unbiased = "yes" if row.unbiased else "no"
+        bits = f"{row.bits:.3f}"
+        table.add_row(row.name, bits, row.direction, row.state, unbiased, row.paper, row.use)
+    _show(table, [row._asdict() for row in rows], json_path)
+
+
+@app.command()
+def advise(
+    file: Annotated[Path, typer.Argument(help="Gradients, as torch.save wrote them: tensors.")],
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(help="A codec's spec; repeat for several.", show_default="every one"),
+    ] = None,
+    json_path: JsonPath = None,
+) -> None:
+    """Run every codec on gradients of your own: error, cosine, bytes, time, and where it pays."""
+    try:
+        rows = advise_on(_tensors(torch.load(file, weights_only=True)), codec or None)
+    except FileNotFoundError:
+        raise typer.Exit(_fail(f"advise: FILE must exist, got {file}.")) from None
+    except (ValueError, TypeError) as error:
+        raise typer.Exit(_fail(str(error))) from error
+    except (OSError, UnpicklingError, RuntimeError) as error:
+        problem = f"advise: FILE must hold tensors that torch.save wrote, got {file}."
+        raise typer.Exit(_fail(f"{problem} {str(error).partition('.')[0]}.")) from error
+    table = Table("codec", *_ADVICE)
+    for row in rows:
+        table.add_row(
+            row.spec,
+            str(row.nbytes),
+            f"{row.ratio:.1f}x",
+            f"{row.error:.3f}",
+            f"{row.cosine:.3f}",
+            f"{row.milliseconds:.2f}",
+            f"{row.megabits:,.0f} Mbit/s" if row.megabits else "never",
+        )
+    _show(table, [row._asdict() for row in rows], json_path)
+
+
+_ADVICE = ("bytes", "float32 / this", "error", "cosine", "ms", "pays below")
+
+
+def _tensors(loaded: Any) -> list[torch.Tensor]:
+    """Return all tensors in what was loaded, of dicts and lists at any depth."""
+    if isinstance(loaded, torch.Tensor):
+        return [loaded]
+    if not isinstance(loaded, dict | list | tuple):
+        return []
+    parts = loaded.values() if isinstance(loaded, dict) else loaded
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _show(table: Table, rows: list[dict[str, Any]], json_path: Path | None) -> None:
+    if json_path is not None:
+        json_path.write_text(json.dumps(rows, indent=1) + "\n")
+    console = Console()
+    Console(width=None if console.is_terminal else 160).print(table)
 
 
 @app.command()

@@ -4,13 +4,15 @@ A packet is read by attribute: ``method``, ``shape``, ``dtype`` (its name, "torc
 not), ``members`` of a group, ``_contents`` with ``support``, ``coded`` and ``scale``, ``merged``
 with ``scales``, ``place`` and ``negative``, ``encoded`` with ``k``, ``scale`` and ``streams``. A
 support is None for all elements, an index array, or an object with ``seed`` and ``k``; coded is
-float32, or an object with the fields of the value code (gcext._packet.codes, gcext.polar). Arrays
+float32, or an object with the fields of the value code (gcext._packet.codes, gcext.polar), of a sum
+``terms``, packets. Arrays
 are NumPy's, tensors in host memory, or what an object's ``numpy()`` returns; one-dimensional and
 contiguous.
 
 A decoded packet is what ``build`` returns, called with ``method``, ``shape``, ``dtype``,
 ``support`` (a dict of ``seed`` and ``k`` where it is random), ``coded`` (a dict of the fields of a
-value code), ``scale``, ``merged`` and ``located`` (dicts), in this order. Of a group it is called
+value code, of a sum the list of its terms), ``scale``, ``merged`` and ``located`` (dicts), in this
+order. Of a group it is called
 by name, with ``method``, ``members``, ``support`` and ``coded``: a member is a packet, or of a
 ternary one a tuple of shape, dtype, k and scale, whose pairs are the next k of the two arrays.
 """

@@ -7,7 +7,7 @@ the decoder's own result.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 import gcext._wire as _wire
+from gcext._native.codes import TABLES
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 
 __all__ = ["Row", "describe", "inspect_file", "rows"]
 
 _METHODS = ["dense", "sparse", "ternary", "merged", "group", "random", "sign", "levels", "polar"]
-_METHODS += ["reserved"] * 3 + ["lowrank", "reserved", "dct"]  # 13 and 15
+_METHODS += ["codes", "powers", "sum", "lowrank", "reserved", "dct", "levels2"]
 _DTYPES = ["float32", "float16", "bfloat16", "float64"]
 _SUPPORTS = ["all elements", "indices", "random elements"]
 _FLAGS = ["frozen sets of signs", "soft frozen sets"]
@@ -30,20 +31,28 @@ _SHOWN_BYTES = 8  # of a long field
 _SHOWN_TILES = 4  # of a section
 _SHOWN_MEMBERS = 50  # of a group
 
-# Of fields that are one number, or an array of so many elements or bits.
+# Of fields that are one number, or an array of so many elements or bits; "method.field" where it is
+# another field in each.
 _MEANINGS = {
     "version": "format version {}",
-    "count": "{} members",
+    "count": "{} packets",
     "dims": "{}",
     "parts": "{} packets",
     "members": "{} elements of the parts",
     "steps": "{} steps from 0 to the norm",
     "bucket": "{} elements share a norm, 0: all",
+    "codes.bucket": "{} elements share a scale, 0: all",
     "places": "{} levels are not 0",
-    "table": "frozen sets of version {}",
+    "polar.table": "frozen sets of version {}",
+    "width": "{} bits a code",
+    "codes": "{} bits",
     "block": "blocks of 2^{} symbols",
     "kept": "{} bits a block",
     "message": "{} bits",
+    "symbols": "{} symbols in the prefix code",
+    "lengths": "of {} words, 4 bits each",
+    "sizes": "bits of {} tiles",
+    "stream": "{} bits",
     "rank": "{} columns of either factor",
     "edge": "blocks of up to {0} x {0}",
     "remainders": "{} bits",
@@ -64,7 +73,7 @@ class Row:
     meaning: str
 
 
-def _name(names: list[str], code: int) -> str:
+def _name(names: Sequence[str], code: int) -> str:
     return names[code] if 0 <= code < len(names) else "reserved"
 
 
@@ -72,14 +81,16 @@ def _floats(data: bytes, count: int) -> str:
     return f"{struct.unpack('<f', data)[0]:.9g}" if count == 1 else f"{count} float32"
 
 
-def _meaning(name: str, data: bytes, value: int, numel: int) -> str:
-    """Return what a field of this name means; numel: elements of the packet that it is in."""
+def _meaning(name: str, data: bytes, value: int, method: str, numel: int) -> str:
+    """Return what a field of this name means; method, numel: of the packet that it is in."""
     if name == "method":
         return _name(_METHODS, value - 1)
     if name == "type":
         return f"{_name(_DTYPES, value >> 4)}, {value & 15} dims"
     if name == "support":
         return _name(_SUPPORTS, value)
+    if name == "table" and method == "codes":
+        return _name(TABLES, value)
     if name == "flags":
         kinds = [_FLAGS[value & 1]] + ["rotated"] * (value >> 1 & 1) + ["reserved"] * (value > 3)
         return ", ".join(kinds)
@@ -93,7 +104,7 @@ def _meaning(name: str, data: bytes, value: int, numel: int) -> str:
         return f"{_name(_METHODS, value - 1)} coefficients"
     if name in ("scale", "scales", "norms", "values", "left", "right"):
         return _floats(data, value)
-    return _MEANINGS.get(name, "").format(value)
+    return (_MEANINGS.get(f"{method}.{name}") or _MEANINGS.get(name, "")).format(value)
 
 
 def _tiles(row: Row, prefix: str, k: int) -> Iterator[Row]:
@@ -115,7 +126,7 @@ def _tiles(row: Row, prefix: str, k: int) -> Iterator[Row]:
 def rows(message: bytes) -> list[Row]:
     """Return the fields of a message in order, as far as it can be read; they cover all bytes."""
     found: list[Row] = []
-    numel = 1
+    method, numel = "", 1
     for entry in _wire.trace(message):
         offset, value = entry["offset"], entry["value"]
         data = message[offset : offset + entry["size"]]
@@ -129,18 +140,20 @@ def rows(message: bytes) -> list[Row]:
             text = f"members {_SHOWN_MEMBERS} to {index}"
             found.append(Row(begin, data, "members[..]", text))
             continue
-        if name == "type":
-            numel = 1
+        if name == "method":
+            method, numel = _name(_METHODS, value - 1), 1
         if name == "dims":
             numel *= max(value, 0)
         row = Row(offset, data, entry["name"], "")
         if entry["missing"]:
             found.append(Row(offset, data, entry["name"], "cut short"))
         elif name == "tiles":
-            inner = scopes[bool(scope) :]
-            found += _tiles(row, "".join(part + "." for part in inner), value)
+            inner = [part + "." for part in scopes if "[" not in part]  # of no member or term
+            found += _tiles(row, "".join(inner), value)
         else:
-            found.append(Row(offset, data, entry["name"], _meaning(name, data, value, numel)))
+            found.append(
+                Row(offset, data, entry["name"], _meaning(name, data, value, method, numel))
+            )
     at = found[-1].offset + len(found[-1].data) if found else 0
     if at < len(message):
         found.append(Row(at, message[at:], "", "not read"))
@@ -154,6 +167,8 @@ def _summary(packet: Packet, length: int) -> str:
     text = f"{packet.method} {dtype} {packet.shape}: {k} of {numel} elements, {length} bytes"
     if packet.merged is not None:
         text += f", {len(packet.merged.scales)} packets in one"
+    if packet.method == "sum":
+        text += ", the sum of " + " and ".join(term.method for term in packet.parts())
     if k > 0:
         text += f", {8 * length / k:.2f} bits an element sent"
         text += f", {4 * numel / length:.1f} x smaller than float32"

@@ -6,117 +6,33 @@ accept and code for code of what they refuse. It is slow, and it trusts no size 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import struct
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import xxhash
+from numpy_prefix import read_levels2, read_powers, take_levels2, take_norms, take_powers
+from numpy_reader import (
+    MAX_F32,
+    Reader,
+    Refused,
+    Section,
+    bits,
+    exact,
+    finite,
+    require,
+    round_to_f32,
+    scales,
+)
+from numpy_transforms import dct, lowrank
 
-TILE = 1024
-METHODS = (*range(1, 10), 13, 15)
+__all__ = ["Refused", "decode"]
 
-
-class Refused(ValueError):  # noqa: N818 - an expected outcome, not a fault
-    """The message breaks a rule; code is the one that the format's page gives it."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-def require(condition: bool, code: str) -> None:
-    if not condition:
-        raise Refused(code)
-
-
-class Reader:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, count: int) -> bytes:
-        require(count <= len(self.data) - self.at, "truncated")
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-    def varint(self) -> int:
-        value = 0
-        for place in range(9):
-            byte = self.take(1)[0]
-            value |= (byte & 127) << (7 * place)
-            if byte < 128:
-                require(place == 0 or byte != 0, "varint")
-                return value
-        raise Refused("varint")
-
-    def f32(self, count: int) -> np.ndarray:
-        return np.frombuffer(self.take(4 * count), "<f4")
-
-    def plane(self, bits: int) -> np.ndarray:
-        return np.unpackbits(np.frombuffer(self.take(-(-bits // 8)), np.uint8), bitorder="little")
-
-
-def exact(bits: np.ndarray, count: int) -> np.ndarray:
-    """The first count bits; those after them are padding."""
-    require(not bits[count:].any(), "padding")
-    return bits[:count]
-
-
-class Section:
-    def __init__(self, reader: Reader, k: int) -> None:
-        self.k = k
-        tiles = -(-k // TILE)
-        table = reader.take(3 * tiles)
-        self.b, self.zeros = (
-            list(table[::3]),
-            [int.from_bytes(table[i + 1 : i + 3], "little") for i in range(0, 3 * tiles, 3)],
-        )
-        self.n = [min(TILE, k - TILE * t) for t in range(tiles)]
-        for n, b, zeros in zip(self.n, self.b, self.zeros, strict=True):
-            require(b <= 62 and zeros <= 2 * n, "tile")
-        remainder_bits = sum(n * b for n, b in zip(self.n, self.b, strict=True))
-        remainders, unary = reader.plane(remainder_bits), reader.plane(k + sum(self.zeros))
-        self.remainders = exact(remainders, remainder_bits)
-        self.unary = exact(unary, k + sum(self.zeros))
-
-    def tiles(self, limit: int) -> Iterator[list[int]]:
-        previous, r_at, u_at = -1, 0, 0
-        for n, b, zeros in zip(self.n, self.b, self.zeros, strict=True):
-            unary = self.unary[u_at : u_at + n + zeros]
-            ones = np.flatnonzero(unary)
-            require(len(ones) == n and bool(unary[-1]), "unary")
-            q = np.diff(ones, prepend=-1) - 1
-            bits = self.remainders[r_at : r_at + n * b].reshape(n, b)
-            weights = [1 << i for i in range(b)]
-            r = (bits @ np.array(weights, np.int64)) if b else np.zeros(n, np.int64)
-            require(int(((q + 1) // 2).sum()) <= n, "tile")
-            require(b == 0 or zeros + int(bits[:, -1].sum()) > n, "tile")
-            numbers = []
-            for high, low in zip(q.tolist(), r.tolist(), strict=True):
-                previous += (high << b) + low + 1
-                numbers.append(previous)
-            require(numbers[-1] < limit, "index")
-            yield numbers
-            r_at, u_at = r_at + n * b, u_at + n + zeros
-
-
-def round_to_f32(x: Fraction) -> float:
-    """To the nearest float32, ties to even; infinity where it overflows."""
-    if x == 0:
-        return 0.0
-    exponent = max(math.floor(math.log2(abs(x.numerator)) - math.log2(x.denominator)) - 25, -149)
-    while True:
-        unit = Fraction(2) ** exponent
-        mantissa = round(x / unit)
-        if abs(mantissa) <= 1 << 24:
-            break
-        exponent += 1
-    result = Fraction(mantissa) * unit
-    limit = Fraction(2) ** 128
-    return math.copysign(math.inf, result) if abs(result) >= limit else float(result)
+METHODS = frozenset([*range(1, 14), 15, 16])
 
 
 def shape_of(reader: Reader) -> tuple[int, tuple[int, ...], int]:
@@ -127,17 +43,18 @@ def shape_of(reader: Reader) -> tuple[int, tuple[int, ...], int]:
     return kind >> 4, shape, math.prod(shape)
 
 
-def finite(values: np.ndarray) -> bool:
-    return bool(np.isfinite(values).all())
-
-
 def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
     dtype, shape, numel = shape_of(reader)
     out: dict[str, Any] = {"method": method, "dtype": dtype, "shape": shape}
 
     def expected() -> None:
+        if expect is StructureEnds:
+            raise StructureEnds
         require(expect is None or expect == shape, "expect")
 
+    if method == 12:
+        summed(reader, out, numel, expected)
+        return out
     if method in (13, 15):
         (lowrank if method == 13 else dct)(reader, expected, out, numel)
         return out
@@ -179,66 +96,17 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
     return out
 
 
-def lowrank(reader: Reader, expected: Any, out: dict[str, Any], numel: int) -> None:
-    shape = out["shape"]
-    rows, cols = (shape[0] if shape else 1), math.prod(shape[1:])
-    rank = reader.varint()
-    require(rank <= min(rows, cols), "rank")
-    for side, size, most in (("left", rows, 2.0), ("right", cols, 2.0**95)):
-        require(4 * size * rank <= len(reader.data) - reader.at, "truncated")
-        out[side] = reader.f32(size * rank).reshape(size, rank)
-        out[side + " fits"] = bool((np.abs(out[side]) <= most).all())
-    expected()
-    require(out.pop("left fits") and out.pop("right fits"), "value")
-    out.update(rank=rank, k=numel, seed=None)
-
-
-def dct(reader: Reader, expected: Any, out: dict[str, Any], numel: int) -> None:
-    """The fields of a sparse or ternary body, whose indices are coefficients."""
-    block = reader.take(1)[0]
-    require(1 <= block <= 64, "edge")
-    inner = reader.take(1)[0]
-    require(inner in (2, 3), "method")
-    k = reader.varint()
-    require(k <= numel, "k")
-    scale, value, coefficient = np.float32(0), np.zeros(0, np.float32), []
-    if inner == 2:
-        section = Section(reader, k)
-        value = reader.f32(k)
-    elif k > 0:
-        (scale,) = reader.f32(1)
-        require(bool(scale > 0) and scale.view("<u4") <= 0x79800000, "scale")
-        section = Section(reader, k)
-        signs = exact(reader.plane(k), k)
-        value = np.where(signs, -scale, scale).astype(np.float32)
-    expected()
-    if k > 0:
-        coefficient = [n for tile in section.tiles(numel) for n in tile]
-    require(bool((value != 0).all() and (np.abs(value) <= 2.0**116).all()), "value")
-    out.update(block=block, ternary=inner == 3, coefficient=coefficient, value=value, scale=scale)
-    out.update(k=numel, seed=None)
-
-
-MAX_F32 = 0x7F7FFFFF  # as bits
-
-
-def scales(reader: Reader, count: int, largest: int = MAX_F32) -> np.ndarray:
-    require(4 * count <= len(reader.data) - reader.at, "truncated")
-    values = reader.f32(count)
-    require(bool((values.view("<u4") <= largest).all()), "scale")
-    return values
-
-
 def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel: int) -> None:
-    """The methods 6 to 9: a support and what its elements became."""
+    """The methods from 6 on: a support and what its elements became."""
     kind, k = reader.take(1)[0], numel
-    require(kind in {6: (2,), 7: (0, 2), 8: (0, 1, 2), 9: (0, 1, 2)}[method], "support")
+    require(kind in {6: (2,), 7: (0, 2)}.get(method, (0, 1, 2)), "support")
     if kind > 0:
         k = reader.varint()
         require(k <= numel, "k")
     section = Section(reader, k) if kind == 1 else None
     out["k"], out["seed"] = k, int.from_bytes(reader.take(8), "little") if kind == 2 else None
     places = levels = Section(reader, 0)
+    prefix: Any = None
     if method == 6:
         require(4 * k <= len(reader.data) - reader.at, "truncated")
         out["value"] = reader.f32(k)
@@ -246,20 +114,20 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
         out["scale"] = scales(reader, 1)[0]
         out["signs"] = bits(reader, k)
     elif method == 8:
-        steps, bucket = reader.varint(), None
-        require(1 <= steps <= 32767, "steps")
-        bucket = reader.varint()
-        require(bucket == 0 or bucket < k, "bucket")
-        norms = scales(reader, -(-k // bucket) if bucket else min(k, 1))
-        count = reader.varint()
-        require(count <= k, "k")
+        count = take_norms(reader, out, k)
+        steps, bucket, norms = out["steps"], out["bucket"], out["norms"]
         places = Section(reader, min(count, k - count))
         signs = bits(reader, count)
         if steps > 1:
             levels = Section(reader, count)
-        out.update(steps=steps, bucket=bucket, norms=norms, level=[])
-    else:
+    elif method == 9:
         polar(reader, out, k)
+    elif method == 10:
+        codes(reader, out, k)
+    elif method == 11:
+        prefix = take_powers(reader, out, k)
+    else:
+        prefix = take_levels2(reader, out, k)
     expected()
     if section is not None:
         out["index"] = [n for tile in section.tiles(numel) for n in tile]
@@ -280,10 +148,64 @@ def coded(reader: Reader, method: int, expected: Any, out: dict[str, Any], numel
             out["level"].append((previous - number) if sign else number - previous)
             previous = number
         out["at"] = at
+    elif method == 10:
+        code_rules(out)
+    elif method == 11:
+        read_powers(prefix, out)
+    elif method == 16:
+        read_levels2(prefix, out, k)
 
 
-def bits(reader: Reader, count: int) -> np.ndarray:
-    return exact(reader.plane(count), count)
+class StructureEnds(Exception):  # noqa: N818 - not a fault
+    pass
+
+
+def summed(reader: Reader, out: dict[str, Any], numel: int, expected: Any) -> None:
+    """The method 12: the structure of all terms first, then their contents."""
+    count = reader.varint()
+    require(2 <= count <= 64, "count")
+    starts = []
+    for _ in range(count):
+        starts.append(reader.at)
+        method = reader.take(1)[0]
+        require(method in TERMS, "method")
+        dtype, shape, _ = shape_of(Reader(reader.data[reader.at :]))
+        with contextlib.suppress(StructureEnds):
+            body(reader, method, StructureEnds)
+        require(dtype == out["dtype"], "dtype")
+        require(shape == out["shape"], "shape")
+    expected()
+    out["terms"] = []
+    end = reader.at
+    total = np.float32(0)
+    for start in starts:
+        reader.at = start + 1
+        term = body(reader, reader.data[start], None)
+        out["terms"].append(term)
+        with np.errstate(over="ignore"):
+            total = np.float32(total + bound(term))
+    reader.at = end
+    require(bool(np.isfinite(total)), "value")
+
+
+TERMS = (1, 2, 3, 6, 7, 8, 9, 10, 11, 16)
+
+
+def bound(term: dict[str, Any]) -> np.float32:
+    """A number that no value of the term is beyond."""
+    if term["method"] == 11:
+        top = max(map(abs, term["power"]), default=0)
+        return np.float32(np.ldexp(np.float64(term["scale"]), top - 150) if top else 0)
+    named = {7: "scale", 8: "norms", 9: "scale", 10: "scales", 16: "norms"}.get(
+        term["method"], "value"
+    )
+    values = np.atleast_1d(term[named])
+    if term["method"] == 10 and term["table"] == 3:
+        values = term["codes"].astype("<u2").view("<f2")
+    if term["method"] == 10 and term["table"] == 4:
+        values = (term["codes"] << 16).astype("<u4").view("<f4")
+    most = np.abs(values).astype(np.float32).max(initial=np.float32(0))
+    return np.float32(most * (2048 if term.get("rotation") is not None else 1))
 
 
 def polar(reader: Reader, out: dict[str, Any], k: int) -> None:
@@ -308,6 +230,41 @@ def polar(reader: Reader, out: dict[str, Any], k: int) -> None:
     message = bits(reader, kept * -(-sum(sizes) // block))
     out.update(block=block, kept=kept, soft=flags & 1 == 1, rotation=rotation)
     out.update(scale=scale, sizes=sizes, message=message)
+
+
+WIDTHS = [range(9), range(1, 9), [8], [16], [16]]  # of each table
+
+
+def codes(reader: Reader, out: dict[str, Any], k: int) -> None:
+    table = reader.take(1)[0]
+    require(table < 5, "table")
+    width = reader.take(1)[0]
+    require(width in WIDTHS[table], "width")
+    bucket = reader.varint()
+    require(bucket == 0 or (bucket < k and table < 3), "bucket")
+    buckets = -(-k // bucket) if bucket else min(k, 1)
+    if table == 0:
+        factors = reader.f32(buckets << width)
+        require(finite(factors), "scale")
+    else:
+        factors = scales(reader, buckets if table < 3 else 0)
+    out.update(table=table, width=width, bucket=bucket, scales=factors, codes=None)
+    out["plane"] = bits(reader, k * width)
+    if width > 0:
+        out["codes"] = out["plane"].reshape(k, width).astype(np.int64) @ (1 << np.arange(width))
+
+
+def code_rules(out: dict[str, Any]) -> None:
+    table, width, each = out["table"], out["width"], out["codes"]
+    if table == 3:
+        require(bool((each & 0x7C00 != 0x7C00).all()), "value")
+    elif table == 4:
+        require(bool((each & 0x7F80 != 0x7F80).all()), "value")
+    elif table > 0:
+        zero = 127 if table == 2 else 1 << (width - 1)
+        for j, scale in enumerate(out["scales"]):
+            some = each[j * out["bucket"] :][: out["bucket"] or None]
+            require(scale > 0 or bool((some == zero).all()), "scale")
 
 
 def merged(

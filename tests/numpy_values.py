@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy_transforms import dct_values, lowrank_values
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -45,71 +46,73 @@ def random_support(seed: int, k: int, numel: int) -> list[int]:
 
 
 def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
-    """Return the indices and values of a packet of a method from 6 on; levels: of those not 0."""
-    numel, k = int(np.prod(read["shape"], dtype=object)), read["k"]
+    """Return the indices and values of a coded packet or a sum; levels: of those not 0."""
+    numel = int(np.prod(read["shape"], dtype=object))
+    if read["method"] == 12:
+        return summed(read, numel)
+    k = read["k"]
     index: Any = read["index"] if "index" in read else range(numel)
     if read["seed"] is not None:
         index = random_support(read["seed"], k, numel)
     if read["method"] == 13:
-        return list(index), lowrank(read["left"], read["right"])
+        return list(index), lowrank_values(read["left"], read["right"])
     if read["method"] == 15:
-        return list(index), dct(read)
+        return list(index), dct_values(read)
     if read["method"] == 6:
         return list(index), read["value"]
     if read["method"] == 7:
         return list(index), np.where(read["signs"], -read["scale"], read["scale"])
     if read["method"] == 9:
         return list(index), polar(read)[:k]
+    if read["method"] == 10:
+        return list(index), code_values(read)
+    if read["method"] == 11:
+        power = np.array(read["power"] or [0] * k, np.int64)
+        size = np.ldexp(np.float64(read["scale"]), abs(power) - 150).astype(np.float32)
+        return list(index), np.where(power == 0, np.float32(0), np.copysign(size, power))
     at = np.array(read["at"], np.int64)
     norm = read["norms"][at // read["bucket"] if read["bucket"] else 0 * at].astype(np.float64)
     value = norm * np.array(read["level"], np.float64) / read["steps"]
     return [index[i] for i in read["at"]], value.astype(np.float32)
 
 
-def lowrank(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    out = np.zeros((len(left), len(right)), np.float32)
-    for r in range(left.shape[1]):
-        term = left[:, r : r + 1] * right[:, r]
-        out = out + term if r else term
-    return out.reshape(-1)
+def summed(read: dict[str, Any], numel: int) -> tuple[list[int], np.ndarray]:
+    """Return the union of the terms' elements, and 0 plus their values in order."""
+    total: dict[int, np.float32] = {}
+    for term in read["terms"]:
+        index, value = term.get("index", range(numel)), term.get("value")
+        if term["method"] > 5:
+            index, value = pairs(term)
+        for i, x in zip(index, value, strict=True):
+            total[i] = np.float32(total.get(i, np.float32(0)) + np.float32(x))
+    return sorted(total), np.array([total[i] for i in sorted(total)], np.float32)
 
 
-def cuts(n: int, block: int) -> list[tuple[int, int]]:
-    """Where each part of a dimension begins, and how long it is."""
-    m = -(-n // block)
-    lengths = [n // m + (part < n % m) for part in range(m)]
-    return [(sum(lengths[:part]), length) for part, length in enumerate(lengths)]
+def dynamic8() -> np.ndarray:
+    """The 256 constants of the dynamic tree data type."""
+    positive = [0.0]
+    for t in range(1, 128):
+        i = t.bit_length() - 1
+        twice = 2 << i
+        positive.append((twice + 18 * (t - (1 << i)) + 9) / (twice * 10 ** (7 - i)))
+    negative = [-x for x in positive[:0:-1]]
+    return np.array([*negative, *positive, 1.0], np.float32)
 
 
-def basis(n: int) -> np.ndarray:
-    """B[u, x]. The cosine of float64 is near enough to be rounded right, but where it is 0."""
-    u, x = np.arange(n)[:, None], np.arange(n)
-    m = (2 * x + 1) * u
-    cosine = np.where(m % (2 * n) == n, 0, np.cos(np.pi * m / (2 * n)))
-    cosine[0] = np.sqrt(0.5)
-    return (np.sqrt(2 / n) * cosine).astype(np.float32)
-
-
-def in_order(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The product of matrices, float32, summed over the rising inner index."""
-    out = np.zeros((a.shape[0], b.shape[1]), np.float32)
-    for j in range(a.shape[1]):
-        out += a[:, j : j + 1] * b[j]
-    return out
-
-
-def dct(read: dict[str, Any]) -> np.ndarray:
-    shape = read["shape"]
-    rows, cols = int(np.prod(shape[:-1])), shape[-1] if shape else 1
-    coefficients = np.zeros(rows * cols, np.float32)
-    coefficients[read["coefficient"]] = read["value"]
-    out = np.zeros((rows, cols), np.float32)
-    for r, h in cuts(rows, read["block"]) if out.size else []:
-        for c, w in cuts(cols, read["block"]):
-            first = r * cols + h * c
-            block = coefficients[first : first + h * w].reshape(h, w)
-            out[r : r + h, c : c + w] = in_order(in_order(basis(h).T, block), basis(w))
-    return out.reshape(-1)
+def code_values(read: dict[str, Any]) -> np.ndarray:
+    table, width, code, scales = (read[name] for name in ("table", "width", "codes", "scales"))
+    code = np.zeros(read["k"], np.int64) if code is None else code
+    if table == 3:
+        return code.astype("<u2").view("<f2").astype(np.float32)
+    if table == 4:
+        return (code << 16).astype("<u4").view("<f4")
+    bucket = np.arange(len(code)) // (read["bucket"] or max(len(code), 1))
+    if table == 0:
+        return scales[(bucket << width) + code]
+    if table == 2:
+        return scales[bucket] * dynamic8()[code]
+    steps = 2**width - 1
+    return (scales[bucket].astype(np.float64) * (2 * code - steps) / steps).astype(np.float32)
 
 
 def polar(read: dict[str, Any]) -> np.ndarray:

@@ -17,14 +17,18 @@ from round_kit import arrays, drawn, mixed
 import gcext
 from gcext.aggregate import (
     Aggregator,
+    LastValues,
     MaxK,
     Mean,
     Median,
     Momentum,
+    Nesterov,
     NormBound,
+    Predicted,
     Projection,
     Round,
     RoundInput,
+    SignStep,
     TrimmedMean,
     Vote,
     aggregator_class,
@@ -163,6 +167,10 @@ SERVERS: dict[str, Callable[[], Aggregator]] = {
     "bound": lambda: NormBound(2.0, MaxK(400, Projection())),
     "vote": Vote,
     "momentum": lambda: Momentum(NormBound(2.0), beta=0.5),
+    "nesterov": lambda: Nesterov(NormBound(2.0), beta=0.5, lr=0.3),
+    "sign": lambda: SignStep(Median(), lr=0.1),
+    "last": LastValues,
+    "predicted": lambda: Predicted(2, NormBound(2.0)),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from isa_kit import at_every_isa
-from numpy_values import cuts
+from numpy_transforms import cuts
 from packet_kit import dense
 from torch import Tensor
 

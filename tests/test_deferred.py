@@ -21,10 +21,13 @@ from gcext._packet.codes import Code
 
 SPECS = [
     "stc:p=0.1", "topk:p=0.02", "dense", "sign", "qsgd:bits=2,bucket=100", "terngrad:clip=2.5",
-    "randomk:p=0.1", "polar:rate=0.5,block=64", "polar:rate=0.5,block=64,rotate=false",
+    "natural", "randomk:p=0.1", "polar:rate=0.5,block=64", "polar:rate=0.5,block=64,rotate=false",
     "polar:rate=0.5,block=64,select=randomk,p=0.3",
-    "dct:k=4,block=64,signs=true", "dct:k=3,block=16,signs=false",
-    "lowrank:rank=2",
+    "strom:tau=1.0", "ajiheafield:drop=0.8", "sbc:p=0.1", "dryden:p=0.1", "wangni:p=0.1",
+    "repeat:rounds=3,codec=stc:p=0.05", "repeat:rounds=2,codec=qsgd:bits=2,bucket=100",
+    "repeat:rounds=2,codec=polar:rate=0.5,block=64",
+    "fp16", "bf16", "dorefa:bits=3,bucket=100", "uniform", "int8:bucket=100", "onebit:bucket=100",
+    "dct:k=4,block=64,signs=true", "dct:k=3,block=16,signs=false", "lowrank:rank=2",
 ]  # fmt: skip
 SIZES = [0, 1, 33, 1001]
 STATUS = {"tensor": "tensor must", "residual": "residual must", "sum": "plus residual must"}
@@ -258,9 +261,11 @@ def test_contents_are_kept_for_the_stream_that_synchronized(
         packet = DeferredCodec(gcext.codec(spec)).encode(torch.randn(100), seed=1)
         assert packet.deferred is not None
         packet.deferred.stream = cast(Any, mine)
-        fields = packet.coded.fields() if isinstance(packet.coded, Code) else (packet.coded,)
+        tensors = []
+        for part in packet.parts() if packet.method == "sum" else [packet]:
+            fields = part.coded.fields() if isinstance(part.coded, Code) else (part.coded,)
+            tensors += [x for x in (part.support, *fields) if isinstance(x, Tensor)]
         assert waited == [mine, mine]
-        tensors = [x for x in (packet.support, *fields) if isinstance(x, Tensor)]
         assert [id(x) for x, _ in held] == [id(x) for x in tensors if here is other]
         assert all(stream is other for _, stream in held)
         waited.clear()

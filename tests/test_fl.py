@@ -181,7 +181,7 @@ class TestRound:
             server = federation.server
             for c in range(12):
                 got = federation.clients.catch_up(c, server.download(federation.clients.version[c]))
-                assert bits(got) == bits(server.weights)
+                assert bits(got.weights) == bits(server.weights)
         assert len(set(federation.clients.version)) > 2
 
     @pytest.mark.parametrize("federation", [{"recipe": "stc:p=0.1", "clients": 40}], indirect=True)
@@ -198,7 +198,7 @@ class TestRound:
             Download("merged", (merged.to_bytes(),)),
             Download("dense", (other.to_bytes(),)),
         ):
-            assert bits(clients.catch_up(client, download)) == bits(server.weights)
+            assert bits(clients.catch_up(client, download).weights) == bits(server.weights)
 
     def test_a_wrong_download_is_noticed(self, federation: Federation) -> None:
         for _ in range(4):
@@ -213,7 +213,7 @@ class TestRound:
     def test_models_are_shared_and_dropped(self, federation: Federation) -> None:
         for _ in range(8):
             federation.step()
-            assert set(federation.clients.models) == set(federation.clients.version)
+            assert set(federation.clients.held) == set(federation.clients.version)
             oldest, newest = min(federation.clients.version), federation.server.version
             assert set(federation.server.history) == set(range(oldest + 1, newest + 1))
 

@@ -66,12 +66,23 @@ def test_supports_and_codes_are_named() -> None:
         "random-float32": ("random elements", "seed", "30 of 600 elements", "30 float32"),
         "sign-k9": ("all elements", "scale", "9 bits, 1 is negative", "9 of 9 elements"),
         "levels-indices": ("indices", "3 steps", "16 elements share", "places.tiles", "levels.t"),
+        "codes-uniform-3": ("uniform", "3 bits a code", "64 elements share a scale", "5 float32"),
+        "codes-float16": ("float16", "16 bits a code", "1584 bits"),
+        "powers-2-tiles": ("powers", "symbols in the prefix", "bits of 2 tiles", "4 bits each"),
+        "levels2-indices": ("levels2", "3 steps", "16 elements share", "symbols.tiles", "stream"),
         "polar-rotated": (
             "soft frozen sets, rotated",
             "2^6 symbols",
             "32 bits a block",
             "256 bits",
         ),
+        "sum-sparse-ternary": (
+            "2 packets",
+            "terms[0].k",
+            "terms[1].scale",
+            "of sparse and ternary",
+        ),
+        "group-of-sums": ("members[1].terms[0].tiles", "tile 0, elements 0..1"),
     }.items():
         text = shown((V1 / "valid" / f"{name}.gcx").read_bytes())
         assert [word for word in expected if word not in text] == []
@@ -83,7 +94,8 @@ def test_a_damaged_packet_shows_its_error(name: str, code: str) -> None:
 
 
 def test_every_prefix_of_a_packet_can_be_inspected() -> None:
-    for name in ("group-3", "group-of-coded", "polar-rotated", "levels-indices"):
+    names = ["group-3", "group-of-coded", "polar-rotated", "levels-indices", "group-of-sums"]
+    for name in [*names, "powers-indices"]:
         message = (V1 / "valid" / f"{name}.gcx").read_bytes()
         for length in range(len(message)):
             rows = inspect.rows(message[:length])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from numpy_values import lowrank as in_order
+from numpy_transforms import lowrank_values as in_order
 from packet_kit import dense
 from sklearn.datasets import load_digits
 from torch import Tensor

@@ -14,7 +14,9 @@ from torch import Tensor
 import gcext
 from gcext import Packet
 from gcext._packet import codes as values
-from gcext._packet.codes import Code, Contents, Levels, Random, Signs
+from gcext._packet.codes import Code, Contents, Levels, Levels2, Random, Signs
+from gcext._packet.powers import Powers
+from gcext._packet.tables import Codes
 from gcext.polar._values import Polar
 
 N = 300
@@ -38,6 +40,16 @@ def levels(sent: int) -> Code:
     return Levels.of(level, 3, 64, torch.from_numpy(rng.random(-(-sent // 64), np.float32)))
 
 
+def levels2(sent: int) -> Code:
+    return Levels2(*levels(sent).fields())
+
+
+def powers(sent: int) -> Code:
+    rng = np.random.default_rng(sent)
+    power = (rng.integers(140, 155, sent) * rng.integers(-1, 2, sent)).astype(np.int16)
+    return Powers(0.75, torch.from_numpy(power))
+
+
 def polar(sent: int) -> Code:
     x = torch.randn(sent, generator=torch.Generator().manual_seed(1))
     coded = gcext.polar.encode(x, block=64, soft=True)
@@ -50,12 +62,25 @@ def rotated(sent: int) -> Code:
     return Polar(made.coded.message, 64, made.coded.kept, True, made.scale, 9)
 
 
+def uniform(sent: int) -> Code:
+    rng = np.random.default_rng(sent)
+    scales = torch.from_numpy(rng.random(-(-sent // 64), np.float32))
+    return Codes.of(torch.from_numpy(rng.integers(0, 8, sent)), "uniform", 3, 64, scales)
+
+
+def halves(sent: int) -> Code:
+    x = torch.randn(sent, generator=torch.Generator().manual_seed(1)).half()
+    return Codes.of(x.view(torch.int16).int() & 0xFFFF, "float16", 16)
+
+
 def make(support: str, code: str) -> Packet:
     sent = N if support == "all" else 170
     if code == "float":
         x = torch.randn(sent, generator=torch.Generator().manual_seed(2))
         return Packet("random", (20, 15), torch.float32, Contents(SUPPORTS[support], x))
     makers = {"sign": signs, "levels": levels, "polar": polar, "rotated": rotated}
+    makers |= {"levels2": levels2, "powers": powers}
+    makers |= {"uniform": uniform, "halves": halves}
     coded = makers[code](sent)
     return Packet(coded.method, (20, 15), torch.float32, Contents(SUPPORTS[support], coded))
 
@@ -63,12 +88,13 @@ def make(support: str, code: str) -> Packet:
 ALL = [
     ("random", "float"),
     *[(support, "sign") for support in ("all", "random")],
-    *[(s, c) for s in SUPPORTS for c in ("levels", "polar", "rotated")],
+    *[(s, c) for s in SUPPORTS for c in ("levels", "polar", "rotated", "uniform", "halves")],
+    *[(s, c) for s in SUPPORTS for c in ("levels2", "powers")],
 ]
 
 
 def reference(packet: Packet) -> Tensor:
-    """The decoded tensor by its definition, but for polar codes, whose values are believed."""
+    """The decoded tensor by its definition, but for polar and table codes: those are trusted."""
     sent = packet.contents.sent(packet.numel)
     code = packet.coded
     if isinstance(code, Signs):
@@ -78,7 +104,10 @@ def reference(packet: Packet) -> Tensor:
         value = torch.zeros(sent)
         for at, level in zip(code.at.tolist(), code.level.tolist(), strict=True):
             value[at] = float(code.norms[at // code.bucket]) * level / code.steps
-    elif isinstance(code, Polar):
+    elif isinstance(code, Powers):
+        power = code.power.double()
+        value = (0.75 * power.sign() * 2 ** (power.abs() - 150)).float()
+    elif isinstance(code, (Polar, Codes)):
         value = code.decode(sent)
     else:
         assert isinstance(code, Tensor)

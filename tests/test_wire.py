@@ -132,6 +132,9 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
         "group-3",
         *("random-values-edge", "sign-k9", "sign-random", "levels-4-steps", "levels-indices"),
         *("levels-norms-edge", "polar-soft", "polar-indices", "polar-rotated-hard"),
+        *("sum-disjoint-empty", "sum-rounds-in-order", "sum-0d"),
+        *("codes-values-3", "codes-uniform-edge", "codes-dynamic8-edge", "codes-bucket-1"),
+        *("codes-zeros-5-bits", "codes-float16-edge", "codes-bfloat16-edge", "group-of-codes"),
     ):
         message = golden("valid", name)
         for bit in range(40, 8 * (len(message) - 8)):
@@ -144,7 +147,7 @@ def test_decoders_agree_on_every_flip_under_a_right_checksum() -> None:
             if code is None:
                 assert wire.pack(wire.unpack(repaired)) == repaired
     assert {None, "tile", "unary", "padding", "k", "truncated", "member", "scale", "value"} <= seen
-    assert {"support", "steps", "bucket", "level", "polar"} <= seen
+    assert {"support", "steps", "bucket", "level", "polar", "table", "width"} <= seen
 
 
 @settings(max_examples=300, deadline=None)
@@ -208,8 +211,9 @@ def test_an_error_costs_no_memory_even_at_the_end_of_a_long_packet() -> None:
     norms = np.ones(1, np.float32)
     levels = wire.Body("levels", (10**7,), code=(3, 0, norms, part.index, level))
     polar = wire.Body("polar", (1 << 24,), code=(bits[: 1 << 19], 1024, 256, True, norms, None))
+    codes = wire.Body("codes", (10**6,), code=("uniform", 8, 0, norms, bits))
     merged = wire.merge([part, ternary(rng, 10**7, 10**6)])
-    for body in (part, group, dense, merged, sign, levels, polar):
+    for body in (part, group, dense, merged, sign, levels, polar, codes):
         message = bytearray(wire.pack(body))
         message[-9:-8] = b"\xff\xff" if body.method != "dense" else b"\x7f\x00"
         damaged = seal(bytes(message))
@@ -237,13 +241,16 @@ def test_a_huge_declared_size_allocates_nothing(name: str) -> None:
     assert peak_growth(lambda: code_of(wire.unpack, message)) < MIB
 
 
-@pytest.mark.parametrize("method", ["ternary", "levels"])
+@pytest.mark.parametrize("method", ["ternary", "levels", "levels2", "powers"])
 def test_a_buffer_that_changes_while_it_is_read_is_never_a_crash(method: str) -> None:
     part = ternary(np.random.default_rng(0), 10**6, 10**5)
-    if method == "levels":
+    if method == "powers":
+        power = np.random.default_rng(0).integers(-160, 161, 10**6).astype(np.int16)
+        part = wire.Body("powers", (10**6,), code=(1.0, power))
+    elif method != "ternary":
         at = np.setdiff1d(np.arange(10**6, dtype=np.int32), part.index)
         level = np.resize(np.arange(1, 8, dtype=np.int16), len(at))
-        part = wire.Body("levels", (10**6,), code=(7, 100, np.ones(10**4, np.float32), at, level))
+        part = wire.Body(method, (10**6,), code=(7, 100, np.ones(10**4, np.float32), at, level))
     message = bytearray(wire.pack(part))
     stop = threading.Event()
 
@@ -269,8 +276,8 @@ def test_a_buffer_that_changes_while_it_is_read_is_never_a_crash(method: str) ->
     finally:
         stop.set()
         writer.join()
-    allowed = {None, "tile", "unary", "index", "padding", "truncated", "length"}
-    assert outcomes <= allowed | ({"level", "scale"} if method == "levels" else set())
+    allowed = {None, "tile", "unary", "index", "padding", "truncated", "length", "code"}
+    assert outcomes <= allowed | ({"level", "scale", "value"} if method != "ternary" else set())
 
 
 def test_any_contiguous_buffer_is_read() -> None:

@@ -1,4 +1,4 @@
-"""Methods 6 to 9 of the packet: what they decode to, what pack refuses, how long they are."""
+"""Methods 6 to 10 of the packet: what they decode to, what pack refuses, how long they are."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def wrong_coded() -> dict[str, wire.Body]:
     byte, one = np.zeros(2, np.uint8), np.ones(1, np.float32)
     at, level = np.array([1, 4], np.int32), np.array([1, -2], np.int16)
     drawn, index = wire.Drawn(1, 9), np.arange(9, dtype=np.int32)
+    nine, halves = np.full(9, 128, np.uint8), np.zeros(18, np.uint8)
 
     def coded(method: str, index: Any, *code: Any, value: Any = None) -> wire.Body:
         return wire.Body(method, (9,), index=index, value=value, code=code)
@@ -64,6 +65,21 @@ def wrong_coded() -> dict[str, wire.Body]:
         "must have kept bits a block": coded("polar", None, byte, 32, 17, True, one, None),
         "bits of a polar packet": coded("polar", None, byte + 128, 32, 15, True, one, None),
         "at most 2\\^116": coded("polar", None, byte + 0, 64, 16, True, one * 1e36, 5),
+        "table must be one of values, uniform": coded("codes", None, "spares", 2, 0, one, byte),
+        "width must be one that the table has, got 9": coded(
+            "codes", None, "uniform", 9, 0, one, nine
+        ),
+        r"bucket must be in \[0, 9\), and 0 for": coded("codes", None, "uniform", 8, 9, one, nine),
+        "and 0 for 16-bit floats, got 3": coded("codes", None, "float16", 16, 3, one[:0], halves),
+        "does not have 1 scales and 9 bytes": coded("codes", None, "uniform", 8, 4, one, nine),
+        "not have 1 scales and 1 bytes": coded("codes", None, "uniform", 1, 0, one, byte[:1]),
+        "bits of a codes packet": coded("codes", None, "uniform", 1, 0, one, byte + 2),
+        "scales of a codes packet must be at": coded("codes", None, "uniform", 8, 0, -one, nine),
+        "positive where a code is": coded("codes", None, "dynamic8", 8, 0, 0 * one, nine),
+        "of a codes packet must be finite": coded(
+            "codes", None, "values", 0, 0, one * np.inf, byte[:0]
+        ),
+        "16-bit floats must be finite": coded("codes", None, "float16", 16, 0, one[:0], halves - 1),
         r"rank must be in \[0, 1\], got 2": coded("lowrank", None, 9, 1, 2, one, one),
         "needs 9 left, got 1": coded("lowrank", None, 9, 1, 1, one, one),
         r"right of a lowrank packet must be in \[-2\^95": coded(

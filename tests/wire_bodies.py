@@ -12,6 +12,7 @@ import torch
 from gcext._packet import wire
 from gcext._packet.codes import Code, Contents, Merged, Random
 from gcext._packet.packet import Packet
+from gcext._packet.sums import Sum
 from gcext._packet.wire import Located
 
 __all__ = ["DTYPES", "METHODS", "Body", "Drawn", "Located", "locate", "merge", "pack", "packet_of"]
@@ -27,6 +28,10 @@ METHODS = {
     "sign": 7,
     "levels": 8,
     "polar": 9,
+    "codes": 10,
+    "sum": 12,
+    "powers": 11,
+    "levels2": 16,
     "lowrank": 13,
     "dct": 15,
 }
@@ -34,7 +39,10 @@ DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
 FIELDS = {
     "sign": ("scale", "bits"),
     "levels": ("steps", "bucket", "norms", "at", "level"),
+    "levels2": ("steps", "bucket", "norms", "at", "level"),
+    "powers": ("scale", "power"),
     "polar": ("message", "block", "kept", "soft", "scale", "seed"),
+    "codes": ("table", "width", "bucket", "scales", "bits"),
     "lowrank": ("rows", "cols", "rank", "left", "right"),
     "dct": ("rows", "cols", "block", "ternary", "index", "value", "scale"),
 }
@@ -69,6 +77,8 @@ def packet_of(body: Body) -> Packet:
     if body.method == "group":
         return Packet("group", (), dtype, members=tuple(map(packet_of, body.members)))
     coded: Any = body.value
+    if body.method == "sum":
+        coded = SimpleNamespace(terms=tuple(map(packet_of, body.members)))
     if body.method in FIELDS:
         coded = SimpleNamespace(**dict(zip(FIELDS[body.method], body.code, strict=False)))
     contents = Contents(body.index, coded, body.scale)
@@ -91,6 +101,8 @@ def body_of(packet: Packet) -> Body:
     support, coded, scale = packet.contents
     index = Drawn(support.seed, support.k) if isinstance(support, Random) else array(support)
     head = (packet.method, packet.shape, dtype, index)
+    if isinstance(coded, Sum):
+        return Body(*head, members=tuple(map(body_of, coded.terms)))
     if isinstance(coded, Code):
         return Body(*head, code=tuple(map(array, coded.fields())))
     return Body(*head, array(coded), scale, merged=packet.merged)

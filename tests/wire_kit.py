@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ def assert_same_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
             assert_same_as_reference(member, other)
         return
     assert body.shape == read["shape"] and wire.DTYPES[body.dtype] == read["dtype"]
+    if body.method == "sum":
+        for term, other in zip(body.members, read["terms"], strict=True):
+            assert_same_as_reference(term, other)
+        return
     if read["method"] > 5:
         assert_coded_as_reference(body, read)
         return
@@ -100,11 +105,23 @@ def assert_coded_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
     elif body.method == "sign":
         scale, signs = body.code
         assert scale == read["scale"] and plane(signs, read["signs"])
-    elif body.method == "levels":
+    elif body.method == "powers":
+        scale, power = body.code
+        assert scale == read["scale"] and same(power, read["power"])
+    elif body.method in ("levels", "levels2"):
         steps, bucket, norms, at, level = body.code
         assert (steps, bucket) == (read["steps"], read["bucket"])
         assert same(norms, read["norms"])
         assert same(at, read["at"]) and same(level, read["level"])
+    elif body.method == "codes":
+        table, width, bucket, factors, packed = body.code
+        tables = ["values", "uniform", "dynamic8", "float16", "bfloat16"]
+        assert (tables.index(table), width, bucket) == (
+            read["table"],
+            read["width"],
+            read["bucket"],
+        )
+        assert plane(packed, read["plane"]) and factors.tobytes() == read["scales"].tobytes()
     elif body.method == "lowrank":
         _, _, rank, left, right = body.code
         assert rank == read["rank"]
@@ -175,7 +192,14 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
     if method == "sign":
         scale = float(draw(scales))
         code = scale, plane(k) if scale > 0 else 0 * plane(k)
-    elif method == "levels":
+    elif method == "powers":
+        # Few and many symbols, as far as 2^127 of a scale below 2.
+        around, spread = draw(st.integers(1, 277)), draw(st.sampled_from([0, 1, 5, 300]))
+        power = np.clip(around + np.rint(spread * rng.standard_normal(k)), 1, 277)
+        power *= rng.choice([-1, 0, 1], k, p=draw(st.sampled_from([[0.5, 0, 0.5], [0, 0.9, 0.1]])))
+        scale = draw(st.floats(min_value=2.0**-149, max_value=1.5, width=32))
+        code = scale, power.astype(np.int16)[: k if power.any() else 0]
+    elif method in ("levels", "levels2"):
         steps = draw(st.one_of(st.integers(1, 4), st.integers(1, 32767)))
         bucket = draw(st.integers(k // 20 + 1, k - 1)) if k > 3 and draw(st.booleans()) else 0
         norms = floats(scales, -(-k // bucket) if bucket else min(k, 1))
@@ -185,6 +209,24 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
         at = np.flatnonzero(sent).astype(np.int64 if wide else np.int32)
         level = rng.integers(1, steps, len(at), endpoint=True) * rng.choice([-1, 1], len(at))
         code = steps, bucket, norms, at, level.astype(np.int16)
+    elif method == "codes":
+        widths = {"values": (0, 8), "uniform": (1, 8), "dynamic8": (8, 8)}
+        table = draw(st.sampled_from([*widths, "float16", "bfloat16"]))
+        width = draw(st.integers(*widths.get(table, (16, 16))))
+        bucket = draw(st.integers(k // 20 + 1, k - 1)) if k > 3 and draw(st.booleans()) else 0
+        bucket = bucket if table in widths else 0
+        buckets = -(-k // bucket) if bucket else min(k, 1)
+        if table == "values":
+            factors = rng.standard_normal(buckets << width).astype(np.float32)
+        else:
+            factors = floats(scales, buckets if table in widths else 0)
+        top = {"float16": 0x7C00, "bfloat16": 0x7F80}.get(table, 1 << width)
+        each = rng.integers(0, top, k) | rng.integers(0, 2, k) * 0x8000 * (width == 16)
+        if table in ("uniform", "dynamic8"):
+            zero = (factors == 0)[np.arange(k) // (bucket or max(k, 1))]
+            each = np.where(zero, 127 if table == "dynamic8" else 1 << (width - 1), each)
+        plane_of = (each[:, None] >> np.arange(width) & 1).astype(np.uint8).reshape(-1)
+        code = table, width, bucket, factors, np.packbits(plane_of, bitorder="little")
     else:
         block = 2 ** draw(st.integers(5, 8))
         kept = draw(st.integers(0, block))
@@ -198,15 +240,43 @@ def coded_bodies(draw: st.DrawFn, method: str, dtype: str) -> wire.Body:
 
 
 @st.composite
+def sum_bodies(draw: st.DrawFn, dtype: str) -> wire.Body:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    numel = draw(st.integers(1, 60))
+
+    def term(method: str) -> wire.Body:
+        if method == "ternary":
+            return replace(ternary(rng, numel, draw(st.integers(0, numel))), dtype=dtype)
+        if method == "sign":
+            plane = np.packbits(rng.integers(0, 2, numel, dtype=np.uint8), bitorder="little")
+            return wire.Body(method, (numel,), dtype, code=(0.25, plane))
+        k = numel if method == "dense" else draw(st.integers(0, numel))
+        value = rng.normal(size=k).astype(np.float32)
+        index: Any = None
+        if method == "random":
+            index = wire.Drawn(draw(st.integers(0, 2**64 - 1)), k)
+        elif method == "sparse":
+            index = np.sort(rng.choice(numel, k, replace=False)).astype(np.int32)
+        return wire.Body(method, (numel,), dtype, index, value)
+
+    methods = st.sampled_from(["dense", "sparse", "ternary", "random", "sign"])
+    terms = draw(st.lists(methods.map(term), min_size=2, max_size=4))
+    return wire.Body("sum", (numel,), dtype, members=tuple(terms))
+
+
+@st.composite
 def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
-    kinds = ["dense", "sparse", "ternary", "merged", "random", "sign", "levels", "polar"]
+    kinds = ["dense", "sparse", "ternary", "merged", "random", "sign", "levels", "polar", "codes"]
+    kinds += ["powers", "levels2", "sum"]
     method = draw(st.sampled_from(kinds + ([] if member else ["group"])))
     if method == "group":
         return wire.Body(
             "group", members=tuple(draw(st.lists(bodies(member=True), min_size=1, max_size=4)))
         )
     dtype = draw(st.sampled_from(sorted(wire.DTYPES)))
-    if method in ("random", "sign", "levels", "polar"):
+    if method == "sum":
+        return draw(sum_bodies(dtype))
+    if method in ("random", "sign", "levels", "polar", "codes", "powers", "levels2"):
         return draw(coded_bodies(method, dtype))
     if method == "dense":
         value = np.array(draw(st.lists(FINITE, max_size=20)), np.float32)

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "../codes.h"
 #include "source.h"
 #include "stable.h"
 
@@ -107,6 +108,18 @@ inline void check_levels(int64_t steps, int64_t bucket) {
               ". 0 is one for all.");
 }
 
+inline void check_encode_codes(int64_t table, int64_t width, int64_t bucket, bool random,
+                               bool fit) {
+  GCEXT_CHECK(table >= 0 && table < kCodeTables, "encode_codes: table must be in [0, ", kCodeTables,
+              "), got ", table, ".");
+  const CodeTable kind = static_cast<CodeTable>(table);
+  GCEXT_CHECK(kind == CodeTable::kValues ? width == 1 : width_fits(kind, width),
+              "encode_codes: width must be one that the table has, got ", width, ".");
+  GCEXT_CHECK(bucket >= 0, "encode_codes: bucket must not be negative, got ", bucket, ".");
+  GCEXT_CHECK(kind == CodeTable::kUniform || !(random || fit),
+              "encode_codes: table must be uniform for random and fit, got ", table, ".");
+}
+
 // Sign bits of n values. scales: one for each `run` of them, a multiple of 8.
 inline void check_signs(const Tensor& bits, int64_t n, const std::optional<Tensor>& scales,
                         int64_t run) {
@@ -131,6 +144,42 @@ inline void check_level_values(const Tensor& norms, const Tensor& at, const Tens
   check_dense(level, ScalarType::Short, "level_values: level");
   GCEXT_CHECK(at.numel() == level.numel(), "level_values: at must name every level, got ",
               at.numel(), " for ", level.numel(), ".");
+}
+
+// The scale of what natural compression sends, as float32.
+inline float check_natural_scale(double scale) {
+  const float rounded = static_cast<float>(scale);
+  GCEXT_CHECK(rounded > 0 && rounded <= 1, "natural: scale must be in (0, 1], got ", scale, ".");
+  return rounded;
+}
+
+// The scale as float32; to be called where denormals are kept.
+inline float check_power_values(const Tensor& power, double scale) {
+  check_dense(power, ScalarType::Short, "power_values: power");
+  const float rounded = static_cast<float>(scale);
+  GCEXT_CHECK(rounded > 0 && std::isfinite(rounded),
+              "power_values: scale must be positive and finite, got ", scale, ".");
+  return rounded;
+}
+
+// Codes of n elements, csrc/codes.h.
+inline void check_code_values(const Tensor& bits, const Tensor& scales, int64_t n, int64_t table,
+                              int64_t width, int64_t bucket) {
+  GCEXT_CHECK(table >= 0 && table < kCodeTables, "code_values: table must be in [0, ", kCodeTables,
+              "), got ", table, ".");
+  const CodeTable kind = static_cast<CodeTable>(table);
+  GCEXT_CHECK(width_fits(kind, width), "code_values: width must be one that the table has, got ",
+              width, ".");
+  GCEXT_CHECK(n >= 0 && n < int64_t{1} << 59, "code_values: n must be in [0, 2^59), got ", n, ".");
+  GCEXT_CHECK(bucket >= 0, "code_values: bucket must not be negative, got ", bucket, ".");
+  check_dense(bits, ScalarType::Byte, "code_values: bits");
+  check_dense(scales, ScalarType::Float, "code_values: scales");
+  GCEXT_CHECK(bits.numel() == n * width / 8 + (n * width % 8 != 0), "code_values: bits must be ",
+              width, " for each value, got ", bits.numel(), " bytes for ", n, ".");
+  const int64_t each = floats_per_bucket(kind, static_cast<int>(width));
+  const int64_t buckets = bucket_count(n, bucket);
+  GCEXT_CHECK(each == 0 || scales.numel() / each >= buckets, "code_values: scales must be ", each,
+              " for each of ", buckets, " buckets, got ", scales.numel(), ".");
 }
 
 }  // namespace gcext

@@ -5,8 +5,11 @@
 #include <string>
 
 #include "../bits.h"
+#include "codes.h"
 #include "fields.h"
 #include "levels.h"
+#include "levels2.h"
+#include "powers.h"
 
 namespace gcext::wire {
 namespace {
@@ -108,6 +111,15 @@ void take_coded(Cursor* cursor, Body* body) {
     case kLevels:
       take_levels(cursor, body);
       break;
+    case kPowers:
+      take_powers(cursor, body);
+      break;
+    case kLevels2:
+      take_levels2(cursor, body);
+      break;
+    case kCodes:
+      take_codes(cursor, body);
+      break;
     default:
       take_polar(cursor, body);
   }
@@ -120,6 +132,9 @@ void check_coded(const Body& body, const Cursor& cursor) {
       cursor.fail("scale", "scale", body.signs - 4, "must be positive where a sign bit is set.");
   }
   if (body.method == kLevels) check_levels(body, cursor);
+  if (body.method == kPowers) check_powers(body, cursor);
+  if (body.method == kLevels2) check_levels2(body, cursor);
+  if (body.method == kCodes) check_codes(body, cursor);
 }
 
 void put_support(Message* message, Support support, int64_t k, uint64_t seed) {

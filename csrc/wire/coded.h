@@ -1,12 +1,13 @@
-// coded: random, sign, levels and polar. A support says which k elements travel, and a value code
-// what they became; docs/wire-format.md has the fields.
+// coded: random, sign, levels, polar and codes. A support says which k elements travel, and a value
+// code what they became; docs/wire-format.md has the fields.
 //
 //   | u8 support | 1, 2: varint k | 1: section of k indices | 2: u64 seed | the code's fields |
 //
 //   random  k float32                             value i
 //   sign    scale, k sign bits                    scale, negative where bit i is set
 //   levels  norms, places, signs, magnitudes      norm * level / steps in float64, rounded once
-//   more polar   scales, K bits for every N symbols    decoded by csrc/polar/polar.h
+//   polar   scales, K bits for every N symbols    decoded by csrc/polar/polar.h
+//   codes   scales or tables, k fixed-width codes decoded by csrc/codes.h
 #pragma once
 
 #include <cstdint>

@@ -31,6 +31,13 @@ class Cursor {
   int64_t left() const { return end_ - at_; }
   int64_t offset_of(const uint8_t* place) const { return place - begin_; }
   void scope(std::string scope) { scope_ = std::move(scope); }
+  const std::string& scope() const { return scope_; }
+  // The same, untraced, from another place of the message on.
+  Cursor from(const uint8_t* place) const {
+    Cursor other(begin_, place, end_);
+    other.scope_ = scope_;
+    return other;
+  }
   void trace_into(std::vector<Field>* trace) { trace_ = trace; }
 
   [[noreturn]] void fail(const char* code, const char* field, const uint8_t* place,

@@ -10,6 +10,8 @@
 #include "fields.h"
 #include "lowrank.h"
 #include "merged.h"
+#include "names.h"
+#include "sum.h"
 
 namespace gcext::wire {
 namespace {
@@ -26,10 +28,6 @@ bool count_elements(const int64_t* dims, size_t ndim, int64_t* numel) {
   }
   *numel = empty ? 0 : product;
   return true;
-}
-
-bool is_known(uint8_t method) {
-  return (method >= kDense && method <= kPolar) || method == kLowRank || method == kDct;
 }
 
 template <class Index>
@@ -111,7 +109,7 @@ Body take_body(Cursor* cursor, bool member) {
   Body body;
   body.start = cursor->at();
   body.method = cursor->byte("method");
-  if (!is_known(body.method) || (member && body.method == kGroup))
+  if (!is_method(body.method) || (member && body.method == kGroup))
     cursor->fail("method", "method", body.start,
                  "must be one that version 1 has here, got " + std::to_string(body.method) + ".");
   if (body.method == kGroup) {
@@ -145,6 +143,9 @@ Body take_body(Cursor* cursor, bool member) {
     case kMerged:
       take_merged(cursor, &body);
       break;
+    case kSum:
+      take_sum(cursor, &body);
+      break;
     case kLowRank:
       take_lowrank(cursor, &body);
       break;
@@ -158,6 +159,7 @@ Body take_body(Cursor* cursor, bool member) {
 }
 
 void check_body(const Body& body, const Cursor& cursor) {
+  if (body.method == kSum) return check_sum(body, cursor);
   if (body.support == kIndices) {
     SectionReader reader(body.index, body.numel, cursor);
     if (body.narrow()) {
@@ -178,9 +180,9 @@ void check_body(const Body& body, const Cursor& cursor) {
                   zeros ? "must be finite." : "must be finite and not zero.");
   }
   if (body.method == kMerged) read_members(body, cursor, nullptr, nullptr);
-  if (body.method == kLowRank) check_lowrank(body, cursor);
-  if (body.method == kDct) check_dct(body, cursor);
-  if (body.method > kGroup && body.method <= kPolar) check_coded(body, cursor);
+  if (body.method == kLowRank) return check_lowrank(body, cursor);
+  if (body.method == kDct) return check_dct(body, cursor);
+  if (body.method > kGroup) check_coded(body, cursor);
 }
 
 void check_message(Cursor cursor, const Expectation* expectation, bool closed) {

@@ -5,6 +5,7 @@
 //   +-------------+---------+--------------------+-------------------+
 //   body = u8 method | u8 dtype << 4 | ndim | ndim varint dims | the method's fields
 //   group body = u8 method | varint count | count bodies
+//   sum body = method, type and dims | varint count | count bodies
 //
 // Reading is two steps. take_body lays a Body over the bytes: sizes, ranges, padding. check_body
 // opens every stream and allocates nothing in proportion to k.
@@ -15,6 +16,7 @@
 #include <limits>
 #include <vector>
 
+#include "../codes.h"
 #include "cursor.h"
 #include "message.h"
 #include "section.h"
@@ -37,8 +39,12 @@ enum Method : uint8_t {
   kSign,
   kLevels,
   kPolar,
+  kCodes,
+  kPowers,        // powers.h
+  kSum = 12,      // several packets of one tensor, sum.h
   kLowRank = 13,  // lowrank.h
   kDct = 15,      // dct.h
+  kLevels2 = 16,  // levels2.h
 };
 constexpr int kDtypes = 4;  // float32, float16, bfloat16, float64: the source's, for information
 
@@ -66,6 +72,29 @@ struct PolarFields {
   int64_t bytes = 0;  // of the message
 };
 
+// A prefix code and its stream, prefix.h.
+struct Prefix {
+  int64_t symbols = 0;               // coded in the stream
+  int64_t alphabet = 0;              // all are below
+  int64_t kinds = 0;                 // different ones
+  Section used;                      // which
+  const uint8_t* lengths = nullptr;  // of their words, 4 bits each
+  const uint8_t* sizes = nullptr;    // 3 bytes a tile: its bits
+  const uint8_t* stream = nullptr;
+  int64_t bits = 0;  // of the stream
+};
+
+// The fields of a codes body after its support.
+struct CodeFields {
+  CodeTable table = CodeTable::kValues;
+  int width = 0;
+  int64_t bucket = 0;
+  int64_t scales = 0;
+  const uint8_t* scale = nullptr;  // scales float32
+  const uint8_t* bits = nullptr;   // k codes
+  int64_t bytes = 0;               // of these
+};
+
 // The fields of a lowrank body.
 struct LowRankFields {
   int64_t rank = 0;
@@ -84,14 +113,15 @@ struct DctFields {
 struct Body {
   uint8_t method = 0;
   const uint8_t* start = nullptr;
-  int64_t members = 0;  // group: bodies, and nothing below holds for it; merged: see there
+  // group: bodies, and nothing below holds for it; merged: see there; sum: its terms
+  int64_t members = 0;
 
   uint8_t dtype = 0;
   int ndim = 0;
   int64_t dims[kMaxDims] = {};
   int64_t numel = 0;
   int64_t k = 0;                    // elements of the support: numel for dense
-  float scale = 0;                  // ternary, sign; 0 where a ternary body has k = 0
+  float scale = 0;                  // ternary, sign, powers; 0 where a ternary body has k = 0
   Section index;                    // of the support's k elements; empty where they need none
   const uint8_t* signs = nullptr;   // ternary, sign: k bits; merged: members; levels: of its places
   const uint8_t* values = nullptr;  // dense, sparse, random: k little-endian float32
@@ -105,8 +135,11 @@ struct Body {
   uint64_t seed = 0;  // of a drawn support
   LevelFields levels;
   PolarFields polar;
+  Prefix prefix;  // powers, levels2
+  CodeFields codes;
   LowRankFields lowrank;
   DctFields dct;
+  const uint8_t* terms = nullptr;  // sum: the first term's body
 
   bool narrow() const { return numel <= INT32_MAX; }
 };

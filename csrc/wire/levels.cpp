@@ -5,33 +5,10 @@
 #include <vector>
 
 #include "../bits.h"
-#include "fields.h"
+#include "norms.h"
 
 namespace gcext::wire {
 namespace {
-
-int64_t norm_count(int64_t k, int64_t bucket) {
-  return bucket == 0 ? std::min<int64_t>(k, 1) : k / bucket + (k % bucket != 0);
-}
-
-// Which norm covers each of rising places.
-class NormAt {
- public:
-  NormAt(int64_t bucket, int64_t norms)
-      : bucket_(static_cast<uint64_t>(bucket)),
-        end_(bucket > 0 ? bucket_ : UINT64_MAX),
-        norms_(norms) {}
-
-  // `norms` where there is none.
-  int64_t operator()(int64_t at) {
-    for (; static_cast<uint64_t>(at) >= end_ && norm_ < norms_; end_ += bucket_) ++norm_;
-    return norm_;
-  }
-
- private:
-  uint64_t bucket_, end_;
-  int64_t norm_ = 0, norms_;
-};
 
 // Whether the section of places holds those of the levels that are 0, the fewer.
 bool names_zeros(int64_t places, int64_t k) { return places > k - places; }
@@ -70,25 +47,14 @@ class PlaceReader {
   Index zero_[kTile];
 };
 
-bool any_zero(const uint8_t* norm, int64_t n) {
-  bool zero = false;
-  for (int64_t i = 0; i < n; ++i) zero |= load_word(norm + 4 * i) == 0;
-  return zero;
-}
-
 // Fails at the first of the levels of tile `t` that is wrong.
 template <class Index>
 void check_each(const LevelFields& fields, const Cursor& cursor, int64_t t, const Index* at,
                 const int64_t* magnitude, int64_t n, NormAt* norm_at) {
-  for (int64_t i = 0; i < n; ++i) {
-    if (magnitude[i] > fields.steps)
-      cursor.fail("level", "levels.tiles", fields.numbers.table + kTileBytes * t,
-                  "must be at most " + std::to_string(fields.steps) + ", got " +
-                      std::to_string(magnitude[i]) + ".");
-    const uint8_t* norm = fields.norm + 4 * (*norm_at)(static_cast<int64_t>(at[i]));
-    if (load_word(norm) == 0)
-      cursor.fail("level", "norms", norm, "must be positive where a level is not 0.");
-  }
+  const uint8_t* entry = fields.numbers.table + kTileBytes * t;
+  for (int64_t i = 0; i < n; ++i)
+    check_level(fields, cursor, magnitude[i], static_cast<int64_t>(at[i]), norm_at, "levels.tiles",
+                entry);
 }
 
 // Calls visit(at, level, n) for each tile of the levels, checked: a tile of magnitudes, then one
@@ -129,26 +95,9 @@ void walk_levels(const Body& body, const Cursor& cursor, bool placed, const Visi
 }  // namespace
 
 void take_levels(Cursor* cursor, Body* body) {
+  take_norms(cursor, body);
   LevelFields& levels = body->levels;
-  const uint8_t* place = cursor->at();
-  levels.steps = cursor->varint("steps");
-  if (levels.steps < 1 || levels.steps > kMaxSteps)
-    cursor->fail("steps", "steps", place,
-                 "must be in [1, 32767], got " + std::to_string(levels.steps) + ".");
-  place = cursor->at();
-  levels.bucket = cursor->varint("bucket");
-  if (levels.bucket > 0 && levels.bucket >= body->k)
-    cursor->fail("bucket", "bucket", place,
-                 "must be below k, got " + std::to_string(levels.bucket) + ".");
-  levels.norms = norm_count(body->k, levels.bucket);
-  levels.norm = take_scales(cursor, levels.norms, "norms", kInfinity - 1);
-  place = cursor->at();
-  const int64_t count = cursor->varint("places");
-  if (count > body->k)
-    cursor->fail(
-        "k", "places", place,
-        "must be at most k = " + std::to_string(body->k) + ", got " + std::to_string(count) + ".");
-  levels.places = count;
+  const int64_t count = levels.places;
   Section& section = levels.zeros_or_places;
   section.tiles_name = "places.tiles";
   section.remainders_name = "places.remainders";
@@ -227,23 +176,10 @@ PackedSection pack_places(const Index* at, int64_t places, int64_t k) {
 template <class Index>
 void put_levels(Message* message, int64_t k, const LevelArrays& arrays, const Index* at,
                 int64_t places) {
-  const int64_t steps = arrays.steps, bucket = arrays.bucket;
-  if (steps < 1 || steps > kMaxSteps)
-    throw PackError("pack: steps must be in [1, 32767], got " + std::to_string(steps) + ".");
-  if (bucket < 0 || (bucket > 0 && bucket >= k))
-    throw PackError("pack: bucket must be in [0, " + std::to_string(k) + "), got " +
-                    std::to_string(bucket) + ". Use 0 where one norm serves all.");
-  check_count("levels", "norms", arrays.norms, norm_count(k, bucket));
-  check_count("levels", "levels, one a place,", arrays.levels, places);
-  check_floats("levels", "the norms", arrays.norm, arrays.norms, kInfinity - 1);
+  const int64_t steps = arrays.steps;
+  check_norms("levels", k, arrays, places);
   PackedSection section = pack_places(at, places, k);  // from here on, `at` is known to rise
-  const auto* norm = reinterpret_cast<const uint8_t*>(arrays.norm);
-  if (any_zero(norm, arrays.norms)) {
-    NormAt norm_at(bucket, arrays.norms);
-    for (int64_t i = 0; i < places; ++i)
-      if (load_word(norm + 4 * norm_at(static_cast<int64_t>(at[i]))) == 0)
-        throw PackError("pack: a norm must be positive where a level is not 0, got 0.");
-  }
+  check_norms_at(arrays, at, places);
   SectionWriter magnitudes;
   Tile<int64_t> numbers(&magnitudes);
   std::vector<uint8_t> signs(static_cast<size_t>(plane_bytes(places, 1)));
@@ -251,20 +187,14 @@ void put_levels(Message* message, int64_t k, const LevelArrays& arrays, const In
   for (int64_t i = 0; i < places; i += 8) {
     unsigned eight = 0;
     for (int64_t j = i; j < std::min(places, i + 8); ++j) {
-      const int level = arrays.level[j], magnitude = level < 0 ? -level : level;
-      if (magnitude < 1 || magnitude > steps)
-        throw PackError("pack: levels must be in [-" + std::to_string(steps) + ", " +
-                        std::to_string(steps) + "] and not 0, got " + std::to_string(level) + ".");
-      sum += magnitude;
+      const int level = arrays.level[j];
+      sum += magnitude_of(level, steps);
       if (steps > 1) numbers.push(sum);
       eight |= static_cast<unsigned>(level < 0) << (j - i);
     }
     signs[static_cast<size_t>(i >> 3)] = static_cast<uint8_t>(eight);
   }
-  message->varint(static_cast<uint64_t>(steps));
-  message->varint(static_cast<uint64_t>(bucket));
-  put_floats(message, arrays.norm, arrays.norms);
-  message->varint(static_cast<uint64_t>(places));
+  put_norms(message, arrays, places);
   message->own(std::move(section));
   message->own(std::move(signs));
   numbers.flush();

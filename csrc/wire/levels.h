@@ -11,11 +11,9 @@
 
 #include <cstdint>
 
-#include "frame.h"
+#include "norms.h"
 
 namespace gcext::wire {
-
-constexpr int64_t kMaxSteps = INT16_MAX;
 
 // Takes the fields after the support off the cursor.
 void take_levels(Cursor* cursor, Body* body);
@@ -26,14 +24,6 @@ void check_levels(const Body& body, const Cursor& cursor);
 // Fills the places of the levels that are not 0, and these, each body.levels.places long.
 template <class Index>
 void read_levels(const Body& body, const Cursor& cursor, Index* at, int16_t* level);
-
-struct LevelArrays {
-  int64_t steps, bucket;
-  const float* norm;
-  int64_t norms;
-  const int16_t* level;  // one a place
-  int64_t levels;
-};
 
 template <class Index>
 void put_levels(Message* message, int64_t k, const LevelArrays& arrays, const Index* at,

@@ -2,35 +2,18 @@
 
 #include <pybind11/stl.h>
 
-#include <array>
-
 #include "../bits.h"
 #include "../common/fpenv.h"
 #include "coded.h"
-#include "levels.h"
+#include "names.h"
+#include "sum.h"
 #include "transforms.h"
+#include "value_codes.h"
 
 namespace gcext::wire {
 namespace {
 
 using namespace py::literals;
-
-constexpr std::array<const char*, kDct + 1> kMethodNames = {
-    "",       "dense", "sparse", "ternary", "merged", "group",   "random", "sign",
-    "levels", "polar", "",       "",        "",       "lowrank", "",       "dct"};
-constexpr std::array<const char*, kDtypes> kDtypeNames = {"float32", "float16", "bfloat16",
-                                                          "float64"};
-
-template <size_t n>
-int code_of(const std::array<const char*, n>& names, const std::string& name, const char* what) {
-  for (size_t code = 0; code < n; ++code)
-    if (name == names[code] && !name.empty()) return static_cast<int>(code);
-  std::string known;
-  for (const char* each : names)
-    if (*each != 0) known += (known.empty() ? "" : ", ") + std::string(each);
-  throw PackError(std::string("pack: ") + what + " must be one of " + known + ", got " + name +
-                  ".");
-}
 
 // "torch.float32" or "float32".
 int dtype_of(const py::handle& packet) {
@@ -41,84 +24,23 @@ std::vector<int64_t> shape_of(const py::handle& packet) {
   return py::getattr(packet, names().shape).cast<std::vector<int64_t>>();
 }
 
-// The support of a coded packet, and k.
-int64_t put_support(Message* message, Method method, int64_t numel, const py::handle& support) {
-  const auto allowed = [&](Support kind) {
-    if (!support_allowed(method, kind))
-      throw PackError(std::string("pack: a ") + kMethodNames[method] +
-                      " packet does not come with a support of " +
-                      (kind == kAll       ? "all elements."
-                       : kind == kIndices ? "indices."
-                                          : "random elements."));
-  };
-  if (support.is_none()) {
-    allowed(kAll);
-    put_support(message, kAll, numel, 0);
-    return numel;
-  }
-  if (py::hasattr(support, "k")) {
-    allowed(kDrawn);
-    const auto k = support.attr("k").cast<int64_t>();
-    if (k < 0 || k > numel)
-      throw PackError("pack: k must be in [0, " + std::to_string(numel) + "], got " +
-                      std::to_string(k) + ". Draw fewer elements.");
-    put_support(message, kDrawn, k, support.attr("seed").cast<uint64_t>());
-    return k;
-  }
-  allowed(kIndices);
-  return with_index(support, [&](const auto& index) {
-    const int64_t k = index.size();
-    put_support(message, kIndices, k, 0);
-    const py::gil_scoped_release release;
-    message->own(pack_section(index.data(), k, numel));
-    return k;
-  });
-}
-
-LevelArrays level_arrays(const Array<float>& norm, const Array<int16_t>& level,
-                         const py::handle& code) {
-  return {code.attr("steps").cast<int64_t>(),
-          code.attr("bucket").cast<int64_t>(),
-          norm.data(),
-          norm.size(),
-          level.data(),
-          level.size()};
-}
-
-void put_coded(Message* message, Method method, int64_t numel, const py::handle& contents) {
-  const int64_t k = put_support(message, method, numel, contents.attr("support"));
-  const py::object code = contents.attr("coded");
-  if (method == kRandom) {
-    const auto value = checked<float>(code, "value");
-    put_random(message, k, value.data(), value.size());
-  } else if (method == kSign) {
-    const auto bits = checked<uint8_t>(code.attr("bits"), "bits");
-    put_sign(message, k, code.attr("scale").cast<float>(), bits.data(), bits.size());
-  } else if (method == kLevels) {
-    const auto norm = checked<float>(code.attr("norms"), "norms");
-    const auto level = checked<int16_t>(code.attr("level"), "level");
-    const LevelArrays arrays = level_arrays(norm, level, code);
-    with_index(code.attr("at"), [&](const auto& at) {
-      const py::gil_scoped_release release;
-      put_levels(message, k, arrays, at.data(), at.size());
-    });
-  } else {
-    const auto bits = checked<uint8_t>(code.attr("message"), "message");
-    const auto scale = checked<float>(code.attr("scale"), "scale");
-    const py::object seed = code.attr("seed");
-    const bool rotated = !seed.is_none();
-    put_polar(message, k,
-              {code.attr("block").cast<int64_t>(), code.attr("kept").cast<int64_t>(),
-               code.attr("soft").cast<bool>(), rotated, rotated ? seed.cast<uint64_t>() : 0,
-               scale.data(), scale.size(), bits.data(), bits.size()});
-  }
-}
-
 // A ternary packet whose streams, from the tile table to the signs, a device has encoded.
 void put_encoded(Message* message, const py::handle& encoded) {
   const auto streams = checked<uint8_t>(encoded.attr("streams"), "streams");
   put_ternary_head(message, encoded.attr("k").cast<int64_t>(), encoded.attr("scale").cast<float>());
   if (streams.size() > 0) message->borrow(streams.data(), streams.size());
+}
+
+// The terms of a sum.
+void put_sum(Message* message, const py::handle& contents) {
+  const auto terms = contents.attr("coded").attr("terms").cast<py::sequence>();
+  message->varint(terms.size());
+  for (const py::handle term : terms) {
+    if (!can_be_term(method_of(term)))
+      throw PackError(std::string("pack: a term of a sum must not be a ") +
+                      kMethodNames[method_of(term)] + " packet.");
+    put_packet(message, term);
+  }
 }
 
 void check_length(int64_t k, py::ssize_t values) {
@@ -168,65 +90,9 @@ py::object indices_of(const Body& body, const Cursor& cursor) {
 }
 
 py::object support_of(const Body& body, const Cursor& cursor) {
-  if (body.support == kAll || body.method == kDct) return py::none();
+  if (body.support == kAll) return py::none();
   if (body.support == kDrawn) return py::dict("seed"_a = body.seed, "k"_a = body.k);
   return indices_of(body, cursor);
-}
-
-template <class Index>
-py::dict levels_of(const Body& body, const Cursor& cursor) {
-  const LevelFields& fields = body.levels;
-  py::array_t<Index> at(fields.places);
-  py::array_t<int16_t> level(fields.places);
-  Index* at_out = at.mutable_data();
-  int16_t* level_out = level.mutable_data();
-  {
-    const py::gil_scoped_release release;
-    read_levels(body, cursor, at_out, level_out);
-  }
-  return py::dict("steps"_a = fields.steps, "bucket"_a = fields.bucket,
-                  "norms"_a = array_of<float>(fields.norm, fields.norms), "at"_a = at,
-                  "level"_a = level);
-}
-
-py::object float_values(const Body& body) { return array_of<float>(body.values, body.k); }
-
-py::object ternary_values(const Body& body) {
-  py::array_t<float> value(body.k);
-  float* out = value.mutable_data();
-  if (body.k > 0) {
-    const py::gil_scoped_release release;
-    read_ternary_values(body, out);
-  }
-  return value;
-}
-
-// The coded values of a body: float32, or the fields of a value code by name.
-py::object coded_of(const Body& body, const Cursor& cursor) {
-  switch (body.method) {
-    case kTernary:
-      return ternary_values(body);
-    case kSign:
-      return py::dict("scale"_a = body.scale,
-                      "bits"_a = array_of<uint8_t>(body.signs, plane_bytes(body.k, 1)));
-    case kLevels:
-      return body.narrow() ? levels_of<int32_t>(body, cursor) : levels_of<int64_t>(body, cursor);
-    case kPolar: {
-      const PolarFields& polar = body.polar;
-      py::object seed = py::none();
-      if (polar.rotated) seed = py::int_(polar.seed);
-      return py::dict("message"_a = array_of<uint8_t>(polar.message, polar.bytes),
-                      "block"_a = polar.block, "kept"_a = polar.kept, "soft"_a = polar.soft,
-                      "scale"_a = array_of<float>(polar.scale, polar.scales), "seed"_a = seed);
-    }
-    case kLowRank:
-      return lowrank_fields(body);
-    case kDct:
-      return dct_fields(body, indices_of(body, cursor),
-                        body.dct.ternary ? ternary_values(body) : float_values(body));
-    default:  // dense, sparse, random
-      return float_values(body);
-  }
 }
 
 // Where the streams of a ternary body lie: docs/wire-format.md has them between the scale and the
@@ -259,8 +125,10 @@ void put_packet(Message* message, const py::handle& packet) {
     const py::gil_scoped_release release;
     return put_dense(message, numel, value.data(), value.size());
   }
-  if (method == kLowRank) return put_lowrank(message, shape, py::getattr(contents, names().coded));
-  if (method == kDct) return put_dct(message, numel, py::getattr(contents, names().coded));
+  if (method == kSum) return put_sum(message, contents);
+  const py::object code = py::getattr(contents, names().coded);
+  if (method == kLowRank) return put_lowrank(message, shape, code);
+  if (method == kDct) return put_dct(message, numel, code);
   if (method > kGroup) return put_coded(message, method, numel, contents);
   with_index(py::getattr(contents, names().support), [&](const auto& index) {
     const int64_t k = index.size();
@@ -303,6 +171,16 @@ py::object read_packet(const Body& body, const Cursor& cursor, const py::functio
   const py::object none = py::none();
   if (located && can_stay_closed(body))
     return head(none, none, scale, none, located_of(body, cursor));
+  if (body.method == kSum) {
+    py::list terms;
+    for_each_term(body, cursor, [&](const Body& term, const Cursor& at) {
+      terms.append(read_packet(term, at, build, false));
+    });
+    return head(none, terms);
+  }
+  if (body.method == kLowRank) return head(none, lowrank_fields(body));
+  if (body.method == kDct)
+    return head(none, dct_fields(body, indices_of(body, cursor), coded_of(body, cursor)));
   const py::object support = support_of(body, cursor);
   if (body.method == kMerged) {
     py::array_t<float> value(body.k);

@@ -12,7 +12,6 @@
 #include "../bits.h"
 #include "../common/fpenv.h"
 #include "../common/isa.h"
-#include "levels.h"
 #include "packets.h"
 
 namespace gcext::wire {
@@ -60,7 +59,10 @@ py::bytes seal(const Message& message, const py::function& digest) {
 py::bytes pack(const py::object& packet, const py::function& digest) {
   const KernelFpEnv env;
   Message message;
-  bool merged = method_of(packet) == kMerged;
+  const auto is_composed = [](const py::handle& single) {
+    return method_of(single) == kMerged || method_of(single) == kSum;
+  };
+  bool composed = is_composed(packet);
   if (method_of(packet) == kGroup) {
     const auto members = packet.attr("members").cast<py::sequence>();
     if (members.size() == 0)
@@ -69,20 +71,21 @@ py::bytes pack(const py::object& packet, const py::function& digest) {
     message.varint(members.size());
     for (const py::handle member : members) {
       put_packet(&message, member);
-      merged = merged || method_of(member) == kMerged;
+      composed = composed || is_composed(member);
     }
   } else {
     put_packet(&message, packet);
   }
   py::bytes bytes = seal(message, digest);
-  if (merged) {  // the rules are many, and the decoder has them
+  if (composed) {  // the rules are many, and the decoder has them
     try {
       check_message(open_frame(reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes.ptr())),
                                PyBytes_GET_SIZE(bytes.ptr())),
                     nullptr, false);
     } catch (const DecodeError& error) {
-      throw PackError(std::string("pack: a merged packet must be canonical. Use merge. ") +
-                      error.what());
+      throw PackError(
+          std::string("pack: a merged packet or a sum must be canonical. Use merge or sum. ") +
+          error.what());
     }
   }
   return bytes;

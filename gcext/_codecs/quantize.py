@@ -10,14 +10,29 @@ from functools import partial
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._native import ops
-from gcext._packet.codes import Levels, Signs
+from gcext._packet.codes import Levels, Levels2, Signs
 from gcext._packet.packet import Packet
 from gcext._spec import option
 
-__all__ = ["QSGD", "Sign", "TernGrad"]
+__all__ = ["QSGD", "Sign", "TernGrad", "contraction_of"]
 
 # What is held back may have to wait for 1 + omega packets, as with random-k of p = 1/(1 + omega).
 _MOST_VARIANCE = 1e4
+
+
+def contraction_of(name: str, omega: float, size: int) -> float:
+    """Return the constant of levels by least squares, of buckets of ``size`` elements.
+
+    omega: bounds the squared error of the levels, scaled by their norm, in squared norms.
+    Raises ValueError where it is above 10^4.
+    """
+    if omega > _MOST_VARIANCE:
+        raise ValueError(
+            f"{name}: with a residual the variance must be at most {_MOST_VARIANCE:.0f} "
+            f"squared norms, got {omega:.0f} for a bucket of {size} elements. "
+            "Choose smaller buckets or more levels, or keep no residual."
+        )
+    return 1 / (1 + omega)
 
 
 @register_codec
@@ -57,14 +72,7 @@ class _Levels(Codec):
     def contraction(self, n: int) -> float:
         """See Codec. Refuses buckets whose omega is above 10^4."""
         size = max(min(self.bucket or n, n), 1)
-        omega = self._variance(size)
-        if omega > _MOST_VARIANCE:
-            raise ValueError(
-                f"{self.name}: with a residual the variance must be at most {_MOST_VARIANCE:.0f} "
-                f"squared norms, got {omega:.0f} for a bucket of {size} elements. "
-                "Choose smaller buckets or more levels, or keep no residual."
-            )
-        return 1 / (1 + omega)
+        return contraction_of(self.name, self._variance(size), size)
 
     @abstractmethod
     def _norm(self) -> tuple[int, bool, float]:
@@ -79,9 +87,10 @@ class _Levels(Codec):
         source = acc.tensor, acc.memory, acc.out, acc.decay
         norms, at, level, info = ops.levels(*source, steps, self.bucket, largest, clip, fit, seed)
         bucket = self.bucket if self.bucket < acc.tensor.numel() else 0
-        finish = partial(Levels.contents, steps, bucket)
+        code = Levels if steps == 1 else Levels2
+        finish = partial(code.contents, steps, bucket)
         return Packet.from_kernel(
-            "levels", acc.op, acc.source, info, finish, whole=(norms,), cut=(at, level)
+            code.method, acc.op, acc.source, info, finish, whole=(norms,), cut=(at, level)
         )
 
 

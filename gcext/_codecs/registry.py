@@ -44,8 +44,17 @@ def codec(spec: str) -> Codec:
     * ``randomk:p=0.01``: random elements.
     * ``sign``: one bit each.
     * ``qsgd:bits=4,bucket=512``, ``terngrad:clip=0,bucket=0``: stochastic levels.
+    * ``natural``: powers of two.
+    * ``fp16``, ``bf16``: the nearest 16-bit float.
+    * ``dorefa:bits=4,bucket=512``, ``uniform:bits=4,bucket=512``: a grid, at random or nearest.
+    * ``int8:bucket=4096``: 8 bits with a decimal exponent.
+    * ``onebit:bucket=0``: one bit, two means a column.
     * ``polar:rate=0.5,block=1024,rotate=true`` and ``,select=topk|randomk,p=0.01``: signs in less
       than a bit.
+    * ``strom:tau=0.01``, ``ajiheafield:drop=0.99``: what is beyond a threshold.
+    * ``dryden:p=0.01``, ``sbc:p=0.01``: the largest of each sign, or of one, as their means.
+    * ``wangni:p=0.01``: each with a probability of its own.
+    * ``repeat:rounds=2,codec=SPEC``: several rounds of a codec, each of what the others left.
     * ``dense``: all of it.
 
     Values given here are the defaults. Raises ValueError for an unknown name or option, or an

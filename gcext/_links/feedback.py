@@ -12,6 +12,7 @@ from torch import Tensor
 from gcext._codecs.base import Codec, Scope, require_contraction
 from gcext._links.seeds import check_state
 from gcext._links.sender import Sender
+from gcext._links.stages import Stage
 from gcext._native.library import current_stream, memory_error
 from gcext._native.status import COMPANION, is_ok, mark
 from gcext._packet.packet import Packet
@@ -56,6 +57,7 @@ class ErrorFeedback(Sender):
         seed: see Sender.
         exact_below: see Sender. What is sent exactly leaves no residual.
         scope: see Sender.
+        stages: see Sender; they come before the residual.
 
     >>> import gcext, torch
     >>> comp = gcext.ErrorFeedback("stc:p=0.25")
@@ -74,11 +76,18 @@ class ErrorFeedback(Sender):
         *,
         exact_below: int = 0,
         scope: Scope = "tensor",
+        stages: Sequence[Stage] = (),
     ) -> None:
         decay = plain("ErrorFeedback", "decay", float, decay)
         if not 0 <= decay <= 1:
             raise ValueError(f"ErrorFeedback: decay must be in [0, 1], got {decay:g}.")
-        super().__init__(codec, seed, exact_below=exact_below, scope=scope)
+        super().__init__(codec, seed, exact_below=exact_below, scope=scope, stages=stages)
+        for stage in self.stages:
+            if stage.lazy:
+                raise ValueError(
+                    f"ErrorFeedback: {type(stage).__name__} must be used without a residual, which "
+                    "would lose what is left out. Use Sender."
+                )
         require_contraction(self.codec)
         self.decay = decay
         self.diagnose = diagnose
@@ -180,6 +189,7 @@ class ErrorFeedback(Sender):
             "seeds": self._seeds.state_dict(),
             "residuals": _copies(self._residuals),
             "pending": _copies(self._pending),
+            **self._staged_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
@@ -199,6 +209,7 @@ class ErrorFeedback(Sender):
             "scope": self.scope,
         }
         keys = {"version", *mine, "seeds", "residuals", "pending"}
+        keys |= set(self._staged_state())
         if state.get("version") != 3 or set(state) != keys:
             raise ValueError(
                 f"{owner}: state must be of version 3, got keys {sorted(state)} and version "
@@ -232,6 +243,7 @@ class ErrorFeedback(Sender):
         other = not strict and (not state["seeds"] or self._seeds.seed is None)
         seeds = {} if other else self._seeds.checked(state["seeds"])
         residuals, pending = _copies(state["residuals"]), _copies(state["pending"])
+        self._load_stages(state.get("stages", []))
         self._residuals, self._pending = residuals, pending
         self._seeds.counts = seeds
         self._spare.clear()

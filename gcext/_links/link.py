@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gcext._codecs.base import Codec
 from gcext._links.feedback import ErrorFeedback
 from gcext._links.sender import Sender
+from gcext._links.stages import Stage
 from gcext.aggregate import Aggregator, Mean
 
 __all__ = ["Link"]
@@ -17,12 +18,19 @@ __all__ = ["Link"]
 class Link:
     """One direction: how a tensor is sent, and what the receiving end makes of m packets.
 
-    Sender: memory -> codec. Receiver: decode -> combine (and, for a projection, what follows it).
+    Sender: stages (momentum, clipping, predictors) -> residual -> codec. Receiver: decode ->
+    predictor -> combine -> what follows it (projection, momentum, an outer step). A link is a
+    value; the ends that it makes hold the state.
 
     Attributes:
         codec: how a tensor becomes a packet.
         feedback: whether the sending end keeps a residual.
-        combine: makes a new aggregator.
+        combine: makes a new aggregator, the receiver's predictor and what follows it included.
+        decay: what the residual is multiplied with, in [0, 1].
+        stages: each makes a new stage of the sending end.
+        catch_up: of a way down: instead of broadcasts a client gets, when it is drawn, one packet
+            of the difference between the copy that it holds and the model. What that leaves out
+            stays in the difference. The server keeps what each client was sent.
 
     >>> import gcext
     >>> gcext.Link(gcext.codec("sign"), feedback=True).sender()
@@ -32,16 +40,31 @@ class Link:
     codec: Codec
     feedback: bool = False
     combine: Callable[[], Aggregator] = Mean
+    decay: float = 1.0
+    stages: tuple[Callable[[], Stage], ...] = ()
+    catch_up: bool = False
+
+    def __post_init__(self) -> None:
+        if self.catch_up and (self.feedback or self.stages):
+            raise ValueError(
+                "Link: catch_up must come without feedback and stages, got both. "
+                "What a packet leaves out is in the next difference."
+            )
 
     def __repr__(self) -> str:
         feedback = ", feedback=True" if self.feedback else ""
-        return f"Link({self.codec!r}{feedback}, combine={self.combine()!r})"
+        decay = f", decay={self.decay:g}" if self.decay != 1 else ""
+        names = ", ".join(type(make()).__name__ for make in self.stages)
+        stages = f", stages=[{names}]" if names else ""
+        stages += ", catch_up=True" if self.catch_up else ""
+        return f"Link({self.codec!r}{feedback}{decay}{stages}, combine={self.combine()!r})"
 
     def sender(self, seed: int | None = None) -> Sender:
         """Return a new sending end, with an empty memory; seed as of Sender."""
+        stages = [make() for make in self.stages]
         if self.feedback:
-            return ErrorFeedback(self.codec, seed=seed)
-        return Sender(self.codec, seed=seed)
+            return ErrorFeedback(self.codec, self.decay, seed=seed, stages=stages)
+        return Sender(self.codec, seed=seed, stages=stages)
 
     def receiver(self) -> Aggregator:
         """Return a new receiving end, with an empty history."""

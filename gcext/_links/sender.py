@@ -1,9 +1,10 @@
-"""The sending end of a link without a memory: named tensors to packets."""
+"""The sending end of a link: named tensors to packets, through the link's stages."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, cast, overload
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from gcext._codecs.base import Codec, Scope
 from gcext._codecs.registry import codec as make_codec
 from gcext._codecs.topk import Dense
 from gcext._links.seeds import PacketSeeds, check_keys, check_state
+from gcext._links.stages import Stage
 from gcext._packet.packet import Packet
 from gcext._spec import plain
 
@@ -35,6 +37,8 @@ class Sender:
         exact_below: tensors of fewer elements are sent as float32, without loss.
         scope: what a codec selects from where ``compress`` is given many tensors: "tensor", each
             one for itself, or "model", all of them together (stc and topk, on the CPU).
+        stages: what is done to a tensor before the codec, in order; see gcext.Stage. New ones, of
+            no other sender.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Sender:
         *,
         exact_below: int = 0,
         scope: Scope = "tensor",
+        stages: Sequence[Stage] = (),
     ) -> None:
         owner = type(self).__name__
         self.codec = codec if isinstance(codec, Codec) else make_codec(codec)
@@ -53,6 +58,7 @@ class Sender:
         if scope not in self.codec.scopes:
             raise self.codec.scope_error(scope)
         self.scope = scope
+        self.stages = tuple(stages)
         self.skipped: tuple[str, ...] = ()
         """Names that the last ``compress`` of a mapping left out: they had no gradient."""
         self._seeds = PacketSeeds(owner, self.codec, seed)
@@ -122,19 +128,85 @@ class Sender:
             )
         if self._pending:
             self._refuse_pending((name,))
-        if tensor.numel() < self.exact_below:
-            self._check_shape(tensor, name)
-            packet, slot = _EXACT.encode(tensor), None
+        if self.stages:
+            packet, slot = self._staged(tensor, name)
         else:
-            packet, slot = self._encode(tensor, name, self._seeds.next(name))
+            packet, slot = self._encode_one(tensor, name)
         if commit:
             self._settle({name: slot})
         else:
             self._pending[name] = slot
         return packet
 
+    def _encode_one(self, tensor: Tensor, name: str) -> tuple[Packet, Tensor | None]:
+        """Return the packet, and the residual that counts once it is committed."""
+        if tensor.numel() < self.exact_below:
+            self._check_shape(tensor, name)
+            return _EXACT.encode(tensor), None
+        return self._encode(tensor, name, self._seeds.next(name))
+
+    def _staged(self, tensor: Tensor, name: str) -> tuple[Packet, Tensor | None]:
+        """Do as ``_encode_one``, from stage to stage and back."""
+        slot = None
+        try:
+            given = self._before(tensor, name)
+            packet, slot = self._encode_one(given, name)
+            return self._after(packet, name, tensor), slot
+        except BaseException:
+            if slot is not None:
+                self._release(slot)
+            self._forget((name,))
+            raise
+
+    def _before(self, tensor: Tensor, name: str) -> Tensor:
+        for stage in self.stages:
+            tensor = stage.before(name, tensor)
+        return tensor
+
+    def _after(self, packet: Packet, name: str, source: Tensor) -> Packet:
+        """Return what the stages make of a packet; its dtype is the source's, which they lose."""
+        if packet.dtype != source.dtype:
+            packet = replace(packet, dtype=source.dtype)
+        for stage in reversed(self.stages):
+            packet = stage.after(name, packet)
+        return packet
+
+    def _forget(self, names: Iterable[str]) -> None:
+        """Forget what the stages hold pending of names."""
+        for name in names:
+            for stage in self.stages:
+                stage.rollback(name)
+
     def _compress_all(self, tensors: dict[str, Tensor], commit: bool) -> Packet:
         self._refuse_pending(tensors)
+        slots: dict[str, Tensor | None] = {}
+        given = tensors
+        try:
+            if self.stages:
+                given = {name: self._before(tensor, name) for name, tensor in tensors.items()}
+            packets = self._encode_each(given, slots)
+            if self.stages:
+                packets = [
+                    self._after(packet, name, tensors[name])
+                    for name, packet in zip(tensors, packets, strict=True)
+                ]
+            group = Packet.group(packets)
+        except BaseException:
+            for slot in slots.values():
+                if slot is not None:
+                    self._release(slot)
+            self._forget(tensors)
+            raise
+        if commit:
+            self._settle(slots)
+        else:
+            self._pending.update({name: slots[name] for name in tensors})
+        return group
+
+    def _encode_each(
+        self, tensors: dict[str, Tensor], slots: dict[str, Tensor | None]
+    ) -> list[Packet]:
+        """Return the packets, and put the residuals that count once committed into ``slots``."""
         exact, coded = {}, tensors
         if self.exact_below:
             exact = {name: x for name, x in tensors.items() if x.numel() < self.exact_below}
@@ -143,17 +215,20 @@ class Sender:
                 self._check_shape(tensor, name)
         sent = _EXACT.advance_many(list(exact.values()), names=list(exact)) if exact else []
         packets = dict(zip(exact, sent, strict=True))
-        slots: dict[str, Tensor | None] = dict.fromkeys(exact)
+        slots.update(dict.fromkeys(exact))
         if coded:
             sent, kept = self._encode_all(coded, sent)
             packets.update(zip(coded, sent, strict=True))
             slots.update(kept)
-        group = Packet.group([packets[name] for name in tensors] if exact else packets.values())
-        if commit:
-            self._settle(slots)
-        else:
-            self._pending.update({name: slots[name] for name in tensors})
-        return group
+        return [packets[name] for name in tensors] if exact else list(packets.values())
+
+    def observe(self, model: Tensor) -> None:
+        """Tell what the model is that the next tensors are computed from: any shape, all of it.
+
+        Only ``gcext.Lazy`` needs it, once a step; the others ignore it.
+        """
+        for stage in self.stages:
+            stage.observe(model)
 
     def _tensors(self, given: Named) -> dict[str, Tensor]:
         """Return the tensors by name, gradients for parameters; warns of names without one."""
@@ -239,6 +314,8 @@ class Sender:
         for name, slot in slots.items():
             if slot is not None:
                 self._commit(name, slot)
+            for stage in self.stages:
+                stage.commit(name)
         self._seeds.used(slots)
 
     def rollback(self, name: str | None = None) -> None:
@@ -249,6 +326,7 @@ class Sender:
         for each in self.pending if name is None else (name,):
             if (slot := self._pending.pop(each)) is not None:
                 self._release(slot)
+            self._forget((each,))
 
     def _commit(self, name: str, slot: Tensor) -> None:
         """Make ``slot`` the residual of a name."""
@@ -257,9 +335,35 @@ class Sender:
         """Take back a slot that is not needed."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts of packets and what is pending; nothing where no numbers are drawn."""
-        seeds = self._seeds.state_dict()
-        return {"seeds": seeds, "pending": sorted(self._pending)} if seeds else {}
+        """Return all that later packets depend on; nothing where that is nothing."""
+        state: dict[str, Any] = self._staged_state()
+        if seeds := self._seeds.state_dict():
+            state["seeds"] = seeds
+        return state | {"pending": sorted(self._pending)} if state else {}
+
+    def _staged_state(self) -> dict[str, Any]:
+        """Return the stages' states, under one key; nothing where there are none."""
+        if not self.stages:
+            return {}
+        return {"stages": [(repr(each), each.state_dict()) for each in self.stages]}
+
+    def _load_stages(self, states: Any) -> None:
+        """Load the stages' states: all, or where one does not fit none."""
+        mine = [repr(each) for each in self.stages]
+        given = [name for name, _ in states]
+        if mine != given:
+            raise ValueError(
+                f"{type(self).__name__}: stages must be the state's {given}, got {mine}. "
+                "Construct with the same."
+            )
+        before = [each.state_dict() for each in self.stages]
+        try:
+            for stage, (_, state) in zip(self.stages, states, strict=True):
+                stage.load_state_dict(state)
+        except BaseException:
+            for stage, state in zip(self.stages, before, strict=True):
+                stage.load_state_dict(state)
+            raise
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
@@ -271,7 +375,9 @@ class Sender:
                 f"{type(self).__name__}: pending must be a list of names, got {pending!r:.100}. "
                 "Check the file."
             )
-        self._seeds.counts = self._seeds.checked(state.get("seeds", {}))
+        counts = self._seeds.checked(state.get("seeds", {}))
+        self._load_stages(state.get("stages", []))
+        self._seeds.counts = counts
         self._pending = dict.fromkeys(pending)
 
 

@@ -1,8 +1,9 @@
 """What a packet holds where it is not plain arrays: supports and value codes.
 
 A *support* names the elements that travel: all of them (None), those of an index tensor, or
-``Random``. A *value code* is what they became: ``Signs``, ``Levels`` or ``Polar`` (gcext.polar)
-where they are not float32. Contents never change; values are computed from them when asked for.
+``Random``. A *value code* is what they became where they are not float32: ``Signs``, ``Levels``,
+``Codes`` (tables.py), ``Powers`` (powers.py) or ``Polar`` (gcext.polar). Contents never change;
+values are computed from them when asked for.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from gcext._native import ops
 
-__all__ = ["Code", "Contents", "Levels", "Merged", "Random", "Signs", "register_code", "signed"]
+__all__ = ["Code", "Contents", "Levels", "Levels2", "Merged", "Random", "Signs", "register_code"]
+__all__ += ["signed"]
 
 _Code = TypeVar("_Code", bound="Code")
 
@@ -52,8 +54,8 @@ class Contents(NamedTuple):
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors among the contents."""
-        fields = (self.coded,) if isinstance(self.coded, Tensor) else self.coded.fields()
-        return [each for each in (self.support, *fields) if isinstance(each, Tensor)]
+        coded = [self.coded] if isinstance(self.coded, Tensor) else self.coded.tensors()
+        return [self.support, *coded] if isinstance(self.support, Tensor) else coded
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Contents:
         """Return the contents with ``move`` applied to every tensor."""
@@ -121,6 +123,10 @@ class Code(ABC):
     def fields(self) -> tuple[Any, ...]:
         """Return the fields in order."""
         return tuple(getattr(self, field.name) for field in dataclass_fields(self))  # type: ignore[arg-type]
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors among the fields."""
+        return [each for each in self.fields() if isinstance(each, Tensor)]
 
     def map(self: _Code, move: Callable[[Tensor], Tensor]) -> _Code:
         """Return the contents with ``move`` applied to every tensor."""
@@ -208,12 +214,12 @@ class Levels(Code):
         bucket = bucket if bucket < level.numel() else 0
         return cls(steps, bucket, norms, at, level[at.long()].to(torch.int16))
 
-    @staticmethod
+    @classmethod
     def contents(
-        steps: int, bucket: int, norms: Tensor, at: Tensor, level: Tensor, scale: float
+        cls, steps: int, bucket: int, norms: Tensor, at: Tensor, level: Tensor, scale: float
     ) -> Contents:
         """Return the contents of a packet of all elements' levels; it has no scale."""
-        return Contents(None, Levels(steps, bucket, norms, at, level))
+        return Contents(None, cls(steps, bucket, norms, at, level))
 
     @property
     def place(self) -> Tensor:
@@ -228,6 +234,17 @@ class Levels(Code):
     def decode(self, sent: int) -> Tensor:
         """See Code. float64 norm*level/steps, rounded to float32."""
         return ops.level_values(self.norms, self.at, self.level, self.bucket, self.steps)
+
+
+@register_code
+@dataclass(frozen=True, eq=False)
+class Levels2(Levels):
+    """Levels whose gaps and magnitudes travel in one prefix code: shorter for two steps and more.
+
+    The fields are those of Levels.
+    """
+
+    method = "levels2"
 
 
 def signed(bits: Tensor, n: int, scale: float | Tensor, run: int = 0) -> Tensor:

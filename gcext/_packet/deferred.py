@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -42,6 +42,29 @@ class Deferred:
         self.finish = finish
         self.stream = current_stream(info.device)
         self.captured = self.stream is not None and capturing()
+
+    @classmethod
+    def of_many(
+        cls, parts: Sequence[Deferred], finish: Callable[[Sequence[Contents]], Contents]
+    ) -> Deferred | None:
+        """Return what several kernels left as one; None where another stream encodes.
+
+        finish: returns the contents, given those of each part.
+        """
+        first = parts[0]
+        if any(part.stream != current_stream(first.info.device) for part in parts):
+            return None
+
+        def finish_all(_: list[int], *arrays: Tensor) -> Contents:
+            made, at = [], 0
+            for part in parts:
+                info, *its = arrays[at : at + 1 + len(part.arrays)]
+                made.append(part.finish(part.checked(info.tolist()), *its))
+                at += 1 + len(part.arrays)
+            return finish(made)
+
+        arrays = [each for part in parts for each in (part.info, *part.arrays)]
+        return cls(first.op, first.info, tuple(arrays), finish_all)
 
     def synchronize(self) -> Contents:
         """Wait for the device and return the contents; raises the error that info reports."""

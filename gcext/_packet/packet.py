@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gcext._native import ops
 from gcext._native.status import raise_for
-from gcext._packet import dense, targets, wire
+from gcext._packet import dense, sums, targets, wire
 from gcext._packet import device as on_device
 from gcext._packet.arguments import as_packets
 from gcext._packet.codes import Code, Contents, Merged, Random
@@ -54,8 +54,9 @@ class Packet:
     Attributes:
         method: "dense", "sparse" (float32 values), "ternary" (plus or minus one scale), "merged"
             (several ternary packets in one, without loss), "group" (packets of many tensors),
-            "random" (float32 values of a random support), "sign", "levels" or "polar" (value codes,
-            on any support), "lowrank" (two factors) or "dct" (coefficients).
+            "random" (float32 values of a random support), "sign", "levels", "levels2", "powers",
+            "polar" or "codes" (value codes, on any support), "sum" (several packets of one tensor,
+            whose values are added up), "lowrank" (two factors) or "dct" (coefficients).
         shape: of the source; of a group, the tuple of its members' shapes.
         dtype: of the source, for information: all arithmetic is float32.
         members: of a group. Those of one message, or of one call, share memory: one that is kept
@@ -401,6 +402,32 @@ class Packet:
         """
         return wire.merge(cls, [p.to("cpu") for p in as_packets(Packet, "Packet.merge", packets)])
 
+    @classmethod
+    def sum(cls, packets: Iterable[Packet]) -> Packet:
+        """Put packets of one tensor under one header: its values are theirs, added up in order.
+
+        Each addition is rounded to float32; ``parts()`` gives the packets back. A deferred packet
+        is not synchronized.
+
+        Args:
+            packets: 2 to 64 of one shape, dtype and device, no groups, merged ones or sums.
+
+        Raises TypeError for what are no packets, else ValueError; ``to_bytes`` raises it where the
+        packets' largest magnitudes do not have a finite float32 sum.
+
+        >>> import gcext, torch
+        >>> tensor = torch.tensor([4.0, -2.0, 2.0])
+        >>> first = gcext.stc(tensor, p=0.4)
+        >>> second = gcext.codec("sign").encode(tensor - first.to_dense())
+        >>> gcext.Packet.sum([first, second]).to_dense()
+        tensor([ 5.3333, -1.3333,  1.3333])
+        """
+        return sums.make(cls, as_packets(Packet, "Packet.sum", packets))
+
     def parts(self) -> tuple[Packet, ...]:
-        """Return the packets that a merged one was made of, byte for byte, in order."""
+        """Return the packets that a merged one or a sum was made of, byte for byte, in order."""
+        if self.method == "sum":
+            coded = self.coded
+            assert isinstance(coded, sums.Sum)
+            return coded.terms
         return wire.unmerge(type(self), self.to("cpu"))

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
+import gcext._packet.tables  # noqa: F401  (registers its value code)
 import gcext._wire as _wire
 from gcext._native.library import DTYPES
 from gcext._packet.codes import CODES, Contents, Merged, Random
+from gcext._packet.sums import Sum
 
 if TYPE_CHECKING:
     from gcext._packet.packet import Packet
@@ -157,7 +159,9 @@ def _builder(kind: type[Packet]) -> Callable[..., Packet]:
         head = (method, tuple(shape), _BY_NAME[dtype])
         if located is not None:
             return kind(*head, encoded=Located(scale=scale, **located))
-        if isinstance(coded, dict):
+        if isinstance(coded, list):
+            coded = Sum(tuple(coded))
+        elif isinstance(coded, dict):
             coded = CODES[method](**{name: _tensor(part) for name, part in coded.items()})
         support = Random(**support) if isinstance(support, dict) else _tensor(support)
         contents = Contents(support, _tensor(coded), scale)

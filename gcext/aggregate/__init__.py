@@ -8,6 +8,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from gcext.aggregate._aggregator import Aggregator, Mean, RoundInput
+from gcext.aggregate._outer import HeavyBall, Nesterov, SignStep
+from gcext.aggregate._predicted import LastValues, Predicted
 from gcext.aggregate._projection import Projection
 from gcext.aggregate._registry import aggregator_class, aggregators, register_aggregator
 from gcext.aggregate._robust import Median, TrimmedMean, Vote
@@ -18,6 +20,7 @@ from gcext.aggregate._wrappers import MaxK, Momentum, NormBound
 for _module in iter_modules(__path__):
     import_module(f"gcext.aggregate.{_module.name}")  # each registers its aggregators
 
-__all__ = ["Aggregator", "MaxK", "Mean", "Median", "Momentum", "NormBound", "Projection", "Round"]
-__all__ += ["RoundInput", "TrimmedMean", "Vote", "aggregator_class", "aggregators", "combine"]
+__all__ = ["Aggregator", "HeavyBall", "LastValues", "MaxK", "Mean", "Median", "Momentum"]
+__all__ += ["Nesterov", "NormBound", "Predicted", "Projection", "Round", "RoundInput"]
+__all__ += ["SignStep", "TrimmedMean", "Vote", "aggregator_class", "aggregators", "combine"]
 __all__ += ["gram", "mean", "per_tensor", "register_aggregator"]

@@ -19,7 +19,8 @@ __all__ = ["as_number", "check_alike", "combine", "gram", "is_dense", "is_weight
 __all__ += ["operands", "pairs", "per_tensor", "weighted_sum"]
 
 _Out = TypeVar("_Out", bound="Tensor | Sequence[Tensor]")
-_CODED = {"sign", "levels"}  # methods whose packets combine, gram and trimmed_mean read as they are
+# Methods whose packets combine, gram and trimmed_mean read as they are.
+_CODED = {"sign", "levels", "levels2"}
 
 
 @overload

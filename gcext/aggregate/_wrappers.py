@@ -131,9 +131,13 @@ class Momentum(Wrapper):
         update = self.inner._aggregate(given)
         parts = update if isinstance(update, list) else [update]
         for mine, part in zip(velocity, parts, strict=True):
-            part.copy_(mine.add_(part))
+            part.copy_(self._step(part, mine.add_(part)))
         self._velocity = velocity
         return update
+
+    def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
+        """Return the result, of the inner update and the new velocity; the latter stays."""
+        return velocity
 
     def state_dict(self) -> dict[str, Any]:
         velocity = [each.clone() for each in self._velocity]

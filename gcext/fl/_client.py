@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gcext._links.link import Link
 from gcext._packet.packet import Packet
+from gcext._recipes import Recipe
+from gcext.fl._layout import Held, Layout, received
 from gcext.fl._models import FlatModel
-from gcext.fl._server import Download
+from gcext.fl._server import Download, order_of
 
 __all__ = ["Clients", "local_sgd"]
 
@@ -28,72 +30,96 @@ def local_sgd(
     batch: int,
     epochs: int,
     rng: np.random.Generator,
+    steps: int = 0,
 ) -> tuple[Tensor, float]:
     """Return the update ``start - trained`` (float32, flat) and the mean loss over minibatches.
 
     ``model`` is overwritten, ``start`` is not.  ``inputs`` (n, ...) are the model's, ``labels``
-    int64 (n,); ``rng`` orders the samples.
+    int64 (n,); ``rng`` orders the samples.  ``steps``: so many minibatches, whatever ``epochs`` is.
     """
     model.weights.copy_(start)
     losses = []
     # In memory order: what is indexed stays channels-last.
     images = inputs.dim() == 4 and inputs.is_contiguous(memory_format=torch.channels_last)
     stored = inputs.permute(0, 2, 3, 1) if images else inputs
-    for _ in range(epochs):
-        for index in torch.split(torch.from_numpy(rng.permutation(len(labels))), batch):
-            model.grad.zero_()
-            given = stored[index].permute(0, 3, 1, 2) if images else stored[index]
-            loss = cross_entropy(model(given), labels[index])
-            loss.backward()  # type: ignore[no-untyped-call]
-            model.weights.add_(model.grad, alpha=-lr)
-            losses.append(loss.item())
+    for index in _minibatches(len(labels), batch, epochs, steps, rng):
+        model.grad.zero_()
+        given = stored[index].permute(0, 3, 1, 2) if images else stored[index]
+        loss = cross_entropy(model(given), labels[index])
+        loss.backward()  # type: ignore[no-untyped-call]
+        model.weights.add_(model.grad, alpha=-lr)
+        losses.append(loss.item())
     return start - model.weights, math.fsum(losses) / len(losses)
+
+
+def _minibatches(
+    count: int, batch: int, epochs: int, steps: int, rng: np.random.Generator
+) -> Iterator[Tensor]:
+    """Yield the samples of each minibatch, epoch after epoch."""
+    of_an_epoch = -(-count // batch)
+    for epoch in range(-(-steps // of_an_epoch) if steps else epochs):
+        order = torch.from_numpy(rng.permutation(count))
+        left = steps - epoch * of_an_epoch if steps else of_an_epoch
+        yield from torch.split(order, batch)[:left]
 
 
 class Clients:
     """The state that K clients keep between the rounds they are drawn in.
 
     A client's own last model is the server's of that round, bit for bit, so clients of one version
-    share a tensor; ``models`` maps a version (broadcasts applied, 0 is the initial model) to its
-    flat weights.  The residuals live in ``sender``, one a client, and so do the counters that
+    share it; ``held`` maps a version (broadcasts applied, 0 is the initial model) to what they
+    hold then.  The residuals live in ``sender``, one a client, and so do the counters that
     derive a stochastic codec's seeds from ``seed`` and the client.
     """
 
-    def __init__(self, count: int, initial: Tensor, up: Link, seed: int = 0) -> None:
-        self.shape = tuple(initial.shape)
+    def __init__(
+        self, count: int, initial: Tensor, recipe: Recipe, layout: Layout, seed: int = 0
+    ) -> None:
+        self.layout = layout
+        self.order = order_of(recipe.down)
+        self.catches_up = recipe.down.catch_up
         self.version = [0] * count
-        self.models = {0: initial}
-        self.sender = up.sender(seed)
+        self.held = {0: Held(initial)}
+        self.sender = recipe.up.sender(seed)
+        self.sender.observe(initial)
+        self._codec, self._schedule = recipe.up.codec, recipe.schedule
 
-    def catch_up(self, client: int, download: Download) -> Tensor:
-        """Return the client's model with all it missed applied; its very tensor if that is none."""
-        weights = self.models[self.version[client]]
+    def begin(self, round: int) -> None:
+        """Set the codec of a round, counted from 1."""
+        self.sender.codec = self._schedule.codec(self._codec, round)
+
+    def catch_up(self, client: int, download: Download) -> Held:
+        """Return what the client holds with all it missed applied; the same object if nothing."""
+        held = self.held[self.version[client]]
         if download.kind == "none":
-            return weights
-        packets = [Packet.from_bytes(m, expect=self.shape) for m in download.messages]
+            return held
         if download.kind == "dense":
-            newest = packets[0].to_dense()
-            assert isinstance(newest, Tensor)
-            return newest
+            shape = (self.layout.numel,)
+            newest = [Packet.from_bytes(m, expect=shape).values() for m in download.messages]
+            return Held(newest[0], tuple(newest[1:]))
+        packets = [Packet.from_bytes(m, expect=self.layout.expect) for m in download.messages]
         # A merged packet is applied part by part: float addition is not associative, and the model
         # must come out as the server's did.
-        parts = packets[0].parts() if download.kind == "merged" else packets
-        weights = weights.clone()
-        for packet in parts:
-            packet.add_to_(weights, alpha=-1.0)
-        return weights
+        for packet in packets[0].parts() if download.kind == "merged" else packets:
+            held = received(held, packet, self.layout, self.order)
+        return held
 
     def compress(self, client: int, update: Tensor) -> bytes:
         """Return the client's message; its residual is pending until ``commit`` or ``rollback``."""
-        return self.sender.compress(update, str(client), commit=False).to_bytes()
+        if self.layout.shapes is None:
+            return self.sender.compress(update, str(client), commit=False).to_bytes()
+        named = self.layout.named(str(client), update)
+        return self.sender.compress(named, commit=False).to_bytes()
 
-    def commit(self, drawn: list[int], version: int, weights: Tensor) -> None:
+    def commit(self, drawn: list[int], version: int, held: Held) -> None:
         """Make the residuals count: the server acknowledged, and ``drawn`` hold ``version``."""
+        self.sender.commit()
+        if self.catches_up:  # the server knows what they hold
+            return
         for client in drawn:
-            self.sender.commit(str(client))
             self.version[client] = version
-        held = set(self.version)
-        self.models = {v: m for v, m in (self.models | {version: weights}).items() if v in held}
+        there = set(self.version)
+        self.held = {v: h for v, h in (self.held | {version: held}).items() if v in there}
 
     def rollback(self) -> None:
         """Forget what was compressed since the last commit."""
@@ -102,11 +128,11 @@ class Clients:
     def state_dict(self) -> dict[str, Any]:
         return {
             "version": list(self.version),
-            "models": dict(self.models),
+            "held": {version: tuple(held) for version, held in self.held.items()},
             "sender": self.sender.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.version = list(state["version"])
-        self.models = dict(state["models"])
+        self.held = {version: Held(*held) for version, held in state["held"].items()}
         self.sender.load_state_dict(state["sender"])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gcext.fl._data import Data
 from gcext.fl._settings import Stream, torch_seed
 
-__all__ = ["FlatModel", "build", "cnn", "digits", "initial", "vgg11"]
+__all__ = ["FlatModel", "build", "cnn", "digits", "initial", "shapes", "vgg11"]
 
 
 class FlatModel:
@@ -23,6 +23,7 @@ class FlatModel:
         self.net = net
         self.weights = torch.cat([p.detach().reshape(-1) for p in params])
         self.grad = torch.zeros_like(self.weights)
+        self.shapes = tuple(tuple(p.shape) for p in params)
         sizes = [p.numel() for p in params]
         views = zip(
             params, torch.split(self.weights, sizes), torch.split(self.grad, sizes), strict=True
@@ -100,6 +101,12 @@ def build(data: str | Data) -> FlatModel:
     if isinstance(data, Data):
         return FlatModel(data.model()) if data.model is not None else build(data.name)
     return FlatModel(_MODELS[data]())
+
+
+def shapes(data: str | Data) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of a model's tensors, in the order of the flat weights."""
+    with torch.random.fork_rng(devices=[]):
+        return build(data).shapes
 
 
 def initial(data: str | Data, seed: int) -> Tensor:

@@ -7,7 +7,8 @@ import hashlib
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from gcext.fl._checkpoint import load as load_checkpoint
 from gcext.fl._checkpoint import save as save_checkpoint
 from gcext.fl._client import Clients, local_sgd
 from gcext.fl._data import Data
-from gcext.fl._models import FlatModel, initial
+from gcext.fl._layout import Layout
+from gcext.fl._models import FlatModel, initial, shapes
 from gcext.fl._server import Download, Server
 from gcext.fl._settings import Settings, Stream, generator, torch_seed
 from gcext.fl._split import split
@@ -54,14 +56,17 @@ class Federation:
         self.data = data
         self.workers = workers
         self.records: list[Record] = []
+        self.seconds = {"encode": 0.0, "decode": 0.0}  # of this process, both ways
         method = recipe(settings.recipe)
         self.epochs = settings.epochs or method.schedule.local_epochs
+        self.steps = 0 if settings.epochs else method.schedule.local_steps
         start = initial(data, settings.seed)
         labels = data.train.labels, data.test.labels
         self.split = split(settings.split, *labels, settings.clients, settings.seed)
         up, down = (torch_seed(settings.seed, way) for way in (Stream.UP, Stream.DOWN))
-        self.server = Server(start, method, down)
-        self.clients = Clients(settings.clients, start, method.up, up)
+        layout = Layout(start.numel(), shapes(data) if method.by_tensor else None)
+        self.server = Server(start, method, down, layout)
+        self.clients = Clients(settings.clients, start, method, layout, up)
 
     @property
     def numel(self) -> int:
@@ -72,21 +77,24 @@ class Federation:
         done = False
         try:
             drawn = self.drawn(self.server.version + 1)
-            downloads = {c: self.server.download(self.clients.version[c]) for c in drawn}
-            packets, losses, up_bytes = self._train(drawn, self._catch_up(downloads))
+            self.clients.begin(self.server.version + 1)
+            downloads, starts = self._downloads(drawn)
+            packets, losses, up_bytes = self._train(drawn, starts)
             samples = {c: float(len(self.split.train[c])) for c in drawn}
-            broadcast, weights = self.server.combine(packets, losses, samples)
+            with self._timed("decode"):
+                broadcast, held = self.server.combine(packets, losses, samples)
             record: Record = {
                 "round": self.server.version + 1,
-                **self._test(weights),
+                **self._test(averaged := self.server.tested(held)),
                 "loss": math.fsum(losses.values()) / len(drawn),
                 "clients": len(drawn),
                 "up_bytes": up_bytes,
                 **_down(downloads),
             }
             with uninterrupted():
-                self.clients.commit(drawn, self.server.version, self.server.weights)
-                self.server.commit(broadcast, weights)
+                self.clients.commit(drawn, self.server.version, self.server.held)
+                self.clients.sender.observe(held.weights)
+                self.server.commit(broadcast, held, averaged)
                 self.server.forget(min(self.clients.version))
                 self.records.append(record)
                 done = True
@@ -95,6 +103,7 @@ class Federation:
                 with uninterrupted():
                     self.clients.rollback()
                     self.server.rollback()
+                    self.clients.begin(max(self.server.version, 1))
             raise
         return record
 
@@ -104,13 +113,23 @@ class Federation:
         drawn = rng.choice(self.settings.clients, self.settings.drawn, replace=False)
         return sorted(int(c) for c in drawn)
 
+    def _downloads(self, drawn: list[int]) -> tuple[dict[int, Download], dict[int, Tensor]]:
+        """Return what each drawn client fetches, and the model that it then trains from."""
+        if self.server.copies is not None:
+            with self._timed("encode"):
+                sent = {client: self.server.catch_up(client) for client in drawn}
+            downloads = {client: download for client, (download, _) in sent.items()}
+            return downloads, {client: copy for client, (_, copy) in sent.items()}
+        downloads = {c: self.server.download(self.clients.version[c]) for c in drawn}
+        return downloads, dict.fromkeys(drawn, self._catch_up(downloads))
+
     def _catch_up(self, downloads: dict[int, Download]) -> Tensor:
         """Return the drawn clients' model after their downloads: the server's, bit for bit."""
         # Clients of one version share their model and messages.
         one_of_each = {self.clients.version[client]: client for client in reversed(downloads)}
         for version, client in sorted(one_of_each.items()):
             download = downloads[client]
-            weights = self.clients.catch_up(client, download)
+            weights = self.clients.catch_up(client, download).weights
             if not torch.equal(weights.view(torch.int32), self.server.weights.view(torch.int32)):
                 raise RuntimeError(
                     f"fl: client {client} must hold the server's model after {download.kind} "
@@ -119,7 +138,7 @@ class Federation:
         return self.server.weights
 
     def _train(
-        self, drawn: list[int], start: Tensor
+        self, drawn: list[int], starts: dict[int, Tensor]
     ) -> tuple[dict[int, Packet], dict[int, float], int]:
         """Return what the server received: the decoded packets, the losses, the packets' bytes."""
         now = self.server.version + 1
@@ -129,12 +148,13 @@ class Federation:
             index = torch.from_numpy(self.split.train[client])
             return local_sgd(
                 model,
-                start,
+                starts[client],
                 self.data.inputs(self.data.train, index),
                 self.data.train.labels[index],
                 lr=kept.lr,
                 batch=kept.batch,
                 epochs=self.epochs,
+                steps=self.steps,
                 rng=generator(kept.seed, Stream.BATCH, now, client),
             )
 
@@ -147,11 +167,20 @@ class Federation:
                     f"fl: client {client}'s loss must be finite, got {loss} in round {now}. "
                     "Lower --lr."
                 )
-            message = self.clients.compress(client, update)
-            packets[client] = Packet.from_bytes(message, expect=tuple(update.shape))
+            with self._timed("encode"):
+                message = self.clients.compress(client, update)
+            with self._timed("decode"):
+                packets[client] = Packet.from_bytes(message, expect=self.clients.layout.expect)
             losses[client] = loss
             up_bytes += len(message)
         return packets, losses, up_bytes
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Add the time of the block; ``decode`` holds the server's answer too, encoded."""
+        begun = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - begun
 
     def _test(self, weights: Tensor) -> Record:
         right, loss = self.workers.test(weights)
@@ -185,12 +214,14 @@ class Federation:
                 f"got {'; '.join(differing)}. Give the same, or another --checkpoint."
             )
         self.records = list(state["records"])
+        self.clients.begin(max(len(self.records), 1))
         self.clients.load_state_dict(state["clients"])
         self.server.load_state_dict(state["server"])
 
     def _trajectory(self) -> dict[str, object]:
         decided = {
             "epochs": self.epochs,
+            "steps": self.steps,
             "digest of the data": self.data.digest(),
             "parameters": self.numel,
         }
@@ -285,6 +316,8 @@ def _result(federation: Federation, seconds: float, interrupted: bool) -> dict[s
         },
         "threads": federation.workers.threads,
         "seconds": round(seconds, 3),
+        "encode_seconds": round(federation.seconds["encode"], 3),
+        "decode_seconds": round(federation.seconds["decode"], 3),
         "interrupted": interrupted,
         "rounds": records,
         "rounds_to_target": _rounds_to(settings.target, records),

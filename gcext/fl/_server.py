@@ -7,15 +7,19 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from gcext._codecs.registry import codec
+from gcext._links.link import Link
 from gcext._packet.packet import Packet
 from gcext._recipes import Recipe
+from gcext.aggregate import Mean, Predicted
+from gcext.fl._copies import Copies
+from gcext.fl._layout import Held, Layout, received
 
-__all__ = ["Broadcast", "Download", "Server"]
+__all__ = ["Broadcast", "Download", "Server", "order_of"]
 
 MARGIN = 64  # bytes; more than a dense packet's header and checksum
 MOST_MERGED = 4096  # packets; docs/wire-format.md
 
-Kind = Literal["none", "single", "merged", "dense"]
+Kind = Literal["none", "single", "merged", "dense", "catch_up"]
 
 
 class Download(NamedTuple):
@@ -44,18 +48,36 @@ class Broadcast(NamedTuple):
 class Server:
     """The global model and all that a round of Algorithm 4 changes in it.
 
-    ``version`` counts the broadcasts applied to ``weights`` (float32, flat).  ``history`` maps a
+    ``version`` counts the broadcasts applied to the model that is ``held``.  ``history`` maps a
     version to the broadcast that led to it, for as long as a download may hold it.
     """
 
-    def __init__(self, initial: Tensor, recipe: Recipe, seed: int = 0) -> None:
-        self.weights = initial
+    def __init__(
+        self, initial: Tensor, recipe: Recipe, seed: int = 0, layout: Layout | None = None
+    ) -> None:
+        self.layout = Layout(initial.numel()) if layout is None else layout
+        self.order = order_of(recipe.down)
+        self.held = Held(initial)
         self.version = 0
         self.history: dict[int, Broadcast] = {}
         self.receiver = recipe.up.receiver()
         self.sender = recipe.down.sender(seed)
+        self.average = recipe.schedule.average
+        self.averaged = initial
+        self.copies = Copies(initial, recipe.down.codec, seed) if recipe.down.catch_up else None
         self._downloads: dict[int, Download] = {}
         self._before: Any = None  # the receiver's snapshot, until the round is settled
+
+    @property
+    def weights(self) -> Tensor:
+        """The global model, float32 and flat."""
+        return self.held.weights
+
+    def catch_up(self, client: int) -> tuple[Download, Tensor]:
+        """Return what a drawn client is sent instead of broadcasts, and its model after that."""
+        assert self.copies is not None
+        message, copy = self.copies.send(client, self.weights)
+        return Download("catch_up", (message,)), copy
 
     def download(self, version: int) -> Download:
         """Return what a client at ``version`` fetches, the cheapest in bytes.
@@ -70,7 +92,8 @@ class Server:
         missed = range(version + 1, self.version + 1)
         if not missed:
             return Download("none")
-        ways = [Download("dense", (codec("dense").encode(self.weights).to_bytes(),))]
+        tensors = (self.held.weights, *self.held.trail)
+        ways = [Download("dense", tuple(codec("dense").encode(x).to_bytes() for x in tensors))]
         if all(v in self.history for v in missed):
             found = [self.history[v] for v in missed]
             ways.append(Download("single", tuple(b.message for b in found)))
@@ -83,40 +106,55 @@ class Server:
 
     def combine(
         self, packets: dict[int, Packet], losses: dict[int, float], samples: dict[int, float]
-    ) -> tuple[Broadcast, Tensor]:
-        """Return the next broadcast and the weights after it: lines 10 to 15 of Algorithm 4.
+    ) -> tuple[Broadcast | None, Held]:
+        """Return the next broadcast and what is held after it: lines 10 to 15 of Algorithm 4.
 
         Nothing counts until ``commit``; ``rollback`` takes the packets out of the history again.
         """
         self._before = self.receiver.snapshot()
         weights = samples if self.receiver.uses_weights else None
         update = self.receiver.aggregate(packets, losses, self.version + 1, weights)
-        assert isinstance(update, Tensor)  # the model is one flat tensor
-        message = self.sender.compress(update, "model", commit=False).to_bytes()
-        packet = Packet.from_bytes(message, expect=tuple(self.weights.shape))
-        model = self.weights.clone()
-        packet.add_to_(model, alpha=-1.0)
-        return Broadcast(message, packet), model
+        if self.copies is not None:
+            return None, Held(self.weights - self.layout.join(update))
+        if isinstance(update, Tensor):
+            sent = self.sender.compress(update, "model", commit=False)
+        else:
+            named = {f"model/{i}": part for i, part in enumerate(update)}
+            sent = self.sender.compress(named, commit=False)
+        message = sent.to_bytes()
+        packet = Packet.from_bytes(message, expect=self.layout.expect)
+        return Broadcast(message, packet), received(self.held, packet, self.layout, self.order)
 
-    def commit(self, broadcast: Broadcast, weights: Tensor) -> None:
-        """Make a broadcast count for the model, the history and the residual."""
-        self.sender.commit("model")
+    def tested(self, held: Held) -> Tensor:
+        """Return the weights to be tested after a round: the model's, or their moving average."""
+        if not self.average:
+            return held.weights
+        return self.average * self.averaged + (1 - self.average) * held.weights
+
+    def commit(self, broadcast: Broadcast | None, held: Held, averaged: Tensor) -> None:
+        """Make a round count for the model, the history and the residual."""
+        self.sender.commit()
         self.version += 1
-        self.weights = weights
-        self.history[self.version] = broadcast
+        self.held, self.averaged = held, averaged
+        if broadcast is not None:
+            self.history[self.version] = broadcast
+        if self.copies is not None:
+            self.copies.commit()
         self._downloads.clear()
         self._before = None
 
     def rollback(self) -> None:
         """Be as after the last commit."""
         self.sender.rollback()
+        if self.copies is not None:
+            self.copies.rollback()
         if self._before is not None:
             self.receiver.restore(self._before)
             self._before = None
 
     def forget(self, oldest: int) -> None:
         """Drop broadcasts that no download will hold: all have ``oldest``, or dense is cheaper."""
-        spent, dense = 0.0, 4 * self.weights.numel() + MARGIN
+        spent, dense = 0.0, (1 + self.order) * (4 * self.layout.numel + MARGIN)
         for version in sorted(self.history, reverse=True):
             if version <= oldest or spent >= dense:
                 del self.history[version]
@@ -126,22 +164,44 @@ class Server:
     def state_dict(self) -> dict[str, Any]:
         return {
             "version": self.version,
-            "weights": self.weights,
+            "held": tuple(self.held),
             "history": {v: b.message for v, b in self.history.items()},
             "receiver": self.receiver.state_dict(),
             "sender": self.sender.state_dict(),
+            "averaged": self.averaged if self.average else None,
+            "copies": None if self.copies is None else self.copies.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        shape = tuple(self.weights.shape)
         self.version = state["version"]
-        self.weights = state["weights"]
+        self.held = Held(*state["held"])
         self.history = {
-            v: Broadcast(m, Packet.from_bytes(m, expect=shape)) for v, m in state["history"].items()
+            v: Broadcast(m, Packet.from_bytes(m, expect=self.layout.expect))
+            for v, m in state["history"].items()
         }
         self.receiver.load_state_dict(state["receiver"])
         self.sender.load_state_dict(state["sender"])
+        if self.average:
+            self.averaged = state["averaged"]
+        if self.copies is not None:
+            self.copies.load_state_dict(state["copies"])
         self._downloads.clear()
+
+
+def order_of(down: Link) -> int:
+    """Return the order of a down link's prediction, which every end makes for itself.
+
+    Raises ValueError for a way down that clients could not follow.
+    """
+    end = down.receiver()
+    if type(end) is Mean:
+        return 0
+    if isinstance(end, Predicted) and type(end.inner) is Mean:
+        order: int = end.order
+        return order
+    raise ValueError(
+        f"fl: the way down must combine by Mean or Predicted, got {end!r}. One packet comes down."
+    )
 
 
 def _mergeable(broadcasts: list[Broadcast]) -> bool:

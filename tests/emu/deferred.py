@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from emu import dct as emulated_dct
-from emu import quantize
+from emu import encode_codes, natural, quantize
 from emu.backends import POISON
 from emu.select import Emu, Schedule
 from torch import Tensor
@@ -20,6 +20,9 @@ from gcext import Packet
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
 from gcext._native import dct, lists, ops
+from gcext._native import encode_codes as codes_kernel
+from gcext._native import natural as natural_ops
+from gcext._native.codes import TABLES
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class DeferredCodec(Codec):
     @property
     def stochastic(self) -> bool:
         return self.of.stochastic
+
+    @property
+    def contracts(self) -> bool:  # type: ignore[override]
+        return self.of.contracts
 
     def contraction(self, n: int) -> float:
         return self.of.contraction(n)
@@ -80,6 +87,8 @@ def on_a_gpu() -> Iterator[None]:
         patch.setattr(lists, "select_many", _device(_select_many))
         patch.setattr(ops, "sign", _device(_sign))
         patch.setattr(ops, "levels", _device(_levels))
+        patch.setattr(natural_ops, "natural", _device(_natural))
+        patch.setattr(codes_kernel, "encode_codes", _device(_encode_codes))
         patch.setattr(dct, "dct_select", _device(_dct_select))
         yield
 
@@ -121,6 +130,15 @@ def _sign(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return quantize.Emu().sign(tensor, *rest)
 
 
+def _encode_codes(
+    tensor: Tensor, memory: Any, out: Any, decay: float, table: str, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    source = tensor, memory, out, decay, TABLES.index(table)
+    if tensor.numel() == 0:
+        return torch.ops.gcext.encode_codes(*source, *rest)
+    return encode_codes.Emu().encode_codes(*source, *rest)
+
+
 def _dct_select(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     if tensor.numel() == 0:
         return torch.ops.gcext.dct_select(tensor, *rest)
@@ -133,8 +151,14 @@ def _dct_select(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _levels(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = tensor.numel()
     if n == 0:
-        return torch.ops.gcext.levels(tensor, *rest)
+        return torch.ops.gcext.levels(tensor, *rest[:-1], ops.signed(rest[-1]))
     norms, at, level, info = quantize.Emu().levels(tensor, *rest)
     missing = (0, n - at.numel())  # the operator allocates all elements
     pad = torch.nn.functional.pad
     return norms, pad(at, missing, value=POISON), pad(level, missing, value=POISON), info
+
+
+def _natural(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    if tensor.numel() == 0:
+        return torch.ops.gcext.natural(tensor, *rest)
+    return natural.Emu().natural(tensor, *rest)

@@ -21,6 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import coded
 import numpy as np
+import prefixed
+import sums
+import tables
 import transforms
 import wire_bodies as wire
 import xxhash
@@ -171,8 +174,8 @@ def invalid() -> Iterator[tuple[str, bytes, str]]:
     yield "empty", b"", "truncated"
     yield "short-12", seal(b"")[:12], "truncated"
     yield "no-body", seal(b""), "truncated"
-    for method in (0, 6, 7, 10, 255):  # 6 and 7 were reserved when these were made
-        code = "support" if method in (6, 7) else "method"
+    for method in (0, 6, 7, 10, 16, 17, 255):  # some were reserved when these were made
+        code = "support" if method in (6, 7, 10, 16) else "method"
         yield f"method-{method}", seal(ternary_bytes(method=bytes([method]))), code
     for dtype in (4, 15):
         yield f"dtype-{dtype}", seal(ternary_bytes(type=bytes([dtype << 4 | 2]))), "dtype"
@@ -312,15 +315,16 @@ def main() -> None:
     index: dict[str, Any] = {"valid": [], "invalid": {}, "values": {}}
     if index_path.exists():
         index |= json.loads(index_path.read_text())
-    for name, body in itertools.chain(valid(), coded.valid(), transforms.valid()):
+    others = (coded, tables, prefixed, sums, transforms)
+    for name, body in itertools.chain(valid(), *(each.valid() for each in others)):
         if name not in index["valid"]:
             message = wire.pack(body)
             (HERE / "valid" / f"{name}.gcx").write_bytes(message)
             index["valid"].append(name)
-            if body.code:
+            if body.code or body.method == "sum":
                 values = Packet.from_bytes(message).values().numpy().astype("<f4").tobytes()
                 index["values"][name] = xxhash.xxh3_64_hexdigest(values)
-    for name, message, code in itertools.chain(invalid(), coded.invalid(), transforms.invalid()):
+    for name, message, code in itertools.chain(invalid(), *(each.invalid() for each in others)):
         if name not in index["invalid"]:
             (HERE / "invalid" / f"{name}.gcx").write_bytes(message)
             index["invalid"][name] = code

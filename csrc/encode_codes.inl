@@ -1,0 +1,208 @@
+// Bodies of encode_codes.h for one instruction set. Plain loops that the compiler turns into
+// vectors.
+#include <cstring>
+
+#include "encode_codes.h"
+
+namespace gcext::GCEXT_ISA {
+namespace {
+
+constexpr int64_t kBatch = 64;     // elements whose draws are made at a time
+constexpr int64_t kLookups = 512;  // elements looked up at a time
+constexpr int kWindow = 28;        // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
+
+void grid(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
+          uint8_t* code) {
+  const double factor = grid_factor(top, rule.width), middle = grid_middle(rule.width);
+  if (!rule.random) {
+    for (int64_t i = 0; i < n; ++i)
+      code[i] = static_cast<uint8_t>(grid_code(acc[i], factor, middle, 0));
+    return;
+  }
+  // By whole pairs, so an odd first element leaves half a draw unused at either end.
+  const int64_t odd = index & 1;
+  for (int64_t at = 0; at < n; at += kBatch) {
+    const int64_t m = n - at < kBatch ? n - at : kBatch, pair = (index + at) >> 1;
+    uint64_t draw[kBatch / 2 + 1];
+    int32_t v[kBatch + 2];
+    const int64_t pairs = (odd + m + 1) / 2;
+    for (int64_t i = 0; i < pairs; ++i) draw[i] = grid_draw(rule.key, pair + i);
+    std::memcpy(v, draw, static_cast<size_t>(pairs) * sizeof *draw);  // little-endian halves
+    for (int64_t i = 0; i < m; ++i)
+      code[at + i] = static_cast<uint8_t>(grid_code(acc[at + i], factor, middle, v[odd + i]));
+  }
+}
+
+// Products are exact: 24 by 8 bits.
+FitSums grid_fit(const float* acc, int64_t n, int width, const uint8_t* code) {
+  const int32_t steps = (1 << width) - 1;
+  double lane[kLanes] = {};
+  int32_t squares = 0;  // 4096 of 255^2 fit
+  for (int64_t at = 0; at < n; at += kBatch) {
+    const int64_t m = n - at < kBatch ? n - at : kBatch;
+    double product[kBatch] = {};
+    for (int64_t i = 0; i < m; ++i) {
+      const int32_t level = 2 * static_cast<int32_t>(code[at + i]) - steps;
+      product[i] = static_cast<double>(acc[at + i]) * level;
+      squares += level * level;
+    }
+    for (int64_t i = 0; i < kBatch; i += kLanes)  // a zero changes no sum
+      for (int j = 0; j < kLanes; ++j) lane[j] += product[i + j];
+  }
+  return {add_lanes(lane), static_cast<double>(squares)};
+}
+
+void grid_subtract(float* acc, int64_t n, float scale, int width, const uint8_t* code) {
+  const double step = grid_step(scale, width);
+  for (int64_t i = 0; i < n; ++i) acc[i] -= grid_value(step, code[i], width);
+}
+
+// The magnitudes [0, 1] cut where the top 15 bits of a float32 change: less than one midpoint of
+// two T lies in each piece.
+struct Pieces {
+  static constexpr int kShift = 17;                       // 6 bits of mantissa
+  static constexpr int kFirst = (127 - 22) << 6;          // from 2^-22: below all midpoints
+  static constexpr int kCount = (127 << 6) + 1 - kFirst;  // up to 1
+  int32_t below[kCount];  // midpoints below the piece: the rank of T at its start
+  float above[kCount];    // a number above this, within the piece, has one T more
+
+  Pieces() {
+    int rank = 0;
+    for (int piece = 0; piece < kCount; ++piece) {
+      const float start = float_of(static_cast<uint32_t>(kFirst + piece) << kShift);
+      while (rank < 128 && middle(rank) < start) ++rank;
+      below[piece] = rank;
+      above[piece] = rank < 128 ? middle(rank) : 2.0f;
+    }
+  }
+
+  // The greatest float32 that is not above the midpoint of magnitudes t and t + 1.
+  static float middle(int t) {
+    const double exact = (static_cast<double>(Dynamic8::magnitude(t)) +
+                          static_cast<double>(Dynamic8::magnitude(t + 1))) /
+                         2;
+    const float near = static_cast<float>(exact);
+    return static_cast<double>(near) > exact ? float_of(bits_of(near) - 1) : near;
+  }
+};
+
+// In loops of one kind each: of look-ups, without a branch, and of vectors.
+void dynamic(const float* acc, int64_t n, float scale, uint8_t* code) {
+  static const Pieces pieces;
+  const Pieces& p = pieces;
+  const double inverse = 1.0 / static_cast<double>(scale);
+  for (int64_t at = 0; at < n; at += kLookups) {
+    const int64_t m = n - at < kLookups ? n - at : kLookups;
+    const float* x = acc + at;
+    float y[kLookups];
+    int32_t piece[kLookups], rank[kLookups];
+    for (int64_t i = 0; i < m; ++i) y[i] = dynamic_ratio(x[i], inverse);
+    for (int64_t i = 0; i < m; ++i) {
+      const int32_t from = static_cast<int32_t>(bits_of(y[i]) >> Pieces::kShift) - Pieces::kFirst;
+      piece[i] = from > 0 ? from : 0;
+    }
+    for (int64_t i = 0; i < m; ++i)
+      rank[i] = p.below[piece[i]] + static_cast<int32_t>(y[i] > p.above[piece[i]]);
+    for (int64_t i = 0; i < m; ++i) {
+      const int32_t least = rank[i] < kDynamic8Zero ? rank[i] : kDynamic8Zero;
+      code[at + i] = static_cast<uint8_t>(kDynamic8Zero + (x[i] < 0 ? -least : rank[i]));
+    }
+  }
+}
+
+void dynamic_subtract(float* acc, int64_t n, float scale, const uint8_t* code) {
+  const float* const value = kDynamic8.value;
+  for (int64_t i = 0; i < n; ++i) acc[i] -= scale * value[code[i]];
+}
+
+// As tally_signs of quantize.inl, for two sums.
+void tally_sides(const float* acc, int64_t n, uint32_t top, Sides* sides) {
+  const uint32_t high = top >> 23 != 0 ? top >> 23 : 1;
+  const uint32_t low = high > kWindow ? high - kWindow : 1;
+  uint64_t all = 0, negative = 0;
+  uint32_t far = 0;
+  int32_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t key = key_of(acc[i]);
+    const uint32_t exponent = key >> 23 != 0 ? key >> 23 : 1;
+    const uint32_t mantissa = mantissa_of(key);
+    const bool near = static_cast<int32_t>(exponent) >= static_cast<int32_t>(low);
+    const uint64_t moved = static_cast<uint64_t>(near ? mantissa : 0) << ((exponent - low) & 31);
+    all += moved;
+    negative += moved & (0 - static_cast<uint64_t>(bits_of(acc[i]) >> 31));  // of -0 it is 0
+    far |= near ? 0 : mantissa;
+  }
+  for (int64_t i = 0; i < n; ++i) count += acc[i] < 0;
+  const uint64_t sum[2] = {all - negative, negative};
+  for (int side = 0; side < 2; ++side) {
+    sides->bins[side][low] += sum[side] & ((uint64_t{1} << (high - low)) - 1);
+    sides->bins[side][high] += sum[side] >> (high - low);
+  }
+  for (int64_t i = 0; i < n && far != 0; ++i) {
+    const uint32_t key = key_of(acc[i]);
+    if (key >> 23 < low) sides->bins[acc[i] < 0 ? 1 : 0][bin_of(key)] += mantissa_of(key);
+  }
+  sides->count[0] += n - count;
+  sides->count[1] += count;
+}
+
+void sides(const float* acc, int64_t n, uint8_t* code) {
+  for (int64_t i = 0; i < n; ++i) code[i] = acc[i] < 0 ? 1 : 0;
+}
+
+void sides_subtract(float* acc, int64_t n, const float* mean) {
+  const float positive = mean[0], negative = mean[1];
+  for (int64_t i = 0; i < n; ++i) acc[i] -= acc[i] < 0 ? negative : positive;
+}
+
+void halves(float* acc, int64_t n, uint16_t* code) {
+  for (int64_t i = 0; i < n; ++i) {
+    const Half half = half_of(acc[i]);
+    code[i] = static_cast<uint16_t>(half.code);
+    acc[i] -= half.sent;
+  }
+}
+
+void bfloats(float* acc, int64_t n, uint16_t* code) {
+  for (int64_t i = 0; i < n; ++i) {
+    const Half half = bfloat_of(acc[i]);
+    code[i] = static_cast<uint16_t>(half.code);
+    acc[i] -= half.sent;
+  }
+}
+
+// Closes the gaps between 8 codes of a byte each: of bytes, of pairs, of fours.
+uint64_t closed(uint64_t x, int width) {
+  x = (x & 0x00ff00ff00ff00ffu) | (x >> 8 & 0x00ff00ff00ff00ffu) << width;
+  x = (x & 0x0000ffff0000ffffu) | (x >> 16 & 0x0000ffff0000ffffu) << (2 * width);
+  return (x & 0xffffffffu) | x >> 32 << (4 * width);
+}
+
+void pack(const uint8_t* code, int64_t groups, int width, uint8_t* out) {
+  if (width == 8) {
+    std::memcpy(out, code, static_cast<size_t>(8 * groups));
+    return;
+  }
+  int64_t g = 0;
+  // Eight bytes at a time, of which the next ones overwrite those beyond `width`.
+  for (; g * width + 8 <= groups * width; ++g) {
+    uint64_t x;
+    std::memcpy(&x, code + 8 * g, sizeof x);
+    x = closed(x, width);
+    std::memcpy(out + g * width, &x, sizeof x);
+  }
+  for (; g < groups; ++g) {
+    uint64_t x;
+    std::memcpy(&x, code + 8 * g, sizeof x);
+    x = closed(x, width);
+    std::memcpy(out + g * width, &x, static_cast<size_t>(width));
+  }
+}
+
+}  // namespace
+
+const EncodeTable encode_table = {grid,        grid_fit, grid_subtract,  dynamic, dynamic_subtract,
+                                  tally_sides, sides,    sides_subtract, halves,  bfloats,
+                                  pack};
+
+}  // namespace gcext::GCEXT_ISA

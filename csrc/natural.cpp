@@ -1,0 +1,76 @@
+#include "natural.h"
+
+#include <tuple>
+
+#include "common/arguments.h"
+#include "quantize_pass.h"
+
+namespace gcext {
+namespace {
+
+std::tuple<Tensor, Tensor> natural(const Tensor& tensor, const std::optional<Tensor>& memory,
+                                   const std::optional<Tensor>& out, double decay, double scale,
+                                   int64_t seed) {
+  const Source source = quantize_args(tensor, memory, out, decay);
+  const float by = check_natural_scale(scale);
+  const int64_t n = tensor.numel();
+  Tensor power = empty(n, ScalarType::Short, tensor), info = no_info(tensor);
+  if (n == 0) return {power, info};
+  const KernelFpEnv env;
+  const QuantizeTable& pass = GCEXT_TABLE(quantize_table);
+  const NaturalTable& table = GCEXT_TABLE(natural_table);
+  const Cells cells(n, n);
+  const int64_t parts = std::min(parts_for(n, kGrain), cells.count());
+  const uint64_t key = mixed(static_cast<uint64_t>(seed));
+  const int32_t most = most_power(by);
+  int16_t* const drawn = power.mutable_data_ptr<int16_t>();
+  int64_t* const field = info.mutable_data_ptr<int64_t>();
+
+  std::vector<uint32_t> tops(static_cast<size_t>(parts));
+  for_cells(pass, source, cells, parts, [&](const Cell& cell, const float* acc) {
+    uint32_t& top = tops[static_cast<size_t>(cell.part)];
+    top = std::max(top, cell.top);
+    if (top < kInfKey)
+      table.draw(acc, cell.size, key, static_cast<uint64_t>(cell.begin), most, drawn + cell.begin);
+  });
+  if (*std::max_element(tops.begin(), tops.end()) >= kInfKey) {
+    report(source, n, field);
+    return {power, info};
+  }
+  if (source.out != nullptr) {
+    for_cells(pass, source, cells, parts, [&](const Cell& cell, float* acc) {
+      table.subtract(acc, cell.size, drawn + cell.begin, by);
+      store(pass, source, n, cell, acc);
+    });
+  }
+  field[kInfoCount] = n;
+  return {power, info};
+}
+
+Tensor power_values(const Tensor& power, double scale) {
+  const KernelFpEnv env;  // a scale may be denormal
+  const float by = check_power_values(power, scale);
+  const int64_t n = power.numel();
+  Tensor out = empty(n, ScalarType::Float, power);
+  const int16_t* const from = power.const_data_ptr<int16_t>();
+  float* const to = out.mutable_data_ptr<float>();
+  const int64_t parts = parts_for(n, kGrain);
+  std::atomic<bool> beyond{false};
+  parallel_parts(parts, [&](int64_t part) {
+    const int64_t first = n * part / parts, last = n * (part + 1) / parts;
+    if (!GCEXT_TABLE(natural_table).values(from + first, last - first, by, to + first))
+      beyond = true;
+  });
+  GCEXT_CHECK(!beyond, "power_values: powers must be in [-", kPowers - 1, ", ", kPowers - 1,
+              "], got another.");
+  return out;
+}
+
+}  // namespace
+
+GCEXT_OPERATOR(CPU, natural,
+               "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, float scale, int "
+               "seed) -> (Tensor power, Tensor info)")
+GCEXT_OPERATOR(CPU, power_values, "(Tensor power, float scale) -> Tensor")
+
+}  // namespace gcext

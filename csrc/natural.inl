@@ -1,0 +1,42 @@
+// Bodies of natural.h for one instruction set: plain loops that the compiler turns into vectors.
+#include <cstring>
+
+#include "natural.h"
+
+namespace gcext::GCEXT_ISA {
+namespace {
+
+constexpr int64_t kBatch = 64;  // draws made at a time, in loops of one kind each
+
+void draw(const float* acc, int64_t n, uint64_t key, uint64_t index, int32_t most, int16_t* power) {
+  for (int64_t at = 0; at < n; at += kBatch) {
+    const int64_t m = n - at < kBatch ? n - at : kBatch;
+    const uint64_t first = (index + static_cast<uint64_t>(at)) / 2;
+    uint64_t pair[kBatch / 2];
+    uint32_t bits[kBatch];
+    for (uint64_t j = 0; j < kBatch / 2; ++j) pair[j] = draw_pair(key, first + j);
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the lower half comes first");
+    std::memcpy(bits, pair, sizeof bits);
+    for (int64_t i = 0; i < m; ++i)
+      power[at + i] = static_cast<int16_t>(power_of(acc[at + i], bits[i], most));
+  }
+}
+
+void subtract(float* acc, int64_t n, const int16_t* power, float scale) {
+  for (int64_t i = 0; i < n; ++i) acc[i] -= power_value(scale, power[i]);
+}
+
+bool values(const int16_t* power, int64_t n, float scale, float* value) {
+  uint32_t beyond = 0;
+  for (int64_t i = 0; i < n; ++i)
+    beyond |= static_cast<uint32_t>(power[i] + kPowers - 1) > 2u * (kPowers - 1) ? 1u : 0u;
+  if (beyond != 0) return false;
+  for (int64_t i = 0; i < n; ++i) value[i] = power_value(scale, power[i]);
+  return true;
+}
+
+}  // namespace
+
+const NaturalTable natural_table = {draw, subtract, values};
+
+}  // namespace gcext::GCEXT_ISA

@@ -1,0 +1,75 @@
+// How quantize and encode_codes go over their source on the CPU: cell by cell, a contiguous range
+// of cells a thread, and what they report of a sum that is not finite.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "common/stable.h"
+#include "quantize.h"
+
+namespace gcext {
+
+constexpr int64_t kGrain = 32768;     // elements that are worth a thread
+constexpr int64_t kCached = 1 << 20;  // elements of an output that may stay in the cache
+
+struct Cell {
+  int64_t part, index, begin, size;
+  uint32_t top;  // the largest key of its sums
+};
+
+// Part `part` of `parts`: runs body(cell, acc) for each of its cells and the cell's sums, which the
+// body may change.
+template <class Body>
+void for_part(const QuantizeTable& table, const Source& source, const Cells& cells, int64_t part,
+              int64_t parts, const Body& body) {
+  const int64_t count = cells.count();
+  alignas(64) float acc[kCell];
+  for (int64_t cell = count * part / parts; cell < count * (part + 1) / parts; ++cell) {
+    const int64_t begin = cells.begin(cell), size = cells.size(cell);
+    body(Cell{part, cell, begin, size, table.accumulate(source, begin, size, acc)}, acc);
+  }
+}
+
+// All parts, each on a thread.
+template <class Body>
+void for_cells(const QuantizeTable& table, const Source& source, const Cells& cells, int64_t parts,
+               const Body& body) {
+  parallel_parts(parts, [&](int64_t part) { for_part(table, source, cells, part, parts, body); });
+}
+
+// Writes a cell of the new memory out, of n elements in all.
+inline void store(const QuantizeTable& table, const Source& source, int64_t n, const Cell& cell,
+                  const float* acc) {
+  if (source.out != source.memory && n > kCached) {
+    table.bypass(acc, cell.size, source.out + cell.begin);
+  } else {
+    std::memcpy(source.out + cell.begin, acc, static_cast<size_t>(cell.size) * sizeof(float));
+  }
+}
+
+// Reports why the first sum that is not finite, of these n elements, is not.
+inline void report(const Source& source, int64_t n, int64_t* info) {
+  const auto first = [&](const auto& x) {
+    int64_t i = 0;
+    while (i < n && std::isfinite(x(i))) ++i;
+    return i;
+  };
+  info[kInfoStatus] = kSelectTensor;
+  info[kInfoWhere] = first([&](int64_t i) { return source.tensor[i]; });
+  if (info[kInfoWhere] < n) return;
+  info[kInfoStatus] = kSelectMemory;
+  info[kInfoWhere] = first([&](int64_t i) { return source.memory[i]; });
+  if (info[kInfoWhere] < n) return;
+  info[kInfoStatus] = kSelectOverflow;
+  info[kInfoWhere] =
+      first([&](int64_t i) { return source.tensor[i] + source.b * source.memory[i]; });
+}
+
+inline Tensor no_info(const Tensor& tensor) {
+  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
+  std::fill_n(info.mutable_data_ptr<int64_t>(), int64_t{kInfoSize}, int64_t{0});
+  return info;
+}
+
+}  // namespace gcext

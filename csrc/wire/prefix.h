@@ -1,0 +1,131 @@
+// A prefix code and what it codes, in tiles; docs/wire-format.md, "Prefix code".
+//
+//   | m varint | section of the m symbols | m lengths | 3 bytes a tile | code words and more bits |
+//
+// The code is the Huffman code of what occurs, no word longer than 12 bits, by package-merge: one
+// for any counts, whatever the order of work. A reader counts what it decodes and makes the code
+// again. Words are those of rising (length, symbol), as in deflate; a word's first bit is its
+// highest. What follows a word (signs, low bits of a number) is the caller's.
+//
+// Costs nothing in proportion to the symbols before they are known to be there: each is a bit or
+// more.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "frame.h"
+
+namespace gcext::wire {
+
+constexpr int kLongestWord = 12;
+constexpr int64_t kMaxAlphabet = int64_t{1} << kLongestWord;
+constexpr int64_t kPrefixTile = 4096;  // symbols
+constexpr int64_t kSizeBytes = 3;      // of a tile's number of bits
+
+// The lengths of the words of symbols that occur `count` > 0 times, in the order given: Larmore &
+// Hirschberg (1990). At least two of them, at most kMaxAlphabet.
+std::vector<uint8_t> word_lengths(const std::vector<int64_t>& count);
+
+// The words of these lengths, their first bit lowest.
+std::vector<uint16_t> words_of(const std::vector<uint8_t>& length);
+
+// Takes a prefix code and its stream of `symbols` > 0 symbols below `alphabet`, at most
+// kMaxAlphabet. Each is at least 1 bit and at most `most_bits`, sign and low bits included.
+// `may_be_none`: m may be 0, and nothing follows.
+void take_prefix(Cursor* cursor, int64_t symbols, int64_t alphabet, int64_t most_bits,
+                 bool may_be_none, Prefix* prefix);
+
+// 57 bits or more of a stream from bit `at` on; reads 8 bytes (after the stream is the checksum).
+inline uint64_t load_bits(const uint8_t* stream, int64_t at) {
+  uint64_t x;
+  std::memcpy(&x, stream + (at >> 3), 8);
+  return x >> (at & 7);
+}
+
+// The code of a body, opened: its symbols, their lengths, a table of all windows of bits.
+class PrefixReader {
+ public:
+  // Fails where symbols or lengths break a rule.
+  PrefixReader(const Prefix& prefix, const Cursor& cursor);
+
+  // Of the window's first bits: the symbol is entry >> 4, and its word's length entry & 15.
+  uint16_t entry(uint64_t window) const { return table_[window & mask_]; }
+  uint64_t mask() const { return mask_; }
+
+  struct Tile {
+    int64_t n = 0, begin = 0, end = 0;  // symbols; where its bits begin and end
+    int64_t number = 0;
+  };
+  // The next tile, n = 0 after the last.
+  Tile next();
+
+  // Fails unless a tile that next() gave ended at bit `at`.
+  void check_end(const Tile& tile, int64_t at) const;
+
+  // Fails unless the lengths are those of a code for these counts, one for each of the alphabet.
+  void check_counts(const int64_t* count) const;
+
+  int64_t highest() const { return used_.back(); }
+
+ private:
+  const Prefix& prefix_;
+  const Cursor& cursor_;
+  std::vector<int32_t> used_;
+  std::vector<uint8_t> length_;
+  std::array<uint16_t, kMaxAlphabet> table_;
+  uint64_t mask_ = 0;
+  int64_t tile_ = 0, bit_ = 0;
+};
+
+// Writes bits front to back; the buffer has 8 bytes to spare.
+class BitSink {
+ public:
+  explicit BitSink(uint8_t* out) : first_(out), out_(out) {}
+
+  // At most 56 bits, with zeros above them.
+  void put(uint64_t bits, int count) {
+    window_ |= bits << fill_;
+    fill_ += count;
+    std::memcpy(out_, &window_, 8);
+    out_ += fill_ >> 3;
+    window_ >>= fill_ & ~7;
+    fill_ &= 7;
+  }
+  int64_t bits() const { return 8 * (out_ - first_) + fill_; }
+
+ private:
+  uint8_t *first_, *out_;
+  uint64_t window_ = 0;
+  int fill_ = 0;
+};
+
+// A prefix code made of counts, and its stream.
+class PrefixWriter {
+ public:
+  // `more_bits`: what follows the words, of all symbols together.
+  PrefixWriter(const std::vector<int64_t>& count, int64_t more_bits);
+
+  struct Word {
+    uint16_t bits = 0;
+    uint8_t length = 0;
+  };
+  // One for each of the alphabet; of those that do not occur, none.
+  const std::vector<Word>& words() const { return words_; }
+
+  BitSink sink() { return BitSink(stream_.data()); }
+  // Notes that a tile ends where the sink is.
+  void end_tile(const BitSink& sink);
+
+  void put(Message* message);
+
+ private:
+  std::vector<Word> words_;
+  std::vector<int32_t> used_;
+  std::vector<uint8_t> lengths_, sizes_, stream_;  // 4 bits each; 3 bytes a tile
+  int64_t written_ = 0;
+};
+
+}  // namespace gcext::wire

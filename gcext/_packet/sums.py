@@ -1,0 +1,103 @@
+"""Packets that are sums of packets of one tensor: docs/wire-format.md, "sum"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gcext._native import ops
+from gcext._packet.codes import Code, Contents, register_code
+from gcext._packet.deferred import Deferred
+
+if TYPE_CHECKING:
+    from gcext._packet.packet import Packet
+
+__all__ = ["MOST_TERMS", "Sum", "make"]
+
+MOST_TERMS = 64  # kMaxTerms of csrc/wire/sum.h
+_NO_TERMS = ("group", "merged", "sum")
+
+
+@register_code
+@dataclass(frozen=True, eq=False)
+class Sum(Code):
+    """The values of several packets of one tensor, added up in float32 in their order.
+
+    terms: 2 to 64 packets of one shape, dtype and device, none of them a group, merged or a sum.
+    """
+
+    terms: tuple[Packet, ...]
+
+    method = "sum"
+
+    @property
+    def device(self) -> torch.device:
+        """See Code."""
+        return self.terms[0].device
+
+    @cached_property
+    def place(self) -> Tensor | None:
+        """See Code. The union of the terms' elements, rising."""
+        indices = [term.entries()[0] for term in self.terms]
+        listed = [index for index in indices if index is not None]
+        if len(listed) < len(indices):
+            return None
+        union: Tensor = torch.cat(listed).unique()  # type: ignore[no-untyped-call]
+        return union
+
+    def decode(self, sent: int) -> Tensor:
+        """See Code."""
+        place = self.place
+        value = torch.zeros(sent if place is None else place.numel(), device=self.device)
+        everywhere = torch.empty(0, dtype=torch.int32, device=self.device)
+        for term in self.terms:
+            index, its = term.entries()
+            if index is None:
+                index = everywhere
+            elif place is not None:
+                index = torch.searchsorted(place, index)
+            ops.combine_add_(value, index, its, 1.0)
+        return value
+
+    def tensors(self) -> list[Tensor]:
+        """See Code."""
+        return [each for term in self.terms for each in term.contents.tensors()]
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> Sum:
+        """See Code."""
+        return Sum(tuple(_with(term, term.contents.map(move)) for term in self.terms))
+
+
+def make(kind: type[Packet], terms: Sequence[Packet]) -> Packet:
+    """Return the sum of packets; it is deferred where they are. See Packet.sum."""
+    if not 2 <= len(terms) <= MOST_TERMS:
+        raise ValueError(f"Packet.sum: needs 2 to {MOST_TERMS} packets, got {len(terms)}.")
+    first = terms[0]
+    for term in terms:
+        if term.method in _NO_TERMS:
+            raise ValueError(f"Packet.sum: a term must not be a {term.method} packet.")
+        if (term.shape, term.dtype, term.device) != (first.shape, first.dtype, first.device):
+            raise ValueError(
+                "Packet.sum: packets must have one shape, dtype and device, got "
+                f"{first.shape} {first.dtype} on {first.device} and "
+                f"{term.shape} {term.dtype} on {term.device}."
+            )
+
+    def finish(contents: Sequence[Contents]) -> Contents:
+        made = (_with(term, each) for term, each in zip(terms, contents, strict=True))
+        return Contents(None, Sum(tuple(made)))
+
+    held = [term.deferred for term in terms]
+    waiting = [each for each in held if each is not None]
+    if len(waiting) == len(terms) and (deferred := Deferred.of_many(waiting, finish)) is not None:
+        return kind("sum", first.shape, first.dtype, deferred=deferred)
+    return kind("sum", first.shape, first.dtype, finish([term.contents for term in terms]))
+
+
+def _with(packet: Packet, contents: Contents) -> Packet:
+    return type(packet)(packet.method, packet.shape, packet.dtype, contents)

@@ -1,0 +1,194 @@
+"""``python -m gcext compare``: several methods, the same seeds, one table and one plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gcext._recipes import recipe
+from gcext.fl._cli import LOG_WIDTH, _writable, _write_json
+from gcext.fl._data import DATASETS, Data, Part, load
+from gcext.fl._plot import check
+from gcext.fl._plot import plot as draw
+from gcext.fl._report import ticker
+from gcext.fl._run import run
+from gcext.fl._settings import DEFAULTS, Settings
+
+__all__ = ["compare", "split_methods", "validation"]
+
+HELD_OUT = 10  # one of so many training samples is for the choice of a learning rate
+
+
+def compare(
+    methods: Annotated[str, typer.Option(help="Specs with commas between them: stc:p=0.1,sign.")],
+    data: Annotated[str, typer.Option(help=" | ".join(DATASETS))] = "digits",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Holds MNIST/raw, FashionMNIST/raw or cifar-10-batches-bin.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs a method: seeds 0, 1, ..")] = 1,
+    lr: Annotated[
+        str, typer.Option(help="Learning rate; of several, the best for each method is searched.")
+    ] = "0.1",
+    search_rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of a search.", show_default="a third")
+    ] = None,
+    clients: Annotated[int | None, typer.Option(show_default="by data")] = None,
+    participation: Annotated[float | None, typer.Option(show_default="by data")] = None,
+    rounds: Annotated[int | None, typer.Option(show_default="by data")] = None,
+    batch: Annotated[int, typer.Option(help="Minibatch of local SGD.")] = 64,
+    split: Annotated[str, typer.Option(help="shards | iid | dirichlet:BETA")] = "shards",
+    target: Annotated[float | None, typer.Option(show_default="by data")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, show_default="all cores")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all runs.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy by rounds and bytes.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train by several methods from the same seeds, and compare accuracy, rounds, bytes and time.
+
+    Of several learning rates each method gets the one with the best accuracy on a tenth of the
+    training data, which is held out, after a shorter run of seed 0.
+    """
+    errors = Console(stderr=True)
+    try:
+        if data not in DEFAULTS:
+            raise ValueError(f"compare: data must be one of {', '.join(DATASETS)}, got {data}.")
+        usual = DEFAULTS[data]
+        specs, rates = split_methods(methods), _rates(lr)
+        for spec in specs:
+            recipe(spec)
+        _writable(json_path, plot)
+        if plot is not None:
+            check(plot)
+        base = Settings(
+            data=data,
+            method=specs[0],
+            recipe=specs[0],
+            clients=clients if clients is not None else int(usual["clients"]),
+            participation=participation if participation is not None else usual["participation"],
+            rounds=rounds if rounds is not None else int(usual["rounds"]),
+            lr=rates[0],
+            batch=batch,
+            split=split,
+            target=target if target is not None else usual["target"],
+        )
+        images = load(data, data_dir)
+        results: list[dict[str, Any]] = []
+        try:
+            for spec in specs:
+                plan = replace(base, method=spec, recipe=spec)
+                if len(rates) > 1:
+                    short = replace(plan, rounds=search_rounds or max(1, base.rounds // 3))
+                    plan = replace(plan, lr=_best(short, rates, images, threads, errors, quiet))
+                for seed in range(seeds):
+                    with ticker(replace(plan, seed=seed), errors, quiet) as show:
+                        one = replace(plan, seed=seed)
+                        results.append(run(one, images, threads=threads, progress=show))
+        finally:  # an error in a later run does not lose the earlier ones
+            if results:
+                if json_path is not None:
+                    _write_json(json_path, results)
+                wide = None if Console().is_terminal else LOG_WIDTH
+                Console(width=wide).print(_table(specs, results))
+        if plot is not None:
+            draw(results, plot)
+    except (ValueError, OSError, ImportError) as error:
+        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def split_methods(text: str) -> list[str]:
+    """Return the specs in a text; a comma before ``key=`` belongs to a spec.
+
+    >>> split_methods("stc:p=0.1,sign,pstc:p=0.1,tau=2,ef21:p=0.1,down=stc:p=0.1,none")
+    ['stc:p=0.1', 'sign', 'pstc:p=0.1,tau=2', 'ef21:p=0.1,down=stc:p=0.1', 'none']
+    """
+    specs: list[str] = []
+    for part in text.split(","):
+        if specs and "=" in part.partition(":")[0]:
+            specs[-1] += f",{part}"
+        else:
+            specs.append(part)
+    return list(dict.fromkeys(specs))
+
+
+def validation(data: Data) -> Data:
+    """Return data whose test part is held out of the training part; the test part is not there."""
+    held = torch.arange(len(data.train)) % HELD_OUT == 0
+
+    def part(index: torch.Tensor) -> Part:
+        return Part(data.train.images[index], data.train.labels[index])
+
+    return replace(data, train=part(~held), test=part(held))
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        return [float(each) for each in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"compare: lr must be numbers with commas between them, got {text!r}."
+        ) from None
+
+
+def _best(
+    plan: Settings,
+    rates: Sequence[float],
+    data: Data,
+    threads: int | None,
+    errors: Console,
+    quiet: bool,
+) -> float:
+    """Return the rate of the best accuracy on held-out data; one that diverges is the worst."""
+    found: dict[float, float] = {}
+    for rate in rates:
+        try:
+            result = run(replace(plan, lr=rate), validation(data), threads=threads)
+            found[rate] = max(each["accuracy"] for each in result["rounds"][-3:])
+        except ValueError:  # the loss is not finite
+            found[rate] = 0.0
+    best = max(found, key=lambda rate: found[rate])
+    if not quiet:
+        tried = ", ".join(f"{rate:g} {100 * accuracy:.2f} %" for rate, accuracy in found.items())
+        errors.print(f"{plan.method}: learning rate {best:g} of {tried}", highlight=False)
+    return best
+
+
+def _table(specs: Sequence[str], results: list[dict[str, Any]]) -> Table:
+    """Return a row for each method: the mean over its seeds, and in brackets least to greatest."""
+    rows = Table(title="Methods compared", title_justify="left")
+    rows.add_column("method")
+    for name in ("lr", "accuracy", "rounds to target", "MB up", "MB down", "s encode", "s decode"):
+        rows.add_column(name, justify="right")
+    for spec in specs:
+        runs = [each for each in results if each["method"] == spec]
+        if not runs:
+            continue
+        last = [100 * each["rounds"][-1]["accuracy"] for each in runs]
+        reached = [each["rounds_to_target"] for each in runs]
+        goal = f"{100 * runs[0]['settings']['target']:g} %"
+
+        def mean(values: Sequence[float]) -> float:
+            return sum(values) / len(values)
+
+        def megabytes(way: str, runs: list[dict[str, Any]] = runs) -> str:
+            sums = [sum(each[f"{way}_bytes"] for each in run["rounds"]) for run in runs]
+            return f"{mean(sums) / 1e6:.2f}"
+
+        rows.add_row(
+            spec,
+            f"{runs[0]['settings']['lr']:g}",
+            f"{mean(last):.2f} %" + (f" ({min(last):.2f}..{max(last):.2f})" if runs[1:] else ""),
+            f"{', '.join(str(each or '-') for each in reached)} ({goal})",
+            megabytes("up"),
+            megabytes("down"),
+            f"{mean([each['encode_seconds'] for each in runs]):.2f}",
+            f"{mean([each['decode_seconds'] for each in runs]):.2f}",
+        )
+    return rows

@@ -1,0 +1,73 @@
+"""The flat model and what links make of it: one tensor, or the model's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gcext._packet.packet import Packet
+from gcext._packet.prediction import recover
+
+__all__ = ["Held", "Layout", "received"]
+
+
+class Layout(NamedTuple):
+    """How the flat model is cut for a link: into tensors of these shapes; None: not at all."""
+
+    numel: int
+    shapes: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def expect(self) -> Any:
+        """What ``Packet.from_bytes`` may expect."""
+        return (self.numel,) if self.shapes is None else self.shapes
+
+    def cut(self, flat: Tensor) -> Tensor | list[Tensor]:
+        """Return the tensors as views of a flat one, or that itself."""
+        if self.shapes is None:
+            return flat
+        sizes = [torch.Size(shape).numel() for shape in self.shapes]
+        parts = flat.split(sizes)  # type: ignore[no-untyped-call]
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def named(self, name: str, flat: Tensor) -> dict[str, Tensor]:
+        """Return the tensors by names that begin with ``name``."""
+        parts = self.cut(flat)
+        return {f"{name}/{i}": part for i, part in enumerate(parts)}
+
+    def join(self, parts: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return what ``cut`` was given."""
+        if isinstance(parts, Tensor):
+            return parts
+        return torch.cat([part.reshape(-1) for part in parts])
+
+
+class Held(NamedTuple):
+    """What one end of the way down holds: the model, and the updates that it predicts from.
+
+    trail: the last updates that were decoded, flat, the newest first: as many as the order of the
+        down link's prediction.
+    """
+
+    weights: Tensor
+    trail: tuple[Tensor, ...] = ()
+
+
+def received(held: Held, packet: Packet, layout: Layout, order: int) -> Held:
+    """Return what an end holds after a broadcast: ``w - update``, in the same bits at every end."""
+    weights = held.weights.clone()
+    if order == 0:
+        packet.add_to_(layout.cut(weights), alpha=-1.0)
+        return Held(weights)
+    if layout.shapes is None:
+        update = recover(order, held.trail, packet)
+    else:
+        trails = zip(*map(layout.cut, held.trail), strict=True) if held.trail else None
+        update = layout.join(
+            [recover(order, next(trails) if trails else (), member) for member in packet.members]
+        )
+    weights -= update
+    return Held(weights, (update, *held.trail)[:order])

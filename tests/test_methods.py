@@ -1,0 +1,123 @@
+"""The table of methods, advice on one's own gradients, and the commands that print them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import gcext
+from gcext.__main__ import app
+from gcext.fl import load
+from gcext.fl._compare import split_methods, validation
+
+runner = CliRunner()
+
+
+def call(*words: object) -> str:
+    result = runner.invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output + result.stderr
+    return result.output
+
+
+def test_the_table_of_methods(tmp_path: Path) -> None:
+    path = tmp_path / "methods.json"
+    printed = call("methods", "--json", path)
+    rows = {row["name"]: row for row in json.loads(path.read_text())}
+    assert set(rows) == {row.name for row in gcext.methods()}
+    for name, row in rows.items():
+        assert name in printed and row["bits"] > 0 and row["paper"] and row["use"]
+    assert 32 <= rows["none"]["bits"] < 32.01 and rows["none"]["state"] == "none"
+    assert rows["sign"]["bits"] < 1.001 and rows["sign"]["direction"] == "up"
+    assert rows["stc"]["state"] == "residual" and rows["stc"]["direction"] == "both"
+    assert rows["dgc"]["state"] == "velocity, residual"
+    assert rows["qsgd"]["unbiased"] and not rows["stc"]["unbiased"]
+
+
+def test_advice_is_what_the_codecs_do() -> None:
+    model = torch.nn.Linear(300, 40)
+    model(torch.randn(8, 300)).square().sum().backward()
+    grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    rows = {row.spec.partition(":")[0]: row for row in gcext.advise(model, repeat=1)}
+    assert len(rows) >= 8 and all(row.milliseconds > 0 for row in rows.values())
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), grads, strict=True))  # type: ignore[arg-type]
+    dense = rows["dense"]
+    assert dense.error == 0 and dense.cosine == pytest.approx(1) and dense.megabits == 0
+    whole = torch.cat([g.flatten() for g in grads]).double()
+    kept = torch.cat([gcext.codec("topk").encode(g).to_dense().flatten() for g in grads]).double()  # type: ignore[union-attr]
+    assert rows["topk"].error == pytest.approx(float((whole - kept).norm() / whole.norm()))
+    assert rows["topk"].cosine == pytest.approx(float(kept.norm() / whole.norm()))
+    group = gcext.Packet.group([gcext.codec("topk").encode(g) for g in grads])
+    assert rows["topk"].nbytes == group.nbytes
+    assert rows["topk"].ratio == pytest.approx(4 * whole.numel() / group.nbytes)
+
+
+def test_advise_reads_what_torch_saved(tmp_path: Path) -> None:
+    path, rows = tmp_path / "grads.pt", tmp_path / "rows.json"
+    torch.save({"a": torch.randn(500), "b": [torch.randn(3, 4)], "step": torch.tensor(3)}, path)
+    printed = call("advise", path, "--codec", "sign", "--codec", "topk:p=0.1", "--json", rows)
+    assert "topk:p=0.1" in printed
+    assert [row["spec"] for row in json.loads(rows.read_text())] == ["sign", "topk:p=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "FILE must exist"),
+        (b"no file of torch", "must hold tensors that torch.save wrote"),
+        ({"a": "text"}, "needs a tensor of floats"),
+        (torch.zeros(5), "an element that is not 0"),
+        (torch.tensor([1.0, float("nan")]), "finite"),
+    ],
+)
+def test_advise_refuses(content: object, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "grads.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    result = runner.invoke(app, ["advise", str(path)])
+    assert result.exit_code == 2 and message in result.stderr.replace("\n", " ")
+
+
+def test_compare(tmp_path: Path) -> None:
+    out, plot = tmp_path / "runs.json", tmp_path / "runs.png"
+    short = ("--rounds", 2, "--clients", 4, "--quiet", "--split", "iid")
+    methods = "stc:p=0.1,sign,topk:p=0.1,feedback=true"
+    printed = call(
+        *("compare", "--methods", methods, "--seeds", 2, "--lr", "0.05,0.1", "--search-rounds", 1),
+        *(*short, "--json", out, "--plot", plot),
+    )
+    runs = json.loads(out.read_text())
+    assert [(run["method"], run["seed"]) for run in runs] == [
+        (name, seed) for name in split_methods(methods) for seed in (0, 1)
+    ]
+    assert all(run["encode_seconds"] > 0 and run["decode_seconds"] > 0 for run in runs)
+    assert all(run["settings"]["lr"] in (0.05, 0.1) for run in runs)
+    assert plot.stat().st_size > 10_000 and "topk:p=0.1,feedback=true" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--methods", "nothing"), "must be one of"),
+        (("--methods", "sign", "--data", "faces"), "data must be one of"),
+        (("--methods", "sign", "--lr", "high"), "lr must be numbers"),
+        (("--methods", "sign", "--plot", "a.nothing"), "suffix must be one of"),
+    ],
+)
+def test_compare_refuses(words: tuple[str, ...], message: str) -> None:
+    result = runner.invoke(app, ["compare", *words])
+    assert result.exit_code == 2 and message in result.stderr.replace("\n", " ")
+
+
+def test_held_out_data_is_none_of_the_training_part() -> None:
+    data = load("digits")
+    held = validation(data)
+    assert len(held.train) + len(held.test) == len(data.train)
+    assert len(held.test) == -(-len(data.train) // 10)
+    digests = [{x.numpy().tobytes() for x in part.images} for part in (held.train, held.test)]
+    assert len(digests[0] & digests[1]) < 5  # digits has a few images twice
