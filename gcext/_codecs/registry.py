@@ -55,6 +55,8 @@ def codec(spec: str) -> Codec:
     * ``dryden:p=0.01``, ``sbc:p=0.01``: the largest of each sign, or of one, as their means.
     * ``wangni:p=0.01``: each with a probability of its own.
     * ``repeat:rounds=2,codec=SPEC``: several rounds of a codec, each of what the others left.
+    * ``dct:k=4,block=64,signs=true``: the largest cosine coefficients of each block of a matrix.
+    * ``lowrank:rank=2,iterations=1``: the product of two thin matrices.
     * ``dense``: all of it.
 
     Values given here are the defaults. Raises ValueError for an unknown name or option, or an
