@@ -1,4 +1,4 @@
-// The sum that quantize and encode_codes encode, computed anew in each of their kernels.
+// The sum that quantize, encode_codes and dct encode, computed anew in each of their kernels.
 #pragma once
 
 #include "common.cuh"

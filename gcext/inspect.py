@@ -23,7 +23,7 @@ from gcext._packet.packet import Packet
 __all__ = ["Row", "describe", "inspect_file", "rows"]
 
 _METHODS = ["dense", "sparse", "ternary", "merged", "group", "random", "sign", "levels", "polar"]
-_METHODS += ["codes", "powers", "sum", "reserved", "sketch", "reserved", "levels2"]
+_METHODS += ["codes", "powers", "sum", "lowrank", "sketch", "dct", "levels2"]
 _DTYPES = ["float32", "float16", "bfloat16", "float64"]
 _SUPPORTS = ["all elements", "indices", "random elements"]
 _FLAGS = ["frozen sets of signs", "soft frozen sets"]
@@ -55,6 +55,8 @@ _MEANINGS = {
     "stream": "{} bits",
     "rows": "{} rows",
     "cols": "{} sums a row",
+    "rank": "{} columns of either factor",
+    "edge": "blocks of up to {0} x {0}",
     "remainders": "{} bits",
     "unary": "{} bits, a one a number",
     "signs": "{} bits, 1 is negative",
@@ -100,7 +102,9 @@ def _meaning(name: str, data: bytes, value: int, method: str, numel: int) -> str
         return "not 89 47 43 58"
     if name == "seed":
         return str(int.from_bytes(data, "little"))
-    if name in ("scale", "scales", "norms", "values", "cells"):
+    if name == "inner":
+        return f"{_name(_METHODS, value - 1)} coefficients"
+    if name in ("scale", "scales", "norms", "values", "cells", "left", "right"):
         return _floats(data, value)
     return (_MEANINGS.get(f"{method}.{name}") or _MEANINGS.get(name, "")).format(value)
 

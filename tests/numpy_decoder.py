@@ -28,10 +28,11 @@ from numpy_reader import (
     round_to_f32,
     scales,
 )
+from numpy_transforms import dct, lowrank
 
 __all__ = ["Refused", "decode"]
 
-METHODS = frozenset([*range(1, 13), 14, 16])
+METHODS = frozenset(range(1, 17))
 
 
 def shape_of(reader: Reader) -> tuple[int, tuple[int, ...], int]:
@@ -56,6 +57,9 @@ def body(reader: Reader, method: int, expect: Any) -> dict[str, Any]:
         return out
     if method == 14:
         sketch(reader, expected, out, numel)
+        return out
+    if method in (13, 15):
+        (lowrank if method == 13 else dct)(reader, expected, out, numel)
         return out
     if method > 5:
         coded(reader, method, expected, out, numel)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy_transforms import dct_values, lowrank_values
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -53,6 +54,10 @@ def pairs(read: dict[str, Any]) -> tuple[list[int], np.ndarray]:
     index: Any = read["index"] if "index" in read else range(numel)
     if read["seed"] is not None:
         index = random_support(read["seed"], k, numel)
+    if read["method"] == 13:
+        return list(index), lowrank_values(read["left"], read["right"])
+    if read["method"] == 15:
+        return list(index), dct_values(read)
     if read["method"] == 6:
         return list(index), read["value"]
     if read["method"] == 7:

@@ -85,6 +85,8 @@ SPECS = {
     ],
     "int8": ["int8", "int8:bucket=1", "int8:bucket=100"],
     "onebit": ["onebit", "onebit:bucket=1", "onebit:bucket=64"],
+    "dct": ["dct", "dct:signs=false", "dct:k=1", "dct:k=9,block=16", "dct:k=64", "dct:block=1"],
+    "lowrank": ["lowrank"],  # of one dimension nothing is left; test_lowrank.py has matrices
 }
 ALL = [spec for specs in SPECS.values() for spec in specs if gcext.codec(spec).contracts]
 

@@ -29,6 +29,7 @@ SPECS = [
     "repeat:rounds=3,codec=stc:p=0.05", "repeat:rounds=2,codec=qsgd:bits=2,bucket=100",
     "repeat:rounds=2,codec=polar:rate=0.5,block=64",
     "fp16", "bf16", "dorefa:bits=3,bucket=100", "uniform", "int8:bucket=100", "onebit:bucket=100",
+    "dct:k=4,block=64,signs=true", "dct:k=3,block=16,signs=false", "lowrank:rank=2",
 ]  # fmt: skip
 SIZES = [0, 1, 33, 1001]
 STATUS = {"tensor": "tensor must", "residual": "residual must", "sum": "plus residual must"}

@@ -104,6 +104,26 @@ def wrong_coded() -> dict[str, wire.Body]:
         ),
         "positive where a level is not 0, got 0": coded("levels2", None, 3, 0, 0 * one, at, level),
         r"bucket must be in \[0, 9\), got 9. Use": coded("levels2", None, 3, 9, one, at, level),
+        r"rank must be in \[0, 1\], got 2": coded("lowrank", None, 9, 1, 2, one, one),
+        "needs 9 left, got 1": coded("lowrank", None, 9, 1, 1, one, one),
+        r"right of a lowrank packet must be in \[-2\^95": coded(
+            "lowrank", None, 9, 1, 1, np.ones(9, np.float32), one * 4e28
+        ),
+        r"left of a lowrank packet must be in \[-2, 2\]": coded(
+            "lowrank", None, 9, 1, 1, np.full(9, np.nan, np.float32), one
+        ),
+        r"block must be in \[1, 64\], got 65": coded(
+            "dct", None, 1, 9, 65, False, at[1:], one, 0.0
+        ),
+        "needs 2 values, got 1": coded("dct", None, 1, 9, 64, False, at, one, 0.0),
+        "elements 9, got 9": coded("dct", None, 1, 9, 64, False, at[1:] + 5, one, 0.0),
+        "coefficients of a dct packet must be": coded(
+            "dct", None, 1, 9, 64, False, at[1:], one * 1e36, 0.0
+        ),
+        "coefficients of a dct packet must be at most": coded(
+            "dct", None, 1, 9, 64, True, at[1:], one * 1e36, 1e36
+        ),
+        "scale must be positive and finite": coded("dct", None, 1, 9, 64, True, at[1:], one, 0.0),
     }
 
 

@@ -33,6 +33,8 @@ METHODS = {
     "powers": 11,
     "levels2": 16,
     "sketch": 14,
+    "lowrank": 13,
+    "dct": 15,
 }
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
 FIELDS = {
@@ -43,6 +45,8 @@ FIELDS = {
     "sketch": ("rows", "cols", "seed", "table"),
     "polar": ("message", "block", "kept", "soft", "scale", "seed"),
     "codes": ("table", "width", "bucket", "scales", "bits"),
+    "lowrank": ("rows", "cols", "rank", "left", "right"),
+    "dct": ("rows", "cols", "block", "ternary", "index", "value", "scale"),
 }
 
 

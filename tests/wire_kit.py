@@ -126,6 +126,16 @@ def assert_coded_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
             read["bucket"],
         )
         assert plane(packed, read["plane"]) and factors.tobytes() == read["scales"].tobytes()
+    elif body.method == "lowrank":
+        _, _, rank, left, right = body.code
+        assert rank == read["rank"]
+        assert (
+            left.tobytes() == read["left"].tobytes() and right.tobytes() == read["right"].tobytes()
+        )
+    elif body.method == "dct":
+        _, _, block, ternary, at, value, scale = body.code
+        assert (block, ternary, scale) == (read["block"], read["ternary"], read["scale"])
+        assert same(at, read["coefficient"]) and value.tobytes() == read["value"].tobytes()
     else:
         message, *code, scale, seed = body.code
         assert code == [read["block"], read["kept"], read["soft"]] and seed == read["rotation"]

@@ -6,7 +6,9 @@
 
 #include "../bits.h"
 #include "coded.h"
+#include "dct.h"
 #include "fields.h"
+#include "lowrank.h"
 #include "merged.h"
 #include "names.h"
 #include "sketch.h"
@@ -27,18 +29,6 @@ bool count_elements(const int64_t* dims, size_t ndim, int64_t* numel) {
   }
   *numel = empty ? 0 : product;
   return true;
-}
-
-void take_ternary(Cursor* cursor, Body* body) {
-  take_k(cursor, body);
-  if (body->k == 0) return;
-  const uint8_t* place = cursor->at();
-  const uint32_t word = cursor->word("scale");
-  if (word == 0 || word >= kInfinity)
-    cursor->fail("scale", "scale", place, "must be positive and finite.");
-  std::memcpy(&body->scale, &word, 4);
-  take_section(cursor, body->k, &body->index);
-  body->signs = take_plane(cursor, body->k, "signs");
 }
 
 template <class Index>
@@ -96,6 +86,26 @@ Cursor open_frame(const uint8_t* message, int64_t bytes, std::vector<Field>* tra
   return cursor;
 }
 
+void take_sparse(Cursor* cursor, Body* body) {
+  take_k(cursor, body);
+  take_section(cursor, body->k, &body->index);
+  body->values = take_floats(cursor, body->k, "values");
+}
+
+void take_ternary(Cursor* cursor, Body* body, uint32_t largest) {
+  take_k(cursor, body);
+  if (body->k == 0) return;
+  const uint8_t* place = cursor->at();
+  const uint32_t word = cursor->word("scale");
+  if (word == 0 || word > largest)
+    cursor->fail("scale", "scale", place,
+                 largest == kLargestRotated ? "must be positive and at most 2^116."
+                                            : "must be positive and finite.");
+  std::memcpy(&body->scale, &word, 4);
+  take_section(cursor, body->k, &body->index);
+  body->signs = take_plane(cursor, body->k, "signs");
+}
+
 Body take_body(Cursor* cursor, bool member) {
   Body body;
   body.start = cursor->at();
@@ -126,12 +136,10 @@ Body take_body(Cursor* cursor, bool member) {
       body.values = take_floats(cursor, body.k, "values");
       break;
     case kSparse:
-      take_k(cursor, &body);
-      take_section(cursor, body.k, &body.index);
-      body.values = take_floats(cursor, body.k, "values");
+      take_sparse(cursor, &body);
       break;
     case kTernary:
-      take_ternary(cursor, &body);
+      take_ternary(cursor, &body, kInfinity - 1);
       break;
     case kMerged:
       take_merged(cursor, &body);
@@ -141,6 +149,12 @@ Body take_body(Cursor* cursor, bool member) {
       break;
     case kSketch:
       take_sketch(cursor, &body);
+      break;
+    case kLowRank:
+      take_lowrank(cursor, &body);
+      break;
+    case kDct:
+      take_dct(cursor, &body);
       break;
     default:
       take_coded(cursor, &body);
@@ -163,7 +177,7 @@ void check_body(const Body& body, const Cursor& cursor) {
     }
   }
   if (body.values != nullptr) {
-    const bool zeros = body.method != kSparse;
+    const bool zeros = body.method != kSparse && body.method != kDct;
     const int64_t bad = first_bad_value(body.values, body.k, zeros);
     if (bad < body.k)
       cursor.fail("value", "values", body.values + 4 * bad,
@@ -171,6 +185,8 @@ void check_body(const Body& body, const Cursor& cursor) {
   }
   if (body.method == kMerged) read_members(body, cursor, nullptr, nullptr);
   if (body.method == kSketch) return check_sketch(body, cursor);
+  if (body.method == kLowRank) return check_lowrank(body, cursor);
+  if (body.method == kDct) return check_dct(body, cursor);
   if (body.method > kGroup) check_coded(body, cursor);
 }
 

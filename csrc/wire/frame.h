@@ -42,7 +42,9 @@ enum Method : uint8_t {
   kCodes,
   kPowers,        // powers.h
   kSum = 12,      // several packets of one tensor, sum.h
+  kLowRank = 13,  // lowrank.h
   kSketch = 14,   // without a support, sketch.h
+  kDct = 15,      // dct.h
   kLevels2 = 16,  // levels2.h
 };
 
@@ -102,6 +104,20 @@ struct SketchFields {
   const uint8_t* cell = nullptr;  // rows * cols float32
 };
 
+// The fields of a lowrank body.
+struct LowRankFields {
+  int64_t rank = 0;
+  const uint8_t* left = nullptr;   // rows*rank float32
+  const uint8_t* right = nullptr;  // cols*rank float32
+};
+
+// The fields of a dct body before those of its coefficients, which stand in for those of a sparse
+// or ternary body.
+struct DctFields {
+  int64_t block = 0;
+  bool ternary = false;
+};
+
 // A body laid over the bytes of a message; it owns nothing.
 struct Body {
   uint8_t method = 0;
@@ -130,6 +146,8 @@ struct Body {
   PolarFields polar;
   Prefix prefix;  // powers, levels2
   CodeFields codes;
+  LowRankFields lowrank;
+  DctFields dct;
   const uint8_t* terms = nullptr;  // sum: the first term's body
   SketchFields sketch;
 
@@ -148,6 +166,10 @@ struct Expectation {
 // Checks length, magic and version; the checksum is the caller's, over all but the last 8 bytes.
 // `trace`: gets every field that is read off the cursor; null: none.
 Cursor open_frame(const uint8_t* message, int64_t bytes, std::vector<Field>* trace = nullptr);
+
+// The fields of a sparse or ternary body after its head. largest: of a scale, as bits.
+void take_sparse(Cursor* cursor, Body* body);
+void take_ternary(Cursor* cursor, Body* body, uint32_t largest);
 
 // Takes one body off the cursor; of a group only its method and count. `member` forbids a group.
 Body take_body(Cursor* cursor, bool member);

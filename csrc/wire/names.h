@@ -11,8 +11,8 @@ namespace gcext::wire {
 
 // By code; those without a name are reserved.
 constexpr std::array<const char*, 17> kMethodNames = {
-    "",      "dense", "sparse", "ternary", "merged", "group",  "random", "sign",   "levels",
-    "polar", "codes", "powers", "sum",     "",       "sketch", "",       "levels2"};
+    "",      "dense", "sparse", "ternary", "merged",  "group",  "random", "sign",   "levels",
+    "polar", "codes", "powers", "sum",     "lowrank", "sketch", "dct",    "levels2"};
 constexpr std::array<const char*, 4> kDtypeNames = {"float32", "float16", "bfloat16", "float64"};
 constexpr std::array<const char*, 5> kTableNames = {"values", "uniform", "dynamic8", "float16",
                                                     "bfloat16"};

@@ -8,6 +8,7 @@
 #include "names.h"
 #include "sketch_arrays.h"
 #include "sum.h"
+#include "transforms.h"
 #include "value_codes.h"
 
 namespace gcext::wire {
@@ -85,10 +86,14 @@ py::object index_of(const Body& body, const Cursor& cursor) {
   return index;
 }
 
+py::object indices_of(const Body& body, const Cursor& cursor) {
+  return body.narrow() ? index_of<int32_t>(body, cursor) : index_of<int64_t>(body, cursor);
+}
+
 py::object support_of(const Body& body, const Cursor& cursor) {
   if (body.support == kAll) return py::none();
   if (body.support == kDrawn) return py::dict("seed"_a = body.seed, "k"_a = body.k);
-  return body.narrow() ? index_of<int32_t>(body, cursor) : index_of<int64_t>(body, cursor);
+  return indices_of(body, cursor);
 }
 
 // Where the streams of a ternary body lie: docs/wire-format.md has them between the scale and the
@@ -111,7 +116,8 @@ Method method_of(const py::handle& packet) {
 void put_packet(Message* message, const py::handle& packet) {
   const Method method = method_of(packet);
   if (method == kGroup) throw PackError("pack: a group must not be a member of a group.");
-  const int64_t numel = put_head(message, method, dtype_of(packet), shape_of(packet));
+  const std::vector<int64_t> shape = shape_of(packet);
+  const int64_t numel = put_head(message, method, dtype_of(packet), shape);
   const py::object encoded = py::getattr(packet, names().encoded);
   if (method == kTernary && !encoded.is_none()) return put_encoded(message, encoded);
   const py::object contents = py::getattr(packet, names()._contents);
@@ -121,7 +127,10 @@ void put_packet(Message* message, const py::handle& packet) {
     return put_dense(message, numel, value.data(), value.size());
   }
   if (method == kSum) return put_sum(message, contents);
-  if (method == kSketch) return put_sketch(message, py::getattr(contents, names().coded));
+  const py::object code = py::getattr(contents, names().coded);
+  if (method == kSketch) return put_sketch(message, code);
+  if (method == kLowRank) return put_lowrank(message, shape, code);
+  if (method == kDct) return put_dct(message, numel, code);
   if (method > kGroup) return put_coded(message, method, numel, contents);
   with_index(py::getattr(contents, names().support), [&](const auto& index) {
     const int64_t k = index.size();
@@ -171,6 +180,9 @@ py::object read_packet(const Body& body, const Cursor& cursor, const py::functio
     });
     return head(none, terms);
   }
+  if (body.method == kLowRank) return head(none, lowrank_fields(body));
+  if (body.method == kDct)
+    return head(none, dct_fields(body, indices_of(body, cursor), coded_of(body, cursor)));
   const py::object support = support_of(body, cursor);
   if (body.method == kMerged) {
     py::array_t<float> value(body.k);

@@ -84,6 +84,9 @@ void put_coded(Message* message, Method method, int64_t numel, const py::handle&
 
 py::object coded_of(const Body& body, const Cursor& cursor) {
   switch (body.method) {
+    case kDct:  // its coefficients
+      if (!body.dct.ternary) return array_of<float>(body.values, body.k);
+      [[fallthrough]];
     case kTernary: {
       py::array_t<float> value(body.k);
       float* out = value.mutable_data();

@@ -59,6 +59,8 @@ def codec(spec: str) -> Codec:
     * ``wangni:p=0.01``: each with a probability of its own.
     * ``repeat:rounds=2,codec=SPEC``: several rounds of a codec, each of what the others left.
     * ``sketch:rows=5,p=0.1,cols=0,hash=0``: random signed sums, which add up.
+    * ``dct:k=4,block=64,signs=true``: the largest cosine coefficients of each block of a matrix.
+    * ``lowrank:rank=2,iterations=1``: the product of two thin matrices.
     * ``dense``: all of it.
 
     Values given here are the defaults. Raises ValueError for an unknown name or option, or an

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["COMPANION", "ROTATED", "SCALED", "is_ok", "mark", "raise_for"]
+__all__ = ["COMPANION", "ROTATED", "SCALED", "TRANSFORMED", "is_ok", "mark", "raise_for"]
 
 _OK, _TENSOR, _RESIDUAL, _OVERFLOW, _NO_MEMORY = range(5)  # SelectStatus of csrc/select/select.h
 SCALED, ROTATED, COMPANION = 5, 6, 7  # set by codecs and senders, with ``mark``
 _SKETCHED = 8  # kSketchOverflow
+TRANSFORMED = 16  # kSelectTransform; set by codecs, too
 
 
 def is_ok(info: Tensor) -> Tensor:
@@ -46,6 +47,8 @@ def raise_for(op: str, status: int, where: int, tensor: Tensor | None = None) ->
             "overflow. Scale the tensor down, or reset the residual.",
             _SKETCHED: f"{op}: sums of the sketch must be finite in float32, got an overflow. "
             "Scale the tensor down.",
+            TRANSFORMED: f"{op}: tensor (plus residual) must be small enough to be transformed in "
+            "float32, got an overflow. Scale the tensor down, or reset the residual.",
             COMPANION: f"{op}: all tensors of one call must be finite in float32, "
             f"got another one that is not, number {where} from 0. Look at that one.",
         }[status]

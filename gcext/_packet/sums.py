@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_TERMS", "Sum", "make"]
 
 MOST_TERMS = 64  # kMaxTerms of csrc/wire/sum.h
-_NO_TERMS = ("group", "merged", "sum")
+_NO_TERMS = ("group", "merged", "sum", "lowrank", "sketch", "dct")
 
 
 @register_code

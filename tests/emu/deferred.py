@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from emu import adacomp, bin_means, encode_codes, natural, quantize, select_chunks
+from emu import dct as emulated_dct
 from emu import sketch as emulated_sketch
 from emu.backends import POISON
 from emu.select import Emu, Schedule
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from gcext import Packet
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
-from gcext._native import chunks, lists, ops, sketch
+from gcext._native import chunks, dct, lists, ops, sketch
 from gcext._native import encode_codes as codes_kernel
 from gcext._native import natural as natural_ops
 from gcext._native.codes import TABLES
@@ -93,6 +94,7 @@ def on_a_gpu() -> Iterator[None]:
         patch.setattr(natural_ops, "natural", _device(_natural))
         patch.setattr(codes_kernel, "encode_codes", _device(_encode_codes))
         patch.setattr(sketch, "sketch", _device(_sketch))
+        patch.setattr(dct, "dct_select", _device(_dct_select))
         yield
 
 
@@ -170,6 +172,15 @@ def _sketch(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     if tensor.numel() == 0:
         return torch.ops.gcext.sketch(tensor, *rest)
     return emulated_sketch.Emu().sketch(tensor, *rest)
+
+
+def _dct_select(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if tensor.numel() == 0:
+        return torch.ops.gcext.dct_select(tensor, *rest)
+    index, value, info = emulated_dct.Emu().dct_select(tensor, *rest)
+    missing = (0, tensor.numel() - index.numel())  # the operator allocates more, too
+    pad = torch.nn.functional.pad
+    return pad(index, missing, value=POISON), pad(value, missing, value=float(POISON)), info
 
 
 def _levels(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -25,6 +25,7 @@ import prefixed
 import sketches
 import sums
 import tables
+import transforms
 import wire_bodies as wire
 import xxhash
 from pieces import bits, f32, seal, support, varint
@@ -315,7 +316,7 @@ def main() -> None:
     index: dict[str, Any] = {"valid": [], "invalid": {}, "values": {}}
     if index_path.exists():
         index |= json.loads(index_path.read_text())
-    others = (coded, tables, prefixed, sums, sketches)
+    others = (coded, tables, prefixed, sums, sketches, transforms)
     for name, body in itertools.chain(valid(), *(each.valid() for each in others)):
         if name not in index["valid"]:
             message = wire.pack(body)
