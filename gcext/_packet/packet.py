@@ -56,8 +56,8 @@ class Packet:
             (several ternary packets in one, without loss), "group" (packets of many tensors),
             "random" (float32 values of a random support), "sign", "levels", "levels2", "powers",
             "polar" or "codes" (value codes, on any support), "sum" (several packets of one tensor,
-            whose values are added up), "lowrank" (two factors), "sketch" (sums that all elements are
-            estimated from) or "dct" (coefficients).
+            whose values are added up), "lowrank" (two factors), "sketch" (sums that all elements
+            are estimated from) or "dct" (coefficients).
         shape: of the source; of a group, the tuple of its members' shapes.
         dtype: of the source, for information: all arithmetic is float32.
         members: of a group. Those of one message, or of one call, share memory: one that is kept

@@ -28,7 +28,7 @@ _NO_TERMS = ("group", "merged", "sum", "lowrank", "sketch", "dct")
 class Sum(Code):
     """The values of several packets of one tensor, added up in float32 in their order.
 
-    terms: 2 to 64 packets of one shape, dtype and device, none of them a group, merged or a sum.
+    terms: 2 to 64 packets of one shape, dtype and device, of any method but _NO_TERMS.
     """
 
     terms: tuple[Packet, ...]
