@@ -23,6 +23,7 @@ from gcext._codecs.registry import codec, codecs, stc
 from gcext._codecs.seeds import derive
 from gcext._links.feedback import Diagnostics, ErrorFeedback
 from gcext._links.link import Link
+from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
 from gcext._links.stages import Clip, LastValue, Lazy, MomentumCorrection, Stage, Trajectory
 from gcext._native.library import build_info
@@ -60,6 +61,7 @@ __all__ = [
     "MethodRow",
     "MomentumCorrection",
     "Packet",
+    "PowerSGD",
     "Recipe",
     "Schedule",
     "Sender",

@@ -42,6 +42,9 @@ SETTINGS: dict[str, tuple[str, float, int]] = {
     "sketch": ("p=0.9", 0.03, 40),
     "adacomp": ("bin=50", 0.1, 30),
     "sparseloco": ("p=0.1,every=8", 0.1, 25),
+    "demo": ("k=8,lr=0.003", 0.1, 40),
+    "dct": ("k=64,feedback=true", 0.1, 40),
+    "lowrank": ("rank=8", 0.1, 25),
     "catchup": ("p=0.1,p_down=0.2,momentum=0.5,lr=0.5,average=0.5", 0.1, 40),
     "signvote": ("lr=0.003", 0.1, 40),
 }

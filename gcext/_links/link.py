@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from gcext._codecs.base import Codec
 from gcext._links.feedback import ErrorFeedback
+from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
 from gcext._links.stages import Stage
 from gcext.aggregate import Aggregator, Mean
 
-__all__ = ["Link"]
+__all__ = ["Link", "LowRankLink"]
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,13 @@ class Link:
     def receiver(self) -> Aggregator:
         """Return a new receiving end, with an empty history."""
         return self.combine()
+
+
+@dataclass(frozen=True, repr=False)
+class LowRankLink(Link):
+    """A link whose sending end is PowerSGD: low-rank factors, with a warm start."""
+
+    def sender(self, seed: int | None = None) -> Sender:
+        """See Link. The codec is ``lowrank``."""
+        rank = self.codec.options()["rank"]
+        return PowerSGD(rank, 0 if seed is None else seed, feedback=self.feedback)

@@ -9,7 +9,7 @@ from gcext._codecs.registry import codec as make_codec
 from gcext._links.link import Link
 from gcext._recipes.federated import DENSE, NONZEROS
 from gcext._recipes.recipe import Recipe, Schedule, link_of, method
-from gcext.aggregate import Nesterov
+from gcext.aggregate import Nesterov, SignStep
 
 __all__: list[str] = []
 
@@ -49,6 +49,25 @@ def sparseloco(
     up = Link(make_codec(f"sparseloco:p={p},chunk={chunk},bits={bits}"), feedback=True, decay=decay)
     up.sender()
     return Recipe(up=up, down=NONZEROS, schedule=_steps("sparseloco", every))
+
+
+@method("demo", "Peng et al. 2024", "DDP at 1/100 of the bytes, where gradients have structure.")
+def demo(k: int = 4, decay: float = 0.999, lr: float = 0.001) -> Recipe:
+    """The largest DCT coefficients of the momentum, as signs; then a step by the sign of the mean.
+
+    ``m <- decay m + g;  q = the k largest coefficients of each block of up to 64 x 64 of DCT(m);
+    m <- m - IDCT(q);  w <- w - lr sign(mean(IDCT(q)))`` (DeMo, arXiv:2411.19870). The coefficients
+    travel as plus or minus their mean magnitude, as its successors' signs do, and m keeps what that
+    lacks; the paper sends float32.
+
+    Travels: a position and a sign each. State: the momentum, a tensor a client. Fails: lr is in the
+    unit of the model, not of g; tensors without structure.
+    """
+    combine = partial(SignStep, lr=lr)
+    combine()
+    up = Link(make_codec(f"dct:k={k}"), feedback=True, decay=decay, combine=combine)
+    up.sender()
+    return Recipe(up=up, down=Link(make_codec("sign")), by_tensor=True)
 
 
 def _steps(name: str, every: int) -> Schedule:

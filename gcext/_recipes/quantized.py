@@ -1,11 +1,11 @@
-"""Methods that send every element, in a few bits."""
+"""Methods that send every element, in a few bits or of low rank."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from gcext._codecs.registry import codec
-from gcext._links.link import Link
+from gcext._links.link import Link, LowRankLink
 from gcext._recipes.federated import DENSE
 from gcext._recipes.recipe import Recipe, about, method
 from gcext.aggregate import Aggregator, SignStep, Vote
@@ -18,6 +18,8 @@ about("terngrad", "Wen et al. 2017", "Unbiased at about a bit, no state.", unbia
 about("sign", "Bernstein et al. 2018", "One bit; with feedback=true, see efsign.")
 about("dorefa", "Zhou et al. 2016", "Few levels of the largest magnitude.", unbiased=True)
 about("uniform", "Sun et al. 2019", "As dorefa, to the nearest level.")
+about("lowrank", "Vogels et al. 2019", "One matrix, once; see powersgd.")
+about("dct", "Peng et al. 2024", "Structure along dimensions; see demo.")
 about("polar", "Korada & Urbanke 2010", "Less than a bit an element.")
 
 
@@ -79,6 +81,22 @@ def efsign() -> Recipe:
     Travels: up a bit an element and one scale a tensor. State: a residual a client.
     """
     return Recipe(up=Link(codec("sign"), feedback=True), down=DENSE, by_tensor=True)
+
+
+@method("powersgd", "Vogels et al. 2019", "Matrices, DDP: all-reduce instead of gather.")
+def powersgd(rank: int = 2) -> Recipe:
+    """Each matrix as the product of two thin ones, with a warm start (arXiv:1905.13727).
+
+    ``P = orth(M Q), Q <- M^T P, sent = P Q^T, e <- M - sent``, M being g + e and Q that of the last
+    step. Tensors whose factors would be no smaller travel as they are.
+
+    Travels: 32 rank (rows + cols) bits a matrix. State: a residual and Q a client. Among workers
+    that all-reduce, gcext.PowerSGD averages P and Q themselves in two collectives; packets to a
+    server are factored one by one, and their mean is no longer of low rank. torch's products are
+    not the same bytes on every machine. Fails: gradients whose spectrum is flat.
+    """
+    up = LowRankLink(codec(f"lowrank:rank={rank}"), feedback=True)
+    return Recipe(up=up, down=DENSE, by_tensor=True)
 
 
 @method("signvote", "Bernstein et al. 2018", "One bit both ways that outliers cannot move.")
