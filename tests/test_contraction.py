@@ -25,7 +25,6 @@ SPECS = {
         "sparseloco:p=0.3,chunk=0,bits=3",
         "sparseloco:p=1,range=3",
     ],
-    "adacomp": [],  # no contraction: tests/test_adacomp.py
     "randomk": ["randomk:p=0.02", "randomk:p=0.3"],
     "dense": ["dense"],
     "sign": ["sign"],
@@ -58,7 +57,6 @@ SPECS = {
         "polar:rate=0.5,block=64,rotate=false,select=topk,p=0.2",
         "polar:rate=0.5,block=64,rotate=false,select=randomk,p=0.2",
     ],
-    "strom": ["strom:tau=6.0"],
     "ajiheafield": ["ajiheafield", "ajiheafield:drop=0.7", "ajiheafield:drop=0"],
     "sbc": ["sbc:p=0.01", "sbc:p=0.2", "sbc:p=1"],
     "dryden": ["dryden:p=0.01", "dryden:p=0.2", "dryden:p=1"],
