@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from isa_kit import at_every_isa
+from packet_kit import dense
 
 import gcext
 from gcext._codecs.base import CODECS
@@ -95,6 +99,79 @@ def test_a_run_is_resumed_bit_for_bit(name: str, tmp_path: Path) -> None:
     run(settings(name, 3), DATA, path=path)
     again = run(settings(name, 5), DATA, path=path, resume=True)
     assert outcome(again) == outcome(run(settings(name, 5), DATA))
+
+
+def grads(step: int, shape: tuple[int, ...] = (13, 23)) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(step))
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestSenders:
+    def test_copies_go_on_alike(self, name: str) -> None:
+        made = gcext.recipe(spec_of(name)).up
+        first = made.sender(3)
+        first.compress({"a": grads(0), "b": grads(1, (5,))})
+        first.compress(grads(2), "a", commit=False)
+        loaded = made.sender(3)
+        loaded.load_state_dict(copy.deepcopy(first.state_dict()))
+        senders = [first, copy.deepcopy(first), pickle.loads(pickle.dumps(first)), loaded]
+        for each in senders:
+            each.commit()  # one without a state does not hold it back
+        for step in (3, 4):
+            assert len({each.compress(grads(step), "a").to_bytes() for each in senders}) == 1
+
+    def test_what_is_not_finite_changes_nothing(self, name: str) -> None:
+        made = gcext.recipe(spec_of(name)).up
+        one, other = made.sender(3), made.sender(3)
+        for step in range(3):
+            for bad in (float("nan"), float("inf")):
+                spoiled = grads(9)
+                spoiled[4, 5] = bad
+                with pytest.raises(ValueError, match="finite"):
+                    other.compress(spoiled, "a")
+            packets = [each.compress(grads(step), "a").to_bytes() for each in (one, other)]
+            assert packets[0] == packets[1]
+
+    def test_every_truncated_message_is_refused(self, name: str) -> None:
+        message = gcext.recipe(spec_of(name)).up.sender(3).compress(grads(0), "a").to_bytes()
+        for length in range(len(message)):
+            with pytest.raises(gcext.DecodeError):
+                gcext.Packet.from_bytes(message[:length])
+
+    def test_odd_and_empty_shapes(self, name: str) -> None:
+        for link in (gcext.recipe(spec_of(name)).up, gcext.recipe(spec_of(name)).down):
+            sender = link.sender(3)
+            for shape in ((), (0,), (1,), (3, 0), (1, 7), (67,), (2, 3, 5)):
+                for step in range(2):
+                    packet = sender.compress(grads(step, shape), f"{shape}")
+                    again = gcext.Packet.from_bytes(packet.to_bytes(), expect=shape)
+                    assert again == packet and dense(again).shape == shape
+                    assert torch.equal(dense(again), dense(packet))
+
+
+SAME = """
+import hashlib, torch
+import gcext
+from test_recipes import NAMES, grads, spec_of
+for threads in (1, 3):
+    torch.set_num_threads(threads)
+    digest = hashlib.sha256()
+    for name in NAMES:
+        if name in ("powersgd", "lowrank"):  # torch's matrix products
+            continue
+        made = gcext.recipe(spec_of(name))
+        for link in (made.up, made.down):
+            sender = link.sender(3)
+            for step in range(3):
+                digest.update(sender.compress(grads(step, (130, 517)), "w").to_bytes())
+    print(digest.hexdigest())
+"""
+
+
+def test_the_same_bytes_at_every_instruction_set_and_number_of_threads() -> None:
+    results = at_every_isa(SAME)
+    digests = {digest for each in results.values() for digest in each}
+    assert len(digests) == 1, results
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -45,12 +45,12 @@ def bf16() -> Recipe:
 
 
 @method("int8", "Dettmers 2015", "A quarter of the bytes, no state, no tuning.")
-def int8() -> Recipe:
-    """An 8-bit code of a dynamic exponent, scaled by the largest of 4,096 elements, both ways.
+def int8(bucket: int = 4096) -> Recipe:
+    """An 8-bit code of a dynamic exponent, scaled by the largest of ``bucket`` elements, both ways.
 
     arXiv:1511.04561. Travels: 8.01 bits an element. State: none.
     """
-    return _both("int8")
+    return _both(f"int8:bucket={bucket}")
 
 
 @method("natural", "Horvath et al. 2019", "Unbiased at 3.6 bits, variance of 1/8.", unbiased=True)
@@ -63,14 +63,15 @@ def natural() -> Recipe:
 
 
 @method("onebit", "Seide et al. 2014", "One bit, where a layer's columns differ in scale.")
-def onebit() -> Recipe:
+def onebit(bucket: int = 0) -> Recipe:
     """One bit an element, decoded as the mean of its column's positive or negative side.
 
     ``sent = mean of a >= 0, or of a < 0, in the column;  e <- a - sent``, both ways. Travels: a bit
-    an element, two means a column. State: a residual a client, one at the server. Fails: columns of
+    an element, two means a column, which has ``bucket`` elements (0: one row of a tensor's first
+    dimension). State: a residual a client, one at the server. Fails: columns of
     few elements, whose means cost more than their bits.
     """
-    link = Link(codec("onebit"), feedback=True)
+    link = Link(codec(f"onebit:bucket={bucket}"), feedback=True)
     return Recipe(up=link, down=link, by_tensor=True)
 
 
