@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from emu.deferred import NoSynchronization, on_a_gpu
 from numpy_transforms import lowrank_values as in_order
 from packet_kit import dense
 from sklearn.datasets import load_digits
@@ -318,6 +319,31 @@ class TestState:
         state.finish(q)
         with pytest.raises(RuntimeError, match=r"finish: must follow factor"):
             state.finish(q)
+
+
+def test_a_deferred_error_leaves_all_of_the_state() -> None:
+    """As on a GPU: nothing synchronizes, and the steps that were refused have changed nothing."""
+    state, twin = PowerSGD(2, seed=1), PowerSGD(2, seed=1)
+    good = {"v": torch.randn(20, 30), "w": torch.randn(12, 10), "bias": torch.randn(3)}
+    bad = {**good, "w": torch.full((12, 10), float("inf"))}
+    for given in (good, bad, {**good, "bias": torch.full((3,), torch.nan)}, good):
+        with on_a_gpu(), NoSynchronization():
+            packet = state.compress(given)
+        if given is good:
+            assert packet.to_bytes() == twin.compress(given).to_bytes()
+        else:
+            with pytest.raises(ValueError, match="must be finite in float32"):
+                packet.to_bytes()
+            state._seeds.counts = dict(twin._seeds.counts)
+        for name in ("v", "w"):
+            mine, its = state._held[name], twin._held[name]
+            assert torch.equal(state.residual(name), twin.residual(name))
+            assert torch.equal(mine.start, its.start)
+    with on_a_gpu(), NoSynchronization():
+        packet = state.compress(bad["w"], "w")
+    with pytest.raises(ValueError, match="must be finite in float32, got NaN or Inf at index 0"):
+        packet.to_bytes()
+    assert torch.equal(state.residual("w"), twin.residual("w"))
 
 
 def test_gradients_of_parameters() -> None:

@@ -32,7 +32,7 @@ class CosineTopK(Codec):
 
     With a residual and float32 values this is the paper's momentum: what was chosen leaves it. With
     signs the residual keeps what the packet lacks, as of any codec here: also what a chosen
-    coefficient differs from the mean. (Its successors, which send signs too, drop that.)
+    coefficient differs from the mean.
 
     A contraction by ``k/s`` of blocks of s elements, ``s = min(n, block^2)``. With signs by
     ``(sum |c|)^2 / (K |x|^2)`` of the K coefficients c that are sent: with k = 4 on normal values
