@@ -311,3 +311,13 @@ def test_a_recipe_of_another_codec() -> None:
         "sign",
     )
     assert made.schedule.local_steps == 4
+
+
+def test_feedback_of_a_method() -> None:
+    assert gcext.recipe("natural:feedback=true").up.feedback
+    assert not gcext.recipe("stc:p=0.1,feedback=false").up.feedback
+    assert gcext.recipe("stc:p=0.1,feedback=false").down.feedback
+    with pytest.raises(ValueError, match="Lazy must be used without a residual"):
+        gcext.recipe("laq:feedback=true")
+    with pytest.raises(ValueError, match="feedback must be one of true, false"):
+        gcext.recipe("stc:feedback=perhaps")

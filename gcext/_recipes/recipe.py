@@ -134,7 +134,7 @@ def recipe(spec: str) -> Recipe:
 
     * ``pstc:p=0.1,alpha=0.1,tau=1``, ``stc:p=0.1``, ``fedavg``: the published methods.
     * Any other codec's spec: clients send by that codec, the server answers densely.
-      ``feedback=true`` gives the clients a residual.
+      ``feedback=true`` gives the clients a residual; of a method too, ``feedback=false`` takes it.
     * ``combine=NAME`` and the options that follow it name what the server makes of the packets:
       an aggregator of gcext.aggregate, as ``combine=vote`` or ``combine=trimmed,beta=0.1``.
     * ``momentum=0.9``: server momentum on top of it, of methods that have no such option.
@@ -163,10 +163,16 @@ def recipe(spec: str) -> Recipe:
     combine = _take_combine(name, options)
     momentum = None if "momentum" in mine else options.pop("momentum", None)
     if name in _RECIPES:
+        feedback = None
+        if "feedback" in options and "feedback" not in mine:
+            feedback = _flag(name, "feedback", options)
         given: dict[str, Any] = dict(options)
         if inner:
             given["codec"] = inner[0]
         made = build(name, _RECIPES[name], given, _RECEIVER)
+        if feedback is not None:
+            made = replace(made, up=replace(made.up, feedback=feedback))
+            made.up.sender(0)  # refuses now what takes no residual
     else:
         made = Recipe(up=_link(name, options), down=Link(Dense()))
     if combine is not None:
@@ -224,7 +230,7 @@ def _take_combine(name: str, options: dict[str, str]) -> Callable[[], Aggregator
 
 
 _NOT_COMBINE = ("feedback", "momentum")
-_RECEIVER = ("combine", "momentum", "down")
+_RECEIVER = ("feedback", "combine", "momentum", "down")
 
 
 def _momentum(momentum: float) -> float:
