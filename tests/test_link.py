@@ -267,7 +267,7 @@ def test_links_make_the_ends_of_a_recipe() -> None:
     ("spec", "match"),
     [
         ("sign:feedback=yes", "feedback must be one of true, false"),
-        ("stc:p=0.1,feedback=true", "unknown option feedback"),
+        ("stc:p=0.1,decay=0.5", "unknown option decay"),
         ("sign:down=", "down: must be one of"),
         ("sign:down=stc:p=2", "p must be in"),
         ("sign:down=sign:down=sign", "unknown option down"),
