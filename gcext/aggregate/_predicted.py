@@ -16,6 +16,7 @@ from gcext._spec import plain
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._sums import combine
+from gcext.aggregate._wrappers import shapes
 
 __all__ = ["LastValues", "Predicted"]
 
@@ -170,11 +171,6 @@ class Predicted(Wrapper):
         """See Aggregator."""
         inner, self._held = snapshot
         self.inner.restore(inner)
-
-
-def shapes(packet: Packet) -> tuple[tuple[int, ...], ...]:
-    """Return the shape of each tensor that a packet is of."""
-    return tuple(tuple(each.shape) for each in packet.members or (packet,))
 
 
 def _copied(held: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._sums import gram, pairs
 
-__all__ = ["MaxK", "Momentum", "NormBound"]
+__all__ = ["MaxK", "Momentum", "NormBound", "shapes"]
 
 
 class NormBound(Wrapper):
@@ -116,7 +116,7 @@ class Momentum(Wrapper):
 
     def _check(self, client: Any, packet: Packet) -> None:
         velocity = tuple(tuple(each.shape) for each in self._velocity)
-        if velocity and velocity != _shapes(packet):
+        if velocity and velocity != shapes(packet):
             raise ValueError(
                 f"Momentum: packets must have the velocity's shape {velocity}, got {packet.shape} "
                 f"from client {client}."
@@ -127,7 +127,7 @@ class Momentum(Wrapper):
         first = given.packets[0]
         # Allocated before the inner aggregator's state moves on.
         velocity = [(self.beta * each).to(first.device) for each in self._velocity]
-        velocity = velocity or [torch.zeros(s, device=first.device) for s in _shapes(first)]
+        velocity = velocity or [torch.zeros(s, device=first.device) for s in shapes(first)]
         update = self.inner._aggregate(given)
         parts = update if isinstance(update, list) else [update]
         for mine, part in zip(velocity, parts, strict=True):
@@ -165,7 +165,7 @@ class Momentum(Wrapper):
         self._velocity = velocity
 
 
-def _shapes(packet: Packet) -> tuple[tuple[int, ...], ...]:
+def shapes(packet: Packet) -> tuple[tuple[int, ...], ...]:
     """Return the shape of each tensor that a packet is of."""
     return tuple(tuple(each.shape) for each in packet.members or (packet,))
 
