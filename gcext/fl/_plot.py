@@ -141,6 +141,7 @@ def _title(results: Sequence[dict[str, Any]]) -> str:
         return [text.format(value) for value in values] if len(values) == 1 else []
 
     share = {s["participation"] for s in every}
+    by_epochs = not any(s.get("local_steps") for s in every)
     seeds = len({r["seed"] for r in results})
     parts = [
         ", ".join(dict.fromkeys(s["data"] for s in every)),
@@ -149,7 +150,7 @@ def _title(results: Sequence[dict[str, Any]]) -> str:
         *shared("split", "split {}"),
         *shared("lr", "lr {:g}"),
         *shared("batch", "batch {}"),
-        *shared("epochs", "local epochs {}"),
+        *(shared("epochs", "local epochs {}") if by_epochs else []),
         f"{seeds} seeds" if seeds > 1 else f"seed {results[0]['seed']}",
     ]
     return " · ".join(parts)

@@ -306,7 +306,8 @@ def _result(federation: Federation, seconds: float, interrupted: bool) -> dict[s
         "method": settings.method,
         "seed": settings.seed,
         "numel": federation.numel,
-        "settings": dataclasses.asdict(settings) | {"epochs": federation.epochs},
+        "settings": dataclasses.asdict(settings)
+        | {"epochs": federation.epochs, "local_steps": federation.steps},
         "versions": {
             "gcext": build_info()["gcext"],
             "torch": torch.__version__,
