@@ -40,7 +40,7 @@ class Repeat(Codec):
     >>> import gcext, torch
     >>> codec = gcext.codec("repeat:rounds=2,codec=stc:p=0.5")
     >>> codec.encode(torch.tensor([8.0, 4.0, 1.0, -1.0])).to_dense()
-    tensor([ 8.,  4.,  0., -0.])
+    tensor([8., 4., 0., 0.])
     """
 
     rounds: int = option(2, "[2, 64]")
