@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["build", "option", "options_of", "parse", "plain", "validate", "write"]
+__all__ = ["build", "option", "options_of", "parse", "plain", "positive", "validate"]
+__all__ += ["write"]
 
 T = TypeVar("T")
 _PLAIN = {kind.__name__: kind for kind in (bool, int, float, str)}
@@ -67,6 +68,14 @@ def plain(owner: str, key: str, kind: type, value: Any) -> Any:
     rule = {float: "a number", int: "a whole number", bool: "True or False"}[kind]
     error = ValueError if isinstance(value, (str, int, float)) else TypeError
     raise error(f"{owner}: {key} must be {rule}, got {value!r:.100}.")
+
+
+def positive(owner: str, key: str, value: Any) -> float:
+    """Return an option's value as a float; ValueError where it is not positive and finite."""
+    number: float = plain(owner, key, float, value)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{owner}: {key} must be positive and finite, got {number}.")
+    return number
 
 
 @functools.cache

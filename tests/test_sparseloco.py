@@ -12,8 +12,6 @@ from torch import Tensor
 
 import gcext
 
-bin_means = torch.ops.gcext.bin_means.default
-
 
 def draw(rng: Rng, n: int) -> np.ndarray:
     x = KINDS[int(rng.integers(len(KINDS)))](rng, n) if n else np.empty(0)
@@ -99,24 +97,6 @@ def test_decayed_feedback_follows_a_constant_gradient() -> None:
         residual = out
     error = (total / 100 - gradient).norm() / gradient.norm()
     assert error < 0.3
-
-
-def test_op_passes_opcheck_and_refuses_what_does_not_fit() -> None:
-    index, value = torch.tensor([1, 5, 7], dtype=torch.int32), torch.randn(3)
-    info = torch.tensor([3, 0, 0, 0])
-    torch.library.opcheck(bin_means, (index, value, info, torch.zeros(9), 2, 6.0))
-    torch.library.opcheck(bin_means, (index, value, info, None, 8, 1.0))
-
-    def refused(match: str, *args: object) -> None:
-        with pytest.raises(RuntimeError, match=match):
-            bin_means(*args)
-
-    refused("bits must be in", index, value, info, None, 9, 6.0)
-    refused("range must be", index, value, info, None, 2, 0.0)
-    refused("index must name every value", index[:2], value, info, None, 2, 6.0)
-    refused("info must be of these values", index, value, info + 1, None, 2, 6.0)
-    refused("within out", index, value, info, torch.zeros(7), 2, 6.0)
-    refused("wrong dtype", index, value.double(), info, None, 2, 6.0)
 
 
 def test_denormals_and_extremes() -> None:

@@ -27,7 +27,7 @@ from gcext._native import ops
 from gcext._packet.codes import Contents
 from gcext._packet.packet import Packet
 from gcext._packet.prediction import predict, recover, subtract
-from gcext._spec import plain
+from gcext._spec import plain, positive
 
 __all__ = ["Clip", "LastValue", "Lazy", "MomentumCorrection", "Stage", "Trajectory"]
 
@@ -87,9 +87,7 @@ class Clip(Stage):
     """
 
     def __init__(self, bound: float) -> None:
-        self.bound = plain("Clip", "bound", float, bound)
-        if not (math.isfinite(self.bound) and self.bound > 0):
-            raise ValueError(f"Clip: bound must be positive and finite, got {bound}.")
+        self.bound = positive("Clip", "bound", bound)
 
     def before(self, name: str, tensor: Tensor) -> Tensor:
         """See Stage. A tensor that is not finite stays so, and the codec refuses it."""
@@ -202,25 +200,47 @@ class MomentumCorrection(_Stateful):
         return packet
 
 
-class LastValue(_Stateful):
+class Trajectory(_Stateful):
+    """The difference to a prediction is encoded, which both ends make of what was decoded before.
+
+    ResFed (Song et al. 2022, arXiv:2212.05602): with the last values v1 and v2 that the other end
+    decoded of that name, the prediction is 0 (order 0), v1 (order 1) or ``2*v1 - v2`` (order 2;
+    order 1 until there are two). The receiving end adds it (gcext.aggregate.Predicted).
+    """
+
+    count = 2
+
+    def __init__(self, order: int = 1) -> None:
+        super().__init__()
+        self.order = plain("Trajectory", "order", int, order)
+        if self.order not in (0, 1, 2):
+            raise ValueError(f"Trajectory: order must be 0, 1 or 2, got {order}.")
+
+    def before(self, name: str, tensor: Tensor) -> Tensor:
+        """See Stage."""
+        predicted = predict(self.order, self._of(name, tensor))
+        flat = flatten(tensor, f"{type(self).__name__} {name!r}")
+        return subtract(flat, predicted).view(tensor.shape)
+
+    def after(self, name: str, packet: Packet) -> Packet:
+        """See Stage."""
+        if self.order:
+            held = self._held.get(name, ())
+            self._pending[name] = (recover(self.order, held, packet), *held)[: self.order]
+        return packet
+
+
+class LastValue(Trajectory):
     """The difference to what the other end holds travels: ``packet = C(g - v)``, ``v += packet``.
 
     EF21 (Richtarik et al. 2021, arXiv:2106.05203). The receiving end adds up the same packets
     (gcext.aggregate.LastValues). v is what was decoded, so both ends hold the same bits.
     """
 
-    def before(self, name: str, tensor: Tensor) -> Tensor:
-        """See Stage."""
-        held = self._of(name, tensor)
-        flat = flatten(tensor, f"{type(self).__name__} {name!r}")
-        return subtract(flat, held[0].view(-1) if held else None).view(tensor.shape)
+    count = 1
 
-    def after(self, name: str, packet: Packet) -> Packet:
-        """See Stage."""
-        held = self._held.get(name)
-        base = torch.zeros(packet.shape, device=packet.device) if held is None else held[0].clone()
-        self._pending[name] = (packet.add_to_(base),)
-        return packet
+    def __init__(self) -> None:
+        super().__init__(order=1)
 
 
 class Lazy(LastValue):
@@ -323,36 +343,6 @@ class Lazy(LastValue):
         self._notes, self._next = dict(state["notes"]), dict(state["next"])
         self._steps = list(state["steps"])
         self._model = None if state["model"] is None else state["model"].clone()
-
-
-class Trajectory(_Stateful):
-    """The difference to a prediction is encoded, which both ends make of what was decoded before.
-
-    ResFed (Song et al. 2022, arXiv:2212.05602): with the last values v1 and v2 that the other end
-    decoded of that name, the prediction is 0 (order 0), v1 (order 1) or ``2*v1 - v2`` (order 2;
-    order 1 until there are two). The receiving end adds it (gcext.aggregate.Predicted).
-    """
-
-    count = 2
-
-    def __init__(self, order: int = 1) -> None:
-        super().__init__()
-        self.order = plain("Trajectory", "order", int, order)
-        if self.order not in (0, 1, 2):
-            raise ValueError(f"Trajectory: order must be 0, 1 or 2, got {order}.")
-
-    def before(self, name: str, tensor: Tensor) -> Tensor:
-        """See Stage."""
-        predicted = predict(self.order, self._of(name, tensor))
-        flat = flatten(tensor, f"Trajectory {name!r}")
-        return subtract(flat, predicted).view(tensor.shape)
-
-    def after(self, name: str, packet: Packet) -> Packet:
-        """See Stage."""
-        if self.order:
-            held = self._held.get(name, ())
-            self._pending[name] = (recover(self.order, held, packet), *held)[: self.order]
-        return packet
 
 
 def _nothing(packet: Packet) -> Packet:

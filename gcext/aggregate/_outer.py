@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from gcext._spec import plain
+from gcext._spec import positive
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._wrappers import Momentum
@@ -36,7 +34,7 @@ class Nesterov(Momentum):
 
     def __init__(self, inner: Aggregator | None = None, beta: float = 0.9, lr: float = 0.7) -> None:
         super().__init__(inner, beta)
-        self.lr = _positive("Nesterov", "lr", lr)
+        self.lr = positive("Nesterov", "lr", lr)
 
     def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
         return (update + self.beta * velocity) * self.lr
@@ -63,7 +61,7 @@ class HeavyBall(Momentum):
 
     def __init__(self, inner: Aggregator | None = None, beta: float = 0.9, lr: float = 1.0) -> None:
         super().__init__(inner, beta)
-        self.lr = _positive("HeavyBall", "lr", lr)
+        self.lr = positive("HeavyBall", "lr", lr)
 
     def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
         return velocity * self.lr
@@ -86,20 +84,13 @@ class SignStep(Wrapper):
 
     def __init__(self, inner: Aggregator | None = None, lr: float = 0.001) -> None:
         super().__init__(inner)
-        self.lr = _positive("SignStep", "lr", lr)
+        self.lr = positive("SignStep", "lr", lr)
 
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
         update = self.inner._aggregate(given)
         if isinstance(update, list):
             return [self.lr * torch.sign(each) for each in update]
         return self.lr * torch.sign(update)
-
-
-def _positive(owner: str, key: str, value: float) -> float:
-    number: float = plain(owner, key, float, value)
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{owner}: {key} must be positive and finite, got {value}.")
-    return number
 
 
 register_aggregator("heavyball", HeavyBall)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gcext._packet.codes import Contents
 from gcext._packet.packet import Packet
-from gcext._spec import plain
+from gcext._spec import plain, positive
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._sums import gram, pairs
@@ -39,10 +39,7 @@ class NormBound(Wrapper):
 
     def __init__(self, bound: float, inner: Aggregator | None = None) -> None:
         super().__init__(inner)
-        bound = plain("NormBound", "bound", float, bound)
-        if not (math.isfinite(bound) and bound > 0):
-            raise ValueError(f"NormBound: bound must be positive and finite, got {bound}.")
-        self.bound = bound
+        self.bound = positive("NormBound", "bound", bound)
 
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
         bounded = [self._bounded(packet) for packet in given.packets]

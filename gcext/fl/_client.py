@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from gcext._packet.packet import Packet
 from gcext._recipes import Recipe
-from gcext.fl._layout import Held, Layout, received
+from gcext.fl._layout import Held, Layout, compress, received
 from gcext.fl._models import FlatModel
 from gcext.fl._server import Download, order_of
 
@@ -106,10 +106,7 @@ class Clients:
 
     def compress(self, client: int, update: Tensor) -> bytes:
         """Return the client's message; its residual is pending until ``commit`` or ``rollback``."""
-        if self.layout.shapes is None:
-            return self.sender.compress(update, str(client), commit=False).to_bytes()
-        named = self.layout.named(str(client), update)
-        return self.sender.compress(named, commit=False).to_bytes()
+        return compress(self.sender, str(client), self.layout.cut(update))
 
     def commit(self, drawn: list[int], version: int, held: Held) -> None:
         """Make the residuals count: the server acknowledged, and ``drawn`` hold ``version``."""

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gcext._links.sender import Sender
 from gcext._packet.packet import Packet
 from gcext._packet.prediction import recover
 
-__all__ = ["Held", "Layout", "received"]
+__all__ = ["Held", "Layout", "compress", "received"]
 
 
 class Layout(NamedTuple):
@@ -33,16 +34,19 @@ class Layout(NamedTuple):
         parts = flat.split(sizes)  # type: ignore[no-untyped-call]
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
-    def named(self, name: str, flat: Tensor) -> dict[str, Tensor]:
-        """Return the tensors by names that begin with ``name``."""
-        parts = self.cut(flat)
-        return {f"{name}/{i}": part for i, part in enumerate(parts)}
-
     def join(self, parts: Tensor | Sequence[Tensor]) -> Tensor:
         """Return what ``cut`` was given."""
         if isinstance(parts, Tensor):
             return parts
         return torch.cat([part.reshape(-1) for part in parts])
+
+
+def compress(sender: Sender, name: str, tensors: Tensor | list[Tensor]) -> bytes:
+    """Return the message of one tensor, or of several as ``name/0``, ``name/1`` ..; pending."""
+    if isinstance(tensors, Tensor):
+        return sender.compress(tensors, name, commit=False).to_bytes()
+    named = {f"{name}/{i}": tensor for i, tensor in enumerate(tensors)}
+    return sender.compress(named, commit=False).to_bytes()
 
 
 class Held(NamedTuple):

@@ -12,7 +12,7 @@ from gcext._packet.packet import Packet
 from gcext._recipes import Recipe
 from gcext.aggregate import Mean, Predicted
 from gcext.fl._copies import Copies
-from gcext.fl._layout import Held, Layout, received
+from gcext.fl._layout import Held, Layout, compress, received
 
 __all__ = ["Broadcast", "Download", "Server", "order_of"]
 
@@ -116,12 +116,7 @@ class Server:
         update = self.receiver.aggregate(packets, losses, self.version + 1, weights)
         if self.copies is not None:
             return None, Held(self.weights - self.layout.join(update))
-        if isinstance(update, Tensor):
-            sent = self.sender.compress(update, "model", commit=False)
-        else:
-            named = {f"model/{i}": part for i, part in enumerate(update)}
-            sent = self.sender.compress(named, commit=False)
-        message = sent.to_bytes()
+        message = compress(self.sender, "model", update)
         packet = Packet.from_bytes(message, expect=self.layout.expect)
         return Broadcast(message, packet), received(self.held, packet, self.layout, self.order)
 
