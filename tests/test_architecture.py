@@ -53,9 +53,9 @@ def test_entries_arrows_and_levels() -> None:
     entries = {
         path.name for path in PACKAGE.iterdir() if path.suffix != ".so" and path.name not in BUILT
     }
-    assert len(entries) <= 16, sorted(entries)
+    assert len(entries) <= 24, sorted(entries)  # seven of them adapters of engines
     edges = arrows()
-    assert 20 < len(edges) <= 60
+    assert 20 < len(edges) <= 90
 
     @cache
     def level(entry: str) -> int:  # a circle would be a RecursionError
