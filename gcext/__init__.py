@@ -7,6 +7,9 @@ A tensor becomes a packet, and a packet becomes bytes::
     update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any
+
 try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError as error:
@@ -44,6 +47,9 @@ from gcext._spec import option
 from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
 
+if TYPE_CHECKING:
+    from gcext.outer import OuterOptimizer
+
 __version__: str = build_info()["gcext"]
 
 __all__ = [
@@ -60,6 +66,7 @@ __all__ = [
     "Link",
     "MethodRow",
     "MomentumCorrection",
+    "OuterOptimizer",
     "Packet",
     "PowerSGD",
     "Recipe",
@@ -88,3 +95,12 @@ __all__ = [
     "register_recipe",
     "stc",
 ]
+
+_ON_DEMAND = {"OuterOptimizer": "gcext.outer"}
+"""Names of modules that are imported where the name is first used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module 'gcext' has no attribute {name!r}")
+    return getattr(_import_module(_ON_DEMAND[name]), name)
