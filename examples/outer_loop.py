@@ -1,18 +1,10 @@
-"""Workers train a small GPT on Python's help texts, with one outer step every H of their own.
-
-In seconds: python examples/outer_loop.py; the experiment of docs/results/outer-loop.md is made by
-its options. Packets go through a store: a worker that is late is left out of a round.
-"""
-
-from __future__ import annotations
+"""Processes train a small GPT on Python's help texts: python examples/outer_loop.py."""
 
 import argparse
 import copy
 import math
 import pydoc_data.topics
-import threading
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,77 +16,63 @@ import gcext
 
 
 class GPT(nn.Module):
-    """Predicts the next of ``symbols`` symbols at each place: (batch, context) int64 to logits."""
-
     def __init__(self, symbols: int, width: int, layers: int, context: int) -> None:
         super().__init__()
         self.embed, self.place = nn.Embedding(symbols, width), nn.Embedding(context, width)
-        form: dict[str, Any] = {"dropout": 0.0, "batch_first": True, "norm_first": True}
+        form = {"dropout": 0.0, "batch_first": True, "norm_first": True, "bias": False}
         block = nn.TransformerEncoderLayer(width, width // 16, 4 * width, **form)
         self.blocks = nn.ModuleList(copy.deepcopy(block) for _ in range(layers))
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, symbols))
+        self.norm, self.head = nn.LayerNorm(width, bias=False), nn.Linear(width, symbols, False)
         for p in self.parameters():
             if p.dim() == 2:
                 nn.init.normal_(p, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, y = x.shape[1], self.embed(x) + self.place.weight[: x.shape[1]]
-        mask = nn.Transformer.generate_square_subsequent_mask(n)
+        y = self.embed(x) + self.place.weight
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
         for block in self.blocks:
             y = block(y, src_mask=mask, is_causal=True)
-        return self.head(y)
+        return self.head(self.norm(y))
 
 
-def train(rank: int, o: argparse.Namespace, text: Tensor, model: GPT, where: Any) -> None:
-    """Train on one rank; ``where``: the store, or the port of its process."""
+def loss_of(model: GPT, pieces: Tensor) -> Tensor:
+    return cross_entropy(model(pieces[:, :-1]).flatten(0, 1), pieces[:, 1:].flatten())
+
+
+def train(rank: int, o: argparse.Namespace, text: Tensor, model: GPT, port: int) -> None:
     torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", where) if isinstance(where, int) else where
-    model, random = copy.deepcopy(model), torch.Generator().manual_seed(1000 * o.seed + rank)
-    inner = torch.optim.AdamW(model.parameters(), lr=o.lr, betas=(0.9, 0.95), weight_decay=0.1)
-    options = {"lr": o.outer_lr, "momentum": o.momentum, "timeout": 600.0}
+    model = copy.deepcopy(model)  # the processes share what they were given
+    store, random = dist.TCPStore("127.0.0.1", port), torch.Generator().manual_seed(rank)
+    inner = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
     outer = gcext.OuterOptimizer(
-        model, o.recipe, o.every, store=store, rank=rank, world=o.workers, **options
+        *(model, o.recipe, o.every), lr=o.outer_lr, store=store, rank=rank, world=o.workers
     )
-    held, shard = text[: len(text) // 10], text[len(text) // 10 :].chunk(o.workers)[rank]
+    n, cut = o.context + 1, len(text) // 10
+    test, shard = text[:cut], text[cut:].chunk(o.workers)[rank]
+    test = test[: cut // n * n].view(-1, n)[:: max(1, cut // n // 512)]
     for step in range(o.steps):
-        at = torch.randint(len(shard) - o.context - 1, (o.batch, 1), generator=random)
-        piece = shard[at + torch.arange(o.context + 1)]
         share = min((step + 1) / 100, 0.55 + 0.45 * math.cos(math.pi * step / o.steps))
         inner.param_groups[0]["lr"] = o.lr * share
+        starts = torch.randint(len(shard) - n, (o.batch, 1), generator=random)
         inner.zero_grad()
-        cross_entropy(model(piece[:, :-1]).flatten(0, 1), piece[:, 1:].flatten()).backward()
+        loss_of(model, shard[starts + torch.arange(n)]).backward()
         inner.step()
-        if outer.step() and rank == 0 and (outer.round % o.show == 0 or step + 1 == o.steps):
-            with torch.no_grad():
-                test = held[: len(held) // (o.context + 1) * (o.context + 1)].view(
-                    -1, o.context + 1
-                )
-                test = test[:: max(1, len(test) // 512)]
-                loss = cross_entropy(model(test[:, :-1]).flatten(0, 1), test[:, 1:].flatten())
-            size = sum(4 * p.numel() for p in model.parameters()) * outer.round / outer.sent_bytes
-            print(f"round {outer.round:4}  loss {loss:.4f}  {size:.1f}x fewer bytes", flush=True)
+        if outer.step() and rank == 0 and outer.round % o.show == 0:
+            fewer = sum(4 * p.numel() for p in model.parameters()) * outer.round / outer.sent_bytes
+            loss = loss_of(model, test).item()
+            print(f"round {outer.round:4}  loss {loss:.4f}  {fewer:.1f}x fewer bytes", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     sizes = {"workers": 2, "steps": 60, "every": 30, "width": 32, "layers": 2, "context": 32}
-    for name, value in {**sizes, "batch": 8, "seed": 0, "show": 1}.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
+    for name, value in {**sizes, "batch": 8, "show": 1, "lr": 2e-3, "outer-lr": 1.0}.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
     parser.add_argument("--recipe", default="sparseloco")
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--outer-lr", type=float)
-    parser.add_argument("--momentum", type=float)
-    parser.add_argument("--threads", action="store_true", help="workers in one process")
     o = parser.parse_args()
-    raw = Path(pydoc_data.topics.__file__).read_bytes()
-    symbols, text = torch.frombuffer(bytearray(raw), dtype=torch.uint8).unique(return_inverse=True)
-    torch.manual_seed(o.seed)
+    raw = bytearray(Path(pydoc_data.topics.__file__).read_bytes())
+    symbols, text = torch.frombuffer(raw, dtype=torch.uint8).unique(return_inverse=True)
+    torch.manual_seed(0)
     model = GPT(len(symbols), o.width, o.layers, o.context)
-    if o.threads:
-        given = (o, text, model, dist.HashStore())
-        ranks = [threading.Thread(target=train, args=(r, *given)) for r in range(o.workers)]
-        for each in ranks:
-            each.start()
-    else:
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        mp.spawn(train, args=(o, text, model, store.port), nprocs=o.workers)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    mp.spawn(train, args=(o, text, model, store.port), nprocs=o.workers)
