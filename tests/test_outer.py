@@ -156,15 +156,35 @@ def test_16_bit_parameters_do_not_lose_small_outer_steps() -> None:
     before = model.weight.detach().clone()
     for _ in range(256):
         with torch.no_grad():
-            model.weight.mul_(1.0).sub_(0)  # as it was
-        outer.step()
-    assert torch.equal(model.weight, before)
-    for _ in range(256):
-        with torch.no_grad():
             model.weight.add_(0.5)
         outer.step()
     moved = (model.weight - before).float()
     assert (moved - 0.5).abs().max() < 0.1
+    held = [each.clone() for each in outer._global]
+    assert not torch.equal(held[0], model.weight.float())  # there is something between two bf16
+    outer.step()
+    assert all(torch.equal(a, b) for a, b in zip(held, outer._global, strict=True))
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_fails_in_the_outer_step_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Net()
+    outer = OuterOptimizer(model, "diloco:every=3,codec=stc:p=0.1,feedback=true")
+    train(model, outer, 0, range(2 * EVERY - 1))
+    local_step(model, 0, 2 * EVERY - 1)
+    before = str(outer.state_dict())
+
+    def fails(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outer, "_set", fails)
+        with pytest.raises(MemoryError):
+            outer.step()
+    assert str(outer.state_dict()) == before and not outer._sender.pending
+    assert outer.step()
+    recipe = "diloco:every=3,codec=stc:p=0.1,feedback=true"
+    assert same(model, reference(recipe, 1, 2 * EVERY)[0])
 
 
 @pytest.mark.usefixtures("alone")
