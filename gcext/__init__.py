@@ -7,6 +7,8 @@ A tensor becomes a packet, and a packet becomes bytes::
     update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
+from typing import Any as _Any
+
 try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError as error:
@@ -16,7 +18,7 @@ except ModuleNotFoundError as error:
         "build, `pip install torch` the one with CUDA, several GB."
     ) from error
 
-from gcext import aggregate, distributed, functional, polar
+from gcext import aggregate, ddp, distributed, functional, polar
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.registry import codec, codecs, stc
@@ -45,6 +47,23 @@ from gcext._recipes import (
 from gcext._spec import option
 from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
+
+# Adapters that are imported when they are first used: some need an extra, all take time.
+_ADAPTERS = ("flower", "fsdp", "horovod", "nvflare", "parameter_server")
+
+
+def __getattr__(name: str) -> _Any:
+    """Import an adapter by its name; ImportError, which names the extra, where that is missing."""
+    if name in _ADAPTERS:
+        from importlib import import_module
+
+        return import_module(f"gcext.{name}")
+    raise AttributeError(f"module 'gcext' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ADAPTERS})
+
 
 __version__: str = build_info()["gcext"]
 
@@ -78,6 +97,7 @@ __all__ = [
     "codec",
     "codecs",
     "combine",
+    "ddp",
     "derive",
     "distributed",
     "functional",
