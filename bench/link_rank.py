@@ -29,6 +29,7 @@ from .link_tasks import TASKS, Task
 
 __all__ = ["Job"]
 
+ONE_BUCKET = 1024  # MB
 WARM = 5  # steps before the clock counts: DDP rebuilds its buckets after the first
 
 
@@ -64,8 +65,8 @@ def hook(model: DistributedDataParallel, method: str, seed: int) -> Any:
     elif method.startswith("powersgd:"):
         rank = int(method.partition(":")[2])
         # The least that torch takes: buckets are rebuilt after the first iteration.
-        state = power.PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=2)
-        model.register_comm_hook(state, power.powerSGD_hook)
+        torchs = power.PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=2)
+        model.register_comm_hook(torchs, power.powerSGD_hook)
     elif method != "none":
         state = gcext.ddp.State(method.removeprefix("gcext:"), module=model, seed=seed)
         model.register_comm_hook(state, gcext.ddp.hook)
@@ -75,7 +76,10 @@ def hook(model: DistributedDataParallel, method: str, seed: int) -> Any:
 
 def train(job: Job, rank: int, task: Task, report: Callable[..., None]) -> dict[str, Any]:
     """Train; return steps and seconds until the target, and what a step takes and sends."""
-    model = DistributedDataParallel(task.model)
+    # Its second collective begins when the first has ended, so that with two buckets and gloo the
+    # ranks' collectives come in different orders and the run dies: one bucket.
+    bucket = ONE_BUCKET if job.method.startswith("powersgd:") else None
+    model = DistributedDataParallel(task.model, bucket_cap_mb=bucket)
     state = hook(model, job.method, job.seed)
     optimizer = task.optimizer(model.parameters(), job.lr)
     generator = torch.Generator().manual_seed(1000 * job.seed + rank)
