@@ -7,6 +7,7 @@ A tensor becomes a packet, and a packet becomes bytes::
     update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 try:
@@ -18,7 +19,7 @@ except ModuleNotFoundError as error:
         "build, `pip install torch` the one with CUDA, several GB."
     ) from error
 
-from gcext import aggregate, ddp, distributed, functional, polar
+from gcext import aggregate, distributed, functional, polar
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.registry import codec, codecs, stc
@@ -48,8 +49,11 @@ from gcext._spec import option
 from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
 
-# Adapters that are imported when they are first used: some need an extra, all take time.
-_ADAPTERS = ("flower", "fsdp", "horovod", "nvflare", "parameter_server")
+if _TYPE_CHECKING:
+    from gcext import ddp
+
+# Adapters of engines are imported when they are first used: some need an extra, all take time.
+_ADAPTERS = ("ddp", "flower", "fsdp", "horovod", "nvflare", "parameter_server")
 
 
 def __getattr__(name: str) -> _Any:

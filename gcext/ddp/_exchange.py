@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
+from gcext._links.stages import Trajectory
 from gcext._packet.packet import Packet
 from gcext._recipes.recipe import Recipe
 from gcext.aggregate import Aggregator, Mean, mean
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 
     from torch.distributed import ProcessGroup
 
-__all__ = ["AllReduce", "Exchange", "LowRank", "Method", "Packets"]
+__all__ = ["AllReduce", "Exchange", "LowRank", "Method", "NonFiniteError", "Packets"]
+
+
+class NonFiniteError(ValueError):
+    """A gradient of this rank is not finite."""
 
 
 class Method(ABC):
@@ -63,6 +68,10 @@ class Method(ABC):
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
         if state:
             raise ValueError(f"ddp.State: its state must be empty, got {sorted(state)}.")
+
+    def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return the state of any rank of another world size: the mean of what ranks held."""
+        return dict(_mean_of(states))
 
     @contextmanager
     def clock(self, what: str) -> Iterator[None]:
@@ -161,6 +170,18 @@ class Packets(Method):
         self.sender.load_state_dict(state["sender"])
         self.receivers = receivers
 
+    def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """See Method. ValueError where the receiving end knows ranks apart."""
+        if any(isinstance(each, Trajectory) for each in self.sender.stages):
+            raise ValueError(
+                f"ddp.State: {self.sender.stages} must keep what each rank sent, which cannot be "
+                "redistributed. Keep the world size, or begin with a new State."
+            )
+        made = dict(_mean_of(states))
+        if seeds := made["sender"].get("seeds"):
+            seeds["seed"] = self.sender.state_dict()["seeds"]["seed"]
+        return made
+
 
 class _PacketsExchange(Exchange):
     def __init__(self, method: Packets, grads: Mapping[str, Tensor]) -> None:
@@ -173,7 +194,7 @@ class _PacketsExchange(Exchange):
                 packet = method.sender.compress(grads, commit=False)
                 packet.to_bytes()  # where errors of a device show up
             except Exception as error:
-                packet = error
+                packet = _cause(grads) or error
         shapes = [tuple(each.shape) for each in grads.values()]
         self._gather = Gather(packet, method.group, shapes, self._capacity.nbytes)
         self.error = self._gather.error
@@ -218,18 +239,18 @@ class AllReduce(Method):
 
     def begin(self, grads: Mapping[str, Tensor], flat: Tensor) -> Exchange:
         """See Method."""
-        return _SumExchange(self, flat)
+        return _SumExchange(self, grads, flat)
 
 
 class _SumExchange(Exchange):
-    def __init__(self, method: AllReduce, flat: Tensor) -> None:
+    def __init__(self, method: AllReduce, grads: Mapping[str, Tensor], flat: Tensor) -> None:
         self._method, self._flat = method, flat
         wide = flat.dtype == torch.float64 and method.dtype == torch.float32
         dtype = flat.dtype if wide else method.dtype
         self._halves = dtype.itemsize == 2  # divided before the sum, which could overflow
         with method.clock("encode"):
-            if (self._halves or method.check) and not is_finite(flat):
-                self.error = ValueError("the gradients of a bucket must be finite.")
+            if self._halves or method.check:
+                self.error = None if _is_finite(flat) else _cause(grads)
             self._sum = flat.to(dtype) if not self._halves else self._narrow(flat, dtype)
             if self.error:
                 self._sum.fill_(math.nan)
@@ -242,7 +263,7 @@ class _SumExchange(Exchange):
     def advance(self) -> bool:
         """See Exchange."""
         self._work.wait()
-        return not self._method.check or is_finite(self._sum)
+        return not self._method.check or _is_finite(self._sum)
 
     def finish(self) -> None:
         """See Exchange."""
@@ -281,7 +302,7 @@ class _LowRankExchange(Exchange):
             try:
                 self._flat = self._sender.project(grads)
             except Exception as error:
-                self.error = error
+                self.error = _cause(grads) or error
                 zeros = {name: torch.zeros_like(each) for name, each in grads.items()}
                 self._flat = self._sender.project(zeros).fill_(math.nan)
         self._reduce()
@@ -294,7 +315,7 @@ class _LowRankExchange(Exchange):
     def advance(self) -> bool:
         """See Exchange."""
         self._work.wait()
-        if not is_finite(self._flat):
+        if not _is_finite(self._flat):
             return False
         with self._method.clock("encode"):
             self._flat = self._sender.factor(self._flat.div_(self._method.world))
@@ -317,6 +338,34 @@ def _all_reduce(tensor: Tensor, group: ProcessGroup | None) -> tuple[Any, int, i
     return work, tensor.nbytes, 2 * (world - 1) * tensor.nbytes // world
 
 
-def is_finite(tensor: Tensor) -> bool:
+def _mean_of(values: Sequence[Any]) -> Any:
+    """Return the mean of tensors, within dicts and lists too; of all else the first."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        total = torch.zeros_like(first, dtype=torch.float64)
+        for each in values:
+            total += each
+        return (total / len(values)).to(first.dtype)
+    if isinstance(first, dict):
+        return {key: _mean_of([each[key] for each in values]) for key in first}
+    if isinstance(first, list | tuple):
+        return type(first)(_mean_of(each) for each in zip(*values, strict=True))
+    return first
+
+
+def _cause(grads: Mapping[str, Tensor]) -> NonFiniteError | None:
+    """Return the error of the first gradient that is not finite, if there is one."""
+    for name, each in grads.items():
+        bad = ~torch.isfinite(each).flatten()
+        if bad.any():
+            index = int(bad.int().argmax())
+            value = float(each.flatten()[index])
+            return NonFiniteError(
+                f"the gradient of {name!r} must be finite, got {value} at index {index}."
+            )
+    return None
+
+
+def _is_finite(tensor: Tensor) -> bool:
     """Return whether all elements are finite; synchronizes on CUDA."""
     return math.isfinite(float(tensor.sum())) or bool(torch.isfinite(tensor).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +15,13 @@ from torch.nn import Module
 from gcext._codecs.seeds import derive
 from gcext._links.link import LowRankLink
 from gcext._links.lowrank import PowerSGD
-from gcext._packet.codes import Contents
-from gcext._packet.packet import Packet
 from gcext._recipes.recipe import Recipe
 from gcext._recipes.recipe import recipe as make_recipe
 from gcext._spec import plain
-from gcext.aggregate import Aggregator, FetchSGD, Mean
-from gcext.ddp._exchange import AllReduce, Exchange, LowRank, Method, Packets
+from gcext.aggregate import Mean
+from gcext.ddp._checkpoint import pack, read, unpack
+from gcext.ddp._exchange import AllReduce, Exchange, LowRank, Method, NonFiniteError, Packets
+from gcext.ddp._fit import gradients, names_of, refuse, takes_dense
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import GradBucket
@@ -63,16 +64,32 @@ class State:
         self.steps = 0
         self.sent_bytes = self.received_bytes = 0
         self.step_sent_bytes = self.step_received_bytes = 0
-        _refuse(made, str(recipe))
+        refuse(made, str(recipe))
         if not (dist.is_available() and dist.is_initialized()):
             raise RuntimeError(
                 "ddp.State: torch.distributed must be initialized. Call init_process_group first."
             )
         self._method = self._make_method()
-        self._named = None if module is None else _names_of(module)
+        self._named = None if module is None else names_of(module)
         self._names: dict[int, str] = {}  # by id
         self._parameters: list[Tensor] = []  # so that no id is used again
+        self._loaded: list[str] = []  # names that a state had, in the order of _parameters
         self._open: list[_Bucket] = []
+        self._agreed = False
+
+    def __repr__(self) -> str:
+        made = f"{type(self._method).__name__} of {self.recipe.up!r}"
+        return f"ddp.State({made}, {self.steps} steps, {len(self._names)} parameters)"
+
+    @property
+    def encode_seconds(self) -> float:
+        """Time spent so far on encoding, in the thread of the backward pass."""
+        return self._method.seconds["encode"]
+
+    @property
+    def decode_seconds(self) -> float:
+        """Time spent so far on decoding and averaging, most of it beside the backward pass."""
+        return self._method.seconds["decode"]
 
     def _make_method(self) -> Method:
         up, group = self.recipe.up, self._group
@@ -86,7 +103,7 @@ class State:
         # PowerSGD's first Q must be the same on all ranks, other random numbers never.
         alike = isinstance(up, LowRankLink)
         sender = up.sender(self.seed if alike else derive(self.seed, rank))
-        if _takes_dense(up.receiver()):
+        if takes_dense(up.receiver()):
             sender.exact_below = self.exact_below
             sender.exact_vectors_below = _VECTORS * self.exact_below
         if isinstance(sender, PowerSGD):
@@ -114,7 +131,9 @@ class State:
                 f"ddp.hook: gradients must be dense, got {flat.layout}. Construct the embedding "
                 "with sparse=False."
             )
-        views = {self._name(p): _view(p, g) for p, g in _pairs(bucket)}
+        if not self._agreed:
+            self._agree()
+        views = {self._name(p): g for p, g in gradients(bucket)}
         if not self._open:
             self._method.begin_step(self.steps // self.round_steps + 1)
         scale = 1.0 if self.scaler is None else self.scaler.get_scale()
@@ -161,31 +180,137 @@ class State:
 
     def _failure(self, exchanges: Sequence[Exchange]) -> Exception | None:
         """Return what all ranks raise, once all know why; None where NaN is to go through."""
-        mine = next((str(each.error) for each in exchanges if each.error), "")
-        bad = any(isinstance(each.error, ValueError) for each in exchanges)
-        texts: list[Any] = [None] * self._method.world
-        dist.all_gather_object(texts, (mine, bad), group=self._group)
-        said = [(rank, text) for rank, (text, _) in enumerate(texts) if text]
-        if self.nonfinite == "propagate" and all(bad for text, bad in texts if text):
+        errors = [each.error for each in exchanges if each.error]
+        finite = any(not isinstance(each, NonFiniteError) for each in errors)
+        heard = self._hear((str(errors[0]) if errors else "", finite))
+        if self.nonfinite == "propagate" and not any(finite for _, finite in heard):
             return None
-        rank, text = said[0] if said else (None, "the sum over the ranks is not finite.")
-        where = "" if rank is None else f"rank {rank}: "
-        return RuntimeError(f"ddp.hook: {where}{text} No rank's residuals have changed.")
+        text = "the sum over the ranks is not finite."
+        for rank, (its, _) in reversed([*enumerate(heard)]):
+            text = f"rank {rank}: {its}" if its else text
+        return RuntimeError(f"ddp.hook: {text} No rank's residuals have changed.")
+
+    def _hear(self, mine: Any) -> list[Any]:
+        """Return what each rank passed; all must call."""
+        heard: list[Any] = [None] * self._method.world
+        dist.all_gather_object(heard, mine, group=self._group)
+        return heard
+
+    def _agree(self) -> None:
+        """Raise on all ranks where their states do not go together, before the first step."""
+        heard = self._hear({**self._options(), "nonfinite": self.nonfinite, "steps": self.steps})
+        for rank, its in enumerate(heard):
+            for key, value in its.items():
+                if value != heard[0][key]:
+                    raise ValueError(
+                        f"ddp.hook: {key} must be the same on all ranks, got {heard[0][key]} on "
+                        f"rank 0 and {value} on rank {rank}."
+                    )
+        self._agreed = True
 
     def _name(self, parameter: Tensor) -> str:
         """Return what a parameter's residual is kept by."""
         name = self._names.get(id(parameter))
         if name is None:
-            if self._named is None:
-                name = str(len(self._names))
-            elif (name := self._named.get(id(parameter))) is None:
-                raise ValueError(
-                    f"ddp.hook: parameters must be of the module that State was given, got one of "
-                    f"shape {tuple(parameter.shape)} that is not."
-                )
+            name = self._new_name(parameter, len(self._names))
             self._names[id(parameter)] = name
             self._parameters.append(parameter)
         return name
+
+    def _new_name(self, parameter: Tensor, number: int) -> str:
+        shape = tuple(parameter.shape)
+        if self._named is not None:
+            name = self._named.get(id(parameter))
+            if name is None:
+                raise ValueError(
+                    f"ddp.hook: parameters must be of the module that State was given, got one of "
+                    f"shape {shape} that is not."
+                )
+        else:
+            known = self._loaded
+            name = known[number] if number < len(known) else str(number)
+        if self._loaded and name not in self._loaded:
+            raise ValueError(
+                f"ddp.hook: parameters must be those of the state that was loaded, got {name!r} of "
+                f"shape {shape} beside {len(self._loaded)} others."
+            )
+        return name
+
+    # --- Checkpoints. ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's residuals and all else that later steps depend on.
+
+        ``world_size``, and under ``rank0`` or the like the rest as bytes: the keys of all ranks
+        differ, so that torch.distributed.checkpoint keeps each rank's own. Raises RuntimeError
+        within a step.
+        """
+        if self._open:
+            raise RuntimeError(
+                "ddp.State.state_dict: must be called between steps, got a step under way."
+            )
+        held = {
+            **self._options(),
+            "steps": self.steps,
+            "names": [self._names[id(each)] for each in self._parameters] or self._loaded,
+            "method": self._method.state_dict(),
+        }
+        return pack(held, self._method.world, dist.get_rank(self._group))
+
+    def _options(self) -> dict[str, Any]:
+        """Return what a checkpoint must agree with."""
+        return {"recipe": repr(self.recipe), "exact_below": self.exact_below}
+
+    def load_state_dict(self, state: Mapping[str, Any], redistribute: bool = False) -> None:
+        """Go on from what ``state_dict`` returned; before the first step of this object.
+
+        Args:
+            state: of this rank; or of all ranks, ``{**state0, **state1, ...}``.
+            redistribute: allow another world size: then every rank needs the states of all old
+                ranks and gets the mean of their residuals, whose mean over the ranks stays.
+
+        Raises ValueError, and nothing is changed, for a state that does not fit: of another world
+        size, recipe or ``exact_below``, or one that cannot be redistributed.
+        """
+        world, rank = self._method.world, dist.get_rank(self._group)
+        all_held = unpack(state, world, rank, redistribute, self._options())
+        held = all_held[0]
+        method = [each["method"] for each in all_held]
+        self._method.load_state_dict(
+            method[0] if state["world_size"] == world else self._method.merged(method)
+        )
+        self.steps, self._loaded = held["steps"], held["names"]
+        self._names, self._parameters, self._agreed = {}, [], False
+
+    def load_checkpoint(
+        self, checkpoint_id: str | PathLike[str], key: str = "ddp", redistribute: bool = False
+    ) -> None:
+        """Load from a folder that ``torch.distributed.checkpoint.save({key: state, ...})`` wrote.
+
+        As ``torch.distributed.checkpoint.load({key: state})``, but a checkpoint of another world
+        size is an error that names both, or is redistributed as ``load_state_dict`` does. All ranks
+        must call.
+        """
+        rank = dist.get_rank(self._group)
+        state = read(checkpoint_id, key, self._method.world, rank, self._group)
+        self.load_state_dict(state, redistribute)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return a pickle without process group and module: names go by the order of buckets."""
+        if self.scaler is not None:
+            raise TypeError("ddp.State: must have no scaler to be pickled. Use state_dict.")
+        options = {
+            "recipe": self.recipe,
+            "exact_below": self.exact_below,
+            "seed": self.seed,
+            "nonfinite": self.nonfinite,
+            "round_steps": self.round_steps,
+        }
+        return {"options": options, "state": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["options"])  # type: ignore[misc]
+        self.load_state_dict(state["state"])
 
 
 class _Bucket:
@@ -220,74 +345,3 @@ class _Bucket:
         if error is not None:
             raise error
         return self.flat
-
-
-def _refuse(recipe: Recipe, spec: str) -> None:
-    """Raise ValueError for a recipe that a hook cannot do."""
-    schedule, receiver = recipe.schedule, recipe.up.receiver()
-    problem = ""
-    if receiver.uses_losses:
-        problem = (
-            "needs a loss of every rank, which DDP does not hand over. Use stc, or gcext.fl for "
-            "projection"
-        )
-    elif schedule.local_steps > 1 or schedule.local_epochs > 1:
-        problem = "takes many local steps, and DDP averages each. Use gcext.OuterOptimizer"
-    elif schedule.average:
-        problem = "averages models at a server, and DDP has none. Use a recipe without it"
-    elif _has(receiver, FetchSGD):
-        problem = (
-            "finds elements in one sketch of the whole model, and DDP hands over parameters. Use "
-            "stc or topk:feedback=true, whose residuals every rank can keep"
-        )
-    elif isinstance(recipe.up, LowRankLink) and type(receiver) is not Mean:
-        problem = f"all-reduces factors, which {receiver!r} cannot combine. Use combine=mean"
-    if problem:
-        raise ValueError(f"ddp.State: {spec} {problem}.")
-
-
-def _has(receiver: Aggregator, kind: type[Aggregator]) -> bool:
-    inner = getattr(receiver, "inner", None)
-    return isinstance(receiver, kind) or (isinstance(inner, Aggregator) and _has(inner, kind))
-
-
-def _takes_dense(receiver: Aggregator) -> bool:
-    """Return whether tensors may be sent exactly; a vote takes signs only."""
-    packet = Packet("dense", (1,), torch.float32, Contents(None, torch.zeros(1)))
-    try:
-        receiver.check(0, packet)
-    except ValueError:
-        return False
-    return True
-
-
-def _names_of(module: Module) -> dict[int, str]:
-    """Return the parameters' names by id, without what wrappers put before them."""
-    names = {}
-    for name, parameter in module.named_parameters():
-        parts = [part for part in name.split(".") if part != "_orig_mod"]
-        names[id(parameter)] = ".".join(parts)
-    if names and all(name.startswith("module.") for name in names.values()):
-        names = {key: name.removeprefix("module.") for key, name in names.items()}
-    return names
-
-
-def _pairs(bucket: GradBucket) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(bucket.parameters(), bucket.gradients(), strict=True))
-
-
-def _view(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """Return a gradient with its parameter's strides, where DDP lays it out by them."""
-    if parameter.is_contiguous() or not _is_dense(parameter):
-        return gradient
-    return gradient.as_strided(parameter.shape, parameter.stride())
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Return whether a tensor's elements fill one block of memory, once each."""
-    count = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1 and stride != count:
-            return False
-        count *= size
-    return True
