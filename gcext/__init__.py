@@ -7,8 +7,8 @@ A tensor becomes a packet, and a packet becomes bytes::
     update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
-from importlib import import_module as _import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 try:
     import torch as _torch  # noqa: F401
@@ -34,10 +34,12 @@ from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 from gcext._recipes import (
     Advice,
+    Breakeven,
     MethodRow,
     Recipe,
     Schedule,
     advise,
+    breakeven,
     methods,
     recipe,
     recipes,
@@ -47,13 +49,34 @@ from gcext._spec import option
 from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
+    from gcext import ddp
     from gcext.outer import OuterOptimizer
+
+# Adapters of engines are imported when they are first used: some need an extra, all take time.
+_ADAPTERS = ("ddp", "flower", "fsdp", "horovod", "nvflare", "outer", "parameter_server")
+
+
+def __getattr__(name: str) -> _Any:
+    """Import an adapter by its name; ImportError, which names the extra, where that is missing."""
+    from importlib import import_module
+
+    if name in _ADAPTERS:
+        return import_module(f"gcext.{name}")
+    if name == "OuterOptimizer":
+        return import_module("gcext.outer").OuterOptimizer
+    raise AttributeError(f"module 'gcext' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ADAPTERS, "OuterOptimizer"})
+
 
 __version__: str = build_info()["gcext"]
 
 __all__ = [
     "Advice",
+    "Breakeven",
     "Clip",
     "Codec",
     "CodecInput",
@@ -77,10 +100,12 @@ __all__ = [
     "__version__",
     "advise",
     "aggregate",
+    "breakeven",
     "build_info",
     "codec",
     "codecs",
     "combine",
+    "ddp",
     "derive",
     "distributed",
     "functional",
@@ -95,12 +120,3 @@ __all__ = [
     "register_recipe",
     "stc",
 ]
-
-_ON_DEMAND = {"OuterOptimizer": "gcext.outer"}
-"""Names of modules that are imported where the name is first used."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _ON_DEMAND:
-        raise AttributeError(f"module 'gcext' has no attribute {name!r}")
-    return getattr(_import_module(_ON_DEMAND[name]), name)

@@ -289,7 +289,7 @@ class OuterOptimizer:
                 f"got round {self.round} of {rounds.read().head}, and no other rank gave it the "
                 "model. Resume all ranks from one checkpoint, or raise keep."
             ) from None
-        state = torch.load(io.BytesIO(message), weights_only=True)
+        state = torch.load(io.BytesIO(message), "cpu", weights_only=True)
         _, receiver = self._ends()
         receiver.load_state_dict(state["receiver"])
         progress = self._progress()
