@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from ddp_kit import (
+    ROOT,
     SEED,
     backward,
     end,
@@ -29,6 +31,8 @@ from ddp_kit import (
     wrapped,
 )
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from gcext.ddp import State
 
@@ -55,7 +59,7 @@ class Run:
     def train(self, rank: int, first: int, folder: Path | None, die: int = -1) -> None:
         for number in range(first, STEPS):
             if folder and number and number % EVERY == 0:
-                dcp.save(self.checkpoint(), checkpoint_id=folder / str(number))
+                save(self.checkpoint(), checkpoint_id=folder / str(number))
                 if rank == 0:
                     (folder / "last").write_text(str(number))
             for i, ddp in enumerate(self.ddps):
@@ -102,7 +106,7 @@ def run_rank(world: int, rank: int, store: str, what: str, folder: Path, die: in
         first = 0
         if what == "resume":
             first = int((folder / "last").read_text())
-            dcp.load(made.checkpoint(), checkpoint_id=folder / str(first))
+            load(made.checkpoint(), checkpoint_id=folder / str(first))
             assert all(state.steps == first for state in made.states)
         made.train(rank, first, folder if what != "plain" else None, die)
         print(made.digests())
@@ -124,7 +128,7 @@ def other_world(made: Run, rank: int, world: int, folder: Path) -> None:
         state.load_checkpoint(path, key=f"ddp{i}", redistribute=True)
         if i == 0:
             old: dict[str, Any] = {"world_size": 0, "rank0": b"", "rank1": b""}
-            dcp.load({f"ddp{i}": old}, checkpoint_id=path)
+            load({f"ddp{i}": old}, checkpoint_id=path)
             held = [_residuals(old[f"rank{each}"]) for each in (0, 1)]
             mine = _residuals(next(v for k, v in state.state_dict().items() if k != "world_size"))
             assert mine
@@ -162,6 +166,31 @@ def test_a_rank_that_dies_ends_the_others(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 110
     assert ranks[1].returncode == -signal.SIGKILL and ranks[0].returncode == 1
     assert "RuntimeError" in ended[0][1] and "step" not in ended[0][0]
+
+
+def test_the_example_as_its_readme_has_it(tmp_path: Path) -> None:
+    """The commands of the README, with fewer epochs."""
+    readme = (ROOT / "examples" / "ddp" / "README.md").read_text()
+    commands = re.findall(r"^    torchrun (.+)$", readme, re.MULTILINE)
+    assert len(commands) == 4
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env["GLOO_SOCKET_IFNAME"] = "lo"
+    printed = []
+    for command in commands[:2]:
+        command = command.replace("build/ddp", str(tmp_path))
+        command = command.replace("--epochs 4", "--epochs 1").replace("--epochs 6", "--epochs 2")
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", *command.split()],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert printed[0].startswith("epoch 0: accuracy ") and len(printed[0].splitlines()) == 1
+    assert printed[1].startswith("epoch 1: accuracy ") and "605224 dense" in printed[1]
 
 
 if __name__ == "__main__":
