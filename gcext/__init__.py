@@ -34,10 +34,12 @@ from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 from gcext._recipes import (
     Advice,
+    Breakeven,
     MethodRow,
     Recipe,
     Schedule,
     advise,
+    breakeven,
     methods,
     recipe,
     recipes,
@@ -71,6 +73,7 @@ __version__: str = build_info()["gcext"]
 
 __all__ = [
     "Advice",
+    "Breakeven",
     "Clip",
     "Codec",
     "CodecInput",
@@ -93,6 +96,7 @@ __all__ = [
     "__version__",
     "advise",
     "aggregate",
+    "breakeven",
     "build_info",
     "codec",
     "codecs",
