@@ -32,6 +32,7 @@ from cryptography.x509.oid import NameOID
 
 APP = Path(__file__).parent
 HOST = "127.0.0.1"
+MARK = "GCEXT_DEPLOYMENT"  # an environment variable of all processes that this script starts
 
 
 def certificates(folder: Path) -> None:
@@ -177,30 +178,44 @@ class Deployment:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for process in [*self.nodes.values(), *self._others]:
-            self._end(process, signal.SIGTERM)
+        self._end("", signal.SIGTERM)
         for process in [*self.nodes.values(), *self._others]:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(5)
-            self._end(process, signal.SIGKILL)
+        while self._end("", signal.SIGKILL):
+            time.sleep(0.1)
+            for process in [*self.nodes.values(), *self._others]:
+                process.poll()
+        for process in [*self.nodes.values(), *self._others]:
             process.wait()
         for proxy in self.proxies:
             proxy.close()
         if self._temporary:
             self._temporary.cleanup()
 
-    @staticmethod
-    def _end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-        """Signal a process and all that it started, which are its process group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, how)
+    def _end(self, name: str, how: signal.Signals) -> int:
+        """Signal all that was started under a name, or under any, and what that started in turn.
+
+        Returns how many processes there were.
+
+        Flower gives some of these sessions of their own; their environment tells whose they are.
+        """
+        mark = f"{MARK}={self.folder}:{name}".encode()
+        count = 0
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                found = path.read_bytes().split(b"\0")
+                if any(each == mark or (not name and each.startswith(mark)) for each in found):
+                    os.kill(int(path.parent.name), how)
+                    count += 1
+        return count
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=self.env,
+                env=self.env | {MARK: f"{self.folder}:{name}"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -235,7 +250,7 @@ class Deployment:
 
     def kill_node(self, i: int) -> None:
         """End a SuperNode and its ClientApp at once, as a power cut would."""
-        self._end(self.nodes[i], signal.SIGKILL)
+        self._end(f"node-{i}", signal.SIGKILL)
         self.nodes[i].wait()
 
     def run(self, **config: Any) -> subprocess.Popen[bytes]:
