@@ -2,6 +2,6 @@
 
 from importlib.util import find_spec
 
-ENGINES = {"flwr": "gcext/flower/*"}
+ENGINES = {"flwr": "gcext/flower/*", "nvflare": "gcext/nvflare.py"}
 
 collect_ignore_glob = [glob for package, glob in ENGINES.items() if find_spec(package) is None]
