@@ -60,12 +60,14 @@ class Link:
         stages += ", catch_up=True" if self.catch_up else ""
         return f"Link({self.codec!r}{feedback}{decay}{stages}, combine={self.combine()!r})"
 
-    def sender(self, seed: int | None = None) -> Sender:
-        """Return a new sending end, with an empty memory; seed as of Sender."""
+    def sender(self, seed: int | None = None, exact_below: int = 0) -> Sender:
+        """Return a new sending end, with an empty memory; seed and exact_below as of Sender."""
         stages = [make() for make in self.stages]
         if self.feedback:
-            return ErrorFeedback(self.codec, self.decay, seed=seed, stages=stages)
-        return Sender(self.codec, seed=seed, stages=stages)
+            return ErrorFeedback(
+                self.codec, self.decay, seed=seed, exact_below=exact_below, stages=stages
+            )
+        return Sender(self.codec, seed=seed, exact_below=exact_below, stages=stages)
 
     def receiver(self) -> Aggregator:
         """Return a new receiving end, with an empty history."""
@@ -76,7 +78,7 @@ class Link:
 class LowRankLink(Link):
     """A link whose sending end is PowerSGD: low-rank factors, with a warm start."""
 
-    def sender(self, seed: int | None = None) -> Sender:
+    def sender(self, seed: int | None = None, exact_below: int = 0) -> Sender:
         """See Link. The codec is ``lowrank``."""
-        rank = self.codec.options()["rank"]
-        return PowerSGD(rank, 0 if seed is None else seed, feedback=self.feedback)
+        rank, seed = self.codec.options()["rank"], 0 if seed is None else seed
+        return PowerSGD(rank, seed, feedback=self.feedback, exact_below=exact_below)
