@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from ranks_kit import main, outputs, run_ranks
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -77,9 +78,9 @@ def descend(model: nn.Module) -> None:
             parameter.grad = None
 
 
-def full(model: nn.Module) -> dict[str, Tensor]:
+def full(model: Any) -> dict[str, Tensor]:
     """The whole parameters, on every rank of the site."""
-    return {name: p.full_tensor().detach().clone() for name, p in model.named_parameters()}  # type: ignore[operator]
+    return {name: p.full_tensor().detach().clone() for name, p in model.named_parameters()}
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -263,10 +264,10 @@ def check_refusals(rank: int) -> None:
     across = mesh["site"].get_group()
     with pytest.raises(ValueError, match=r"must have FSDP2 modules.*fully_shard first"):
         gcext.fsdp.compress(plain_model(), "stc", across)
-    hybrid = fully_shard(plain_model(), mesh=mesh)
+    hybrid: Any = fully_shard(plain_model(), mesh=mesh)
     with pytest.raises(ValueError, match=r"'' must be sharded over a 1-d mesh.*HSDP.*across="):
         gcext.fsdp.compress(hybrid, "stc", across)
-    model = fully_shard(plain_model(), mesh=mesh["shard"])
+    model: Any = fully_shard(plain_model(), mesh=mesh["shard"])
     for recipe, message in (
         ("efsign", "works on flat tensors"),
         ("powersgd", "works on flat tensors"),
@@ -353,12 +354,12 @@ def train(rank: int, folder: str) -> None:
     first = 0
     if Path(folder).exists():
         saved = {"model": model.state_dict(), "compression": state}
-        dcp.load(saved, checkpoint_id=folder)
+        load(saved, checkpoint_id=folder)
         model.load_state_dict(saved["model"])
         first = 3
     for step in range(first, 7):
         if step == 3 and not first:
-            dcp.save({"model": model.state_dict(), "compression": state}, checkpoint_id=folder)
+            save({"model": model.state_dict(), "compression": state}, checkpoint_id=folder)
         loss_of(model, rank, step).backward()
         descend(model)
     print(digest(full(model)), digest({"": state.residual("0")}), flush=True)
