@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gcext import distributed
 from gcext._codecs.seeds import derive
+from gcext._codecs.topk import Dense
 from gcext._links.feedback import ErrorFeedback
 from gcext._packet.packet import Packet
 from gcext._recipes import Recipe
@@ -177,8 +178,7 @@ class State:
             dist.all_reduce(failed, dist.ReduceOp.MAX, group=shards)
             if failed.item():
                 packet = None
-            tag = self._counts[name] * len(self.names) + self.names.index(name)
-            packets = distributed.all_gather(packet, self._across, tag=tag)
+            packets = self._gather(name, packet)
             receiver = self._receivers[name]
             self._snapshots[name] = receiver.snapshot(), self._counts[name]
             mean = receiver.aggregate(dict(enumerate(packets)))
@@ -195,14 +195,30 @@ class State:
                 ) from None
             raise raised
         self._counts[name] += 1
-        sizes = [each.nbytes for each in packets]
-        own = dist.get_rank(self._across)
-        self.sent_bytes += sizes[own]
-        self.received_bytes += sum(sizes) - sizes[own]
         try:  # the other ranks have it: it counts, unless a later module of this pass fails
             torch.autograd.Variable._execution_engine.queue_callback(self._commit)
         except RuntimeError:  # called outside of a backward pass
             self._commit()
+
+    def _gather(self, name: str, packet: Packet | None) -> list[Packet]:
+        """Return the packets of all sites, which must be of the same module and step."""
+        if packet is not None:  # sites that run other modules would send them in another order
+            number = self._counts[name] % 2**24
+            which = torch.tensor([self.names.index(name), number], dtype=torch.float32)
+            packet = Packet.group([packet, Dense().encode(which).to(packet.device)])
+        groups = distributed.all_gather(packet, self._across)
+        for each in groups:
+            if each.members[1] != groups[0].members[1]:
+                raise RuntimeError(
+                    f"fsdp: all sites must send {name!r} now, got modules and steps "
+                    f"{[each.members[1].values().tolist() for each in groups]} of the sites. "
+                    "Run the same modules on all ranks, from one checkpoint."
+                )
+        sizes = [each.nbytes for each in groups]
+        own = dist.get_rank(self._across)
+        self.sent_bytes += sizes[own]
+        self.received_bytes += sum(sizes) - sizes[own]
+        return [each.members[0] for each in groups]
 
     def _encode(self, name: str, group: Any, tensor: Tensor) -> Packet:
         if name in self._sender.pending:  # once more in one backward pass

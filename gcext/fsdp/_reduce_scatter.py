@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gcext import distributed
 from gcext._codecs.base import Codec
 from gcext._codecs.registry import codec as make_codec
 from gcext._codecs.seeds import derive
@@ -87,15 +86,8 @@ class ReduceScatter:
         world, own = dist.get_world_size(group), dist.get_rank(group)
         parts = input_tensor.view(world, -1)
         try:
-            packets = self._encode(parts, own)
-        except Exception as error:
-            try:
-                distributed.all_to_all(None, group)
-            except TypeError:
-                raise error from None
-            raise
-        try:
-            received = distributed.all_to_all(packets, group)
+            packets = self._encode(parts, own, group)
+            received = _all_to_all(packets, parts.device, group)
         except BaseException:
             self._sender.rollback()
             raise
@@ -104,14 +96,29 @@ class ReduceScatter:
         weight = 1.0 if op == dist.ReduceOp.SUM else 1.0 / world
         combine(received, [weight] * world, out=output_tensor)
 
-    def _encode(self, parts: Tensor, own: int) -> list[Packet]:
-        others = {str(at): part for at, part in enumerate(parts) if at != own}
-        exact = Dense().encode(parts[own])
-        group = self._sender.compress(others, commit=False) if others else None
-        packets = list(group.members) if group else []
-        packets.insert(own, exact)
-        for packet in packets:
-            packet.to_bytes()  # raises what is deferred
+    def _encode(self, parts: Tensor, own: int, group: ProcessGroup) -> list[Packet]:
+        """Return the packet of each part; raise, on all ranks of the group, where one cannot."""
+        error: Exception | None = None
+        packets: list[Packet] = []
+        try:
+            others = {str(at): part for at, part in enumerate(parts) if at != own}
+            exact = Dense().encode(parts[own])
+            sent = self._sender.compress(others, commit=False) if others else None
+            packets = list(sent.members) if sent else []
+            packets.insert(own, exact)
+            for packet in packets:
+                packet.to_bytes()  # raises what is deferred
+        except Exception as raised:
+            error = raised
+        failed = parts.new_tensor([0.0 if error is None else 1.0])
+        dist.all_reduce(failed, dist.ReduceOp.MAX, group=group)
+        if error is not None:
+            raise error
+        if failed.item():
+            raise RuntimeError(
+                "fsdp.ReduceScatter: every rank must have packets, got none from another rank, "
+                "whose own error says why."
+            )
         return packets
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,3 +141,18 @@ def _plain_codec(spec: str) -> Codec:
             "Use fsdp.compress with it, between sites."
         )
     return make_codec(spec)
+
+
+def _all_to_all(packets: list[Packet], device: torch.device, group: ProcessGroup) -> list[Packet]:
+    """Return the packets that all ranks have for this one, in rank order."""
+    messages = [packet.to_bytes() for packet in packets]
+    mine = torch.tensor([len(each) for each in messages], device=device)
+    theirs = torch.empty_like(mine)
+    dist.all_to_all_single(theirs, mine, group=group)
+    sizes = theirs.tolist()
+    sent = torch.frombuffer(bytearray(b"".join(messages)), dtype=torch.uint8).to(device)
+    received = sent.new_empty(sum(sizes))
+    dist.all_to_all_single(received, sent, sizes, mine.tolist(), group=group)
+    rows = torch.split(received.cpu(), sizes)
+    shape = packets[dist.get_rank(group)].shape
+    return [Packet.from_bytes(row.numpy().tobytes(), device, shape) for row in rows]
