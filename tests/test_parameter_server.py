@@ -17,7 +17,7 @@ from torch import Tensor
 import gcext
 import gcext.parameter_server as ps
 from gcext import Packet
-from gcext.parameter_server._ends import make_plan
+from gcext.parameter_server._ends import plan_round
 
 SHAPES = {"embed": (50, 8), "a": (6,), "b": (4, 3), "": (), "none": (0,), "head": (70,)}
 OPTIONS = {"exact_below": 5, "seed": 3}
@@ -42,7 +42,7 @@ class Reference:
 
     def __init__(self, recipe: str, servers: tuple[int, ...], workers: tuple[int, ...]) -> None:
         self.recipe, self.workers, self.number = gcext.recipe(recipe), workers, 0
-        self.plan = make_plan(SHAPES, servers, **PLAN)
+        self.plan = plan_round(SHAPES, servers, **PLAN)
         up, down = self.recipe.up, self.recipe.down
         self.up = {r: up.sender(gcext.derive(3, r), 5) for r in workers}
         self.down = {r: down.sender(gcext.derive(3, r), 5) for r in servers}
@@ -343,7 +343,7 @@ def test_push_and_pull(world: int, servers: int, tmp_path: Path) -> None:
 
 def test_the_plan_splits_and_merges() -> None:
     shapes = {"a": (3,), "b": (2,), "big": (10, 2), "c": (4,), "d": (1,), "e": ()}
-    plan = make_plan(shapes, (7, 8), split=8, merge=4)
+    plan = plan_round(shapes, (7, 8), split=8, merge=4)
     keys = [[piece.key for piece in message.pieces] for message in plan]
     assert keys == [["a", "b"], ["big[0:8]"], ["big[8:16]"], ["big[16:20]"], ["c"], ["d", "e"]]
     assert [message.server for message in plan] == [7, 8, 7, 8, 8, 7]

@@ -17,7 +17,7 @@ from gcext._recipes import recipe as make_recipe
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["CLOSE", "END", "START", "End", "Message", "Piece", "make_plan"]
+__all__ = ["CLOSE", "END", "START", "End", "Message", "Piece", "plan_round"]
 
 START, END, CLOSE = -1, -2, -3  # in place of a message's index
 HEAD = 5  # round, index, status, length, loss: float64
@@ -130,10 +130,19 @@ class End:
             work.wait()
 
 
-def make_plan(
+def plan_round(
     shapes: Mapping[str, tuple[int, ...]], servers: Sequence[int], split: int, merge: int
 ) -> tuple[Message, ...]:
-    """Return the messages of a round: tensors in their order, split or merged."""
+    """Return the messages of a round: tensors in their order, split or merged; see Worker.
+
+    >>> import gcext.parameter_server
+    >>> shapes = {"a": (2,), "b": (), "c": (5,)}
+    >>> for message in gcext.parameter_server.plan_round(shapes, servers=[3, 4], split=4, merge=3):
+    ...     print(message.server, [piece.key for piece in message.pieces])
+    3 ['a', 'b']
+    4 ['c[0:4]']
+    3 ['c[4:5]']
+    """
     bundles: list[list[Piece]] = []
     open_size = merge  # of the last bundle; from merge on it is full
     for name, shape in shapes.items():

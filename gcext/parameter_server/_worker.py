@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from gcext._packet.packet import Packet
 from gcext._recipes import Recipe
 from gcext._spec import plain
-from gcext.parameter_server._ends import CLOSE, END, START, End, Piece, make_plan
+from gcext.parameter_server._ends import CLOSE, END, START, End, Piece, plan_round
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -64,7 +64,7 @@ class Worker(End):
             if plain("Worker", name, int, value) < 1:
                 raise ValueError(f"Worker: {name} must be at least 1, got {value}.")
         self.shapes = {name: tuple(each.shape) for name, each in dict(tensors).items()}
-        plan = make_plan(self.shapes, servers, split, merge)
+        plan = plan_round(self.shapes, servers, split, merge)
         super().__init__(recipe, servers, group, seed, exact_below, plan)
         self._sender = self.recipe.up.sender(self._seed, exact_below)
         self._receivers = [self.recipe.down.receiver() for _ in self.messages]
