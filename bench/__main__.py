@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from . import gpu, options, polar, report, rows, server
+from . import gpu, link, options, polar, race, report, rows, server
 from .case import Setting
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -58,6 +58,8 @@ for _entry, (_help, _) in rows.ENTRIES.items():
 _add("polar", polar.command)
 _add("gpu", gpu.command)
 _add("server", server.command)
+_add("link", link.command)
+_add("race", race.command)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ A tensor becomes a packet, and a packet becomes bytes::
     update = gcext.Packet.from_bytes(message, expect=tensor.shape).to_dense()
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError as error:
@@ -31,10 +34,12 @@ from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 from gcext._recipes import (
     Advice,
+    Breakeven,
     MethodRow,
     Recipe,
     Schedule,
     advise,
+    breakeven,
     methods,
     recipe,
     recipes,
@@ -44,10 +49,31 @@ from gcext._spec import option
 from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
 
+if _TYPE_CHECKING:
+    from gcext import ddp
+
+# Adapters of engines are imported when they are first used: some need an extra, all take time.
+_ADAPTERS = ("ddp", "flower", "fsdp", "horovod", "nvflare", "parameter_server")
+
+
+def __getattr__(name: str) -> _Any:
+    """Import an adapter by its name; ImportError, which names the extra, where that is missing."""
+    if name in _ADAPTERS:
+        from importlib import import_module
+
+        return import_module(f"gcext.{name}")
+    raise AttributeError(f"module 'gcext' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ADAPTERS})
+
+
 __version__: str = build_info()["gcext"]
 
 __all__ = [
     "Advice",
+    "Breakeven",
     "Clip",
     "Codec",
     "CodecInput",
@@ -70,10 +96,12 @@ __all__ = [
     "__version__",
     "advise",
     "aggregate",
+    "breakeven",
     "build_info",
     "codec",
     "codecs",
     "combine",
+    "ddp",
     "derive",
     "distributed",
     "functional",

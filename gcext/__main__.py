@@ -25,7 +25,9 @@ import torch
 from rich.table import Table
 
 from gcext._recipes import advise as advise_on
+from gcext._recipes import breakeven as breakeven_rows
 from gcext._recipes import methods as method_rows
+from gcext._recipes.breakeven import parse_rate
 from gcext.fl._cli import fl
 from gcext.fl._compare import compare
 from gcext.inspect import inspect_file
@@ -115,6 +117,39 @@ def advise(
             f"{row.milliseconds:.2f}",
             f"{row.megabits:,.0f} Mbit/s" if row.megabits else "never",
         )
+    _show(table, [row._asdict() for row in rows], json_path)
+
+
+@app.command()
+def breakeven(
+    params: Annotated[str, typer.Option(help="Parameters of the model: 7e9, 338006.")],
+    link: Annotated[
+        str | None, typer.Option(help="Speed of each rank's link: 10M, 100Mbit, 1G.")
+    ] = None,
+    ranks: Annotated[int, typer.Option(help="Processes that exchange gradients.")] = 2,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="A recipe's spec; repeat for several.", show_default="a choice"),
+    ] = None,
+    json_path: JsonPath = None,
+) -> None:
+    """Measure methods on this machine: the link speed below which each pays in DDP."""
+    try:
+        rate = None if link is None else parse_rate(link)
+        count = float(params)
+        if not count.is_integer():
+            raise ValueError(f"params must be a whole number, got {params}.")
+        rows = breakeven_rows(int(count), rate, ranks, method or None)
+    except (ValueError, OverflowError) as error:
+        text = str(error).removeprefix("breakeven: ")
+        raise typer.Exit(_fail(f"breakeven: {text}")) from error
+    asked = () if link is None else (f"ms at {link}", "speed-up")
+    table = Table("method", "bytes a rank", "ms encode", "ms decode", "pays below", *asked)
+    for row in rows:
+        pays = f"{row.megabits:,.0f} Mbit/s" if row.megabits else "never"
+        times = () if link is None else (f"{1e3 * row.seconds:,.2f}", f"{row.speedup:.2f}x")
+        coding = f"{row.encode_ms:,.2f}", f"{row.decode_ms:,.2f}"
+        table.add_row(row.spec, f"{row.nbytes:,}", *coding, pays, *times)
     _show(table, [row._asdict() for row in rows], json_path)
 
 

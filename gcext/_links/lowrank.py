@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -178,6 +179,15 @@ class PowerSGD(Sender):
         """
         return self.finish(mean(self.factor(mean(self.project(tensors)))))
 
+    def beside(self) -> PowerSGD:
+        """Return a sender of the same residuals and starts, with a step of its own.
+
+        So the steps of other names can be under way at once, such as of DDP's next bucket.
+        """
+        other = copy(self)
+        other._steps = {}
+        return other
+
     def project(self, tensors: Named) -> Tensor:
         """Begin a step: return this worker's P = M Q of all tensors, flat, to be averaged.
 
@@ -196,8 +206,7 @@ class PowerSGD(Sender):
         steps: dict[str, _Step | Tensor] = {}
         for name, tensor in given.items():
             op = f"{self.codec.name} {name!r}"
-            small = tensor.numel() < self.exact_below
-            held = None if small else self._start(tensor, name)
+            held = None if self._is_exact(tensor) else self._start(tensor, name)
             flat = flatten(tensor, op)
             out = None if held is None or held.residual is None else torch.empty_like(held.residual)
             memory = None if held is None else held.residual

@@ -57,6 +57,9 @@ class Sender:
             raise ValueError(f"{owner}: exact_below must be at least 0, got {exact_below}.")
         if scope not in self.codec.scopes:
             raise self.codec.scope_error(scope)
+        self.exact_vectors_below = 0
+        """As ``exact_below``, of tensors of one dimension or none: biases, norms. The larger one
+        of the two counts."""
         self.scope = scope
         self.stages = tuple(stages)
         self.skipped: tuple[str, ...] = ()
@@ -140,10 +143,17 @@ class Sender:
 
     def _encode_one(self, tensor: Tensor, name: str) -> tuple[Packet, Tensor | None]:
         """Return the packet, and the residual that counts once it is committed."""
-        if tensor.numel() < self.exact_below:
+        if self._is_exact(tensor):
             self._check_shape(tensor, name)
             return _EXACT.encode(tensor), None
         return self._encode(tensor, name, self._seeds.next(name))
+
+    def _is_exact(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is sent as float32."""
+        below = self.exact_below
+        if tensor.dim() <= 1:
+            below = max(below, self.exact_vectors_below)
+        return bool(tensor.numel() < below)
 
     def _staged(self, tensor: Tensor, name: str) -> tuple[Packet, Tensor | None]:
         """Do as ``_encode_one``, from stage to stage and back."""
@@ -208,8 +218,8 @@ class Sender:
     ) -> list[Packet]:
         """Return the packets, and put the residuals that count once committed into ``slots``."""
         exact, coded = {}, tensors
-        if self.exact_below:
-            exact = {name: x for name, x in tensors.items() if x.numel() < self.exact_below}
+        if self.exact_below or self.exact_vectors_below:
+            exact = {name: x for name, x in tensors.items() if self._is_exact(x)}
             coded = {name: x for name, x in tensors.items() if name not in exact}
             for name, tensor in exact.items():
                 self._check_shape(tensor, name)

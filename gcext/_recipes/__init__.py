@@ -9,6 +9,7 @@ mean. A new method that needs no new kernel is one more function.
 from importlib import import_module
 
 from gcext._recipes.advise import Advice, advise
+from gcext._recipes.breakeven import Breakeven, breakeven
 from gcext._recipes.recipe import (
     About,
     Recipe,
@@ -23,5 +24,5 @@ from gcext._recipes.table import MethodRow, methods
 for _name in ("federated", "sparse", "quantized", "outer"):  # the order of recipes()
     import_module(f"gcext._recipes.{_name}")
 
-__all__ = ["About", "Advice", "MethodRow", "Recipe", "Schedule", "about", "advise", "methods"]
-__all__ += ["recipe", "recipes", "register_recipe"]
+__all__ = ["About", "Advice", "Breakeven", "MethodRow", "Recipe", "Schedule", "about", "advise"]
+__all__ += ["breakeven", "methods", "recipe", "recipes", "register_recipe"]

@@ -1,0 +1,347 @@
+"""The state of the communication hook: a recipe's ends on this rank, by parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.futures import Future
+from torch.nn import Module
+
+from gcext._codecs.seeds import derive
+from gcext._links.link import LowRankLink
+from gcext._links.lowrank import PowerSGD
+from gcext._recipes.recipe import Recipe
+from gcext._recipes.recipe import recipe as make_recipe
+from gcext._spec import plain
+from gcext.aggregate import Mean
+from gcext.ddp._checkpoint import pack, read, unpack
+from gcext.ddp._exchange import AllReduce, Exchange, LowRank, Method, NonFiniteError, Packets
+from gcext.ddp._fit import gradients, names_of, refuse, takes_dense
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import GradBucket
+    from torch.amp import GradScaler
+    from torch.distributed import ProcessGroup
+
+__all__ = ["State"]
+
+_REDUCED = {"dense": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_VECTORS = 64  # vectors are sent exactly up to so many times exact_below
+
+
+class State:
+    """What ``gcext.ddp.hook`` needs of a model wrapped in DistributedDataParallel."""
+
+    def __init__(
+        self,
+        recipe: Recipe | str,
+        process_group: ProcessGroup | None = None,
+        *,
+        module: Module | None = None,
+        exact_below: int = 1024,
+        seed: int = 0,
+        nonfinite: str = "raise",
+        scaler: GradScaler | None = None,
+        round_steps: int = 1,
+    ) -> None:
+        made = recipe if isinstance(recipe, Recipe) else make_recipe(recipe)
+        self.recipe = made
+        self._group = process_group
+        self.exact_below = plain("ddp.State", "exact_below", int, exact_below)
+        self.seed = plain("ddp.State", "seed", int, seed)
+        self.round_steps = plain("ddp.State", "round_steps", int, round_steps)
+        if nonfinite not in ("raise", "propagate"):
+            raise ValueError(
+                f"ddp.State: nonfinite must be 'raise' or 'propagate', got {nonfinite!r}."
+            )
+        self.nonfinite = nonfinite
+        self.scaler = scaler
+        self.steps = 0
+        self.sent_bytes = self.received_bytes = 0
+        self.step_sent_bytes = self.step_received_bytes = 0
+        refuse(made, str(recipe))
+        if not (dist.is_available() and dist.is_initialized()):
+            raise RuntimeError(
+                "ddp.State: torch.distributed must be initialized. Call init_process_group first."
+            )
+        self._method = self._make_method()
+        self._named = None if module is None else names_of(module)
+        self._names: dict[int, str] = {}  # by id
+        self._parameters: list[Tensor] = []  # so that no id is used again
+        self._loaded: list[str] = []  # names that a state had, in the order of _parameters
+        self._open: list[_Bucket] = []
+        self._agreed = False
+
+    def __repr__(self) -> str:
+        made = f"{type(self._method).__name__} of {self.recipe.up!r}"
+        return f"ddp.State({made}, {self.steps} steps, {len(self._names)} parameters)"
+
+    @property
+    def encode_seconds(self) -> float:
+        """Time spent so far on encoding, in the thread of the backward pass."""
+        return self._method.seconds["encode"]
+
+    @property
+    def decode_seconds(self) -> float:
+        """Time spent so far on decoding and averaging, most of it beside the backward pass."""
+        return self._method.seconds["decode"]
+
+    def _make_method(self) -> Method:
+        up, group = self.recipe.up, self._group
+        world, rank = dist.get_world_size(group), dist.get_rank(group)
+        averages = type(up.receiver()) is Mean
+        dtype = _REDUCED.get(up.codec.name)
+        plain_mean = averages and not (up.feedback or up.stages)
+        # With two ranks a gather takes as many bytes, and sums 16-bit values in float64.
+        if plain_mean and dtype and (dtype == torch.float32 or world > 2):
+            return AllReduce(group, dtype, self.nonfinite == "raise")
+        # PowerSGD's first Q must be the same on all ranks, other random numbers never.
+        alike = isinstance(up, LowRankLink)
+        sender = up.sender(self.seed if alike else derive(self.seed, rank))
+        if takes_dense(up.receiver()):
+            sender.exact_below = self.exact_below
+            sender.exact_vectors_below = _VECTORS * self.exact_below
+        if isinstance(sender, PowerSGD):
+            return LowRank(group, sender)
+        return Packets(group, self.recipe, sender)
+
+    # --- Steps. ---
+
+    def run(self, bucket: GradBucket) -> Future[Tensor]:
+        """Begin to average a bucket; after the step's last one, wait for all."""
+        if isinstance(bucket, tuple):
+            raise RuntimeError(
+                "ddp.hook: needs the buckets of DDP's own reducer, got a gradient of its Python "
+                'one. Set torch._dynamo.config.optimize_ddp = "ddp_optimizer".'
+            )
+        if bucket.index() != len(self._open):
+            raise RuntimeError(
+                f"ddp.hook: buckets must come in order, got number {bucket.index()} after "
+                f"{len(self._open)} others. Use one State for each model; where a backward pass "
+                "ended early, call abort()."
+            )
+        flat = bucket.buffer()
+        if flat.layout is not torch.strided:
+            raise RuntimeError(
+                f"ddp.hook: gradients must be dense, got {flat.layout}. Construct the embedding "
+                "with sparse=False."
+            )
+        if not self._agreed:
+            self._agree()
+        views = {self._name(p): g for p, g in gradients(bucket)}
+        if not self._open:
+            self._method.begin_step(self.steps // self.round_steps + 1)
+        scale = 1.0 if self.scaler is None else self.scaler.get_scale()
+        outs = views
+        if scale != 1 and not isinstance(self._method, AllReduce):
+            outs = {name: view.float() / scale for name, view in views.items()}
+        opened = _Bucket(flat, views, outs, scale, self._method.begin(outs, flat))
+        self._open.append(opened)
+        if bucket.is_last():
+            self._finish()
+        return opened.future
+
+    def abort(self) -> None:
+        """Forget a step that has begun and cannot end; all ranks must do so."""
+        self._method.rollback()
+        self._open = []
+
+    def _finish(self) -> None:
+        """End the step: second collectives in the order of buckets, then all or nothing."""
+        opened, self._open = self._open, []
+        exchanges = [each.exchange for each in opened]
+        error: Exception | None = None
+        try:
+            good = [each.advance() for each in exchanges]
+            if all(good):
+                for bucket in opened:
+                    bucket.finish()
+                self._method.commit()
+                self.steps += 1
+            else:
+                self._method.rollback()
+                error = self._failure(exchanges)
+                for bucket in opened:
+                    bucket.flat.fill_(torch.nan)
+        except Exception as wrong:  # of the backend, or a message that does not decode
+            self._method.rollback()
+            error = wrong
+        self.step_sent_bytes = sum(each.sent_bytes for each in exchanges)
+        self.step_received_bytes = sum(each.received_bytes for each in exchanges)
+        self.sent_bytes += self.step_sent_bytes
+        self.received_bytes += self.step_received_bytes
+        for bucket in opened:
+            bucket.end(error)
+
+    def _failure(self, exchanges: Sequence[Exchange]) -> Exception | None:
+        """Return what all ranks raise, once all know why; None where NaN is to go through."""
+        errors = [each.error for each in exchanges if each.error]
+        finite = any(not isinstance(each, NonFiniteError) for each in errors)
+        heard = self._hear((str(errors[0]) if errors else "", finite))
+        if self.nonfinite == "propagate" and not any(finite for _, finite in heard):
+            return None
+        text = "the sum over the ranks is not finite."
+        for rank, (its, _) in reversed([*enumerate(heard)]):
+            text = f"rank {rank}: {its}" if its else text
+        return RuntimeError(f"ddp.hook: {text} No rank's residuals have changed.")
+
+    def _hear(self, mine: Any) -> list[Any]:
+        """Return what each rank passed; all must call."""
+        heard: list[Any] = [None] * self._method.world
+        dist.all_gather_object(heard, mine, group=self._group)
+        return heard
+
+    def _agree(self) -> None:
+        """Raise on all ranks where their states do not go together, before the first step."""
+        heard = self._hear({**self._options(), "nonfinite": self.nonfinite, "steps": self.steps})
+        for rank, its in enumerate(heard):
+            for key, value in its.items():
+                if value != heard[0][key]:
+                    raise ValueError(
+                        f"ddp.hook: {key} must be the same on all ranks, got {heard[0][key]} on "
+                        f"rank 0 and {value} on rank {rank}."
+                    )
+        self._agreed = True
+
+    def _name(self, parameter: Tensor) -> str:
+        """Return what a parameter's residual is kept by."""
+        name = self._names.get(id(parameter))
+        if name is None:
+            name = self._new_name(parameter, len(self._names))
+            self._names[id(parameter)] = name
+            self._parameters.append(parameter)
+        return name
+
+    def _new_name(self, parameter: Tensor, number: int) -> str:
+        shape = tuple(parameter.shape)
+        if self._named is not None:
+            name = self._named.get(id(parameter))
+            if name is None:
+                raise ValueError(
+                    f"ddp.hook: parameters must be of the module that State was given, got one of "
+                    f"shape {shape} that is not."
+                )
+        else:
+            known = self._loaded
+            name = known[number] if number < len(known) else str(number)
+        if self._loaded and name not in self._loaded:
+            raise ValueError(
+                f"ddp.hook: parameters must be those of the state that was loaded, got {name!r} of "
+                f"shape {shape} beside {len(self._loaded)} others."
+            )
+        return name
+
+    # --- Checkpoints. ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's residuals and all else that later steps depend on.
+
+        ``world_size``, and under ``rank0`` or the like the rest as bytes: the keys of all ranks
+        differ, so that torch.distributed.checkpoint keeps each rank's own. Raises RuntimeError
+        within a step.
+        """
+        if self._open:
+            raise RuntimeError(
+                "ddp.State.state_dict: must be called between steps, got a step under way."
+            )
+        held = {
+            **self._options(),
+            "steps": self.steps,
+            "names": [self._names[id(each)] for each in self._parameters] or self._loaded,
+            "method": self._method.state_dict(),
+        }
+        return pack(held, self._method.world, dist.get_rank(self._group))
+
+    def _options(self) -> dict[str, Any]:
+        """Return what a checkpoint must agree with."""
+        return {"recipe": repr(self.recipe), "exact_below": self.exact_below}
+
+    def load_state_dict(self, state: Mapping[str, Any], redistribute: bool = False) -> None:
+        """Go on from what ``state_dict`` returned; before the first step of this object.
+
+        Args:
+            state: of this rank; or of all ranks, ``{**state0, **state1, ...}``.
+            redistribute: allow another world size: then every rank needs the states of all old
+                ranks and gets the mean of their residuals, whose mean over the ranks stays.
+
+        Raises ValueError, and nothing is changed, for a state that does not fit: of another world
+        size, recipe or ``exact_below``, or one that cannot be redistributed.
+        """
+        world, rank = self._method.world, dist.get_rank(self._group)
+        all_held = unpack(state, world, rank, redistribute, self._options())
+        held = all_held[0]
+        method = [each["method"] for each in all_held]
+        self._method.load_state_dict(
+            method[0] if state["world_size"] == world else self._method.merged(method)
+        )
+        self.steps, self._loaded = held["steps"], held["names"]
+        self._names, self._parameters, self._agreed = {}, [], False
+
+    def load_checkpoint(
+        self, checkpoint_id: str | PathLike[str], key: str = "ddp", redistribute: bool = False
+    ) -> None:
+        """Load from a folder that ``torch.distributed.checkpoint.save({key: state, ...})`` wrote.
+
+        As ``torch.distributed.checkpoint.load({key: state})``, but a checkpoint of another world
+        size is an error that names both, or is redistributed as ``load_state_dict`` does. All ranks
+        must call.
+        """
+        rank = dist.get_rank(self._group)
+        state = read(checkpoint_id, key, self._method.world, rank, self._group)
+        self.load_state_dict(state, redistribute)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return a pickle without process group and module: names go by the order of buckets."""
+        if self.scaler is not None:
+            raise TypeError("ddp.State: must have no scaler to be pickled. Use state_dict.")
+        options = {
+            "recipe": self.recipe,
+            "exact_below": self.exact_below,
+            "seed": self.seed,
+            "nonfinite": self.nonfinite,
+            "round_steps": self.round_steps,
+        }
+        return {"options": options, "state": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["options"])  # type: ignore[misc]
+        self.load_state_dict(state["state"])
+
+
+class _Bucket:
+    """A bucket between the hook and the end of the step."""
+
+    def __init__(
+        self,
+        flat: Tensor,
+        views: Mapping[str, Tensor],
+        outs: Mapping[str, Tensor],
+        scale: float,
+        exchange: Exchange,
+    ) -> None:
+        self.flat, self.views, self.outs, self.scale = flat, views, outs, scale
+        self.exchange = exchange
+        self._ended: Future[Exception | None] = Future()
+        self.future: Future[Tensor] = self._ended.then(self._result)
+
+    def finish(self) -> None:
+        """Have the mean in the bucket's buffer."""
+        self.exchange.finish()
+        if self.outs is not self.views:
+            for name, view in self.views.items():
+                view.copy_(self.outs[name] * self.scale)
+
+    def end(self, error: Exception | None) -> None:
+        """Complete the future. An error set through ``then`` is one that DDP can go on after."""
+        self._ended.set_result(error)
+
+    def _result(self, ended: Future[Exception | None]) -> Tensor:
+        error = ended.value()
+        if error is not None:
+            raise error
+        return self.flat
