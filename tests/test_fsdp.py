@@ -274,6 +274,7 @@ def check_refusals(rank: int) -> None:
         ("sparseloco", "gcext.OuterOptimizer"),
         ("dgc", "Set warmup=0"),
         ("pstc", "needs no losses"),
+        ("signvote", "exact_below must be 0, got 1024"),
     ):
         with pytest.raises(ValueError, match=message):
             gcext.fsdp.compress(model, recipe, across)

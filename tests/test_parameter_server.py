@@ -181,7 +181,11 @@ def check_commits_once_acknowledged(at: Ranks) -> None:
 
 def check_failures(at: Ranks) -> None:
     """A round that fails on one worker fails on all, changes nothing, and the next one is right."""
-    recipe = "doublesqueeze:codec=topk:p=0.2"
+    for recipe in ("doublesqueeze:codec=topk:p=0.2", "ef21:p=0.3,both=true"):
+        check_failures_of(at, recipe)
+
+
+def check_failures_of(at: Ranks, recipe: str) -> None:
     if at.is_server:
         at.serve(recipe)
         return

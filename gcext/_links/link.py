@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from gcext._codecs.base import Codec
+from gcext._codecs.topk import Dense
 from gcext._links.feedback import ErrorFeedback
 from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
@@ -61,7 +64,17 @@ class Link:
         return f"Link({self.codec!r}{feedback}{decay}{stages}, combine={self.combine()!r})"
 
     def sender(self, seed: int | None = None, exact_below: int = 0) -> Sender:
-        """Return a new sending end, with an empty memory; seed and exact_below as of Sender."""
+        """Return a new sending end, with an empty memory; seed and exact_below as of Sender.
+
+        Raises ValueError for an exact_below above 0 where the receiver takes no dense packets.
+        """
+        if exact_below:
+            try:
+                self.combine().check(0, Dense().encode(torch.zeros(1)), loss=0.0)
+            except ValueError as error:
+                raise ValueError(
+                    f"Link: exact_below must be 0, got {exact_below}: {error}"
+                ) from None
         stages = [make() for make in self.stages]
         if self.feedback:
             return ErrorFeedback(

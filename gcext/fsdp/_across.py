@@ -359,7 +359,7 @@ def _check_recipe(recipe: Recipe) -> None:
     problem = ""
     if recipe.by_tensor:
         problem = "works on flat tensors, as a shard is one. Use stc, or sign:feedback=true"
-    elif recipe.schedule.local_steps or recipe.schedule.local_epochs != 1:
+    elif recipe.schedule.local_steps > 1 or recipe.schedule.local_epochs > 1:
         problem = "sends every step. Use gcext.OuterOptimizer for local steps"
     elif recipe.schedule.warmup:
         problem = "has no warm-up, which counts rounds. Set warmup=0"
