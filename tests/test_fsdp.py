@@ -302,12 +302,20 @@ def check_the_mesh_changed(rank: int) -> None:
     assert repr(state.state_dict()) == repr(before)
 
 
+class Recording(gcext.fsdp.ReduceScatter):
+    """Keeps the sizes that were reduced: the modules' order is another one in torch 2.10."""
+
+    def __call__(self, output_tensor: Tensor, *rest: Any, **named: Any) -> None:
+        self.sizes = [*getattr(self, "sizes", []), output_tensor.numel()]
+        super().__call__(output_tensor, *rest, **named)
+
+
 def check_reduce_scatter(rank: int) -> None:
     """Each part is its own rank's gradient and the decoded packet of the site's other rank."""
     site, shard = divmod(rank, SHARDS)
     for spec in ("qsgd:bits=3,bucket=16", "natural", "polar:rate=0.5"):
         model, _ = sharded(None)
-        comm = gcext.fsdp.ReduceScatter(spec, seed=9)
+        comm = Recording(spec, seed=9)
         for module in model.modules():
             if hasattr(module, "set_custom_reduce_scatter"):
                 module.set_custom_reduce_scatter(comm)
@@ -323,8 +331,8 @@ def check_reduce_scatter(rank: int) -> None:
                 loss_of(reference, each, step).backward()
                 gradients.append([p.grad.clone() for p in reference[3].parameters()])  # type: ignore[union-attr]
             mine = [torch.cat([padded(g, shard) for g in each]) for each in gradients]
-            other = 1 - shard
-            seed = gcext.derive(gcext.derive(9, SHARDS * site + other), str(shard), 3 * step)
+            other, count = 1 - shard, 3 * step + comm.sizes[3 * step :].index(mine[0].numel())
+            seed = gcext.derive(gcext.derive(9, SHARDS * site + other), str(shard), count)
             packet = gcext.codec(spec).encode(mine[other], seed=seed)
             exact = gcext.codec("dense").encode(mine[shard])
             ordered = [exact, packet] if shard == 0 else [packet, exact]
