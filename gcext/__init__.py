@@ -51,22 +51,25 @@ from gcext.aggregate._history import History
 
 if _TYPE_CHECKING:
     from gcext import ddp
+    from gcext.outer import OuterOptimizer
 
 # Adapters of engines are imported when they are first used: some need an extra, all take time.
-_ADAPTERS = ("ddp", "flower", "fsdp", "horovod", "nvflare", "parameter_server")
+_ADAPTERS = ("ddp", "flower", "fsdp", "horovod", "nvflare", "outer", "parameter_server")
 
 
 def __getattr__(name: str) -> _Any:
     """Import an adapter by its name; ImportError, which names the extra, where that is missing."""
-    if name in _ADAPTERS:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name in _ADAPTERS:
         return import_module(f"gcext.{name}")
+    if name == "OuterOptimizer":
+        return import_module("gcext.outer").OuterOptimizer
     raise AttributeError(f"module 'gcext' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ADAPTERS})
+    return sorted({*globals(), *_ADAPTERS, "OuterOptimizer"})
 
 
 __version__: str = build_info()["gcext"]
@@ -86,6 +89,7 @@ __all__ = [
     "Link",
     "MethodRow",
     "MomentumCorrection",
+    "OuterOptimizer",
     "Packet",
     "PowerSGD",
     "Recipe",

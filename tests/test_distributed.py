@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 import gcext
 from gcext import Packet
-from gcext.distributed import all_gather
+from gcext.distributed import Capacity, Gather, all_gather
 
 ROOT = Path(__file__).parents[1]
 SPECS = ["stc:p=0.3", "qsgd:bits=3,bucket=16", "sign", "dense"]
@@ -96,7 +96,31 @@ def check_a_group_of_processes(rank: int, world: int) -> None:
             all_gather(sent(rank), group)
 
 
+def check_gathers_under_way(rank: int, world: int) -> None:
+    """Several at once; a short capacity takes a second collective, and a rank may have failed."""
+    packets = [sent(each) for each in range(world)]
+    longest = max(packet.nbytes for packet in packets)
+    capacities = [0, 16, longest - 1, longest, 4 * longest]
+    gathers = [Gather(packets[rank], capacity=each) for each in capacities]
+    called: list[int] = []
+    waits = [each.then(lambda: called.append(rank)) for each in gathers]
+    failing = Gather(MemoryError("none left") if rank == 1 else packets[rank], capacity=64)
+    for gather, capacity, wait in zip(gathers, capacities, waits, strict=True):
+        wait()
+        gather.rest()
+        assert gather.fits == (longest <= capacity) and gather.failed == []
+        assert gather.lengths == [packet.nbytes for packet in packets]
+        assert gather.wait() == packets
+        assert gather.sent_bytes == 8 + max(capacity, longest)
+        assert gather.received_bytes == gather.sent_bytes * (world - 1)
+    assert called == [rank] * len(gathers)
+    assert failing.failed == [1]
+    with pytest.raises(MemoryError if rank == 1 else RuntimeError, match=r"none left|from rank 1"):
+        failing.wait()
+
+
 CHECKS = [
+    check_gathers_under_way,
     check_unequal_lengths, check_empty_packets, check_groups, check_another_shape, check_expect,
     check_a_rank_without_a_packet, check_a_group_of_processes,
 ]  # fmt: skip
@@ -152,6 +176,15 @@ def test_one_process_gets_its_own_packet_decoded() -> None:
     assert got == packet and got is not packet
     with pytest.raises(TypeError, match="all_gather: needs a packet, got Tensor"):
         all_gather(torch.zeros(3))  # type: ignore[arg-type]
+
+
+def test_capacity_follows_the_longest_messages() -> None:
+    capacity = Capacity()
+    for longest in (6000, *[100] * 31):
+        capacity.observe([7, longest])
+        assert capacity.nbytes == 6144
+    capacity.observe([90])
+    assert capacity.nbytes == 128
 
 
 @pytest.mark.usefixtures("alone")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner, Result  # type: ignore[attr-defined,unused-ignore]
 
 from gcext.__main__ import app
 from gcext.fl import _cli as cli

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gcext._codecs.topk import TopK
 from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
 from gcext._links.stages import Trajectory
@@ -115,6 +116,8 @@ class Packets(Method):
     def __init__(self, group: ProcessGroup | None, recipe: Recipe, sender: Sender) -> None:
         super().__init__(group)
         self.recipe, self.sender = recipe, sender
+        predicts = any(isinstance(each, Trajectory) for each in sender.stages)
+        self.waits = (recipe.up.feedback or bool(recipe.up.stages)) and not predicts
         self.only_mean = type(recipe.up.receiver()) is Mean
         self.receivers: dict[str, Aggregator] = {}
         self.capacities: dict[tuple[str, ...], Capacity] = {}
@@ -127,6 +130,25 @@ class Packets(Method):
     def begin_step(self, number: int) -> None:
         """See Method."""
         self.sender.codec = self.recipe.schedule.codec(self.recipe.up.codec, number)
+
+    def compress(self, grads: Mapping[str, Tensor]) -> Packet:
+        """Return the packet of a bucket, pending.
+
+        A gradient of zeros is DDP's way to hand over an unused parameter. Where no rank uses it,
+        DDP drops the mean; so that no residual travels to be dropped, it waits.
+        """
+        used = {n: each for n, each in grads.items() if not self.waits or _is_used(each)}
+        if len(used) == len(grads):
+            return self.sender.compress(used, commit=False)
+        members = (
+            dict(zip(used, self.sender.compress(used, commit=False).members, strict=True))
+            if used
+            else {}
+        )
+        return Packet.group(
+            members[name] if name in members else _NONZEROS.encode(each)
+            for name, each in grads.items()
+        )
 
     def receive(self, packets: list[Packet], outs: Mapping[str, Tensor]) -> None:
         """Overwrite ``outs`` with what the receiving end makes of the ranks' packets."""
@@ -191,7 +213,7 @@ class _PacketsExchange(Exchange):
         packet: Packet | Exception
         with method.clock("encode"):
             try:
-                packet = method.sender.compress(grads, commit=False)
+                packet = method.compress(grads)
                 packet.to_bytes()  # where errors of a device show up
             except Exception as error:
                 packet = _cause(grads) or error
@@ -336,6 +358,15 @@ def _all_reduce(tensor: Tensor, group: ProcessGroup | None) -> tuple[Any, int, i
     world = dist.get_world_size(group)
     work = dist.all_reduce(tensor, group=group, async_op=True)
     return work, tensor.nbytes, 2 * (world - 1) * tensor.nbytes // world
+
+
+_NONZEROS = TopK(1.0)
+
+
+def _is_used(grad: Tensor) -> bool:
+    """Return whether a gradient has an element that is not 0; a few are looked at first."""
+    flat = grad.flatten()
+    return bool(flat[:: flat.numel() // 16 + 1].any()) or bool(flat.any())
 
 
 def _mean_of(values: Sequence[Any]) -> Any:

@@ -35,7 +35,54 @@ _VECTORS = 64  # vectors are sent exactly up to so many times exact_below
 
 
 class State:
-    """What ``gcext.ddp.hook`` needs of a model wrapped in DistributedDataParallel."""
+    """A recipe's ends on this rank, for ``gcext.ddp.hook``: one for each model in DDP.
+
+    Residuals and all else are kept by parameter, never by bucket: DDP makes its buckets anew after
+    the first step. All parameters of a bucket are encoded in one call, and its packet is under way
+    while the backward pass goes on. Every rank gets the packets of all ranks and adds them up in
+    rank order, so all have the same bits. A step counts on all ranks or on none.
+
+    Recipes that only average, in 32 or (of more than two ranks) 16 bits, and ``powersgd``, use
+    all-reduces. The way down of a recipe is not used. Matrices of fewer than ``exact_below``
+    elements travel as float32, and so do vectors (biases, norms) of fewer than 64 times that;
+    by methods that vote, everything goes by the codec.
+
+    Args:
+        recipe: or its spec. Refused are those that need losses, many local steps or a server.
+        process_group: DDP's; None: all ranks.
+        module: names the residuals by its parameters' names, without ``module.``; None: by the
+            order in which the first step has the parameters, the same in every start.
+        exact_below: see above; 0: everything goes by the codec.
+        seed: the same on all ranks; of stochastic codecs each rank's own is derived from it.
+        nonfinite: where a rank's gradient is not finite, "raise" a RuntimeError on all ranks that
+            names the rank and the parameter; or "propagate": all gradients become NaN on all ranks,
+            which a GradScaler skips. Either way no residual changes.
+        scaler: divide gradients by its scale before they meet the residual, and multiply after;
+            needed with a GradScaler whose scale changes.
+        round_steps: steps of the schedule's round, for a warm-up of p in epochs.
+
+    Attributes:
+        steps: that counted.
+        sent_bytes, received_bytes: so far, as given to and got from collectives, heads and padding
+            included: of gathers this rank's messages, and those of all others; of all-reduces the
+            tensor, and what a ring moves each way, ``2 (W - 1)/W`` of it.
+        step_sent_bytes, step_received_bytes: of the last step.
+
+    Raises ValueError for an option or a recipe that does not fit, RuntimeError where
+    torch.distributed is not initialized.
+
+    >>> import gcext, torch
+    >>> import torch.distributed as dist
+    >>> dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    >>> model = torch.nn.Linear(100, 100)
+    >>> ddp = torch.nn.parallel.DistributedDataParallel(model)
+    >>> state = gcext.ddp.State("stc:p=0.01", module=ddp)
+    >>> ddp.register_comm_hook(state, gcext.ddp.hook)
+    >>> ddp(torch.ones(8, 100)).sum().backward()
+    >>> int(model.weight.grad.count_nonzero()), int(model.bias.grad.count_nonzero())
+    (100, 100)
+    >>> dist.destroy_process_group()
+    """
 
     def __init__(
         self,
@@ -55,6 +102,16 @@ class State:
         self.exact_below = plain("ddp.State", "exact_below", int, exact_below)
         self.seed = plain("ddp.State", "seed", int, seed)
         self.round_steps = plain("ddp.State", "round_steps", int, round_steps)
+        for key, number, least in (
+            ("exact_below", self.exact_below, 0),
+            ("round_steps", self.round_steps, 1),
+        ):
+            if number < least:
+                raise ValueError(f"ddp.State: {key} must be at least {least}, got {number}.")
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(
+                f"ddp.State: module must be a torch.nn.Module, got {type(module).__name__}."
+            )
         if nonfinite not in ("raise", "propagate"):
             raise ValueError(
                 f"ddp.State: nonfinite must be 'raise' or 'propagate', got {nonfinite!r}."

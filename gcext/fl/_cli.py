@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from gcext.fl._workers import uninterrupted
 
 __all__ = ["fl"]
 
+ENGINES = ("builtin", "flower")
 LOG_WIDTH = 130  # of the table where no terminal gives one
 INTERRUPTED = 130  # the shell's code for a process ended by SIGINT
 
@@ -70,6 +72,9 @@ def fl(
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Rounds between checkpoints.")] = 20,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from --checkpoint.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    engine: Annotated[
+        str, typer.Option(help="builtin | flower: clients are nodes of Flower's simulation.")
+    ] = "builtin",
 ) -> None:
     """Train by federated learning over compressed packets, and count every byte."""
     errors = Console(stderr=True)
@@ -77,6 +82,13 @@ def fl(
     paths: list[Path | None] = []
     stopped = False
     try:
+        if engine not in ENGINES:
+            raise ValueError(f"fl: engine must be one of {', '.join(ENGINES)}, got {engine}.")
+        if engine == "flower" and checkpoint is not None:
+            raise ValueError(
+                "fl: --engine flower keeps clients' states on its nodes, got --checkpoint. "
+                "Use the built-in engine."
+            )
         if data not in DEFAULTS:
             raise ValueError(f"fl: data must be one of {', '.join(DATASETS)}, got {data}.")
         usual = DEFAULTS[data]
@@ -109,15 +121,20 @@ def fl(
             for settings, path in zip(plans, paths, strict=True):
                 with ticker(settings, errors, quiet) as show:
                     try:
-                        result = run(
-                            settings,
-                            images,
-                            threads=threads,
-                            path=path,
-                            resume=resume and path is not None and path.exists(),
-                            every=checkpoint_every,
-                            progress=show,
-                        )
+                        if engine == "flower":
+                            result = import_module("gcext.flower").simulate(
+                                settings, images, data_dir=data_dir, threads=threads, progress=show
+                            )
+                        else:
+                            result = run(
+                                settings,
+                                images,
+                                threads=threads,
+                                path=path,
+                                resume=resume and path is not None and path.exists(),
+                                every=checkpoint_every,
+                                progress=show,
+                            )
                     except Interrupted as stop:
                         result, stopped = stop.result, True
                     results.append(result)

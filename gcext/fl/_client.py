@@ -17,7 +17,7 @@ from gcext.fl._layout import Held, Layout, compress, received
 from gcext.fl._models import FlatModel
 from gcext.fl._server import Download, order_of
 
-__all__ = ["Clients", "local_sgd"]
+__all__ = ["Clients", "follow", "local_sgd"]
 
 
 def local_sgd(
@@ -63,6 +63,27 @@ def _minibatches(
         yield from torch.split(order, batch)[:left]
 
 
+def follow(held: Held, download: Download, layout: Layout, order: int, skip: int = 0) -> Held:
+    """Return what a client holds after a download; the same object where that holds nothing new.
+
+    skip: how many of the broadcasts, the first ones, the client has applied before.
+    """
+    if download.kind == "none":
+        return held
+    if download.kind == "dense":
+        shape = (layout.numel,)
+        newest = [Packet.from_bytes(m, expect=shape).values() for m in download.messages]
+        return Held(newest[0], tuple(newest[1:]))
+    packets = tuple(Packet.from_bytes(m, expect=layout.expect) for m in download.messages)
+    # A merged packet is applied part by part: float addition is not associative, and the model
+    # must come out as the server's did.
+    if download.kind == "merged":
+        packets = packets[0].parts()
+    for packet in packets[skip:]:
+        held = received(held, packet, layout, order)
+    return held
+
+
 class Clients:
     """The state that K clients keep between the rounds they are drawn in.
 
@@ -90,19 +111,7 @@ class Clients:
 
     def catch_up(self, client: int, download: Download) -> Held:
         """Return what the client holds with all it missed applied; the same object if nothing."""
-        held = self.held[self.version[client]]
-        if download.kind == "none":
-            return held
-        if download.kind == "dense":
-            shape = (self.layout.numel,)
-            newest = [Packet.from_bytes(m, expect=shape).values() for m in download.messages]
-            return Held(newest[0], tuple(newest[1:]))
-        packets = [Packet.from_bytes(m, expect=self.layout.expect) for m in download.messages]
-        # A merged packet is applied part by part: float addition is not associative, and the model
-        # must come out as the server's did.
-        for packet in packets[0].parts() if download.kind == "merged" else packets:
-            held = received(held, packet, self.layout, self.order)
-        return held
+        return follow(self.held[self.version[client]], download, self.layout, self.order)
 
     def compress(self, client: int, update: Tensor) -> bytes:
         """Return the client's message; its residual is pending until ``commit`` or ``rollback``."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gcext._native.library import build_info
 from gcext._packet.packet import Packet
-from gcext._recipes import recipe
+from gcext._recipes import Recipe, recipe
 from gcext.fl._checkpoint import CheckpointError
 from gcext.fl._checkpoint import load as load_checkpoint
 from gcext.fl._checkpoint import save as save_checkpoint
@@ -31,7 +31,8 @@ from gcext.fl._settings import Settings, Stream, generator, torch_seed
 from gcext.fl._split import split
 from gcext.fl._workers import Workers, uninterrupted
 
-__all__ = ["Federation", "Interrupted", "Record", "run"]
+__all__ = ["Federation", "Interrupted", "Record", "local_work", "run"]
+__all__ += ["train_client"]
 
 Record = dict[str, Any]
 
@@ -58,8 +59,7 @@ class Federation:
         self.records: list[Record] = []
         self.seconds = {"encode": 0.0, "decode": 0.0}  # of this process, both ways
         method = recipe(settings.recipe)
-        self.epochs = settings.epochs or method.schedule.local_epochs
-        self.steps = 0 if settings.epochs else method.schedule.local_steps
+        self.epochs, self.steps = local_work(settings, method)
         start = initial(data, settings.seed)
         labels = data.train.labels, data.test.labels
         self.split = split(settings.split, *labels, settings.clients, settings.seed)
@@ -142,20 +142,12 @@ class Federation:
     ) -> tuple[dict[int, Packet], dict[int, float], int]:
         """Return what the server received: the decoded packets, the losses, the packets' bytes."""
         now = self.server.version + 1
-        kept = self.settings
 
         def task(model: FlatModel, client: int) -> tuple[Tensor, float]:
-            index = torch.from_numpy(self.split.train[client])
-            return local_sgd(
-                model,
-                starts[client],
-                self.data.inputs(self.data.train, index),
-                self.data.train.labels[index],
-                lr=kept.lr,
-                batch=kept.batch,
-                epochs=self.epochs,
-                steps=self.steps,
-                rng=generator(kept.seed, Stream.BATCH, now, client),
+            samples, schedule = self.split.train[client], (self.epochs, self.steps)
+            start = starts[client]
+            return train_client(
+                model, start, self.data, samples, self.settings, schedule, now, client
             )
 
         packets: dict[int, Packet] = {}
@@ -237,19 +229,22 @@ def run(
     resume: bool = False,
     every: int = 20,
     progress: Callable[[Record], None] | None = None,
+    make: Callable[[Settings, Data, Workers], Federation] = Federation,
 ) -> dict[str, Any]:
     """Run the rounds of ``settings`` and return the record that ``--json`` writes.
 
     With ``path`` a checkpoint is written every ``every`` rounds, at the end, and on Ctrl-C; with
-    ``resume`` the run goes on from it.  Raises Interrupted on Ctrl-C, CheckpointError where a
-    checkpoint does not fit, and what the links raise.
+    ``resume`` the run goes on from it.  ``make`` makes another engine's federation.
+
+    Raises Interrupted on Ctrl-C, CheckpointError where a checkpoint does not fit, and what the
+    links raise.
     """
     begun = time.monotonic()
     result: dict[str, Any] | None = None
     interrupted = False
     try:
         with Workers(data, threads) as workers:
-            federation = Federation(settings, data, workers)
+            federation = make(settings, data, workers)
             if path is not None and resume:
                 federation.load_state_dict(load_checkpoint(path))
             saved = len(federation.records) if resume else -1
@@ -279,6 +274,42 @@ def run(
     if interrupted:
         raise Interrupted(result, path)
     return result
+
+
+def train_client(
+    model: FlatModel,
+    start: Tensor,
+    data: Data,
+    samples: np.ndarray[Any, Any],
+    settings: Settings,
+    schedule: tuple[int, int],
+    round: int,
+    client: int,
+) -> tuple[Tensor, float]:
+    """Return what ``local_sgd`` makes of a client's samples in a round of a run.
+
+    schedule: epochs and steps, as of ``local_sgd``.
+    """
+    index = torch.from_numpy(samples)
+    epochs, steps = schedule
+    return local_sgd(
+        model,
+        start,
+        data.inputs(data.train, index),
+        data.train.labels[index],
+        lr=settings.lr,
+        batch=settings.batch,
+        epochs=epochs,
+        steps=steps,
+        rng=generator(settings.seed, Stream.BATCH, round, client),
+    )
+
+
+def local_work(settings: Settings, method: Recipe) -> tuple[int, int]:
+    """Return the local epochs, and the local steps where these count instead."""
+    schedule = method.schedule
+    epochs = settings.epochs or schedule.local_epochs
+    return epochs, 0 if settings.epochs else schedule.local_steps
 
 
 def _finished(settings: Settings, records: list[Record]) -> bool:

@@ -79,11 +79,13 @@ class Server:
         message, copy = self.copies.send(client, self.weights)
         return Download("catch_up", (message,)), copy
 
-    def download(self, version: int) -> Download:
+    def download(self, version: int | None) -> Download:
         """Return what a client at ``version`` fetches, the cheapest in bytes.
 
-        That is the single packets, one merged of them, or the dense model.
+        That is the single packets, one merged of them, or the dense model. None: it has no model.
         """
+        if version is None:
+            return self._dense()
         if version not in self._downloads:
             self._downloads[version] = self._cheapest(version)
         return self._downloads[version]
@@ -92,8 +94,7 @@ class Server:
         missed = range(version + 1, self.version + 1)
         if not missed:
             return Download("none")
-        tensors = (self.held.weights, *self.held.trail)
-        ways = [Download("dense", tuple(codec("dense").encode(x).to_bytes() for x in tensors))]
+        ways = [self._dense()]
         if all(v in self.history for v in missed):
             found = [self.history[v] for v in missed]
             ways.append(Download("single", tuple(b.message for b in found)))
@@ -103,6 +104,10 @@ class Server:
                 ways.append(Download("merged", (merged.to_bytes(),)))
         order = ("single", "merged", "dense")  # of equal ones, the least work
         return min(ways, key=lambda way: (way.nbytes, order.index(way.kind)))
+
+    def _dense(self) -> Download:
+        tensors = (self.held.weights, *self.held.trail)
+        return Download("dense", tuple(codec("dense").encode(x).to_bytes() for x in tensors))
 
     def combine(
         self, packets: dict[int, Packet], losses: dict[int, float], samples: dict[int, float]

@@ -1,0 +1,1 @@
+"""Projected STC on Flower."""
