@@ -21,16 +21,18 @@ pytest.importorskip("flwr")
 pytest.importorskip("cryptography")
 
 ROOT = Path(__file__).parents[1]
-Deployment: Any = runpy.run_path(str(ROOT / "examples/flower/deployment.py"))["Deployment"]
+EXAMPLE = runpy.run_path(str(ROOT / "examples/flower/deployment.py"))
+Deployment: Any = EXAMPLE["Deployment"]
+TREE: Any = EXAMPLE["tree"]
 
 RECIPE = "pstc:p=0.01,alpha=0.1,tau=1"
 
 
-def environ(path: Path) -> bytes:
+def alive(pid: int) -> bool:
     try:
-        return path.read_bytes()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
-        return b""
+        return False
 
 
 @pytest.fixture
@@ -39,10 +41,9 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     with Deployment(folder=tmp_path) as deployment:
         yield deployment
-        processes = [*deployment.nodes.values(), *deployment._others]
-    assert all(process.poll() is not None for process in processes)
-    mark = f"GCEXT_DEPLOYMENT={tmp_path}".encode()
-    assert not [path for path in Path("/proc").glob("[0-9]*/environ") if mark in environ(path)]
+        processes = TREE(*[process.pid for process in deployment.processes])
+    assert len(processes) > 3
+    wait(lambda: not any(map(alive, processes)), 5)
 
 
 def test_the_loop_on_flower_has_the_built_in_figures(tmp_path: Path) -> None:

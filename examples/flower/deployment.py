@@ -32,7 +32,6 @@ from cryptography.x509.oid import NameOID
 
 APP = Path(__file__).parent
 HOST = "127.0.0.1"
-MARK = "GCEXT_DEPLOYMENT"  # an environment variable of all processes that this script starts
 
 
 def certificates(folder: Path) -> None:
@@ -78,6 +77,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def tree(*roots: int) -> list[int]:
+    """Return processes and all that they started, parents first; what has ended has no children."""
+    found = list(roots)
+    for pid in found:
+        for file in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in file.read_text().split()]
+    return found
+
+
+def end(*roots: int) -> None:
+    """End processes and all that they started; Flower gives some of these their own sessions."""
+    stopped: set[int] = set()
+    while new := set(tree(*roots)) - stopped:  # one that is stopped starts no other
+        for pid in new:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped |= new
+    for pid in stopped:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 class Proxy:
     """A TCP proxy in front of the SuperLink that counts the bytes of a SuperNode, both ways."""
 
@@ -116,9 +138,9 @@ class Proxy:
             while data := source.recv(1 << 16):
                 setattr(self, way, getattr(self, way) + len(data))
                 sink.sendall(data)
-        for end in (source, sink):
+        for each in (source, sink):
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                each.shutdown(socket.SHUT_RDWR)
         source.close()  # each end is one thread's source
 
     def close(self) -> None:
@@ -127,9 +149,9 @@ class Proxy:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
         self._threads[0].join()
         self._listener.close()
-        for end in self._ends:
+        for each in self._ends:
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                each.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
 
@@ -178,44 +200,25 @@ class Deployment:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end("", signal.SIGTERM)
-        for process in [*self.nodes.values(), *self._others]:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-        while self._end("", signal.SIGKILL):
-            time.sleep(0.1)
-            for process in [*self.nodes.values(), *self._others]:
-                process.poll()
-        for process in [*self.nodes.values(), *self._others]:
+        end(*[process.pid for process in self.processes if process.poll() is None])
+        for process in self.processes:
             process.wait()
         for proxy in self.proxies:
             proxy.close()
         if self._temporary:
             self._temporary.cleanup()
 
-    def _end(self, name: str, how: signal.Signals) -> int:
-        """Signal all that was started under a name, or under any, and what that started in turn.
-
-        Returns how many processes there were.
-
-        Flower gives some of these sessions of their own; their environment tells whose they are.
-        """
-        mark = f"{MARK}={self.folder}:{name}".encode()
-        count = 0
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                found = path.read_bytes().split(b"\0")
-                if any(each == mark or (not name and each.startswith(mark)) for each in found):
-                    os.kill(int(path.parent.name), how)
-                    count += 1
-        return count
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """What was started and not replaced."""
+        return [*self.nodes.values(), *self._others]
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=self.env | {MARK: f"{self.folder}:{name}"},
+                env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -225,14 +228,14 @@ class Deployment:
     def _wait(self, seconds: float = 90) -> None:
         """Wait until the SuperLink answers by TLS."""
         context = ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
-        end = time.monotonic() + seconds
+        limit = time.monotonic() + seconds
         while True:
             try:
                 with socket.create_connection((HOST, self.port), 5) as plain:
                     context.wrap_socket(plain, server_hostname=HOST).close()
                 return
             except OSError as error:
-                if time.monotonic() > end or self._others[0].poll() is not None:
+                if time.monotonic() > limit or self._others[0].poll() is not None:
                     log = (self.folder / "superlink.log").read_text()[-2000:]
                     raise RuntimeError(f"the SuperLink did not start: {error}\n{log}") from error
                 time.sleep(0.3)
@@ -250,7 +253,7 @@ class Deployment:
 
     def kill_node(self, i: int) -> None:
         """End a SuperNode and its ClientApp at once, as a power cut would."""
-        self._end(f"node-{i}", signal.SIGKILL)
+        end(self.nodes[i].pid)
         self.nodes[i].wait()
 
     def run(self, **config: Any) -> subprocess.Popen[bytes]:
@@ -266,9 +269,9 @@ class Deployment:
         report.unlink(missing_ok=True)
         process = self.run(**config, report=str(report))
         rounds: list[dict[str, Any]] = []
-        end = time.monotonic() + timeout
+        limit = time.monotonic() + timeout
         while len(rounds) <= config["rounds"]:
-            if time.monotonic() > end or (process.poll() not in (None, 0)):
+            if time.monotonic() > limit or (process.poll() not in (None, 0)):
                 log = (self.folder / "run.log").read_text()[-3000:]
                 raise RuntimeError(f"the run did not end: {len(rounds)} rounds\n{log}")
             time.sleep(0.2)
