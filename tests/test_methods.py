@@ -37,6 +37,16 @@ def test_the_table_of_methods(tmp_path: Path) -> None:
     assert rows["qsgd"]["unbiased"] and not rows["stc"]["unbiased"]
 
 
+def test_codecs_are_as_unbiased_as_the_table_says() -> None:
+    rows = {row.name: row.unbiased for row in gcext.methods()}
+    for name in set(gcext.codecs()) & set(rows) - {"sketch", "polar"}:
+        assert gcext.codec(name).unbiased == rows[name], name
+    assert not gcext.codec("sketch").unbiased  # over hash seeds, and these do not change
+    assert gcext.codec("polar").unbiased and not gcext.codec("polar:rotate=false").unbiased
+    assert not gcext.codec("polar:select=topk,p=0.1").unbiased
+    assert not gcext.codec("terngrad:clip=2.5").unbiased
+
+
 def test_advice_is_what_the_codecs_do() -> None:
     model = torch.nn.Linear(300, 40)
     model(torch.randn(8, 300)).square().sum().backward()

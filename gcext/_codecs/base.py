@@ -78,6 +78,11 @@ class Codec(ABC):
         """Whether ``encode`` draws random numbers, and so requires a seed."""
         return False
 
+    @property
+    def unbiased(self) -> bool:
+        """Whether, without a residual, the mean over seeds of what is decoded is the tensor."""
+        return False
+
     def contraction(self, n: int) -> float:
         """Return the constant of the codec's contraction under a residual, for n elements.
 

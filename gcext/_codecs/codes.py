@@ -137,6 +137,7 @@ class Dorefa(_Grid):
 
     name = "dorefa"
     stochastic = True
+    unbiased = True
 
 
 @register_codec

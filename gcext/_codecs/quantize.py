@@ -113,6 +113,7 @@ class QSGD(_Levels):
     bucket: int = option(512, "[0, inf)")
 
     name = "qsgd"
+    unbiased = True
 
     def _variance(self, size: int) -> float:
         # r = s|x|/norm has squares of sum s^2, and errs by frac(r)(1 - frac(r)). As a function of
@@ -143,6 +144,11 @@ class TernGrad(_Levels):
     bucket: int = option(0, "[0, inf)")
 
     name = "terngrad"
+
+    @property
+    def unbiased(self) -> bool:
+        """See Codec."""
+        return not self.clip
 
     def contraction(self, n: int) -> float:
         """See Codec."""

@@ -249,6 +249,7 @@ class RandomK(Codec):
 
     name = "randomk"
     stochastic = True
+    unbiased = True
 
     def contraction(self, n: int) -> float:
         """See Codec."""
@@ -291,6 +292,7 @@ class Dense(Codec):
     """
 
     name = "dense"
+    unbiased = True
 
     def contraction(self, n: int) -> float:
         """See Codec."""

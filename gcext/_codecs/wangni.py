@@ -56,6 +56,7 @@ class Wangni(Codec):
 
     name = "wangni"
     stochastic = True
+    unbiased = True
 
     def _budget(self, n: int) -> float:
         return max(self.p * n, 1.0)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from gcext._codecs.base import Codec
+from gcext._codecs.topk import Dense
 from gcext._links.feedback import ErrorFeedback
 from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
@@ -60,12 +63,24 @@ class Link:
         stages += ", catch_up=True" if self.catch_up else ""
         return f"Link({self.codec!r}{feedback}{decay}{stages}, combine={self.combine()!r})"
 
-    def sender(self, seed: int | None = None) -> Sender:
-        """Return a new sending end, with an empty memory; seed as of Sender."""
+    def sender(self, seed: int | None = None, exact_below: int = 0) -> Sender:
+        """Return a new sending end, with an empty memory; seed and exact_below as of Sender.
+
+        Raises ValueError for an exact_below above 0 where the receiver takes no dense packets.
+        """
+        if exact_below:
+            try:
+                self.combine().check(0, Dense().encode(torch.zeros(1)), loss=0.0)
+            except ValueError as error:
+                raise ValueError(
+                    f"Link: exact_below must be 0, got {exact_below}: {error}"
+                ) from None
         stages = [make() for make in self.stages]
         if self.feedback:
-            return ErrorFeedback(self.codec, self.decay, seed=seed, stages=stages)
-        return Sender(self.codec, seed=seed, stages=stages)
+            return ErrorFeedback(
+                self.codec, self.decay, seed=seed, exact_below=exact_below, stages=stages
+            )
+        return Sender(self.codec, seed=seed, exact_below=exact_below, stages=stages)
 
     def receiver(self) -> Aggregator:
         """Return a new receiving end, with an empty history."""
@@ -76,7 +91,7 @@ class Link:
 class LowRankLink(Link):
     """A link whose sending end is PowerSGD: low-rank factors, with a warm start."""
 
-    def sender(self, seed: int | None = None) -> Sender:
+    def sender(self, seed: int | None = None, exact_below: int = 0) -> Sender:
         """See Link. The codec is ``lowrank``."""
-        rank = self.codec.options()["rank"]
-        return PowerSGD(rank, 0 if seed is None else seed, feedback=self.feedback)
+        rank, seed = self.codec.options()["rank"], 0 if seed is None else seed
+        return PowerSGD(rank, seed, feedback=self.feedback, exact_below=exact_below)

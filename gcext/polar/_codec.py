@@ -92,6 +92,11 @@ class PolarSigns(Codec):
         """See Codec."""
         return self.rotate or self.select == "randomk"
 
+    @property
+    def unbiased(self) -> bool:
+        """See Codec."""
+        return self.rotate and self.select != "topk"
+
     def contraction(self, n: int) -> float:
         """See Codec."""
         kept = round(self.rate * self.block)

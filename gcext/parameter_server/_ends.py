@@ -1,0 +1,167 @@
+"""What both ends of a parameter server share: the plan of a round, and its transport."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gcext._codecs.seeds import derive
+from gcext._recipes import Recipe
+from gcext._recipes import recipe as make_recipe
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["CLOSE", "END", "START", "End", "Message", "Piece", "plan_round"]
+
+START, END, CLOSE = -1, -2, -3  # in place of a message's index
+HEAD = 5  # round, index, status, length, loss: float64
+
+
+class Piece(NamedTuple):
+    """Part of a tensor: its elements from start to stop, sent in that shape under its own key."""
+
+    key: str
+    name: str
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+
+class Message(NamedTuple):
+    """What travels at once, to and from one server, by its rank."""
+
+    server: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the group packet."""
+        return tuple(piece.shape for piece in self.pieces)
+
+
+class End:
+    """What both ends share: the plan of messages, and headers before bytes."""
+
+    is_server = False
+
+    def __init__(
+        self,
+        recipe: Recipe | str,
+        servers: Sequence[int],
+        group: ProcessGroup | None,
+        seed: int,
+        exact_below: int,
+        plan: Any,
+    ) -> None:
+        owner = type(self).__name__
+        self.recipe = make_recipe(recipe) if isinstance(recipe, str) else recipe
+        if self.recipe.down.catch_up:
+            raise ValueError(f"{owner}: the down link must be a broadcast, got {self.recipe.down}.")
+        if dist.get_backend(group) == "nccl":
+            raise ValueError(
+                f"{owner}: the group must send from one rank to another on the host, got nccl. "
+                'Pass group=torch.distributed.new_group(backend="gloo").'
+            )
+        ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
+        self.rank, self.servers = dist.get_rank(), tuple(servers)
+        self.workers = tuple(rank for rank in ranks if rank not in self.servers)
+        if not set(self.servers) < set(ranks) or (self.rank in self.servers) != self.is_server:
+            raise ValueError(
+                f"{owner}: servers must be some of the ranks {ranks}, and rank {self.rank} one of "
+                f"them for a Server alone, got {self.servers}."
+            )
+        self.sent_bytes = self.received_bytes = self.round = 0
+        self._group, self._exact_below = group, exact_below
+        self._seed = derive(seed, self.rank)
+        self._works: list[tuple[Any, Tensor]] = []
+        everyone: list[Any] = [None] * len(ranks)
+        options = repr(self.recipe), self.servers, exact_below, seed
+        dist.all_gather_object(everyone, (options, plan), group=group)
+        plans = [
+            its for (_, its), rank in zip(everyone, ranks, strict=True) if rank in self.workers
+        ]
+        for rank, (its, _) in zip(ranks, everyone, strict=True):
+            worker = self.workers.index(rank) if rank in self.workers else 0
+            if its != everyone[0][0] or plans[worker] != plans[0]:
+                raise ValueError(
+                    f"{owner}: recipe, servers, seed, exact_below and the tensors' names and sizes "
+                    f"must be the same on all ranks, got others on rank {rank} than on the first."
+                )
+        self.messages: tuple[Message, ...] = plans[0]
+
+    def _send(
+        self, to: int, what: int, status: int = 0, payload: bytes = b"", loss: float = 0.0
+    ) -> None:
+        head = [self.round, what, status, len(payload), loss]
+        tensors = [torch.tensor(head, dtype=torch.float64)]
+        if payload:
+            tensors.append(torch.frombuffer(bytearray(payload), dtype=torch.uint8))
+        for tensor in tensors:
+            self.sent_bytes += tensor.nbytes
+            work = dist.isend(tensor, to, self._group)
+            self._works.append((work, tensor))  # which must live as long
+
+    def _receive(self, source: int, what: int) -> tuple[int, int, bytes, float]:
+        """Return index, status, bytes and loss of the next message: ``what``, or a farewell."""
+        head = torch.empty(HEAD, dtype=torch.float64)
+        dist.recv(head, source, self._group)
+        number, index, status, size = (int(each) for each in head[:4].tolist())
+        payload = torch.empty(size, dtype=torch.uint8)
+        if size:
+            dist.recv(payload, source, self._group)
+        self.received_bytes += head.nbytes + size
+        if index != CLOSE and (index != what or number != self.round):
+            raise ValueError(
+                f"{type(self).__name__}: rank {source} must send message {what} of round "
+                f"{self.round}, got {index} of round {number}. Load states of one round."
+            )
+        return index, status, payload.numpy().tobytes(), float(head[4])
+
+    def _flush(self) -> None:
+        """Wait until all was sent."""
+        works, self._works = self._works, []
+        for work, _ in works:
+            work.wait()
+
+
+def plan_round(
+    shapes: Mapping[str, tuple[int, ...]], servers: Sequence[int], split: int, merge: int
+) -> tuple[Message, ...]:
+    """Return the messages of a round: tensors in their order, split or merged; see Worker.
+
+    >>> import gcext.parameter_server
+    >>> shapes = {"a": (2,), "b": (), "c": (5,)}
+    >>> for message in gcext.parameter_server.plan_round(shapes, servers=[3, 4], split=4, merge=3):
+    ...     print(message.server, [piece.key for piece in message.pieces])
+    3 ['a', 'b']
+    4 ['c[0:4]']
+    3 ['c[4:5]']
+    """
+    bundles: list[list[Piece]] = []
+    open_size = merge  # of the last bundle; from merge on it is full
+    for name, shape in shapes.items():
+        n = math.prod(shape)
+        if n > split:
+            starts = range(0, n, split)
+            pieces = [(at, min(at + split, n)) for at in starts]
+            bundles += [[Piece(f"{name}[{a}:{b}]", name, a, b, (b - a,))] for a, b in pieces]
+            open_size = merge
+            continue
+        if open_size >= merge:
+            bundles.append([])
+            open_size = 0
+        bundles[-1].append(Piece(name, name, 0, n, shape))
+        open_size += n
+    load = dict.fromkeys(servers, 0)
+    messages = []
+    for bundle in bundles:
+        server = min(load, key=lambda rank: load[rank])
+        load[server] += sum(piece.stop - piece.start for piece in bundle)
+        messages.append(Message(server, tuple(bundle)))
+    return tuple(messages)
