@@ -55,8 +55,10 @@ def attach(rank: int, pid: int, rate: int, name: str) -> None:
     """Join the namespace of a process to a switch, by a link of ``rate`` bit/s; 0: no limit."""
     port, inside = f"{name}p{rank}", ["nsenter", "--net", "-t", str(pid), "--"]
     _wait_for_namespace(pid)
+    # The system may take a while to remove those of an earlier run, whose namespaces have ended.
+    for device in (port, *((name,) if rank == 0 else ())):
+        subprocess.run(["ip", "link", "del", device], capture_output=True)
     if rank == 0:
-        subprocess.run(["ip", "link", "del", name], capture_output=True)  # of an earlier run
         _run(["ip", "link", "add", name, "type", "bridge"])
         _run(["ip", "link", "set", name, "up"])
     _run(["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(pid)])
