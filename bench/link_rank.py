@@ -76,9 +76,10 @@ def hook(model: DistributedDataParallel, method: str, seed: int) -> Any:
 
 def train(job: Job, rank: int, task: Task, report: Callable[..., None]) -> dict[str, Any]:
     """Train; return steps and seconds until the target, and what a step takes and sends."""
-    # Its second collective begins when the first has ended, so that with two buckets and gloo the
-    # ranks' collectives come in different orders and the run dies: one bucket.
-    bucket = ONE_BUCKET if job.method.startswith("powersgd:") else None
+    # Compressed gradients are short, so there is nothing to hide behind the backward pass, and a
+    # bucket has a fixed cost. (With two, torch's PowerSGD dies over gloo: the second collective of
+    # a bucket begins when its first has ended, not in one order on all ranks.)
+    bucket = None if job.method in ("none", "fp16") else ONE_BUCKET
     model = DistributedDataParallel(task.model, bucket_cap_mb=bucket)
     state = hook(model, job.method, job.seed)
     optimizer = task.optimizer(model.parameters(), job.lr)
