@@ -63,10 +63,12 @@ class State:
 
     Attributes:
         steps: that counted.
-        sent_bytes, received_bytes: so far, as given to and got from collectives, heads and padding
-            included: of gathers this rank's messages, and those of all others; of all-reduces the
-            tensor, and what a ring moves each way, ``2 (W - 1)/W`` of it.
-        step_sent_bytes, step_received_bytes: of the last step.
+        sent_bytes: that this rank gave to collectives so far, lengths and padding included: of
+            gathers its messages, of all-reduces the tensor.
+        received_bytes: so far: of gathers the messages of all other ranks, of all-reduces what a
+            ring moves each way, ``2 (W - 1)/W`` of the tensor. With a ring, what the link carries.
+        step_sent_bytes: of the last step.
+        step_received_bytes: of the last step.
 
     Raises ValueError for an option or a recipe that does not fit, RuntimeError where
     torch.distributed is not initialized.
