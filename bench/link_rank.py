@@ -90,7 +90,7 @@ def train(job: Job, rank: int, task: Task, report: Callable[..., None]) -> dict[
         inputs, labels = task.batch(generator)
         if step == WARM + 1:
             dist.barrier()
-            sent, messages = _transmitted(), 0 if state is None else state.sent_bytes
+            sent, messages = _transmitted(), 0 if state is None else state.received_bytes
         begun = time.perf_counter()
         with model.no_sync() if job.compute and step > WARM else nullcontext():
             optimizer.zero_grad()
@@ -113,10 +113,10 @@ def train(job: Job, rank: int, task: Task, report: Callable[..., None]) -> dict[
         "step_ms": 1e3 * sum(counted) / max(len(counted), 1),
         "seconds": sum(times),
         "bytes_a_step": (_transmitted() - sent) / max(len(counted), 1),
-        # Every message of a recipe goes to all others; torch's own are not counted.
+        # What a rank gets it must send as well, in a ring; torch's own are not counted.
         "message_bytes": None
         if state is None
-        else (state.sent_bytes - messages) * (job.ranks - 1) / max(len(counted), 1),
+        else (state.received_bytes - messages) / max(len(counted), 1),
         "numel": sum(p.numel() for p in model.parameters()),
     }
 

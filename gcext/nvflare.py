@@ -169,9 +169,10 @@ class Decompress(DXOFilter):  # type: ignore[misc, unused-ignore]
         expect = None if self.shapes is None else list(self.shapes.values())
         packet = Packet.from_bytes(message, expect=expect)
         names = [member[0] for member in members or []]
-        elements = sum(math.prod(shape) for shape in packet.shape) if packet.members else -1
+        elements = sum(math.prod(member.shape) for member in packet.members)
         known = self.shapes is None or names == list(self.shapes)
-        if len(names) != len(packet.members) or not known or elements > _LEAST_CHECKED:
+        misfit = not packet.members or len(names) != len(packet.members) or not known
+        if misfit or elements > _LEAST_CHECKED:
             raise ValueError(
                 f"Decompress: a packet must hold the tensors that its DXO names, got {packet} and "
                 f"the names {names!r:.200}."

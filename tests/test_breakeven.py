@@ -55,6 +55,13 @@ def test_a_method_of_more_bytes_never_pays() -> None:
     assert row.megabits == 0 and row.speedup < 1
 
 
+def test_sixteen_bits_of_four_ranks_are_all_reduced() -> None:
+    (row,) = gcext.breakeven(1000, 1e5, 4, ["bf16"], repeat=1)
+    assert row.nbytes == 2000 and row.megabits > 0
+    # Twice as fast as float32, less what it takes to convert.
+    assert 1.5 < row.speedup < 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -63,6 +70,7 @@ def test_a_method_of_more_bytes_never_pays() -> None:
         ({"params": 9, "repeat": 0}, "repeat must be at least 1, got 0"),
         ({"params": 9, "link": 0.0}, "link must be positive bit/s, got 0.0"),
         ({"params": 9, "specs": ["stk"]}, "stk"),
+        ({"params": 9, "specs": ["powersgd"]}, "powersgd must work on flat tensors"),
     ],
 )
 def test_refuses(arguments: dict[str, Any], message: str) -> None:

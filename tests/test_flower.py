@@ -467,6 +467,21 @@ def test_evaluation_sends_what_is_missed_and_no_more() -> None:
     assert strategy.sent_bytes - before == 2 * exact  # the nodes hold the model already
 
 
+def test_evaluation_in_a_warm_up_leaves_a_node_able_to_train() -> None:
+    """The codec of a round is kept with what the node kept in it."""
+    strategy, nodes = federation("dgc:warmup=3")
+    for number in (1, 2, 3):
+        assert play(strategy, nodes, number) is not None
+        sent = strategy.configure_evaluate(  # of the next round, as for nodes that did not train
+            number + 1,
+            ArrayRecord(),
+            ConfigRecord(),
+            Grid(nodes),  # type: ignore[arg-type,unused-ignore]
+        )
+        replies = [nodes[m.metadata.dst_node_id].reply(m) for m in sent]
+        assert not any(reply.has_error() for reply in replies)
+
+
 def test_other_strategies_messages_pass() -> None:
     node = Node(1, CompressMod(STC))
     content = RecordDict({"arrays": record(model()), "config": ConfigRecord({"server-round": 1})})

@@ -408,3 +408,9 @@ def test_real_lack_of_memory_leaves_the_residual() -> None:
     """The address space is capped a little further at each try: every allocation fails once."""
     run = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_a_repr_holds_the_options_of_the_stages() -> None:
+    """Ranks compare these."""
+    one, other = (repr(gcext.recipe(f"dgc:momentum={m}").up) for m in (0.5, 0.9))
+    assert one != other and "MomentumCorrection(" in one

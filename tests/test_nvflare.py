@@ -142,6 +142,15 @@ def test_what_another_filter_has_encoded_is_refused() -> None:
         Compress("stc:p=0.1").process(given, context())
 
 
+def test_a_packet_of_one_large_tensor_without_a_name_is_refused() -> None:
+    """A few bytes may stand for any number of zeros."""
+    good = compressed(Compress("stc:p=0.1"), {"weight": diff()["weight"]})
+    data = {"gcext": bytes(gcext.stc(torch.zeros(2**20), p=1))}
+    bad = DXO(DataKind.WEIGHT_DIFF, data, good.meta | {"gcext_members": []})
+    with pytest.raises(ValueError, match="must hold the tensors that its DXO names"):
+        Decompress().process_dxo(bad, Shareable(), context())
+
+
 def test_hostile_results_are_refused() -> None:
     data = {"weight": diff()["weight"]}
     shapes = {"weight": [30, 20]}

@@ -17,6 +17,8 @@ from gcext.aggregate import Aggregator, Mean
 
 __all__ = ["Link", "LowRankLink"]
 
+_REDUCED = {"dense": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class Link:
@@ -58,10 +60,21 @@ class Link:
     def __repr__(self) -> str:
         feedback = ", feedback=True" if self.feedback else ""
         decay = f", decay={self.decay:g}" if self.decay != 1 else ""
-        names = ", ".join(type(make()).__name__ for make in self.stages)
+        names = ", ".join(repr(make()) for make in self.stages)
         stages = f", stages=[{names}]" if names else ""
         stages += ", catch_up=True" if self.catch_up else ""
         return f"Link({self.codec!r}{feedback}{decay}{stages}, combine={self.combine()!r})"
+
+    def reduced(self, ranks: int) -> torch.dtype | None:
+        """Return the dtype in which an all-reduce between ranks takes the place of packets.
+
+        None: packets. Of two ranks a gather of 16-bit packets takes as many bytes, and is summed
+        in float64.
+        """
+        if self.feedback or self.stages or type(self.combine()) is not Mean:
+            return None
+        dtype = _REDUCED.get(self.codec.name)
+        return None if dtype != torch.float32 and ranks <= 2 else dtype
 
     def sender(self, seed: int | None = None, exact_below: int = 0) -> Sender:
         """Return a new sending end, with an empty memory; seed and exact_below as of Sender.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +42,7 @@ class Method(ABC):
         self.group = group
         self.world = dist.get_world_size(group)
         self.seconds = {"encode": 0.0, "decode": 0.0}
+        self._lock = threading.Lock()
 
     @abstractmethod
     def begin(self, grads: Mapping[str, Tensor], flat: Tensor) -> Exchange:
@@ -81,7 +83,8 @@ class Method(ABC):
         try:
             yield
         finally:
-            self.seconds[what] += time.perf_counter() - start
+            with self._lock:  # packets are decoded in other threads
+                self.seconds[what] += time.perf_counter() - start
 
 
 class Exchange(ABC):
@@ -104,6 +107,10 @@ class Exchange(ABC):
 
         What is returned is the same on all ranks.
         """
+
+    def settle(self) -> None:
+        """Wait until nothing of this exchange runs beside; raises nothing."""
+        return
 
     @abstractmethod
     def finish(self) -> None:
@@ -156,7 +163,9 @@ class Packets(Method):
             mean(packets, out=list(outs.values()))
             return
         for i, (name, out) in enumerate(outs.items()):
-            receiver = self.receivers.setdefault(name, self.recipe.up.receiver())
+            if name not in self.receivers:
+                self.receivers[name] = self.recipe.up.receiver()
+            receiver = self.receivers[name]
             self._before[name] = receiver.snapshot()
             update = receiver.aggregate({r: each.members[i] for r, each in enumerate(packets)})
             assert isinstance(update, Tensor)
@@ -209,6 +218,7 @@ class _PacketsExchange(Exchange):
     def __init__(self, method: Packets, grads: Mapping[str, Tensor]) -> None:
         self._method, self._outs = method, grads
         self._done = False
+        self._late: Exception | None = None
         self._capacity = method.capacities.setdefault(tuple(grads), Capacity())
         packet: Packet | Exception
         with method.clock("encode"):
@@ -223,9 +233,15 @@ class _PacketsExchange(Exchange):
         self._early = self._gather.then(self._decode_early)
 
     def _decode_early(self) -> None:
-        """Decode beside the backward pass, in a thread of the backend."""
-        if self._gather.fits and not self._gather.failed:
-            self._decode()
+        """Decode beside the backward pass, in a thread of the backend.
+
+        An error waits for ``finish``: collectives go on in the order of the other ranks until then.
+        """
+        try:
+            if self._gather.fits and not self._gather.failed:
+                self._decode()
+        except Exception as error:
+            self._late = error
 
     def _decode(self) -> None:
         with self._method.clock("decode"), torch.no_grad():
@@ -245,8 +261,15 @@ class _PacketsExchange(Exchange):
 
     def finish(self) -> None:
         """See Exchange."""
+        if self._late is not None:
+            raise self._late
         if not self._done:
             self._decode()
+
+    def settle(self) -> None:
+        """See Exchange."""
+        with suppress(Exception):
+            self._early()
 
 
 class AllReduce(Method):
@@ -369,19 +392,23 @@ def _is_used(grad: Tensor) -> bool:
     return bool(flat[:: flat.numel() // 16 + 1].any()) or bool(flat.any())
 
 
-def _mean_of(values: Sequence[Any]) -> Any:
-    """Return the mean of tensors, within dicts and lists too; of all else the first."""
-    first = values[0]
+def _mean_of(values: Sequence[Any], count: int = 0) -> Any:
+    """Return the mean of what ranks held, within dicts and lists too; a tensor not held is 0.
+
+    Of whole numbers, such as counts of seeds, the largest; of all else the first.
+    """
+    first, count = values[0], count or len(values)
     if isinstance(first, Tensor):
         total = torch.zeros_like(first, dtype=torch.float64)
         for each in values:
             total += each
-        return (total / len(values)).to(first.dtype)
+        return (total / count).to(first.dtype)
     if isinstance(first, dict):
-        return {key: _mean_of([each[key] for each in values]) for key in first}
+        keys = dict.fromkeys(key for each in values for key in each)
+        return {key: _mean_of([each[key] for each in values if key in each], count) for key in keys}
     if isinstance(first, list | tuple):
-        return type(first)(_mean_of(each) for each in zip(*values, strict=True))
-    return first
+        return type(first)(_mean_of(each, count) for each in zip(*values, strict=True))
+    return max(values) if type(first) is int else first
 
 
 def _cause(grads: Mapping[str, Tensor]) -> NonFiniteError | None:

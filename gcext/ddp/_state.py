@@ -18,7 +18,6 @@ from gcext._links.lowrank import PowerSGD
 from gcext._recipes.recipe import Recipe
 from gcext._recipes.recipe import recipe as make_recipe
 from gcext._spec import plain
-from gcext.aggregate import Mean
 from gcext.ddp._checkpoint import pack, read, unpack
 from gcext.ddp._exchange import AllReduce, Exchange, LowRank, Method, NonFiniteError, Packets
 from gcext.ddp._fit import gradients, names_of, refuse, takes_dense
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["State"]
 
-_REDUCED = {"dense": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _VECTORS = 64  # vectors are sent exactly up to so many times exact_below
 
 
@@ -135,6 +133,7 @@ class State:
         self._loaded: list[str] = []  # names that a state had, in the order of _parameters
         self._open: list[_Bucket] = []
         self._agreed = False
+        self._broken: Exception | None = None
 
     def __repr__(self) -> str:
         made = f"{type(self._method).__name__} of {self.recipe.up!r}"
@@ -153,11 +152,7 @@ class State:
     def _make_method(self) -> Method:
         up, group = self.recipe.up, self._group
         world, rank = dist.get_world_size(group), dist.get_rank(group)
-        averages = type(up.receiver()) is Mean
-        dtype = _REDUCED.get(up.codec.name)
-        plain_mean = averages and not (up.feedback or up.stages)
-        # With two ranks a gather takes as many bytes, and sums 16-bit values in float64.
-        if plain_mean and dtype and (dtype == torch.float32 or world > 2):
+        if dtype := up.reduced(world):
             return AllReduce(group, dtype, self.nonfinite == "raise")
         # PowerSGD's first Q must be the same on all ranks, other random numbers never.
         alike = isinstance(up, LowRankLink)
@@ -190,6 +185,11 @@ class State:
                 f"ddp.hook: gradients must be dense, got {flat.layout}. Construct the embedding "
                 "with sparse=False."
             )
+        if self._broken is not None:
+            raise RuntimeError(
+                "ddp.hook: an earlier step failed on this rank, and may have counted on others. "
+                "Start all ranks from a checkpoint."
+            ) from self._broken
         if not self._agreed:
             self._agree()
         views = {self._name(p): g for p, g in gradients(bucket)}
@@ -207,6 +207,8 @@ class State:
 
     def abort(self) -> None:
         """Forget a step that has begun and cannot end; all ranks must do so."""
+        for each in self._open:
+            each.exchange.settle()
         self._method.rollback()
         self._open = []
 
@@ -227,9 +229,13 @@ class State:
                 error = self._failure(exchanges)
                 for bucket in opened:
                     bucket.flat.fill_(torch.nan)
-        except Exception as wrong:  # of the backend, or a message that does not decode
+        except Exception as wrong:
+            # Of the backend, or of this rank alone, such as no memory to decode: the others may
+            # have counted the step, so this rank must not go on.
+            for each in exchanges:
+                each.settle()
             self._method.rollback()
-            error = wrong
+            error = self._broken = wrong
         self.step_sent_bytes = sum(each.sent_bytes for each in exchanges)
         self.step_received_bytes = sum(each.received_bytes for each in exchanges)
         self.sent_bytes += self.step_sent_bytes
@@ -257,7 +263,16 @@ class State:
 
     def _agree(self) -> None:
         """Raise on all ranks where their states do not go together, before the first step."""
-        heard = self._hear({**self._options(), "nonfinite": self.nonfinite, "steps": self.steps})
+        # PowerSGD's first Q comes of the seed and the names.
+        mine = {
+            "nonfinite": self.nonfinite,
+            "steps": self.steps,
+            "seed": self.seed,
+            "round_steps": self.round_steps,
+            "scaler": self.scaler is not None,
+            "module": self._named is not None,
+        }
+        heard = self._hear(self._options() | mine)
         for rank, its in enumerate(heard):
             for key, value in its.items():
                 if value != heard[0][key]:

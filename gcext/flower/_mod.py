@@ -143,10 +143,9 @@ class CompressMod:
         reply = call_next(msg, context)
         if reply.has_error():
             return reply
-        node.version, node.held = note["version"], held
+        node.version, node.held, node.round = note["version"], held, note["round"]
         answer = ConfigRecord({"version": node.version})
         if msg.metadata.message_type.startswith(MessageType.TRAIN):
-            node.round = note["round"]
             message, key, exact = self._compress(node, sender, name, reply)
             reply.content[key] = ArrayRecord(packets_of([message]) | node.form.pack(exact))
             node.token = answer["token"] = secrets.token_bytes(TOKEN)

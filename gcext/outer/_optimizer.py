@@ -154,7 +154,8 @@ class OuterOptimizer:
         self.members: tuple[int, ...] = ()
         self._posted: _Posted | None = None
         self._begin_round()
-        options = repr((self.recipe.up, self._receiver, self.every, exact_below))
+        shared = self.world, None if store is None else keep, schedule
+        options = repr((self.recipe.up, self._receiver, self.every, exact_below, shared))
         self._check_start(digest(options, named))
 
     def __repr__(self) -> str:
@@ -209,6 +210,8 @@ class OuterOptimizer:
     def reset(self) -> None:
         """Forget the local progress: the parameters become the global ones."""
         self._set(self._global)
+        if self._posted is not None:  # its packet may count, of what is forgotten now
+            self._posted = self._posted._replace(sent=self._progress())
 
     def _gathered(self) -> None:
         """Take part in a round by collectives."""

@@ -160,7 +160,9 @@ class StoreRounds:
         return [rank for rank in sorted(absent) if self.store.check([f"want/{rank}"])]
 
     def answer(self, rank: int, message: bytes) -> None:
-        """Give a rank the whole model."""
+        """Give a rank the whole model, unless it has given up."""
+        if not self.store.check([f"want/{rank}"]):
+            return
         token = self.store.get(f"want/{rank}").decode()
         self._write(f"full/{rank}", message)
         self.store.delete_key(f"want/{rank}")

@@ -108,7 +108,7 @@ class End:
             self._works.append((work, tensor))  # which must live as long
 
     def _receive(self, source: int, what: int) -> tuple[int, int, bytes, float]:
-        """Return index, status, bytes and loss of the next message: ``what``, or a farewell."""
+        """Return index, status, bytes and loss of the next message, ``what`` or a closing one."""
         head = torch.empty(HEAD, dtype=torch.float64)
         dist.recv(head, source, self._group)
         number, index, status, size = (int(each) for each in head[:4].tolist())

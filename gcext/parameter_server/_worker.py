@@ -43,7 +43,8 @@ class Worker(End):
     Attributes:
         messages: what travels in a round, in order.
         round: number of the last round, from 1; rounds that failed count.
-        sent_bytes, received_bytes: of all messages so far, 40 bytes of header each included.
+        sent_bytes: of all messages so far, 40 bytes of header each included.
+        received_bytes: likewise.
 
     Raises ValueError where the ranks' options or tensors differ, or the recipe does not fit.
     """
@@ -169,7 +170,7 @@ class Worker(End):
             self._send(server, what, status, payload)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Take leave of the servers; with an error the other workers' next round fails with it."""
+        """Close the connection; with an error the other workers' next round fails with it."""
         with suppress(RuntimeError):
             if self._pushed:
                 self.pull()
