@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -142,6 +143,16 @@ def init(rank: int, world: int, store: str, seconds: float = 60) -> None:
         world_size=world,
         timeout=timedelta(seconds=seconds),
     )
+
+
+def leave() -> None:
+    """End the process group. No model in DDP may outlive it.
+
+    The last reference to gloo's group would go with DDP's reducer, which holds the GIL while gloo's
+    threads, which need it to drop a collective's tensors, are joined: now and then a deadlock.
+    """
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def start(script: str, world: int, *arguments: object) -> list[subprocess.Popen[str]]:

@@ -23,6 +23,7 @@ from ddp_kit import (
     batch,
     flat,
     init,
+    leave,
     make_model,
     residuals,
     run,
@@ -474,14 +475,14 @@ def run_rank(world: int, rank: int, store: str, only: str = "") -> None:
             begun = time.monotonic()
             check(rank, world)
             print(check.__name__, round(time.monotonic() - begun, 1), flush=True)
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture
 def alone() -> Iterator[None]:
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
     yield
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.mark.usefixtures("alone")

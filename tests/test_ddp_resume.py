@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from ddp_kit import (
     ROOT,
     SEED,
@@ -23,6 +22,7 @@ from ddp_kit import (
     end,
     flat,
     init,
+    leave,
     make_model,
     run,
     same_on_all,
@@ -110,7 +110,8 @@ def run_rank(world: int, rank: int, store: str, what: str, folder: Path, die: in
             assert all(state.steps == first for state in made.states)
         made.train(rank, first, folder if what != "plain" else None, die)
         print(made.digests())
-    dist.destroy_process_group()
+    del made
+    leave()
 
 
 def other_world(made: Run, rank: int, world: int, folder: Path) -> None:

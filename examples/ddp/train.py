@@ -81,4 +81,5 @@ for epoch in range(first, options.epochs):
             f"epoch {epoch}: accuracy {100 * accuracy():.1f} %, "
             f"{state.step_sent_bytes} bytes a rank and step, {dense} dense"
         )
+del model  # before its process group: the other way round gloo may wait for ever
 dist.destroy_process_group()

@@ -81,6 +81,7 @@ class State:
     >>> ddp(torch.ones(8, 100)).sum().backward()
     >>> int(model.weight.grad.count_nonzero()), int(model.bias.grad.count_nonzero())
     (100, 100)
+    >>> del ddp  # before its process group, whose threads torch could not end otherwise
     >>> dist.destroy_process_group()
     """
 
