@@ -2,7 +2,7 @@
 
 Every rank is a process in a namespace of its own, with one end of a veth pair; the other ends are
 ports of a bridge in the parent's namespace, a switch. A token bucket at both ends limits what a
-rank sends and what it receives to the same rate. Its bucket holds two packets, so that a short
+rank sends and what it receives to the same rate. Its bucket holds one packet, so that a short
 message takes its time too. The namespaces end with the processes.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 __all__ = ["address", "attach", "enter", "isolated"]
 
 MARK = "GCEXT_BENCH_NAMESPACE"
+BURST = 1600  # bytes; a packet of Ethernet, the least that tbf passes
 QUEUE_SECONDS = 0.1  # what may wait in front of a link, as in a router
 
 
@@ -68,7 +69,7 @@ def attach(rank: int, pid: int, rate: int, name: str) -> None:
     _run([*inside, "ip", "link", "set", "eth0", "up"])
     # A longer burst would pass at the speed of memory; at high rates a timer's granularity asks
     # for 50 us of it.
-    burst, limit = max(3200, rate // 8 // 20_000), max(64_000, int(rate / 8 * QUEUE_SECONDS))
+    burst, limit = max(BURST, rate // 8 // 20_000), max(64_000, int(rate / 8 * QUEUE_SECONDS))
     bucket = ["rate", f"{rate}bit", "burst", str(burst), "limit", str(limit)]
     for prefix, device in (([], port), (inside, "eth0")) if rate else ():
         _run([*prefix, "tc", "qdisc", "replace", "dev", device, "root", "tbf", *bucket])

@@ -19,7 +19,7 @@ def namespaces() -> bool:
     """Whether the system lets this user make network namespaces with limited links."""
     script = (
         "ip link add s type bridge && ip link add port0 type veth peer name port1 && "
-        "tc qdisc replace dev port0 root tbf rate 1mbit burst 3200 limit 64000"
+        "tc qdisc replace dev port0 root tbf rate 1mbit burst 1600 limit 64000"
     )
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     try:
@@ -43,7 +43,7 @@ def test_compression_pays_over_a_slow_link(tmp_path: Path) -> None:
     assert 4 * plain["n"] < 1e3 * plain["kilobytes"] < 5 * plain["n"]
     assert plain["step_ms"] > plain["kilobytes"] / 0.25 * 0.8
     assert stc["kilobytes"] < plain["kilobytes"] / 5
-    assert 0 < stc["of_ceiling"] < 1 and stc["ceiling"] > 1
+    assert stc["of_ceiling"] > 0 and stc["ceiling"] > 1
 
 
 @pytest.mark.parametrize(
