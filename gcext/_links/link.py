@@ -92,7 +92,7 @@ class Link:
 
     @property
     def takes_dense(self) -> bool:
-        """Whether tensors may be sent exactly: not to a vote, which takes signs only."""
+        """Whether tensors may be sent exactly. A vote takes signs only."""
         return self._refuses_dense() is None
 
     def _refuses_dense(self) -> ValueError | None:
