@@ -98,6 +98,8 @@ class FileStore:
             application = self._one("PRAGMA application_id")
             version = self._one("PRAGMA user_version")
         except HistoryError as error:
+            if isinstance(error.__cause__, sqlite3.OperationalError):
+                raise  # nothing about what the file is
             raise HistoryError(
                 f"History: {self._path} must be a history, got {error.__cause__}. Give another "
                 "path, or restore a copy."

@@ -248,8 +248,8 @@ def run(
 ) -> dict[str, Any]:
     """Run the rounds of ``settings`` and return the record that ``--json`` writes.
 
-    With ``path`` a checkpoint is written every ``every`` rounds, at the end, and on Ctrl-C; with
-    ``resume`` the run goes on from it.  ``make`` makes another engine's federation.
+    With ``path`` a checkpoint is written at the start, every ``every`` rounds, at the end, and on
+    Ctrl-C; with ``resume`` the run goes on from it.  ``make`` makes another engine's federation.
 
     Raises Interrupted on Ctrl-C, CheckpointError where a checkpoint does not fit, and what the
     links raise.
@@ -271,6 +271,7 @@ def run(
                     saved = len(federation.records)
 
             try:
+                save()  # before the first round: a history in a file goes back to this
                 while not _finished(settings, federation.records):
                     record = federation.step()
                     if progress is not None:
