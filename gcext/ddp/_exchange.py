@@ -19,6 +19,7 @@ from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
 from gcext._links.stages import Trajectory
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes.recipe import Recipe
 from gcext.aggregate import Aggregator, Mean, mean
 from gcext.distributed import Capacity, Gather
@@ -69,8 +70,8 @@ class Method(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
-        if state:
-            raise ValueError(f"ddp.State: its state must be empty, got {sorted(state)}.")
+        with loading("ddp.State", state, ()):
+            return
 
     def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the state of any rank of another world size: the mean of what ranks held."""
@@ -198,12 +199,13 @@ class Packets(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Method."""
-        receivers = {}
-        for name, its in state["receivers"].items():
-            receivers[name] = self.recipe.up.receiver()
-            receivers[name].load_state_dict(its)
-        self.sender.load_state_dict(state["sender"])
-        self.receivers = receivers
+        with loading("ddp.State", state, ("sender", "receivers")):
+            receivers = {}
+            for name, its in state["receivers"].items():
+                receivers[name] = self.recipe.up.receiver()
+                receivers[name].load_state_dict(its)
+            self.sender.load_state_dict(state["sender"])
+            self.receivers = receivers
 
     def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """See Method. ValueError where the receiving end knows ranks apart."""
@@ -340,7 +342,8 @@ class LowRank(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Method."""
-        self.sender.load_state_dict(state["sender"])
+        with loading("ddp.State", state, ("sender",)):
+            self.sender.load_state_dict(state["sender"])
 
 
 class _LowRankExchange(Exchange):

@@ -14,6 +14,7 @@ from torch import Tensor
 from gcext._codecs.seeds import derive
 from gcext._links.sender import Sender
 from gcext._links.stages import Trajectory
+from gcext._packet.state import loading
 from gcext._recipes import Recipe
 from gcext.fl._client import follow
 from gcext.fl._layout import Held, compress
@@ -53,8 +54,9 @@ class _Node:
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> _Node:
-        held = Held(state["held"][0], tuple(state["held"][1:]))
-        return cls(**state | {"form": Form.from_json(state["form"]), "held": held})
+        with loading("CompressMod", state):
+            held = Held(state["held"][0], tuple(state["held"][1:]))
+            return cls(**state | {"form": Form.from_json(state["form"]), "held": held})
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"form": self.form.to_json(), "held": [self.held.weights, *self.held.trail]}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gcext._recipes import Recipe, fit
 from gcext._recipes import recipe as make_recipe
-from gcext.fl._checkpoint import load, save
+from gcext.checkpoint import load, save
 from gcext.fl._layout import Layout
 from gcext.fl._server import order_of
 

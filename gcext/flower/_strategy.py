@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes import Recipe
 from gcext.fl._layout import Held
 from gcext.fl._server import Broadcast, Server
@@ -297,9 +298,12 @@ class CompressedFedAvg(FedAvg):  # type: ignore[misc,unused-ignore]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, once ``begin`` was called with arrays of the same form."""
-        self.server.load_state_dict(state["server"])
-        for name in state.keys() - {"server"}:
-            setattr(self, name, copy.copy(state[name]))
+        names = ("versions", "tokens", "exact", "sent_bytes", "received_bytes")
+        with loading("CompressedFedAvg", state, (*names, "server")):
+            own = {name: copy.copy(state[name]) for name in names}
+            self.server.load_state_dict(state["server"])
+            for name, value in own.items():
+                setattr(self, name, value)
 
 
 class ProjectedFedAvg(CompressedFedAvg):

@@ -13,6 +13,7 @@ from gcext import distributed
 from gcext._codecs.seeds import derive
 from gcext._links.feedback import ErrorFeedback
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes import Recipe, fit
 from gcext._recipes import recipe as make_recipe
 
@@ -284,7 +285,11 @@ class State:
             raise ValueError(
                 f"fsdp.State: state must hold {key!r}, got {got}. Load this rank's own."
             )
-        (rest,) = state[key]["rest"]
+        with loading("fsdp.State", state):
+            self._load(state[key])
+
+    def _load(self, state: dict[str, Any]) -> None:
+        (rest,) = state["rest"]
         mine = {name: _numel(group) for name, group in self._groups.items()}
         fits: tuple[tuple[str, Any, Any], ...] = (
             ("version", 1, rest["version"]),
@@ -297,9 +302,9 @@ class State:
                     f"fsdp.State: {what} must be the state's {must}, got {got}. Resume on the same "
                     "mesh, or begin with new residuals: what was held back is then lost."
                 )
-        sender = dict(rest["sender"])
+        sender, counts = dict(rest["sender"]), dict(rest["counts"])
         if isinstance(self._sender, ErrorFeedback):
-            sender["residuals"] = dict(state[key]["residuals"])
+            sender["residuals"] = dict(state["residuals"])
         before = {name: each.snapshot() for name, each in self._receivers.items()}
         try:
             for name, each in self._receivers.items():
@@ -309,7 +314,7 @@ class State:
             for name, each in self._receivers.items():
                 each.restore(before[name])
             raise
-        self._counts = dict(rest["counts"])
+        self._counts = counts
         self._snapshots.clear()
         self._partial.clear()
 

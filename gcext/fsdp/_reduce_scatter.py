@@ -15,6 +15,7 @@ from gcext._codecs.seeds import derive
 from gcext._codecs.topk import Dense
 from gcext._links.sender import Sender
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext.aggregate import combine
 from gcext.distributed import any_failed
 
@@ -130,7 +131,8 @@ class ReduceScatter:
         key = f"rank{dist.get_rank()}"
         if not isinstance(state, dict) or key not in state:
             raise ValueError(f"fsdp.ReduceScatter: state must hold {key!r}. Load this rank's own.")
-        self._sender.load_state_dict(state[key][0])
+        with loading("fsdp.ReduceScatter", state):
+            self._sender.load_state_dict(state[key][0])
 
 
 def _plain_codec(spec: str) -> Codec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import operator
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,11 +14,21 @@ from torch import Tensor
 from gcext._codecs.seeds import derive
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes import Recipe, fit
 from gcext._recipes import recipe as make_recipe
 from gcext._spec import plain, positive
 from gcext.distributed import all_gather, gather_objects
-from gcext.outer._start import check_parameters, digest, ends, place, try_out, wide
+from gcext.outer._start import (
+    check_parameters,
+    digest,
+    ends,
+    pack,
+    place,
+    try_out,
+    unpack,
+    wide,
+)
 from gcext.outer._store import StoreRounds
 
 if TYPE_CHECKING:
@@ -27,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["OuterOptimizer"]
 
 
+# What a state counts, each a whole number.
+_COUNTS = ("round", "local_steps", "sent_bytes", "received_bytes", "left_out")
 _UNMET = {
     "the ranks' losses": "ranks exchange none. Use localsgd:codec=stc:p=0.1,feedback=true",
     "a server's average of models": "there is no server. Use localsgd",
@@ -280,7 +292,7 @@ class OuterOptimizer:
             self._begin_round()
             self.received_bytes += sum(len(m) for r, m in messages.items() if r != self.rank)
             for rank in rounds.asked(members):
-                message = _saved({"round": self.round, "global": self._global, **self._outer()})
+                message = pack({"round": self.round, "global": self._global, **self._outer()})
                 rounds.answer(rank, message)
                 self.sent_bytes += len(message)
 
@@ -294,7 +306,7 @@ class OuterOptimizer:
                 f"got round {self.round} of {rounds.read().head}, and no other rank gave it the "
                 "model. Resume all ranks from one checkpoint, or raise keep."
             ) from None
-        state = torch.load(io.BytesIO(message), "cpu", weights_only=True)
+        state = unpack(message, "cpu")
         _, receiver = self._ends()
         receiver.load_state_dict(state["receiver"])
         progress = self._progress()
@@ -384,7 +396,7 @@ class OuterOptimizer:
                 "members": list(self.members),
                 "global": {n: g.clone() for n, g in zip(self._names, self._global, strict=True)},
                 # As bytes: what there is of it grows, and a checkpoint is read into what is there.
-                "memory": _saved({"sender": self._sender.state_dict(), **self._outer()}),
+                "memory": pack({"sender": self._sender.state_dict(), **self._outer()}),
             }
         }
 
@@ -394,11 +406,15 @@ class OuterOptimizer:
         The parameters of the model are not touched: load them as they were saved. With a store that
         is new, too, all ranks must load before one of them takes an outer step.
         """
+        with loading("OuterOptimizer", state):
+            self._load(state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         mine = state.get(f"rank{self.rank}")
         if not isinstance(mine, Mapping) or mine.get("world") != self.world:
             raise ValueError(
                 f"OuterOptimizer: a state must be of rank {self.rank} of {self.world}, got "
-                f"{sorted(state)}. Start as many ranks as had saved it."
+                f"{sorted(map(str, state))}. Start as many ranks as had saved it."
             )
         shapes = {n: tuple(p.shape) for n, p in zip(self._names, self._params, strict=True)}
         found = {n: tuple(g.shape) for n, g in mine["global"].items()}
@@ -408,9 +424,11 @@ class OuterOptimizer:
                 "OuterOptimizer: a state must have the model's parameters, got "
                 f"others of {', '.join(odd[:5])}."
             )
-        memory = torch.load(io.BytesIO(mine["memory"]), weights_only=True)
+        memory = unpack(mine["memory"])
+        counts = {key: operator.index(mine[key]) for key in _COUNTS}
+        members = tuple(mine["members"])
         sender, receiver = self._ends()
-        sender.codec = self.recipe.schedule.codec(self.recipe.up.codec, mine["round"] + 1)
+        sender.codec = self.recipe.schedule.codec(self.recipe.up.codec, counts["round"] + 1)
         sender.load_state_dict(memory["sender"])
         receiver.load_state_dict(memory["receiver"])
         held = [
@@ -418,15 +436,9 @@ class OuterOptimizer:
             for n, g in zip(self._names, self._global, strict=True)
         ]
         self._sender, self._receiver, self._global = sender, receiver, held
-        for key in ("round", "local_steps", "sent_bytes", "received_bytes", "left_out"):
-            setattr(self, key, mine[key])
-        self.members = tuple(mine["members"])
+        for key, count in counts.items():
+            setattr(self, key, count)
+        self.members = members
         self._posted = None
         if self._rounds is not None:
             self._rounds.read(self.round)
-
-
-def _saved(state: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    return buffer.getvalue()

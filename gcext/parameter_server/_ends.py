@@ -10,7 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gcext._codecs.base import Codec
 from gcext._codecs.seeds import derive
+from gcext._links.sender import Sender
 from gcext._recipes import Recipe, fit
 from gcext._recipes import recipe as make_recipe
 from gcext.distributed import check_alike, gather_objects, place
@@ -57,6 +59,7 @@ class End:
     """What both ends share: the plan of messages, and headers before bytes."""
 
     is_server = False
+    _sender: Sender
 
     def __init__(
         self,
@@ -100,6 +103,15 @@ class End:
         options["messages, by split and merge,"] = [len(each.pieces) for each in mine]
         check_alike(owner, options, group)
         self.messages = mine
+
+    def _load_sender(self, state: Any, codec: Codec) -> None:
+        """Load the sender's state, with the codec of its round; on an error nothing has changed."""
+        before, self._sender.codec = self._sender.codec, codec
+        try:
+            self._sender.load_state_dict(state)
+        except BaseException:
+            self._sender.codec = before
+            raise
 
     def _send(
         self, to: int, what: int, status: int = 0, payload: bytes = b"", loss: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes import Recipe
 from gcext._spec import plain
 from gcext.parameter_server._ends import CLOSE, END, START, End, Piece, plan_round
@@ -210,11 +212,18 @@ class Worker(End):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of this rank; ValueError for one that does not fit."""
-        self._sender.codec = self.recipe.schedule.codec(self.recipe.up.codec, state["round"])
-        self._sender.load_state_dict(state["up"])
-        for each, its in zip(self._receivers, state["down"], strict=True):
-            each.load_state_dict(its)
-        self.round = state["round"]
+        with loading("Worker", state, ("round", "up", "down")):
+            receivers = [self.recipe.down.receiver() for _ in self._receivers]
+            if len(state["down"]) != len(receivers):
+                raise ValueError(
+                    "Worker: state must be of the same messages. Keep split and merge."
+                )
+            for each, its in zip(receivers, state["down"], strict=True):
+                each.load_state_dict(its)
+            number = operator.index(state["round"])
+            codec = self.recipe.schedule.codec(self.recipe.up.codec, number)
+            self._load_sender(state["up"], codec)
+            self._receivers, self.round = receivers, number
 
 
 def _piece(tensor: Tensor, piece: Piece) -> Tensor:
