@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from gcext._packet.budget import Budget, as_pair
 from gcext._packet.packet import Packet
 from gcext._packet.wire import as_shapes
 from gcext.aggregate._aggregator import Aggregator
 from gcext.aggregate._clients import in_order
-from gcext.aggregate._sums import check_alike
+from gcext.aggregate._sums import check_alike, check_cost
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -38,6 +39,8 @@ class Round:
             as of ``Packet.from_bytes``. It is checked before anything is allocated; without it,
             the first packet decides.
         number: the round's, as ``round`` of ``Aggregator.aggregate``.
+        budget: the most that one packet may cost to decode, as of ``Packet.from_bytes``. None: for
+            bytes the default one of ``expect``, where that is given.
 
     >>> import gcext, torch
     >>> round = gcext.aggregate.Round(gcext.aggregate.Mean(), expect=(2,))
@@ -57,6 +60,7 @@ class Round:
         aggregator: Aggregator,
         expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
         number: int | None = None,
+        budget: Budget | None = None,
     ) -> None:
         if not isinstance(aggregator, Aggregator):
             raise TypeError(
@@ -65,6 +69,9 @@ class Round:
         self.aggregator = aggregator
         self.expect = None if expect is None else _shape(expect)
         self.number = number
+        if budget is not None:
+            as_pair(budget)
+        self.budget = budget
         self._sent: dict[Any, _Sent] = {}
         self._finished = False
 
@@ -91,7 +98,7 @@ class Round:
         clients are all numbers or all strings.
 
         Raises:
-            DecodeError: bytes that are no packet of this shape.
+            DecodeError: bytes that are no packet of this shape, or one beyond the budget.
             ValueError: a packet of another shape, what the aggregator's ``check`` refuses, or a
                 second, different one of a client. The round is then as before.
             TypeError: no packet or message, no number, or an id of another type than the others'.
@@ -99,12 +106,14 @@ class Round:
         """
         self._open("add")
         if not isinstance(packet, Packet):
-            packet = Packet.from_bytes(packet, expect=self.expect)
+            packet = Packet.from_bytes(packet, expect=self.expect, budget=self.budget)
         elif self.expect is not None and packet.shape != self.expect:
             raise ValueError(
                 f"Round: packets must have the shape {self.expect}, got {packet.shape} from client "
                 f"{client}."
             )
+        elif self.budget is not None:
+            check_cost("Round", self.budget, client, packet)
         for first in list(self._sent)[:1]:
             in_order("Round", (first, client))
             check_alike("Round", (self._sent[first].packet, packet), (first, client))
