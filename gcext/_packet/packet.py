@@ -325,7 +325,9 @@ class Packet:
             index, value = self.entries()
             index = _ALL.to(value.device) if index is None else index
             into = tensor.detach() if tensor.requires_grad else tensor
-            targets.check_sums((self,), [into], [index], [value], alpha)
+            scale = (self._contents or self.contents).scale
+            if not 0 < scale * abs(alpha) < targets.HARMLESS:  # no scale, or a large one
+                targets.check_sums([into], [index], [value], alpha)
             ops.combine_add_(into, index, value, alpha)
             if not tensor.is_inference():  # the stable ABI does not tell autograd
                 torch.autograd.graph.increment_version(tensor)

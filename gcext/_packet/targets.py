@@ -13,17 +13,16 @@ from torch import Tensor
 from gcext._native import lists, ops
 from gcext._native.library import DTYPE_NAMES, DTYPES, touched
 from gcext._packet.arguments import overlaps
-from gcext._packet.codes import Signs
 
 if TYPE_CHECKING:
     from gcext._packet.packet import Packet
 
-__all__ = ["add", "check_sums"]
+__all__ = ["HARMLESS", "add", "check_sums"]
 
 # Less than half the distance between the largest float32 and the one before: adding it to any
 # finite float32 leaves that finite. Half the distance of bfloat16 is larger, of float16 it is 16.
-_HARMLESS = 2.0**102
-_HARMLESS_TO = {torch.float32: _HARMLESS, torch.bfloat16: _HARMLESS, torch.float16: 8.0}
+HARMLESS = 2.0**102
+_HARMLESS_TO = {torch.float32: HARMLESS, torch.bfloat16: HARMLESS, torch.float16: 8.0}
 
 
 def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
@@ -56,7 +55,8 @@ def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
         dense = [tensors[i].detach() if tensors[i].requires_grad else tensors[i] for i in fast]
         at = [whole if (its := index[i]) is None else its for i in fast]
         values = [value[i] for i in fast]
-        check_sums([members[i] for i in fast], dense, at, values, alpha)
+        if not all(0 < members[i].contents.scale * abs(alpha) < HARMLESS for i in fast):
+            check_sums(dense, at, values, alpha)
         lists.combine_add_many_(dense, at, values, alpha)
     with torch.inference_mode():  # so that inference tensors may be written to, too
         for i in rest:
@@ -86,23 +86,10 @@ def _validate(tensor: Tensor, numel: int, value: Tensor) -> bool:
 
 
 def check_sums(
-    packets: Sequence[Packet],
-    dense: Sequence[Tensor],
-    index: Sequence[Tensor],
-    value: Sequence[Tensor],
-    alpha: float,
+    dense: Sequence[Tensor], index: Sequence[Tensor], value: Sequence[Tensor], alpha: float
 ) -> None:
     """Raise ValueError where adding packets to contiguous float32 tensors would overflow; CPU."""
-    if not dense[0].is_cpu:
-        return
-    for packet in packets:
-        contents = packet.contents
-        scale = contents.coded.scale if isinstance(contents.coded, Signs) else contents.scale
-        if not 0 < scale * abs(alpha) < _HARMLESS:  # no scale, or a large one
-            break
-    else:
-        return
-    if ops.combine_overflows(dense, index, value, alpha) >= 0:
+    if dense[0].is_cpu and ops.combine_overflows(dense, index, value, alpha) >= 0:
         raise ValueError(_OVERFLOW.format("float32"))
 
 

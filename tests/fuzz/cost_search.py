@@ -455,7 +455,8 @@ def main() -> int:
         if slow:
             print(
                 f"{kind:8} {row['decoded']:8} {row['refused']:8}   "
-                f"{slow['ms']:8.2f} {slow['time_share']:5.2f} {slow['numel']:10} {slow['work']:11}   "
+                f"{slow['ms']:8.2f} {slow['time_share']:5.2f} {slow['numel']:10} "
+                f"{slow['work']:11}   "
                 f"{large['mb']:8.2f} {large['memory_share']:5.2f} {large['numel']:10} "
                 f"{large['memory'] / 1e6:9.2f}",
                 flush=True,
