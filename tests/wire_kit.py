@@ -326,9 +326,10 @@ def peak_growth(call: Callable[[], object]) -> int:
     """How far the process's memory rises above where it stood, in bytes, C++ included.
 
     Heap that was freed earlier goes back to the system first: a call that takes it again would
-    otherwise rise above nothing. Larger blocks get mappings of their own from now on, since a thread
-    that was once refused memory takes it from an arena that is not given back. The interpreter takes some of it back at its own times, so the
-    least of three readings counts: what the call itself needs is in all of them.
+    otherwise rise above nothing. Larger blocks get mappings of their own from now on, since a
+    thread that was once refused memory takes it from an arena that is not given back. The
+    interpreter takes some of it back at its own times, so the least of three readings counts: what
+    the call itself needs is in all of them.
     """
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     libc = ctypes.CDLL(None)
