@@ -49,13 +49,23 @@ from gcext._recipes import (
 from gcext._spec import option
 from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
+from gcext.aggregate._history_check import HistoryError
 
 if _TYPE_CHECKING:
-    from gcext import ddp
+    from gcext import checkpoint, ddp
     from gcext.outer import OuterOptimizer
 
-# Adapters of engines are imported when they are first used: some need an extra, all take time.
-_ADAPTERS = ("ddp", "flower", "fsdp", "horovod", "nvflare", "outer", "parameter_server")
+# These are imported when they are first used: some need an extra, all take time.
+_ADAPTERS = (
+    "checkpoint",
+    "ddp",
+    "flower",
+    "fsdp",
+    "horovod",
+    "nvflare",
+    "outer",
+    "parameter_server",
+)
 
 
 def __getattr__(name: str) -> _Any:
@@ -86,6 +96,7 @@ __all__ = [
     "Diagnostics",
     "ErrorFeedback",
     "History",
+    "HistoryError",
     "LastValue",
     "Lazy",
     "Link",
@@ -104,6 +115,7 @@ __all__ = [
     "aggregate",
     "breakeven",
     "build_info",
+    "checkpoint",
     "codec",
     "codecs",
     "combine",

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from gcext._packet.packet import Packet
+from gcext._packet.state import check_state
 from gcext.aggregate._clients import in_order
 from gcext.aggregate._finite import LARGEST, check_finite, normalised
 from gcext.aggregate._history import History
@@ -173,9 +174,13 @@ class Aggregator(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where ``state_dict`` was called; ValueError for another aggregator's state."""
+        """Go on from where ``state_dict`` was called; ValueError, and nothing changed, for
+        another aggregator's state; TypeError for what is no dict.
+        """
+        check_state(type(self).__name__, state)
         if state:
-            raise ValueError(f"{type(self).__name__}: its state is empty, got {sorted(state)}.")
+            got = sorted(map(str, state))
+            raise ValueError(f"{type(self).__name__}: its state is empty, got {got}.")
 
     def snapshot(self) -> Any:
         """Return what ``restore`` goes back to within this process, cheaper where it can be."""

@@ -14,6 +14,7 @@ from gcext._native.sketch import sketch, sketch_query
 from gcext._native.status import raise_for
 from gcext._packet.packet import Packet
 from gcext._packet.sketch import Sketch
+from gcext._packet.state import loading
 from gcext._spec import plain
 from gcext.aggregate._aggregator import Aggregator, RoundInput
 from gcext.aggregate._finite import LARGEST, check_finite, largest, normalised
@@ -183,19 +184,22 @@ class FetchSGD(Aggregator):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         names = "shapes", "kinds", "momentum", "error"
-        fits = set(state) == set(names) and len({len(state[name]) for name in names}) == 1
-        columns = [state[name] for name in names] if fits else []
-        slots = [
-            _Slot(tuple(shape), tuple(kind), momentum, error)
-            for shape, kind, momentum, error in zip(*columns, strict=True)
-        ]
-        if not fits or not all(slot.is_sound for slot in slots):
-            raise ValueError(
-                "FetchSGD: its state holds shapes, kinds, and as many float32 tables of momentum "
-                f"and error, got {sorted(state)}."
-            )
-        slots = [s._replace(momentum=s.momentum.clone(), error=s.error.clone()) for s in slots]
-        self._slots = slots
+        with loading("FetchSGD", state):
+            fits = set(state) == set(names) and len({len(state[name]) for name in names}) == 1
+            columns = [state[name] for name in names] if fits else []
+            slots = [
+                _Slot(tuple(shape), tuple(kind), momentum, error)
+                for shape, kind, momentum, error in zip(*columns, strict=True)
+            ]
+            if not fits or not all(slot.is_sound for slot in slots):
+                raise ValueError(
+                    "FetchSGD: its state holds shapes, kinds, and as many float32 tables of "
+                    f"momentum and error, got {sorted(map(str, state))}."
+                )
+            self._slots = [
+                slot._replace(momentum=slot.momentum.clone(), error=slot.error.clone())
+                for slot in slots
+            ]
 
     def snapshot(self) -> Any:
         return self._slots

@@ -12,8 +12,10 @@ from torch import Tensor
 from gcext._packet.codes import Contents
 from gcext._packet.packet import Packet
 from gcext._packet.prediction import recover
+from gcext._packet.state import loading
 from gcext._spec import plain
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
+from gcext.aggregate._clients import as_client, by_kind
 from gcext.aggregate._finite import LARGEST, check_finite, largest
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._sums import weighted_sum
@@ -72,20 +74,24 @@ class LastValues(Aggregator):
 
     def state_dict(self) -> dict[str, Any]:
         """See Aggregator."""
-        return {"sum": [x.clone() for x in self._sum], "clients": sorted(self._clients)}
+        return {
+            "sum": [x.clone() for x in self._sum],
+            "clients": sorted(self._clients, key=by_kind),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See Aggregator."""
-        fits = set(state) == {"sum", "clients"} and all(
-            isinstance(x, Tensor) and x.dtype == torch.float64 for x in state["sum"]
-        )
-        if not fits:
-            raise ValueError(
-                "LastValues: its state holds clients and sum, a list of float64 tensors, got "
-                f"{sorted(state)}."
-            )
-        self._sum = [x.clone() for x in state["sum"]]
-        self._clients = frozenset(state["clients"])
+        with loading("LastValues", state):
+            if set(state) != {"sum", "clients"} or not all(
+                isinstance(x, Tensor) and x.dtype == torch.float64 for x in state["sum"]
+            ):
+                raise ValueError(
+                    "LastValues: its state holds clients and sum, a list of float64 tensors, got "
+                    f"{sorted(map(str, state))}."
+                )
+            total = [x.clone() for x in state["sum"]]
+            clients = frozenset(as_client("LastValues", client) for client in state["clients"])
+            self._sum, self._clients = total, clients
 
     def snapshot(self) -> Any:
         """See Aggregator."""
@@ -154,19 +160,20 @@ class Predicted(Wrapper):
 
     def state_dict(self) -> dict[str, Any]:
         """See Aggregator."""
-        held = [(client, self._held[client]) for client in sorted(self._held)]
+        held = [(client, self._held[client]) for client in sorted(self._held, key=by_kind)]
         return {"inner": self.inner.state_dict(), "order": self.order, "held": _copied(held)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See Aggregator."""
-        if set(state) != {"inner", "order", "held"} or state["order"] != self.order:
-            raise ValueError(
-                f"Predicted: its state holds inner, held and order {self.order}, got "
-                f"{sorted(state)} and order {state.get('order')}."
-            )
-        held = dict(_copied(state["held"]))
-        self.inner.load_state_dict(state["inner"])
-        self._held = held
+        with loading("Predicted", state):
+            if set(state) != {"inner", "order", "held"} or state["order"] != self.order:
+                raise ValueError(
+                    f"Predicted: its state holds inner, held and order {self.order}, got "
+                    f"{sorted(map(str, state))} and order {state.get('order')}."
+                )
+            held = {as_client("Predicted", client): kept for client, kept in _copied(state["held"])}
+            self.inner.load_state_dict(state["inner"])
+            self._held = held
 
     def snapshot(self) -> Any:
         """See Aggregator."""

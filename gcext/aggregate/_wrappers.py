@@ -13,6 +13,7 @@ from torch import Tensor
 from gcext._packet.budget import Budget, as_pair
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._packet.sums import Sum
 from gcext._spec import plain, positive
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
@@ -165,17 +166,18 @@ class Momentum(Wrapper):
         return {"inner": self.inner.state_dict(), "velocity": velocity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        fits = set(state) == {"inner", "velocity"} and all(
-            isinstance(each, Tensor) and each.dtype == torch.float32 for each in state["velocity"]
-        )
-        if not fits:
-            raise ValueError(
-                "Momentum: its state holds inner and velocity, a list of float32 tensors, got "
-                f"{sorted(state)}."
-            )
-        velocity = [each.clone() for each in state["velocity"]]
-        self.inner.load_state_dict(state["inner"])
-        self._velocity = velocity
+        with loading("Momentum", state):
+            if set(state) != {"inner", "velocity"} or not all(
+                isinstance(each, Tensor) and each.dtype == torch.float32
+                for each in state["velocity"]
+            ):
+                raise ValueError(
+                    "Momentum: its state holds inner and velocity, a list of float32 tensors, got "
+                    f"{sorted(map(str, state))}."
+                )
+            velocity = [each.clone() for each in state["velocity"]]
+            self.inner.load_state_dict(state["inner"])
+            self._velocity = velocity
 
     def snapshot(self) -> Any:
         return self.inner.snapshot(), self._velocity

@@ -19,6 +19,7 @@ from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
 from gcext._links.stages import Trajectory
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes.recipe import Recipe
 from gcext.aggregate import Aggregator, Mean, mean
 from gcext.distributed import Capacity, Gather
@@ -69,8 +70,8 @@ class Method(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
-        if state:
-            raise ValueError(f"ddp.State: its state must be empty, got {sorted(state)}.")
+        with loading("ddp.State", state, ()):
+            return
 
     def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the state of any rank of another world size: the mean of what ranks held."""
@@ -107,6 +108,10 @@ class Exchange(ABC):
 
         What is returned is the same on all ranks.
         """
+
+    def confirm(self) -> bool:
+        """Wait for the second collective; False where its result cannot be used, on all ranks."""
+        return True
 
     def settle(self) -> None:
         """Wait until nothing of this exchange runs beside; raises nothing."""
@@ -194,12 +199,13 @@ class Packets(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Method."""
-        receivers = {}
-        for name, its in state["receivers"].items():
-            receivers[name] = self.recipe.up.receiver()
-            receivers[name].load_state_dict(its)
-        self.sender.load_state_dict(state["sender"])
-        self.receivers = receivers
+        with loading("ddp.State", state, ("sender", "receivers")):
+            receivers = {}
+            for name, its in state["receivers"].items():
+                receivers[name] = self.recipe.up.receiver()
+                receivers[name].load_state_dict(its)
+            self.sender.load_state_dict(state["sender"])
+            self.receivers = receivers
 
     def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """See Method. ValueError where the receiving end knows ranks apart."""
@@ -336,7 +342,8 @@ class LowRank(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Method."""
-        self.sender.load_state_dict(state["sender"])
+        with loading("ddp.State", state, ("sender",)):
+            self.sender.load_state_dict(state["sender"])
 
 
 class _LowRankExchange(Exchange):
@@ -367,9 +374,13 @@ class _LowRankExchange(Exchange):
         self._reduce()
         return True
 
+    def confirm(self) -> bool:
+        """See Exchange. The sum of Q may overflow where that of P did not."""
+        self._work.wait()
+        return _is_finite(self._flat)
+
     def finish(self) -> None:
         """See Exchange. Residuals move on."""
-        self._work.wait()
         with self._method.clock("decode"):
             means = self._sender.finish(self._flat.div_(self._method.world))
             for name, out in self._outs.items():
