@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gcext._packet.budget import Budget
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 from gcext._packet.state import loading
@@ -45,7 +46,7 @@ class Rounds:
     Args:
         aggregator: what the rounds are for.
         run: the run's number, below 2^64: drawn at random, another one for each run.
-        expect: see Round.
+        expect, budget: see Round.
 
     Attributes:
         number: of the last round begun; 0: none. They count from 1.
@@ -74,16 +75,18 @@ class Rounds:
         aggregator: Aggregator,
         run: int,
         expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.run = number_of("Rounds", "run", run)
         self.expect = None if expect is None else as_expected(expect)
         self.aggregator = aggregator
+        self.budget = budget
         self.number = 0
         self.counts: Counter[str] = Counter()
         self._last: dict[Client, int] = {}  # the last round in which a client counted
         self._drawn: frozenset[Client] | None = None
         self._round: Round | None = None
-        Round(aggregator)  # refuses now what it would refuse then
+        Round(aggregator, budget=budget)  # refuses now what it would refuse then
 
     def __repr__(self) -> str:
         """Return the run, and the round that is open or was the last."""
@@ -108,7 +111,7 @@ class Rounds:
         drawn = None
         if clients is not None:
             drawn = frozenset(as_client("Rounds", client) for client in clients)
-        self._round = Round(self.aggregator, self.expect, self.number + 1, self.run)
+        self._round = Round(self.aggregator, self.expect, self.number + 1, self.run, self.budget)
         self.number, self._drawn = self.number + 1, drawn
         return self.number
 
