@@ -109,6 +109,10 @@ class Exchange(ABC):
         What is returned is the same on all ranks.
         """
 
+    def confirm(self) -> bool:
+        """Wait for the second collective; False where its result cannot be used, on all ranks."""
+        return True
+
     def settle(self) -> None:
         """Wait until nothing of this exchange runs beside; raises nothing."""
         return
@@ -370,9 +374,13 @@ class _LowRankExchange(Exchange):
         self._reduce()
         return True
 
+    def confirm(self) -> bool:
+        """See Exchange. The sum of Q may overflow where that of P did not."""
+        self._work.wait()
+        return _is_finite(self._flat)
+
     def finish(self) -> None:
         """See Exchange. Residuals move on."""
-        self._work.wait()
         with self._method.clock("decode"):
             means = self._sender.finish(self._flat.div_(self._method.world))
             for name, out in self._outs.items():

@@ -74,7 +74,7 @@ class CompressMod:
     CompressedFedAvg sends into the model's arrays, calls the app, and replaces the arrays of the
     reply by one packet of ``sent - trained``. A message of another strategy passes as it is.
 
-    The residual, like all other state, is pending until the strategy's next message tells that the
+    The residual, like all other state, is pending until the strategy's next message shows that the
     packet was aggregated; else it is as before that packet. Nothing changes where the app fails.
     State is kept in ``context.state``, which a SuperNode keeps in memory only, or in files.
 

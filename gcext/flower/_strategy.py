@@ -51,11 +51,11 @@ class Arrived(NamedTuple):
 class CompressedFedAvg(FedAvg):  # type: ignore[misc,unused-ignore]
     """FedAvg whose models and updates travel as packets; the nodes run CompressMod.
 
-    The recipe's receiver combines the updates, and its way down tells what is broadcast. A node is
-    sent the packets that it missed, or the dense model where that is shorter, or where it has none.
-    A reply with an error is skipped. One with a packet that is damaged, of another shape, or of no
-    use to the receiver is left out and logged with the node's id; the round goes on. Where no
-    reply is left the model stays.
+    The recipe's receiver combines the updates, and its way down decides what is broadcast. A node
+    is sent the packets that it missed, or the dense model where that is shorter, or where it has
+    none. A reply with an error is skipped. One with a packet that is damaged, of another shape, or
+    of no use to the receiver is left out and logged with the node's id; the round goes on. Where
+    no reply is left the model stays.
 
     The model is this object's: after the first round the arrays given to ``configure_train`` are
     not read.
@@ -147,7 +147,7 @@ class CompressedFedAvg(FedAvg):  # type: ignore[misc,unused-ignore]
                 "base": -1 if known is None else known,
                 "kind": download.kind,
                 "digest": digest(self.server.weights),
-                # A node never heard of may be one that came back under another id.
+                # An unknown node may be one that came back under another id.
                 "tokens": b"".join(self.tokens.values()) if token is None else token,
                 "fresh": token is None,
             }

@@ -17,6 +17,7 @@ from gcext._links.sender import Sender
 from gcext._packet.packet import Packet
 from gcext._packet.state import loading
 from gcext.aggregate import combine
+from gcext.distributed import any_failed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -111,14 +112,13 @@ class ReduceScatter:
                 packet.to_bytes()  # raises what is deferred
         except Exception as raised:
             error = raised
-        failed = parts.new_tensor([0.0 if error is None else 1.0])
-        dist.all_reduce(failed, dist.ReduceOp.MAX, group=group)
+        failed = any_failed(error is not None, parts, group)
         if error is not None:
             raise error
-        if failed.item():
+        if failed:
             raise RuntimeError(
-                "fsdp.ReduceScatter: every rank must have packets, got none from another rank, "
-                "whose own error says why."
+                "fsdp.ReduceScatter: every rank must have packets, got none from another rank. "
+                "See the error on that rank."
             )
         return packets
 

@@ -9,17 +9,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gcext._codecs.seeds import derive
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 from gcext._packet.state import loading
-from gcext._recipes import Recipe
+from gcext._recipes import Recipe, fit
 from gcext._recipes import recipe as make_recipe
 from gcext._spec import plain, positive
-from gcext.distributed import all_gather
+from gcext.distributed import all_gather, gather_objects
 from gcext.outer._start import (
     check_parameters,
     digest,
@@ -40,6 +39,10 @@ __all__ = ["OuterOptimizer"]
 
 # What a state counts, each a whole number.
 _COUNTS = ("round", "local_steps", "sent_bytes", "received_bytes", "left_out")
+_UNMET = {
+    "the ranks' losses": "ranks exchange none. Use localsgd:codec=stc:p=0.1,feedback=true",
+    "a server's average of models": "there is no server. Use localsgd",
+}
 
 
 class _Posted(NamedTuple):
@@ -130,7 +133,7 @@ class OuterOptimizer:
         keep: int = 8,
         run: str = "run",
     ) -> None:
-        self.recipe = make_recipe(recipe) if isinstance(recipe, str) else recipe
+        self.recipe = make_recipe(recipe)
         schedule = self.recipe.schedule
         every = schedule.local_steps if every is None else every
         self.every = plain("OuterOptimizer", "every", int, every)
@@ -139,11 +142,7 @@ class OuterOptimizer:
                 f"OuterOptimizer: every must be at least 1, got {self.every}. Pass every=30, or a "
                 "recipe with a number of steps, such as sparseloco."
             )
-        if self.recipe.up.receiver().uses_losses or schedule.average:
-            raise ValueError(
-                "OuterOptimizer: a recipe must need neither losses nor an averaged model, got "
-                f"{recipe!r:.200}. Use its codec: localsgd:codec=stc:p=0.1,feedback=true."
-            )
+        fit.refuse("OuterOptimizer", self.recipe, recipe, _UNMET)
         self._group = process_group
         self.rank, self.world = place(process_group, store, rank, world)
         self._rounds: StoreRounds | None = None
@@ -183,9 +182,7 @@ class OuterOptimizer:
         if self._rounds is not None:
             first = self._rounds.agree(mine)
         else:
-            got: list[Any] = [None] * self.world
-            dist.all_gather_object(got, mine, self._group)
-            first = mine if len(set(got)) == 1 else ""
+            first = mine if len(set(gather_objects(mine, self._group))) == 1 else ""
         if first != mine:
             raise ValueError(
                 "OuterOptimizer: parameters, recipe and options must be the same on all ranks, got "
@@ -203,8 +200,9 @@ class OuterOptimizer:
 
         Raises:
             ValueError: NaN or Inf in a pseudo-gradient; names the parameter. ``reset`` forgets it.
-            RuntimeError: by collectives, another rank raised. With a store: the packets of rounds
-                that this rank has missed are gone, and no rank gave it the model.
+            RuntimeError: by collectives, another rank raised or is in another round. With a store:
+                the packets of rounds that this rank has missed are gone, and no rank gave it the
+                model.
             DecodeError: a rank sent what is no packet of this model.
 
         What is raised leaves all as it was before the call, but for rounds that this rank had
@@ -233,15 +231,16 @@ class OuterOptimizer:
             packet = self._compress(self._progress())
         except Exception:
             with suppress(TypeError):
-                all_gather(None, self._group)  # raises here, and on all others
+                all_gather(None, self._group, number=self.round)  # raises here, and on all others
             raise
         try:
-            got = all_gather(packet, self._group)
+            got = all_gather(packet, self._group, number=self.round)
             self._advance(dict(enumerate(got)))
         except BaseException:
             self._sender.rollback()
             raise
         self._sender.commit()
+        self._begin_round()
         self.sent_bytes += packet.nbytes
         self.received_bytes += sum(each.nbytes for i, each in enumerate(got) if i != self.rank)
 
@@ -290,6 +289,7 @@ class OuterOptimizer:
                     text = f"OuterOptimizer: round {number}, rank {rank}: {wrong}"
                     raise DecodeError(wrong.code, wrong.field, wrong.offset, text) from wrong
             self._advance(packets, self._progress())
+            self._begin_round()
             self.received_bytes += sum(len(m) for r, m in messages.items() if r != self.rank)
             for rank in rounds.asked(members):
                 message = pack({"round": self.round, "global": self._global, **self._outer()})
@@ -351,7 +351,6 @@ class OuterOptimizer:
         self._global = new
         self.round += 1
         self.members = tuple(sorted(packets))
-        self._begin_round()
 
     def _set(self, values: Sequence[Tensor], progress: Sequence[Tensor] = ()) -> None:
         """Set the parameters: to ``values``, or to what is left of them after ``progress``."""

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from gcext import distributed
 from gcext._links.link import Link
 from gcext._links.sender import Sender
 from gcext._packet.state import check_state
@@ -36,14 +36,7 @@ def place(
             f"OuterOptimizer: store, rank and world must come together, got rank={rank} and "
             f"world={world}. Without them the process group's are taken."
         )
-    if not (dist.is_available() and dist.is_initialized()):
-        raise RuntimeError(
-            "OuterOptimizer: torch.distributed must be initialized. Call init_process_group "
-            "first, or pass store, rank and world."
-        )
-    if dist.get_rank(group) < 0:
-        raise RuntimeError("OuterOptimizer: this process must be in the group.")
-    return dist.get_rank(group), dist.get_world_size(group)
+    return distributed.place("OuterOptimizer: without store, rank and world", group)
 
 
 def ends(
