@@ -30,6 +30,7 @@ from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
 from gcext._links.stages import Clip, LastValue, Lazy, MomentumCorrection, Stage, Trajectory
 from gcext._native.library import build_info
+from gcext._packet.budget import Budget
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 from gcext._recipes import (
@@ -87,6 +88,7 @@ __version__: str = build_info()["gcext"]
 __all__ = [
     "Advice",
     "Breakeven",
+    "Budget",
     "Clip",
     "Codec",
     "CodecInput",

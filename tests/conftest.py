@@ -11,8 +11,6 @@ import torch
 # No tests; and a module `select` there would be taken for Python's own.
 collect_ignore = ["drill", "emu", "fakegpu"]
 
-os.environ["GCEXT_CACHE_DIR"] = ""  # no test reads or writes its user's cache
-
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine cannot run; where CUDA is demanded, a skip is a failure."""

@@ -16,6 +16,7 @@
 #include <optional>
 #include <vector>
 
+#include "fork.h"
 #include "fpenv.h"
 
 #if defined(__linux__)
@@ -90,6 +91,11 @@ void parallel_parts(int64_t parts, const Body& body) {
   if (parts == 1) {
     guarded(0, 1);
   } else {
+    GCEXT_CHECK(!threads_were_lost(),
+                "gcext: this process was forked after threads had been used, and a fork does not "
+                "copy them: waiting for them would never end. Call torch.set_num_threads(1) before "
+                "anything else here, or start processes with the method spawn.");
+    threads_used = true;
     torch::stable::parallel_for(0, parts, 1, guarded);
   }
   if (failed) std::rethrow_exception(error);
@@ -114,7 +120,15 @@ inline int64_t parts_for(int64_t n, int64_t grain) {
 // the tiles [first, last), a contiguous range a thread, none smaller than `grain` tiles.
 template <class Body>
 Tensor fill_tiles(int64_t numel, int64_t tile, int64_t grain, const Body& body) {
-  Tensor out = torch::stable::empty({numel}, ScalarType::Float);
+  std::optional<Tensor> made;
+  if (numel <= INT64_MAX / static_cast<int64_t>(sizeof(float))) {
+    try {
+      made = torch::stable::empty({numel}, ScalarType::Float);
+    } catch (const std::exception&) {  // its message names neither size nor reason
+    }
+  }
+  GCEXT_CHECK(made.has_value(), "can't allocate memory for ", numel, " float32.");
+  Tensor out = *made;
   float* data = out.mutable_data_ptr<float>();
   advise_huge_pages(data, numel * static_cast<int64_t>(sizeof(float)));
   const int64_t tiles = numel / tile + (numel % tile != 0);

@@ -16,8 +16,9 @@ from gcext._packet.state import loading
 from gcext._spec import plain
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
 from gcext.aggregate._clients import as_client, by_kind
+from gcext.aggregate._finite import LARGEST, check_finite, largest
 from gcext.aggregate._registry import register_aggregator
-from gcext.aggregate._sums import combine
+from gcext.aggregate._sums import weighted_sum
 from gcext.aggregate._wrappers import shapes
 
 __all__ = ["LastValues", "Predicted"]
@@ -40,6 +41,8 @@ class LastValues(Aggregator):
     tensor([3., 3.])
     """
 
+    checks_finite = True
+
     def __init__(self) -> None:
         # Replaced every round and never written to, so that snapshots share them.
         self._sum: list[Tensor] = []  # float64, one a tensor of the update
@@ -54,7 +57,8 @@ class LastValues(Aggregator):
             )
 
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
-        change = combine(given.packets)
+        ones = [1.0] * len(given.packets)
+        change = weighted_sum("LastValues", given.packets, ones, given.clients, LARGEST)
         parts = change if isinstance(change, list) else [change]
         clients = self._clients | frozenset(given.clients)
         if self._sum:
@@ -64,6 +68,7 @@ class LastValues(Aggregator):
         else:
             total = [part.double() for part in parts]
         update = [(each / len(clients)).float() for each in total]
+        check_finite("LastValues", update, given.packets, None, given.clients, given.most)
         self._sum, self._clients = total, clients
         return update if isinstance(change, list) else update[0]
 
@@ -139,14 +144,14 @@ class Predicted(Wrapper):
         for client, packet in zip(given.clients, given.packets, strict=True):
             members = packet.members or (packet,)
             before = held.get(client, [()] * len(members))
-            values = [
-                (recover(self.order, old, member), *old)[: self.order]
-                for old, member in zip(before, members, strict=True)
+            newest = [
+                _recovered(self.order, client, *each) for each in zip(before, members, strict=True)
             ]
+            values = [(mine, *old)[: self.order] for mine, old in zip(newest, before, strict=True)]
             held[client] = values
             dense = [
-                Packet("dense", member.shape, member.dtype, Contents(None, newest.view(-1)))
-                for member, (newest, *_) in zip(members, values, strict=True)
+                Packet("dense", member.shape, member.dtype, Contents(None, mine.view(-1)))
+                for member, mine in zip(members, newest, strict=True)
             ]
             packets.append(Packet.group(dense) if packet.members else dense[0])
         update = self.inner._aggregate(replace(given, packets=packets))
@@ -178,6 +183,20 @@ class Predicted(Wrapper):
         """See Aggregator."""
         inner, self._held = snapshot
         self.inner.restore(inner)
+
+
+def _recovered(order: int, client: Any, held: tuple[Tensor, ...], packet: Packet) -> Tensor:
+    """Return what a client's packet stands for; ValueError where that is not finite."""
+    try:
+        value = recover(order, held, packet)
+    except ValueError:
+        value = None
+    if value is None or not largest(value) <= LARGEST:
+        raise ValueError(
+            "Predicted: the prediction plus a packet must be finite in float32, got more from "
+            f"client {client}. Leave it out, or bound the updates with NormBound."
+        )
+    return value
 
 
 def _copied(held: Any) -> list[Any]:

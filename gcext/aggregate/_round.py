@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from gcext._packet.budget import Budget, as_pair
 from gcext._packet.packet import Packet
 from gcext._packet.wire import as_shapes
 from gcext.aggregate._aggregator import Aggregator
@@ -19,7 +20,7 @@ from gcext.aggregate._message import (
     number_of,
     open_envelope,
 )
-from gcext.aggregate._sums import check_alike
+from gcext.aggregate._sums import check_alike, check_cost
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -48,6 +49,8 @@ class Round:
         number: the round's, as ``round`` of ``Aggregator.aggregate``.
         run: of which this is a round; ``add`` then takes messages (gcext.aggregate.Message) of this
             run and number, and refuses all others. None: packets.
+        budget: the most that one packet may cost to decode, as of ``Packet.from_bytes``. None: for
+            bytes the default one of ``expect``, where that is given.
 
     >>> import gcext, torch
     >>> round = gcext.aggregate.Round(gcext.aggregate.Mean(), expect=(2,))
@@ -68,6 +71,7 @@ class Round:
         expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
         number: int | None = None,
         run: int | None = None,
+        budget: Budget | None = None,
     ) -> None:
         if not isinstance(aggregator, Aggregator):
             raise TypeError(
@@ -83,6 +87,9 @@ class Round:
                     "Round: a round of a run needs its number, got none. Pass number=."
                 )
             self.number = number_of("Round", "number", number)
+        if budget is not None:
+            as_pair(budget)
+        self.budget = budget
         self._sent: dict[Client, _Sent] = {}
         self._finished = False
 
@@ -111,7 +118,7 @@ class Round:
         clients are all numbers or all strings; all have a weight, or none has.
 
         Raises:
-            DecodeError: bytes that are no packet of this shape.
+            DecodeError: bytes that are no packet of this shape, or one beyond the budget.
             MessageError: a second, different packet of a client; with ``run`` a message of another
                 run, round or client.
             ValueError: a packet of another shape, what the aggregator's ``check`` refuses, or one
@@ -174,12 +181,14 @@ class Round:
                 "Pass run= and number=, or the message's packet."
             )
         if not isinstance(given, Packet):
-            return Packet.from_bytes(given, expect=self.expect)
+            return Packet.from_bytes(given, expect=self.expect, budget=self.budget)
         if self.expect is not None and given.shape != self.expect:
             raise ValueError(
                 f"Round: packets must have the shape {self.expect}, got {given.shape} from client "
                 f"{client}."
             )
+        if self.budget is not None:
+            check_cost("Round", self.budget, client, given)
         return given
 
     def drop(self, client: int | str) -> bool:

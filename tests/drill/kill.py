@@ -16,7 +16,7 @@ import time
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def train(folder: Path, data: Data, memory: bool = False) -> str:
     memory: keep the history in memory, so that checkpoints hold it.
     """
 
-    def with_file(spec: Any) -> gcext.Recipe:
+    def with_file(spec: str | gcext.Recipe) -> gcext.Recipe:
         made = gcext.recipe(spec)
 
         def combine() -> Projection:
