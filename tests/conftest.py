@@ -9,7 +9,7 @@ import pytest
 import torch
 
 # No tests; and a module `select` there would be taken for Python's own.
-collect_ignore = ["emu", "fakegpu"]
+collect_ignore = ["emu", "fakegpu", "fuzz"]
 
 os.environ["GCEXT_CACHE_DIR"] = ""  # no test reads or writes its user's cache
 
