@@ -2,32 +2,11 @@
 // formulas of the headers in csrc/.
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
 
-#include "make.h"
-#include "operators.h"
-#include "targets.h"
+#include "arguments.h"
 
 namespace gcext::fuzz {
 namespace {
-
-// The bytes of the input, one choice each; then random ones that follow from them.
-class Choices {
- public:
-  explicit Choices(const Bytes& bytes)
-      : bytes_(bytes), random(digest(bytes.data(), static_cast<int64_t>(bytes.size()))) {}
-  int64_t below(int64_t n) {
-    return at_ < bytes_.size() ? bytes_[at_++] * n / 256 : random.below(n);
-  }
-  bool once_in(int64_t n) { return below(n) == 0; }
-
- private:
-  const Bytes& bytes_;
-  size_t at_ = 0;
-
- public:
-  Random random;
-};
 
 enum class Form { dense, ternary, floats, signs, sparse_signs, levels };
 
@@ -41,11 +20,6 @@ struct Packet {
   std::vector<float> x;  // one for each of `at`, or for each element
   bool dense = false;
 };
-
-Tensor index_tensor(const Numbers& at, bool wide) {
-  if (wide) return tensor_of(at);
-  return tensor_of(std::vector<int32_t>(at.begin(), at.end()));
-}
 
 Packet make_packet(Choices* choices, int64_t numel, bool coded, bool all_sparse) {
   Random& random = choices->random;
@@ -118,11 +92,6 @@ struct Lists {
   }
 };
 
-int64_t wrong_number(Random* random, int64_t old) {
-  constexpr int64_t kEdges[] = {0, -1, 1, INT32_MAX, int64_t{1} << 31, INT64_MAX, INT64_MIN};
-  return random->once_in(2) ? random->of(kEdges) : old + random->within(-2, 2);
-}
-
 // Makes one thing wrong. Nothing is expected of the answer then, but that memory is left alone.
 void spoil(Random* random, Lists* lists, int64_t* numel) {
   const auto m = static_cast<int64_t>(lists->index.size());
@@ -163,33 +132,6 @@ void spoil(Random* random, Lists* lists, int64_t* numel) {
     default:
       random->once_in(2) ? lists->norms.reset() : lists->index.pop_back();
   }
-}
-
-// Runs the operator with one part and with several: both answer alike or neither does.
-template <class Run>
-Optional twice(const Run& run) {
-  Optional first, second;
-  for (Optional* each : {&first, &second}) {
-    threads().count = each == &first ? 1 : 3;
-    try {
-      *each = run();
-      ++counts().operators;
-    } catch (const Refused&) {
-      ++counts().operators_refused;
-    } catch (const std::bad_alloc&) {
-      broken("an operator asks for memory that no argument justifies");
-    } catch (const std::length_error&) {
-      broken("an operator asks for memory that no argument justifies");
-    }
-  }
-  if (first.has_value() != second.has_value()) broken("refused or not by the number of threads");
-  if (!first.has_value()) return first;
-  const int64_t bytes = first->numel() * size_of(first->scalar_type());
-  if (second->numel() != first->numel() ||
-      (bytes > 0 && std::memcmp(first->const_data_ptr(), second->const_data_ptr(),
-                                static_cast<size_t>(bytes)) != 0))
-    broken("another result with more threads");
-  return first;
 }
 
 void expect_floats(const Optional& got, const std::vector<float>& want, const char* what) {
@@ -358,96 +300,6 @@ void run_project(Choices* choices) {
   twice([&] { return find_operator<Project>("project")(square, m, kept, first, last); });
 }
 
-// What a packet's values decode to, from arguments of any kind.
-void run_values(Choices* choices) {
-  Random& random = choices->random;
-  const auto count = [&] {
-    return choices->once_in(20) ? wrong_number(&random, 5) : random.below(70);
-  };
-  const auto bytes_of = [&](int64_t bits) {
-    std::vector<uint8_t> bytes(static_cast<size_t>(std::max<int64_t>(
-        0, bits / 8 + (bits % 8 != 0) + (choices->once_in(9) ? random.within(-1, 1) : 0))));
-    for (uint8_t& each : bytes) each = static_cast<uint8_t>(random.next());
-    return tensor_of(bytes);
-  };
-  const auto floats_of = [&](int64_t n) {
-    std::vector<float> all(static_cast<size_t>(
-        std::clamp<int64_t>(choices->once_in(9) ? n + random.within(-1, 1) : n, 0, 20000)));
-    for (float& each : all) each = random.finite(false);
-    return tensor_of(all);
-  };
-  const int64_t n = count(), small = std::clamp<int64_t>(n, 0, 70);
-  switch (choices->below(6)) {
-    case 0: {
-      const int64_t run = 8 * random.below(4) + random.once_in(9);
-      const Optional scales = choices->once_in(2)
-                                  ? Optional(floats_of(small / std::max<int64_t>(run, 1) + 1))
-                                  : Optional();
-      const Tensor bits = bytes_of(small);
-      twice([&] { return find_operator<UnpackSigns>("unpack_signs")(bits, n, 0.5, scales, run); });
-      return;
-    }
-    case 1: {
-      const int64_t table = random.below(7) - 1, bucket = random.once_in(3) ? count() : 0;
-      const int64_t width = table == 2 ? 8 : table > 2 ? 16 : random.below(10);
-      const Tensor bits = bytes_of(small * width);
-      const Tensor scales = floats_of((bucket > 0 ? small / bucket + 1 : 1)
-                                      << (table == 0 ? std::min<int64_t>(width, 8) : 0));
-      twice([&] {
-        return find_operator<CodeValues>("code_values")(bits, scales, n, table, width, bucket);
-      });
-      return;
-    }
-    case 2: {
-      std::vector<int16_t> power(static_cast<size_t>(small));
-      for (int16_t& each : power) each = static_cast<int16_t>(random.next());
-      const auto scale = static_cast<double>(random.finite(true));
-      const Tensor powers = tensor_of(power);
-      twice([&] { return find_operator<PowerValues>("power_values")(powers, scale); });
-      return;
-    }
-    case 3: {
-      const int64_t rows = random.below(40), cols = random.below(40), edge = random.below(70);
-      const Numbers at = make_index(&random, random.below(rows * cols + 1), rows * cols);
-      Lists lists({});
-      lists.index.push_back(index_tensor(at, random.once_in(2)));
-      lists.value.push_back(floats_of(static_cast<int64_t>(at.size())));
-      lists.scale.push_back(0), lists.steps.push_back(0), lists.bucket.push_back(0);
-      int64_t any = 0;
-      if (choices->once_in(3)) spoil(&random, &lists, &any);
-      if (lists.index.empty()) return;
-      twice([&] {
-        return find_operator<DctValues>("dct_values")(lists.index[0], lists.value[0], rows, cols,
-                                                      edge);
-      });
-      return;
-    }
-    case 4: {
-      const int64_t rows = random.below(7), cols = random.below(30);
-      const Tensor table = floats_of(rows * cols);
-      const Optional index =
-          choices->once_in(2) ? Optional(index_tensor(make_index(&random, small, small + 5), true))
-                              : Optional();
-      const auto seed = static_cast<int64_t>(random.next());
-      twice([&] {
-        return find_operator<SketchQuery>("sketch_query")(table, index, n, rows, cols, seed);
-      });
-      return;
-    }
-    default: {
-      const int64_t bucket = choices->once_in(2) ? 0 : count(), steps = count();
-      const Numbers at = make_index(&random, small, 4 * small);
-      std::vector<int16_t> level(at.size());
-      for (int16_t& each : level) each = static_cast<int16_t>(random.next());
-      const Tensor norms = floats_of(bucket > 0 ? 4 * small / bucket + 1 : 1);
-      const Tensor index = index_tensor(at, random.once_in(2)), levels = tensor_of(level);
-      twice([&] {
-        return find_operator<LevelValues>("level_values")(norms, index, levels, bucket, steps);
-      });
-    }
-  }
-}
-
 }  // namespace
 
 void run_aggregate(const Bytes& bytes) {
@@ -457,7 +309,7 @@ void run_aggregate(const Bytes& bytes) {
   if (which == 10) return run_project(&choices);
   if (which == 11) return run_values(&choices);
   constexpr int64_t kSizes[] = {0, 1, 63, 64, 511, 513, 8191, 16384, 16385, 40000, 70001};
-  int64_t numel = choices.once_in(8) ? kSizes[choices.below(11)] : choices.below(700);
+  int64_t numel = choices.once_in(20) ? kSizes[choices.below(11)] : choices.below(700);
   const bool gram = which == 2 || which == 3;
   const bool huge = gram && choices.once_in(12);
   if (huge) numel = choices.once_in(2) ? int64_t{1} << 31 : (int64_t{1} << 45) + 7;

@@ -115,9 +115,11 @@ void put_levels_of(Message* message, Method method, Random* random, int64_t k, A
   constexpr int64_t kSteps[] = {1, 1, 2, 3, 7, 127, 255, 32767};
   const int64_t steps = random->of(kSteps);
   const int64_t bucket = k > 1 && random->once_in(3) ? random->within(k / 20 + 1, k - 1) : 0;
-  const int64_t count = bucket == 0 ? std::min<int64_t>(k, 1) : (k + bucket - 1) / bucket;
+  const int64_t most = std::min<int64_t>(k, 5000);
+  const int64_t count = bucket == 0 ? std::min<int64_t>(k, 1) : k / bucket + (k % bucket != 0);
   const std::vector<float> norm = scales_of(random, count, false);
-  int64_t places = random->once_in(3) ? k : random->below(k + 1);
+  int64_t places = random->once_in(3) && k == most ? k : random->below(most + 1);
+  if (k > most) places = std::min<int64_t>(places, 40);  // far apart
   Index* at = index_of<Index>(random, places, k, arrays);
   int64_t kept = 0;  // levels of a norm that is not 0
   for (int64_t i = 0; i < places; ++i)
@@ -199,10 +201,13 @@ void put_polar_of(Message* message, Random* random, int64_t k, Arrays* arrays) {
 template <class Index>
 void put_coded_of(Message* message, Method method, Random* random, const Head& head,
                   Arrays* arrays) {
-  const bool all = head.numel < 4000 && random->once_in(2);
+  const bool many = method == kPowers && head.numel < 40000;  // several tiles at once
+  const bool all = (head.numel < 4000 || many) && random->once_in(2);
   Support support = all ? kAll : random->once_in(2) ? kIndices : kDrawn;
   if (method == kRandom || (method == kSign && support == kIndices)) support = kDrawn;
-  const int64_t k = support == kAll ? head.numel : make_k(random, head.numel);
+  int64_t k = support == kAll ? head.numel : make_k(random, head.numel);
+  const bool levels = method == kLevels || method == kLevels2;
+  if (support == kDrawn && levels && random->once_in(3)) k = head.numel;
   put_support(message, support, k, random->next());
   if (support == kIndices)
     message->own(pack_section(index_of<Index>(random, k, head.numel, arrays), k, head.numel));
