@@ -38,7 +38,8 @@ class Job:
     """What all ranks do.
 
     Attributes:
-        method: none, fp16, powersgd:R (torch's hooks), or a recipe of gcext.
+        method: none, fp16, powersgd:R (torch's hooks), or a recipe of gcext; ``gcext:`` in front of
+            it where torch has one of that name, and ``@exact_below=N`` behind it for that option.
         steps: at most.
         target: held-out loss to stop at; None: the task's; 0: all steps.
         every: steps between two looks at the held-out loss.
@@ -68,7 +69,10 @@ def hook(model: DistributedDataParallel, method: str, seed: int) -> Any:
         torchs = power.PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=2)
         model.register_comm_hook(torchs, power.powerSGD_hook)
     elif method != "none":
-        state = gcext.ddp.State(method.removeprefix("gcext:"), module=model, seed=seed)
+        spec, _, below = method.removeprefix("gcext:").partition("@exact_below=")
+        options: dict[str, Any] = {"exact_below": int(below)} if below else {}
+        options["nonfinite"] = "propagate"  # a loss of NaN: that learning rate did not reach it
+        state = gcext.ddp.State(spec, module=model, seed=seed, **options)
         model.register_comm_hook(state, gcext.ddp.hook)
         return state
     return None

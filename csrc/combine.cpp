@@ -1,11 +1,13 @@
 #include "combine.h"
 
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <string>
 #include <utility>
 
 #include "common/packet.h"
+#include "select/select.h"
 
 namespace gcext {
 namespace {
@@ -76,52 +78,92 @@ Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& valu
                     });
 }
 
-// Adds each packet to its tensor. All entries, one packet after another, are cut into a part a
-// thread; where tensors share memory, one thread adds them all.
-void add_all(const char* op, const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
-             const std::vector<Tensor>& value, double alpha) {
-  const size_t m = dense.size();
-  GCEXT_CHECK(index.size() == m && value.size() == m, op,
-              ": needs an index and a value for every tensor, got ", index.size(), " and ",
-              value.size(), " for ", m, ".");
-  const std::string what = std::string(op) + ": dense";
+// Packets and the tensors that they are added to, validated; a tensor may be there twice.
+struct Targets {
   std::vector<PacketView> packets;
   std::vector<int64_t> numel;
   std::vector<float*> data;
-  std::vector<std::pair<const float*, const float*>> memory;
-  packets.reserve(m), numel.reserve(m), data.reserve(m), memory.reserve(m);
   int64_t entries = 0;
-  for (size_t i = 0; i < m; ++i) {
-    check_dense(dense[i], ScalarType::Float, what.c_str());
-    numel.push_back(dense[i].numel());
-    packets.push_back(view_packet(op, index[i], value[i], numel[i]));
-    data.push_back(dense[i].mutable_data_ptr<float>());
-    if (numel[i] > 0) memory.emplace_back(data[i], data[i] + numel[i]);
-    entries += packets[i].k;
-  }
-  check_rising(op, packets, numel);
-  std::sort(memory.begin(), memory.end(), std::less<>());
-  bool shared = false;
-  for (size_t i = 1; i < memory.size(); ++i)
-    shared = shared || std::less<>()(memory[i].first, memory[i - 1].second);
-  const auto add = [&](size_t i, int64_t from, int64_t until) {
-    GCEXT_TABLE(combine_table)
-        .add_in_place(packets[i], from, until, static_cast<float>(alpha), data[i]);
-  };
-  // Entries [from, until) of all packets one after another.
-  const auto add_range = [&](int64_t from, int64_t until) {
-    int64_t first = 0;
-    for (size_t i = 0; i < m && first < until; first += packets[i++].k) {
-      const int64_t begin = std::max<int64_t>(0, from - first),
-                    end = std::min(packets[i].k, until - first);
-      if (begin < end) add(i, begin, end);
+  bool shared = false;  // some of the tensors share memory
+
+  Targets(const char* op, const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
+          const std::vector<Tensor>& value) {
+    const size_t m = dense.size();
+    GCEXT_CHECK(index.size() == m && value.size() == m, op,
+                ": needs an index and a value for every tensor, got ", index.size(), " and ",
+                value.size(), " for ", m, ".");
+    const std::string what = std::string(op) + ": dense";
+    std::vector<std::pair<const float*, const float*>> memory;
+    packets.reserve(m), numel.reserve(m), data.reserve(m), memory.reserve(m);
+    for (size_t i = 0; i < m; ++i) {
+      check_dense(dense[i], ScalarType::Float, what.c_str());
+      numel.push_back(dense[i].numel());
+      packets.push_back(view_packet(op, index[i], value[i], numel[i]));
+      data.push_back(dense[i].mutable_data_ptr<float>());
+      if (numel[i] > 0) memory.emplace_back(data[i], data[i] + numel[i]);
+      entries += packets[i].k;
     }
-  };
-  const int64_t parts = shared ? 1 : parts_for(entries, kEntriesPerThread);
-  const int64_t step = entries / parts + 1;
-  parallel_parts(parts, [&](int64_t part) {
-    add_range(std::min(entries, part * step), std::min(entries, (part + 1) * step));
+    check_rising(op, packets, numel);
+    std::sort(memory.begin(), memory.end(), std::less<>());
+    for (size_t i = 1; i < memory.size(); ++i)
+      shared = shared || std::less<>()(memory[i].first, memory[i - 1].second);
+  }
+
+  // Calls visit(i, from, until) for the entries [from, until) of packet i, of all packets' entries
+  // one after another those in `whole`.
+  template <class Visit>
+  void walk(Span whole, const Visit& visit) const {
+    int64_t first = 0;
+    for (size_t i = 0; i < packets.size() && first < whole.until; first += packets[i++].k) {
+      const int64_t begin = std::max<int64_t>(0, whole.from - first),
+                    end = std::min(packets[i].k, whole.until - first);
+      if (begin < end) visit(i, begin, end);
+    }
+  }
+
+  // The same, all entries cut into a part a thread.
+  template <class Visit>
+  void walk_all(int64_t most_parts, const Visit& visit) const {
+    const int64_t parts = std::min(most_parts, parts_for(entries, kEntriesPerThread));
+    const int64_t step = entries / parts + 1;
+    parallel_parts(parts, [&](int64_t part) {
+      walk({std::min(entries, part * step), std::min(entries, (part + 1) * step)}, visit);
+    });
+  }
+};
+
+// Adds each packet to its tensor; where tensors share memory, one thread adds them all.
+void add_all(const char* op, const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
+             const std::vector<Tensor>& value, double alpha) {
+  const Targets targets(op, dense, index, value);
+  const CombineTable& table = GCEXT_TABLE(combine_table);
+  targets.walk_all(targets.shared ? 1 : targets.entries + 1, [&](size_t i, int64_t from,
+                                                                 int64_t until) {
+    table.add_in_place(targets.packets[i], from, until, static_cast<float>(alpha), targets.data[i]);
   });
+}
+
+// The first of the tensors that adding its packet would make non-finite somewhere where it is
+// finite; -1 if none.
+int64_t combine_overflows(const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
+                          const std::vector<Tensor>& value, double alpha) {
+  // Less than half the distance between the largest float32 and the one before: no sum of it with a
+  // finite float32 overflows.
+  constexpr double kHarmless = 0x1p102;
+  const Targets targets("combine_overflows", dense, index, value);
+  const CombineTable& table = GCEXT_TABLE(combine_table);
+  std::atomic<int64_t> first{INT64_MAX};
+  targets.walk_all(targets.entries + 1, [&](size_t i, int64_t from, int64_t until) {
+    const PacketView& packet = targets.packets[i];
+    const uint32_t top = GCEXT_TABLE(select_table).highest(packet.value + from, until - from);
+    if (std::fabs(alpha) * static_cast<double>(float_of(top)) < kHarmless) return;
+    if (table.stays_finite(packet, from, until, static_cast<float>(alpha), targets.data[i])) return;
+    const auto at = static_cast<int64_t>(i);
+    int64_t held = first.load();
+    while (at < held && !first.compare_exchange_weak(held, at)) {
+    }
+  });
+  return first == INT64_MAX ? -1 : first.load();
 }
 
 void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
@@ -140,6 +182,8 @@ GCEXT_OPERATOR(CPU, combine,
                "Tensor[]? norms=None, int[] steps=[], int[] bucket=[]) -> Tensor")
 GCEXT_OPERATOR(CPU, combine_add_,
                "(Tensor(a!) dense, Tensor index, Tensor value, float alpha) -> ()")
+GCEXT_OPERATOR(CPU, combine_overflows,
+               "(Tensor[] dense, Tensor[] index, Tensor[] value, float alpha) -> int")
 GCEXT_OPERATOR(CPU, combine_add_many_,
                "(Tensor(a!)[] dense, Tensor[] index, Tensor[] value, float alpha) -> ()")
 

@@ -45,6 +45,9 @@ struct CombineTable {
   // Entries [from, until) of the packet into the whole dense tensor.
   void (*add_in_place)(const PacketView& packet, int64_t from, int64_t until, float alpha,
                        float* dense);
+  // Whether that leaves every element of the tensor that is finite so; nothing is written.
+  bool (*stays_finite)(const PacketView& packet, int64_t from, int64_t until, float alpha,
+                       const float* dense);
 };
 
 GCEXT_DECLARE_TABLE(CombineTable, combine_table)

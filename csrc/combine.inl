@@ -45,8 +45,27 @@ void add_in_place(const PacketView& p, int64_t from, int64_t until, float alpha,
   }
 }
 
+// A difference of a number that is not finite with itself is no number.
+bool stays_finite(const PacketView& p, int64_t from, int64_t until, float alpha,
+                  const float* dense) {
+  const float* value = p.value;
+  bool finite = true;
+  const auto look = [&](float held, float add) {
+    const float sum = held + alpha * add;
+    finite = finite && (sum - sum == 0.0f || held - held != 0.0f);
+  };
+  if (p.dense) {
+    for (int64_t i = from; i < until; ++i) look(dense[i], value[i]);
+  } else {
+    p.with_index([&](auto* index) {
+      for (int64_t i = from; i < until; ++i) look(dense[index[i]], value[i]);
+    });
+  }
+  return finite;
+}
+
 }  // namespace
 
-const CombineTable combine_table = {add, add_dense, place, round, add_in_place};
+const CombineTable combine_table = {add, add_dense, place, round, add_in_place, stays_finite};
 
 }  // namespace gcext::GCEXT_ISA

@@ -30,8 +30,8 @@ napoleon_use_rtype = False
 
 nitpick_ignore_regex = [
     # Other projects: their documentation is not fetched, so that a build needs no network.
-    ("py:.*", r"(abc|collections|numpy|os|pathlib|rich|torch|typing_extensions)\..*"),
-    ("py:class", r"Buffer|Future|GradBucket|GradScaler|Index|(nn\.)?Module|ProcessGroup"),
+    ("py:.*", r"(abc|collections|flwr|numpy|nvflare|os|pathlib|rich|torch|typing_extensions)\..*"),
+    ("py:class", r"Buffer|Exact|Future|GradBucket|GradScaler|Index|(nn\.)?Module|ProcessGroup"),
     ("py:class", r"Store|Tensor"),
     ("py:class", r"gcext\.(.*\.)?_.*"),  # types of private modules
 ]

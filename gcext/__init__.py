@@ -30,6 +30,7 @@ from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
 from gcext._links.stages import Clip, LastValue, Lazy, MomentumCorrection, Stage, Trajectory
 from gcext._native.library import build_info
+from gcext._packet.budget import Budget
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 from gcext._recipes import (
@@ -48,13 +49,23 @@ from gcext._recipes import (
 from gcext._spec import option
 from gcext.aggregate import combine, gram, register_aggregator
 from gcext.aggregate._history import History
+from gcext.aggregate._history_check import HistoryError
 
 if _TYPE_CHECKING:
-    from gcext import ddp
+    from gcext import checkpoint, ddp
     from gcext.outer import OuterOptimizer
 
-# Adapters of engines are imported when they are first used: some need an extra, all take time.
-_ADAPTERS = ("ddp", "flower", "fsdp", "horovod", "nvflare", "outer", "parameter_server")
+# These are imported when they are first used: some need an extra, all take time.
+_ADAPTERS = (
+    "checkpoint",
+    "ddp",
+    "flower",
+    "fsdp",
+    "horovod",
+    "nvflare",
+    "outer",
+    "parameter_server",
+)
 
 
 def __getattr__(name: str) -> _Any:
@@ -77,6 +88,7 @@ __version__: str = build_info()["gcext"]
 __all__ = [
     "Advice",
     "Breakeven",
+    "Budget",
     "Clip",
     "Codec",
     "CodecInput",
@@ -84,6 +96,7 @@ __all__ = [
     "Diagnostics",
     "ErrorFeedback",
     "History",
+    "HistoryError",
     "LastValue",
     "Lazy",
     "Link",
@@ -102,6 +115,7 @@ __all__ = [
     "aggregate",
     "breakeven",
     "build_info",
+    "checkpoint",
     "codec",
     "codecs",
     "combine",

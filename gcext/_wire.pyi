@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 TILE: Final[int]
+UNLIMITED: Final[int]  # in a budget
 NO_DIM: Final[int]  # in expect: a dimension that no message can have
 
 def isa() -> str: ...
@@ -34,9 +35,20 @@ def unpack(
     build: Callable[..., Any],
     expect: tuple[bool, Sequence[Sequence[int]]] | None = None,
     located: bool = False,  # of ternary packets with elements, only where their streams lie
+    budget: tuple[int, int]
+    | None = None,  # work, memory; None: the default, where a shape is pinned
 ) -> Any: ...
+
+# Work and memory of a message, and those that are allowed by default; csrc/wire/budget.h.
+def cost(
+    message: bytes | bytearray | memoryview, digest: Callable[[memoryview], int]
+) -> tuple[int, int]: ...
+def default_budget(expect: tuple[bool, Sequence[Sequence[int]]], bytes: int) -> tuple[int, int]: ...
 def merge(packets: Sequence[Any], build: Callable[..., Any]) -> Any: ...
 def unmerge(packet: Any, build: Callable[..., Any]) -> list[Any]: ...
+
+# The default budget admits the design of this polar code: docs/federated-server.md.
+def expect_polar(level: int, tenth: int) -> None: ...
 
 # The fields of a message as far as its structure can be read: dicts of name, offset, size (bytes),
 # value (a number, or how many elements or bits an array has; -1: neither) and missing (bytes).

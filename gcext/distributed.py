@@ -7,6 +7,7 @@ on, and needs one collective where a ``Capacity`` foresaw the longest message.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["Capacity", "Gather", "all_gather"]
 
 _FAILED = -1  # in place of a length: the rank has no message
-_HEAD = 8  # bytes of a length, little endian
+_HEAD = struct.Struct("<qq")  # length, number
 
 
 def all_gather(
     packet: Packet | None,
     group: ProcessGroup | None = None,
     expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
+    number: int = 0,
 ) -> list[Packet]:
     """Return the packets of all ranks, in rank order; every rank gets the same ones, bit for bit.
 
@@ -45,14 +47,16 @@ def all_gather(
         group: of processes; None: all of them.
         expect: what the others' packets must be, as of ``Packet.from_bytes``. None: the shape of
             this rank's packet.
+        number: of the round or step, in [-2^63, 2^63), the same on all ranks: a rank that resumed
+            from another checkpoint is then an error on all.
 
     Returns:
         one packet for each rank, this one's too, decoded from bytes onto ``packet.device``.
 
     Raises:
         DecodeError: a rank sent no packet of the shape expected; names the rank.
-        RuntimeError: torch.distributed is not initialized, this process is not in the group, or
-            another rank passed no packet, or one that does not pack.
+        RuntimeError: torch.distributed is not initialized, this process is not in the group, the
+            ranks' numbers differ, or another rank passed no packet, or one that does not pack.
         TypeError: not a packet, or ValueError: it does not pack. The other ranks get a
             RuntimeError, so that none waits.
 
@@ -63,22 +67,24 @@ def all_gather(
     [Packet(ternary, shape=(3,), k=2, scale=3)]
     >>> dist.destroy_process_group()
     """
-    return Gather(packet, group, expect).wait()
+    return Gather(packet, group, expect, number=number).wait()
 
 
 class Gather:
     """An all-gather of packets under way, beside other work: ``all_gather`` is its ``wait``.
 
-    The first collective carries each rank's length and the first ``capacity`` bytes of its message;
-    where all messages fit, that is all. Where one does not, which every rank learns alike, a second
-    collective carries the rest. Collectives of a group must begin in one order on all ranks, so the
-    second begins in ``rest`` or ``wait`` and never on its own: call these in one order everywhere.
+    The first collective carries each rank's length and number, and the first ``capacity`` bytes of
+    its message; where all messages fit, that is all. Where one does not, which every rank learns
+    alike, a second collective carries the rest. Collectives of a group must begin in one order on
+    all ranks, so the second begins in ``rest`` or ``wait`` and never on its own: call these in one
+    order everywhere.
 
     Args:
         packet: this rank's; or None, or why there is none: then ``wait`` raises on all ranks.
         group: of processes; None: all of them.
         expect: see ``all_gather``.
         capacity: bytes, the same on all ranks; see Capacity.
+        number: see ``all_gather``.
 
     Attributes:
         error: why this rank has no packet, or None.
@@ -90,7 +96,7 @@ class Gather:
     >>> dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     >>> gather = Gather(gcext.stc(torch.tensor([0.0, 4.0, -2.0]), p=0.7), capacity=64)
     >>> gather.wait(), gather.sent_bytes
-    ([Packet(ternary, shape=(3,), k=2, scale=3)], 72)
+    ([Packet(ternary, shape=(3,), k=2, scale=3)], 80)
     >>> dist.destroy_process_group()
     """
 
@@ -100,36 +106,35 @@ class Gather:
         group: ProcessGroup | None = None,
         expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
         capacity: int = 0,
+        number: int = 0,
     ) -> None:
-        if not (dist.is_available() and dist.is_initialized()):
-            raise RuntimeError(
-                "all_gather: torch.distributed must be initialized. Call init_process_group first."
-            )
-        if dist.get_rank(group) < 0:
-            raise RuntimeError("all_gather: this process must be in the group, got another one's.")
+        place("all_gather", group)
         self._packet, self._group, self._expect = packet, group, expect
         self._capacity = capacity
         self._message, self.error = _packed(packet)
-        self._lengths: list[int] | None = None
+        self._heads: list[tuple[int, int]] = []
         self._more: _Collective | None = None
         self.sent_bytes = self.received_bytes = 0
         length = _FAILED if self.error else len(self._message)
-        head = length.to_bytes(_HEAD, "little", signed=True)
-        self._first = self._begin(head + self._message[:capacity], _HEAD + capacity)
+        head = _HEAD.pack(length, number)
+        self._first = self._begin((head, self._message[:capacity]), _HEAD.size + capacity)
 
-    def _begin(self, data: bytes, size: int) -> _Collective:
-        made = _Collective(data.ljust(size, b"\0"), self._group)
+    def _begin(self, parts: Sequence[bytes], size: int) -> _Collective:
+        made = _Collective(parts, size, self._group)
         self.sent_bytes += size
         self.received_bytes += size * (dist.get_world_size(self._group) - 1)
         return made
 
+    def _read_heads(self) -> list[tuple[int, int]]:
+        """Return each rank's length and number. Waits for the first collective."""
+        if not self._heads:
+            self._heads = [_HEAD.unpack_from(row) for row in self._first.wait()]
+        return self._heads
+
     @property
     def lengths(self) -> list[int]:
         """Bytes of each rank's message; -1 of one without. Waits for the first collective."""
-        if self._lengths is None:
-            heads = [row[:_HEAD] for row in self._first.wait()]
-            self._lengths = [int.from_bytes(head, "little", signed=True) for head in heads]
-        return self._lengths
+        return [length for length, _ in self._read_heads()]
 
     @property
     def failed(self) -> list[int]:
@@ -154,7 +159,7 @@ class Gather:
         if self.fits or self._more is not None or self.failed:
             return
         size = max(self.lengths) - self._capacity
-        self._more = self._begin(self._message[self._capacity :], size)
+        self._more = self._begin((self._message[self._capacity :],), size)
 
     def wait(self) -> list[Packet]:
         """Return the packets of all ranks, and raise, as ``all_gather``."""
@@ -165,13 +170,19 @@ class Gather:
         assert isinstance(packet, Packet)  # or there would be an error
         if failed:
             raise RuntimeError(
-                f"all_gather: every rank must have a packet, got none from rank "
-                f"{failed[0]}, whose own error says why."
+                f"all_gather: every rank must have a packet, got none from rank {failed[0]}. See "
+                "the error on that rank."
+            )
+        numbers = [number for _, number in self._read_heads()]
+        if len(set(numbers)) > 1:
+            raise RuntimeError(
+                f"all_gather: number must be the same on all ranks, got {numbers} in rank order. "
+                "Resume all ranks from one checkpoint, and call in one order."
             )
         self.rest()
-        rows = [row[_HEAD:] for row in self._first.wait()]
+        rows: list[Any] = [row[_HEAD.size :] for row in self._first.wait()]
         if self._more is not None:
-            rows = [row + more for row, more in zip(rows, self._more.wait(), strict=True)]
+            rows = [b"".join(pair) for pair in zip(rows, self._more.wait(), strict=True)]
         expect = packet.shape if self._expect is None else self._expect
         packets = []
         for rank, (row, size) in enumerate(zip(rows, self.lengths, strict=True)):
@@ -214,13 +225,18 @@ class Capacity:
 
 
 class _Collective:
-    """An all-gather of as many bytes of each rank, begun."""
+    """An all-gather of as many bytes of each rank, begun; a rank's parts are padded to the size."""
 
-    def __init__(self, data: bytes, group: ProcessGroup | None) -> None:
+    def __init__(self, parts: Sequence[bytes], size: int, group: ProcessGroup | None) -> None:
         device = _device(group)
-        row = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
+        padded = bytearray(size)
+        at = 0
+        for part in parts:
+            padded[at : at + len(part)] = part
+            at += len(part)
+        row = torch.frombuffer(padded, dtype=torch.uint8).to(device)
         world = dist.get_world_size(group)
-        self._rows = torch.empty((world, len(data)), dtype=torch.uint8, device=device)
+        self._rows = torch.empty((world, size), dtype=torch.uint8, device=device)
         self._work = dist.all_gather(list(self._rows.unbind()), row, group=group, async_op=True)
         self._row = row  # must stay until the end
         self._future = self._work.get_future()
@@ -231,9 +247,9 @@ class _Collective:
         called = self._future.then(lambda _: call())
         return lambda: called.wait()
 
-    def wait(self) -> list[bytes]:
+    def wait(self) -> list[memoryview]:
         self._future.wait()  # not the work's, which is not complete yet in a callback
-        return [row.numpy().tobytes() for row in self._rows.cpu()]
+        return [memoryview(row.numpy()) for row in self._rows.cpu()]
 
 
 def _packed(packet: Any) -> tuple[bytes, Exception | None]:
@@ -255,3 +271,51 @@ def _device(group: ProcessGroup | None) -> torch.device:
         return torch.device("cpu")
     bound = getattr(group or dist.group.WORLD, "bound_device_id", None)
     return bound or torch.device("cuda", torch.cuda.current_device())
+
+
+# --- What the engines' adapters share: to start alike, and to fail together. ---
+
+
+def place(owner: str, group: ProcessGroup | None) -> tuple[int, int]:
+    """Return this process's rank in the group and the number of ranks; RuntimeError for none."""
+    if not (dist.is_available() and dist.is_initialized()):
+        raise RuntimeError(
+            f"{owner}: torch.distributed must be initialized. Call init_process_group first."
+        )
+    rank = dist.get_rank(group)
+    if rank < 0:
+        raise RuntimeError(f"{owner}: this process must be in the group, got another one's.")
+    return rank, dist.get_world_size(group)
+
+
+def gather_objects(mine: Any, group: ProcessGroup | None) -> list[Any]:
+    """Return what each rank passed, in rank order; all must call. Pickles: trusted ranks only."""
+    everyone: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, mine, group=group)
+    return everyone
+
+
+def difference(options: Mapping[str, Any], group: ProcessGroup | None) -> str:
+    """Return which option is not the same on all ranks, as a sentence, or ""; all must call."""
+    everyone = gather_objects(dict(options), group)
+    for rank, theirs in enumerate(everyone):
+        for key in dict.fromkeys([*everyone[0], *theirs]):
+            if everyone[0].get(key) != theirs.get(key):
+                return (
+                    f"{key} must be the same on all ranks, got {everyone[0].get(key)} on rank 0 of "
+                    f"the group and {theirs.get(key)} on rank {rank}."
+                )
+    return ""
+
+
+def check_alike(owner: str, options: Mapping[str, Any], group: ProcessGroup | None) -> None:
+    """Raise ValueError, on all ranks, where an option differs between them; all must call."""
+    if problem := difference(options, group):
+        raise ValueError(f"{owner}: {problem}")
+
+
+def any_failed(failed: bool, like: Tensor, group: ProcessGroup | None) -> bool:
+    """Return whether a rank has failed, the same on all; all must call. like: for the device."""
+    flag = like.new_tensor([float(failed)])
+    dist.all_reduce(flag, dist.ReduceOp.MAX, group=group)
+    return bool(flag.item())

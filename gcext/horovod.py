@@ -7,6 +7,7 @@ and nothing here was run with Horovod itself.
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,6 +21,7 @@ from gcext._codecs.topk import RandomK, count_of
 from gcext._native import sketch
 from gcext._native.status import is_ok
 from gcext._packet.codes import Random
+from gcext._packet.state import loading
 from gcext._recipes import recipes
 from gcext._spec import plain
 
@@ -123,12 +125,13 @@ class _Linear(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError for another seed's."""
-        if set(state) != set(self.state_dict()) or state["seed"] != self.seed:
-            raise ValueError(
-                f"Compression: state must be of seed {self.seed}, got {state!r:.100}. "
-                "Construct with the same seed."
-            )
-        self._step, self._ended = state["step"], state["ended"]
+        with loading("Compression", state):
+            if set(state) != set(self.state_dict()) or state["seed"] != self.seed:
+                raise ValueError(
+                    f"Compression: state must be of seed {self.seed}, got {state!r:.100}. "
+                    "Construct with the same seed."
+                )
+            self._step, self._ended = operator.index(state["step"]), bool(state["ended"])
 
 
 class _RandomK(_Linear):

@@ -18,10 +18,9 @@ from torch import Tensor
 from gcext._codecs.seeds import derive
 from gcext._links.sender import Sender
 from gcext._packet.packet import Packet
-from gcext._recipes import Recipe
+from gcext._recipes import Recipe, fit
 from gcext._recipes import recipe as make_recipe
 from gcext._spec import plain
-from gcext.aggregate import Mean
 
 try:
     from nvflare.apis.dxo import DXO, DataKind, MetaKey
@@ -37,6 +36,13 @@ except ModuleNotFoundError as error:
 
 __all__ = ["Compress", "Decompress"]
 
+_NEEDS = (
+    "an aggregator of its own",
+    "the tensors' shapes",
+    "a server's average of models",
+    "the steps of the model",
+)
+
 _PACKET = "gcext"  # the packet's key in a DXO's data
 _MEMBERS = "gcext_members"  # in its meta: name, dtype and library of each tensor in the packet
 _ALGORITHM = "gcext"  # as MetaKey.PROCESSED_ALGORITHM
@@ -50,10 +56,11 @@ class Compress(DXOFilter):  # type: ignore[misc, unused-ignore]
     by its name; all else in the data travels as it is. Residuals are kept in memory by job and
     client, from task to task of one process.
 
-    NVFlare tells no filter whether the server has used a result; it sends one until it has arrived,
-    or its task is over. So a packet counts (its residual is committed) when the client is given
-    another task, and is taken back when the same task is given again, as after an error. Where the
-    server was past a task when the result came, what that packet held is lost, as without gcext.
+    NVFlare does not report to a filter whether the server has used a result; it sends one until it
+    has arrived, or its task is over. So a packet counts (its residual is committed) when the client
+    is given another task, and is taken back when the same task is given again, as after an error.
+    Where the server was past a task when the result came, what that packet held is lost, as without
+    gcext.
 
     Args:
         recipe: a recipe or its spec, such as ``stc:p=0.01``. Its up link alone is used; the server
@@ -78,13 +85,9 @@ class Compress(DXOFilter):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, recipe: str | Recipe, exact_below: int = 0, seed: int = 0) -> None:
         super().__init__([DataKind.WEIGHT_DIFF], [DataKind.WEIGHT_DIFF])
-        self.recipe = make_recipe(recipe) if isinstance(recipe, str) else recipe
-        receiver = self.recipe.up.receiver()
-        if type(receiver) is not Mean or self.recipe.by_tensor or self.recipe.schedule.average:
-            raise ValueError(
-                "Compress: a recipe must leave the aggregation to NVFlare, got "
-                f"{receiver!r}. Use a codec's, such as stc:p=0.01 or sign:feedback=true."
-            )
+        self.recipe = make_recipe(recipe)
+        why = "NVFlare aggregates. Use a codec's recipe, such as stc:p=0.01 or sign:feedback=true"
+        fit.refuse("Compress", self.recipe, recipe, dict.fromkeys(_NEEDS, why))
         self.seed = plain("Compress", "seed", int, seed)
         self.exact_below = plain("Compress", "exact_below", int, exact_below)
         self.sent_bytes = 0

@@ -63,6 +63,16 @@ def step(model: nn.Module) -> None:
     model.zero_grad()
 
 
+def new_state(spec: str, model: nn.Module, **options: Any) -> gcext.ddp.State:
+    return gcext.ddp.State(spec, module=model, seed=SEED, **options)
+
+
+def train(ddp: Any, rank: int, steps: int, first: int = 0) -> None:
+    for number in range(first, first + steps):
+        backward(ddp, rank, number)
+        step(ddp)
+
+
 class Reference:
     """What a hook must do, in one process: a sender for each rank, and a receiver a tensor."""
 

@@ -8,13 +8,12 @@ import pickle
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from ddp_kit import (
     LR,
     SEED,
@@ -25,32 +24,24 @@ from ddp_kit import (
     init,
     leave,
     make_model,
+    new_state,
     residuals,
     run,
     same_bits,
     same_on_all,
     step,
+    train,
     wrapped,
 )
 from torch import nn
 
 import gcext
 from gcext.ddp import State
-from gcext.ddp._exchange import _mean_of
 from gcext.distributed import Gather
 
-REFUSED = {"pstc", "fetchsgd", "catchup", "localsgd", "diloco", "sparseloco"}
+REFUSED = {"pstc", "fetchsgd", "laq", "catchup", "localsgd", "diloco", "sparseloco"}
+HUGE = torch.tensor(2e38)
 SOME = ["none", "stc:p=0.05", "topk:p=0.05,feedback=true", "qsgd", "powersgd", "fp16", "ef21"]
-
-
-def new_state(spec: str, model: nn.Module, **options: Any) -> State:
-    return State(spec, module=model, seed=SEED, **options)
-
-
-def train(ddp: Any, rank: int, steps: int, first: int = 0) -> None:
-    for number in range(first, first + steps):
-        backward(ddp, rank, number)
-        step(ddp)
 
 
 def check_every_recipe(rank: int, world: int) -> None:
@@ -123,9 +114,9 @@ def check_random_sizes_in_many_buckets(rank: int, world: int) -> None:
     begun = []
     begin = Gather._begin
 
-    def counted(self: Gather, data: bytes, size: int) -> Any:
+    def counted(self: Gather, parts: Sequence[bytes], size: int) -> Any:
         begun.append(size)
-        return begin(self, data, size)
+        return begin(self, parts, size)
 
     def weights(of: int, number: int) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(100 * number + of)
@@ -185,6 +176,29 @@ def check_nan_raises_on_all(rank: int, world: int) -> None:
         train(again, rank, 4)
         assert same_bits(flat(ddp), flat(again)) and same_on_all(ddp), spec
         assert not same_bits(flat(ddp), weights)
+
+
+def check_a_sum_that_overflows(rank: int, world: int) -> None:
+    """Finite on each rank, and not in the sum; of powersgd the second sum, after a good first."""
+    for spec in ("none", "powersgd"):
+        model = make_model()
+        state = new_state(spec, model)
+        ddp = wrapped(state, model)
+        train(ddp, rank, 2)
+        before = residuals(state)
+        handle = ddp.module[2].weight.register_hook(
+            lambda g: torch.zeros_like(g).index_put_((torch.tensor(3), torch.tensor(5)), HUGE)
+        )
+        with pytest.raises(RuntimeError, match="the sum over the ranks is not finite"):
+            backward(ddp, rank, 2)
+        handle.remove()
+        assert residuals(state) == before and state.steps == 2
+        ddp.zero_grad()
+        train(ddp, rank, 2, first=2)
+        other = make_model()
+        again = wrapped(new_state(spec, other), other)
+        train(again, rank, 4)
+        assert same_bits(flat(ddp), flat(again)) and same_on_all(ddp), spec
 
 
 def spoiled(ddp: Any, rank: int, number: int, bad: bool) -> None:
@@ -456,6 +470,7 @@ def check_compiled(rank: int, world: int) -> None:
 CHECKS = [
     check_every_recipe, check_powersgd_is_the_reduction_of_all,
     check_random_sizes_in_many_buckets, check_nan_raises_on_all, check_nan_goes_through,
+    check_a_sum_that_overflows,
     check_the_scale_is_not_in_the_residual, check_options_of_ddp, check_accumulation,
     check_unused_parameters, check_two_models, check_odd_parameters,
     check_vectors_travel_exactly, check_states_must_agree, check_uneven_inputs,
@@ -478,109 +493,5 @@ def run_rank(world: int, rank: int, store: str, only: str = "") -> None:
     leave()
 
 
-@pytest.fixture
-def alone() -> Iterator[None]:
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
-    yield
-    leave()
-
-
-@pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"recipe": "pstc"}, r"ddp\.State: pstc needs a loss of every rank.* Use stc"),
-        ({"recipe": "fetchsgd"}, r"fetchsgd finds elements in one sketch.* Use stc"),
-        ({"recipe": "localsgd:every=4"}, r"takes many local steps.*gcext\.OuterOptimizer"),
-        ({"recipe": "powersgd:combine=median"}, r"all-reduces factors.*Use combine=mean"),
-        ({"recipe": "stc", "nonfinite": "skip"}, r"must be 'raise' or 'propagate', got 'skip'"),
-        ({"recipe": "stc", "exact_below": -1}, r"exact_below must be at least 0, got -1"),
-        ({"recipe": "stc", "round_steps": 0}, r"round_steps must be at least 1, got 0"),
-        ({"recipe": "stc", "module": 3}, r"module must be a torch\.nn\.Module, got int"),
-        ({"recipe": "nothing"}, "recipe: must be one of"),
-    ],
-)
-def test_construction_refuses(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=message):
-        State(**arguments)
-
-
-def test_needs_an_initialized_process_group() -> None:
-    with pytest.raises(RuntimeError, match=r"ddp\.State: torch\.distributed must be initialized"):
-        State("stc")
-
-
-@pytest.mark.usefixtures("alone")
-def test_the_hook_refuses() -> None:
-    """What it cannot do, with what to do instead; on all ranks alike."""
-    state, parameter = State("stc"), nn.Parameter(torch.ones(2))
-    with pytest.raises(RuntimeError, match=r'optimize_ddp = "ddp_optimizer"'):
-        gcext.ddp.hook(state, (parameter, parameter))
-    ddp = wrapped(State("stc"), nn.Embedding(50, 4, sparse=True))
-    with pytest.raises(RuntimeError, match=r"must be dense.*sparse=False"):
-        ddp(torch.tensor([1, 2])).sum().backward()
-    ddp = wrapped(State("stc", module=make_model()))
-    with pytest.raises(ValueError, match=r"must be of the module that State was given"):
-        backward(ddp, 0, 0)
-
-
-@pytest.mark.usefixtures("alone")
-def test_a_backward_pass_that_ends_early() -> None:
-    model = make_model()
-    state = new_state("stc:p=0.05", model)
-    ddp = wrapped(state, model)
-    train(ddp, 0, 2)
-    before, weights = residuals(state), copy.deepcopy(model.state_dict())
-    handle = model[0].get_parameter("weight").register_hook(lambda g: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        backward(ddp, 0, 2)
-    handle.remove()
-    with pytest.raises(RuntimeError, match="must be called between steps"):
-        state.state_dict()
-    again = make_model()
-    again.load_state_dict(weights)
-    ddp = wrapped(state, again)
-    state._named = None  # the new model's parameters are others
-    with pytest.raises(RuntimeError, match=r"buckets must come in order.*call abort\(\)"):
-        backward(ddp, 0, 2)
-    state.abort()
-    assert residuals(state) == before
-
-
-@pytest.mark.usefixtures("alone")
-def test_states_that_do_not_fit() -> None:
-    model = make_model()
-    state = new_state("stc:p=0.05", model)
-    train(wrapped(state, model), 0, 1)
-    saved, two = state.state_dict(), {"world_size": 2, "rank0": b""}
-    for other, text in (
-        ({}, "must have world_size"),
-        (two, r"world_size must be the state's 2, got 1\. Run with 2"),
-        ({**saved, "rank0": b"text"}, "must be what state_dict wrote"),
-        ({"world_size": 1}, r"needs the states of ranks \[0\] of 1, got none of \[0\]"),
-        (new_state("stc:p=0.1", model).state_dict(), "recipe must be the state's"),
-        (new_state("stc:p=0.05", model, exact_below=5).state_dict(), "exact_below must be"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            state.load_state_dict(other)
-        assert state.state_dict() == saved
-    with pytest.raises(ValueError, match=r"ranks \[0, 1\] of 2, got none of \[1\]"):
-        state.load_state_dict({**two, "rank0": saved["rank0"]}, redistribute=True)
-    state.load_state_dict({**two, **saved, "world_size": 2, "rank1": saved["rank0"]}, True)
-    bigger = nn.Sequential(*make_model(), nn.Linear(5, 5))
-    state = new_state("stc:p=0.05", bigger)
-    state.load_state_dict(saved)
-    with pytest.raises(ValueError, match=r"must be those of the state that was loaded, got '5\."):
-        backward(wrapped(state, bigger), 0, 0)
-
-
 if __name__ == "__main__":
     run_rank(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
-
-
-def test_residuals_that_some_ranks_lack_are_zeros_of_the_mean() -> None:
-    """A parameter that a rank has not used has no residual there."""
-    both, one = torch.ones(2), torch.full((3,), 4.0)
-    merged = _mean_of([{"r": {"a": both}, "n": 1}, {"r": {"a": both, "b": one}, "n": 5}])
-    assert merged["r"]["a"].tolist() == [1, 1]
-    assert merged["r"]["b"].tolist() == [2, 2, 2] and merged["n"] == 5

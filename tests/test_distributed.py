@@ -111,7 +111,7 @@ def check_gathers_under_way(rank: int, world: int) -> None:
         assert gather.fits == (longest <= capacity) and gather.failed == []
         assert gather.lengths == [packet.nbytes for packet in packets]
         assert gather.wait() == packets
-        assert gather.sent_bytes == 8 + max(capacity, longest)
+        assert gather.sent_bytes == 16 + max(capacity, longest)
         assert gather.received_bytes == gather.sent_bytes * (world - 1)
     assert called == [rank] * len(gathers)
     assert failing.failed == [1]
@@ -119,8 +119,17 @@ def check_gathers_under_way(rank: int, world: int) -> None:
         failing.wait()
 
 
+def check_ranks_in_another_round(rank: int, world: int) -> None:
+    """A rank that resumed from another checkpoint is an error on all, before anything counts."""
+    for first in (0, 2**63 - world, -(2**63)):
+        numbers = rf"got \[{first}, {first + 1}"
+        with pytest.raises(RuntimeError, match=f"number must be the same on all ranks, {numbers}"):
+            all_gather(sent(rank), number=first + rank)
+        assert len(all_gather(sent(rank), number=first)) == world
+
+
 CHECKS = [
-    check_gathers_under_way,
+    check_gathers_under_way, check_ranks_in_another_round,
     check_unequal_lengths, check_empty_packets, check_groups, check_another_shape, check_expect,
     check_a_rank_without_a_packet, check_a_group_of_processes,
 ]  # fmt: skip

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from gcext import checkpoint
 from gcext.fl import CheckpointError, Interrupted, Settings, load, local_sgd, run
-from gcext.fl import _checkpoint as checkpoint
 from gcext.fl import _run as run_module
 from gcext.fl._server import Server
 

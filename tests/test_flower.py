@@ -515,7 +515,7 @@ def test_seeds_differ_by_node_and_run() -> None:
 
 def test_what_cannot_be_followed_is_refused() -> None:
     for make in (CompressMod, CompressedFedAvg):
-        with pytest.raises(ValueError, match="must be a broadcast"):
+        with pytest.raises(ValueError, match="needs packets of its own for each client"):
             make("catchup")
         with pytest.raises(ValueError, match="nothing"):
             make("nothing:p=1")

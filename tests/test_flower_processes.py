@@ -87,7 +87,7 @@ def wait(happened: Callable[[], bool], seconds: float = 200) -> None:
 def test_a_supernode_killed_in_a_round_comes_back(here: Any) -> None:
     import torch
 
-    from gcext.fl._checkpoint import load
+    from gcext.checkpoint import load
 
     states = here.folder / "states"
     config = {"recipe": RECIPE, "rounds": 30, "round_timeout": 20, "state_dir": str(states)}

@@ -181,9 +181,9 @@ def test_hostile_results_are_refused() -> None:
         Decompress().process_dxo(wrong, Shareable(), context())
 
 
-@pytest.mark.parametrize("recipe", ["pstc", "diloco", "ef21"])
+@pytest.mark.parametrize("recipe", ["pstc", "diloco", "ef21", "laq"])
 def test_recipes_with_an_aggregator_of_their_own_are_refused(recipe: str) -> None:
-    with pytest.raises(ValueError, match="must leave the aggregation to NVFlare"):
+    with pytest.raises(ValueError, match=r"NVFlare aggregates\. Use a codec's recipe"):
         Compress(recipe)
 
 

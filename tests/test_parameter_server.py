@@ -287,13 +287,42 @@ def check_other_options(at: Ranks) -> None:
             else:
                 ps.Worker(tensors(), "stc", **given)
     odd = {**tensors(), "more": torch.ones(at.rank + 1)}
-    with pytest.raises(ValueError, match="names and sizes must be the same"):
+    with pytest.raises(ValueError, match="shape of 'more' must be the same"):
         if at.is_server:
             ps.Server("stc", servers=at.servers)
         else:
             ps.Worker(odd, "stc", servers=at.servers)
-    with pytest.raises(ValueError, match="down link must be a broadcast"):
+    with pytest.raises(ValueError, match="one broadcast answers all workers"):
         ps.Server("catchup", servers=at.servers)
+
+
+def check_a_worker_that_cannot_decode(at: Ranks) -> None:
+    """The round counts for the others; that worker is closed, and their next round fails."""
+    if at.is_server:
+        at.serve("stc", "worker 0 raised MemoryError: none left")
+        return
+    worker = at.worker("stc")
+    worker.push(gradients(at.rank, 0))
+    worker.pull()
+    before = repr(worker._sender.state_dict())
+    worker.push(gradients(at.rank, 1))
+    if at.rank == 0:
+
+        def aggregate(*_: Any) -> Any:
+            raise MemoryError("none left")
+
+        worker._receivers[1].aggregate = aggregate  # type: ignore
+        with pytest.raises(MemoryError, match="none left"):
+            worker.pull()
+        assert repr(worker._sender.state_dict()) == before
+        with pytest.raises(RuntimeError, match="the connection is closed"):
+            worker.push(gradients(at.rank, 2))
+        return
+    worker.pull()
+    worker.push(gradients(at.rank, 2))
+    with pytest.raises(RuntimeError, match="worker 0 raised MemoryError: none left"):
+        worker.pull()
+    worker.close()
 
 
 def check_a_worker_that_raises(at: Ranks) -> None:
@@ -329,7 +358,7 @@ def check_a_worker_that_is_killed(at: Ranks) -> None:
 CHECKS: list[Callable[[Ranks], None]] = [
     check_equals_one_process, check_order, check_commits_once_acknowledged, check_failures,
     check_losses, check_none_is_zero, check_resumes, check_other_options,
-    check_a_worker_that_raises, check_a_worker_that_is_killed,
+    check_a_worker_that_cannot_decode, check_a_worker_that_raises, check_a_worker_that_is_killed,
 ]  # fmt: skip
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 import torch
 
+import gcext
 from gcext.polar import _design as design
+from gcext.polar._cache import Kept
+from gcext.polar._values import Polar
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -61,85 +68,122 @@ def test_order_respects_the_partial_order(block: int, kept: int) -> None:
         assert free[index[free] | 1 << bit].all()
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache directory; what a process has in memory is forgotten."""
-    monkeypatch.setenv("GCEXT_CACHE_DIR", str(tmp_path / "deep" / "cache"))
-    design.frozen_set.cache_clear()
-    yield tmp_path / "deep" / "cache"
-    design.frozen_set.cache_clear()
-
-
-def again(block: int, kept: int, soft: bool = False) -> torch.Tensor:
-    design.frozen_set.cache_clear()
-    return design.frozen_set(block, kept, soft)
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """Each test computes anew."""
+    design._ORDERS.clear()
+    design._SETS.clear()
+    yield
+    design._ORDERS.clear()
+    design._SETS.clear()
 
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(("block", "kept"), [(32, 1), (1024, 333), (8192, 8191), (1 << 16, 7_777)])
 def test_a_set_that_is_not_shipped_is_computed_once(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, block: int, kept: int, soft: bool
+    monkeypatch: pytest.MonkeyPatch, block: int, kept: int, soft: bool
 ) -> None:
     first = design.frozen_set(block, kept, soft)
     assert int((1 - first).sum()) == kept
-    (file,) = cache.iterdir()
-    assert file.stat().st_size == 32 + block // 8
-    monkeypatch.setattr(design, "computed_set", None)  # another computation would fail
-    assert torch.equal(again(block, kept, soft), first)
+    monkeypatch.setattr(design, "evolved", None)  # another computation would fail
+    assert torch.equal(design.frozen_set(block, kept, soft), first)
+    design._SETS.clear()
+    assert torch.equal(design.frozen_set(block, kept, soft), first)
 
 
-def test_shipped_sets_are_not_cached(cache: Path) -> None:
-    design.frozen_set(1024, 512)
-    assert not cache.exists()
+@pytest.mark.parametrize("level", range(5, 14))
+def test_shipped_orders_are_those_of_the_design(level: int) -> None:
+    block = 1 << level
+    for at in range(0, 11, 1 if level < 11 else 5):
+        kept = next(k for k in range(block + 1) if design.tenth(k, block) == at)
+        made = design.order(block, kept, soft=True)
+        assert made.dtype == torch.int32
+        assert torch.equal(made, design.evolved(block, kept, soft=True))
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda data: data[:-1],
-        lambda data: data + b"x",
-        lambda data: b"",
-        lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:],
-        lambda data: bytes(len(data)),
-        lambda data: b"#!/bin/sh",
-    ],
-)
-def test_a_damaged_cache_is_computed_again_and_replaced(
-    cache: Path, spoil: Callable[[bytes], bytes]
+def test_sets_of_real_values_need_eleven_orders_a_block() -> None:
+    for kept in range(65):
+        design.frozen_set(64, kept, soft=True)
+    assert len(design._ORDERS) == 11
+    for kept in (20, 21, 22):  # signs: one each
+        design.frozen_set(64, kept)
+    assert len(design._ORDERS) == 14
+
+
+def test_sets_without_a_choice_and_shipped_ones_need_no_design(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first = design.frozen_set(1024, 333)
-    (file,) = cache.iterdir()
-    good = file.read_bytes()
-    file.write_bytes(spoil(good))
-    assert torch.equal(again(1024, 333), first)
-    assert file.read_bytes() == good
+    monkeypatch.setattr(design, "evolved", None)
+    for soft in (False, True):
+        assert design.frozen_set(1 << 20, 0, soft).all()
+        assert not design.frozen_set(1 << 20, 1 << 20, soft).any()
+        design.frozen_set(1024, 512, soft)
+    for block in (32, 8192):
+        for kept in range(0, block, block // 32 + 1):
+            design.frozen_set(block, kept, soft=True)
 
 
-def test_the_set_of_another_code_is_rejected(cache: Path) -> None:
-    first, other = design.frozen_set(1024, 333), design.frozen_set(1024, 334)
-    one, two = sorted(cache.iterdir())
-    two.write_bytes(one.read_bytes())
-    assert torch.equal(again(1024, 334), other) and not torch.equal(first, other)
+def test_what_is_kept_is_bounded_and_the_oldest_use_goes_first() -> None:
+    kept = Kept(100)
+    made = []
+
+    def make(key: int, size: int = 40) -> torch.Tensor:
+        def maker() -> torch.Tensor:
+            made.append(key)
+            return torch.full((size,), key, dtype=torch.uint8)
+
+        return kept.get(key, maker)
+
+    assert [int(make(key)[0]) for key in (1, 2, 1, 3, 1, 2)] == [1, 2, 1, 3, 1, 2]
+    assert made == [1, 2, 3, 2]  # 3 took the place of 2
+    assert kept.nbytes == 80 and len(kept) == 2
+    make(9, size=101)
+    make(9, size=101)
+    assert made[-2:] == [9, 9] and kept.nbytes == 80  # too large to be kept
+    kept.clear()
+    assert kept.nbytes == len(kept) == 0
+    threads = [Thread(target=lambda: [make(i % 7) for i in range(500)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert kept.nbytes == 80 and len(kept) == 2
 
 
-def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    design.frozen_set.cache_clear()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    again(64, 5)  # conftest.py has switched it off
+def test_nothing_is_written_to_disk(tmp_path: Path) -> None:
+    code = """
+import gcext, torch
+packet = gcext.codec("polar:rate=0.37,block=64,rotate=false").encode(torch.randn(100))
+message = packet.to_bytes()
+gcext.Packet.from_bytes(message, expect=(100,)).to_dense()
+"""
+    names = ("HOME", "XDG_CACHE_HOME", "GCEXT_CACHE_DIR", "TMPDIR")
+    subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        check=True,
+        env={**os.environ, **dict.fromkeys(names, str(tmp_path))},
+    )
     assert not any(tmp_path.iterdir())
-    monkeypatch.delenv("GCEXT_CACHE_DIR")
-    again(64, 5)
-    assert len(list((tmp_path / "xdg" / "gcext").iterdir())) == 1
-    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
-    again(64, 5)
-    assert len(list((tmp_path / "home" / ".cache" / "gcext").iterdir())) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("GCEXT_CACHE_DIR", str(tmp_path / "file" / "below"))
-    assert int(again(64, 7).sum()) == 64 - 7
-    design.frozen_set.cache_clear()
+@pytest.mark.parametrize("rotate", ["true", "false"])
+def test_a_packet_has_no_block_beyond_its_elements(rotate: str) -> None:
+    x = torch.randn(70_000)
+    for numel, block, used in (
+        (5, 1024, 1024),
+        (5, 8192, 8192),
+        (5, 1 << 16, 8192),
+        (9000, 1 << 20, 1 << 14),
+        (70_000, 1 << 16, 1 << 16),
+    ):
+        codec = gcext.codec(f"polar:rate=0.5,block={block},rotate={rotate}")
+        packet = codec.encode(x[:numel], seed=1 if rotate == "true" else None)
+        code = packet.coded
+        assert isinstance(code, Polar)
+        assert (code.block, code.kept) == (used, used // 2)
+        message = packet.to_bytes()
+        back = gcext.Packet.from_bytes(message, expect=(numel,)).to_dense()
+        assert torch.equal(torch.as_tensor(back), torch.as_tensor(packet.to_dense()))
+    tiny = gcext.codec(f"polar:rate=1e-6,block={1 << 20},rotate={rotate}")  # a bit, whatever N is
+    code = tiny.encode(x[:9], seed=1 if rotate == "true" else None).coded
+    assert isinstance(code, Polar) and (code.block, code.kept) == (8192, 1)

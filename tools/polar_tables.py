@@ -1,4 +1,5 @@
-"""Writes gcext/polar/tables.json: free indices of the common polar codes, as packed bits.
+"""Writes gcext/polar/tables.json: free indices of the common polar codes, as packed bits; and
+orders.bin, the orders behind all codes of real values up to 2^13.
 
     python tools/polar_tables.py            (after gcext was built; takes some minutes)
 
@@ -12,6 +13,7 @@ decides: indices near the boundary are exchanged as long as that lowers the dist
 
 import json
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from gcext._native import ops
 from gcext.polar import _code, _design
-from gcext.polar._design import TABLES, VERSION, computed_set, order
+from gcext.polar._design import ORDERS, TABLES, VERSION, computed_set, order
 
 RATES = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
 LEVELS = range(5, 14)
@@ -86,6 +88,16 @@ def gaussian(rate: float, weight: int) -> list[int]:
     return [int(x) for x in np.rint(density * 2**32)]
 
 
+def orders() -> bytes:
+    """Each block's indices for each tenth of the rate, uint16."""
+    made = []
+    for block in (1 << level for level in LEVELS):
+        for at in range(_design.TENTHS):
+            kept = next(k for k in range(block + 1) if _design.tenth(k, block) == at)
+            made.append(_design.evolved(block, kept, soft=True).numpy().astype("<u2").tobytes())
+    return b"".join(made)
+
+
 def main() -> None:
     tables: dict[str, Any] = {"version": VERSION, "gaussian": [], "signs": {}, "values": {}}
     for tenth in range(11):
@@ -93,6 +105,8 @@ def main() -> None:
         tables["gaussian"].append(gaussian(rate, _code._VALUE_WEIGHT[tenth]))
     TABLES.write_text(json.dumps(tables))  # the sets are computed from the densities
     _design._tables.cache_clear()
+    ORDERS.write_bytes(zlib.compress(orders(), 9))
+    _design._orders.cache_clear()
     for level in LEVELS:
         block = 1 << level
         for kept in sorted({round(rate * block) for rate in RATES}):

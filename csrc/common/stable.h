@@ -16,6 +16,7 @@
 #include <optional>
 #include <vector>
 
+#include "fork.h"
 #include "fpenv.h"
 
 #if defined(__linux__)
@@ -108,6 +109,11 @@ void parallel_parts(int64_t parts, const Body& body) {
   if (parts == 1) {
     guarded(0, 1);
   } else {
+    GCEXT_CHECK(!threads_were_lost(),
+                "gcext: this process was forked after threads had been used, and a fork does not "
+                "copy them: waiting for them would never end. Call torch.set_num_threads(1) before "
+                "anything else here, or start processes with the method spawn.");
+    threads_used = true;
     torch::stable::parallel_for(0, parts, 1, guarded);
   }
   if (failed) std::rethrow_exception(error);

@@ -13,7 +13,8 @@
 // The error of a node bounds those below it: once it is as good as 0 or 1/2 the node is not
 // followed further, and its indices share its error. Only additions and multiplications of doubles
 // in a fixed order, without contraction: every platform finds the same order.
-#include <cmath>
+#include "polar_design.h"
+
 #include <numeric>
 
 #include "../common/stable.h"
@@ -22,7 +23,7 @@
 namespace gcext {
 namespace {
 
-constexpr int kTop = 127, kSize = 2 * kTop + 1;
+constexpr int kTop = kTopLlr, kSize = 2 * kTop + 1;
 
 struct Density {
   double p[kSize];
@@ -42,18 +43,15 @@ void check_node(const Density& in, Density* out) {
     below += minus;
   }
   out->p[kTop] = in.at(0) * (2 - in.at(0));
+  // The tails fall below what a double can hold.
+  while (out->reach > 0 && out->at(out->reach) == 0 && out->at(-out->reach) == 0) --out->reach;
 }
 
-void variable_node(const Density& in, Density* out) {
+// leaf: an error is all that is asked of the result, and positive LLRs add nothing to that.
+void variable_node(const Density& in, bool leaf, Density* out) {
   double sum[2 * kSize] = {};  // of v in [-254, 254], at v + 254
   const int r = in.reach;
-  for (int v = -r; v <= r; ++v) {
-    const double p = in.at(v);
-    if (p == 0) continue;
-    const double* from = in.p + kTop - r;
-    double* to = sum + 2 * kTop + v - r;
-    for (int w = 0; w <= 2 * r; ++w) to[w] += p * from[w];
-  }
+  GCEXT_TABLE(polar_design_table).convolve(in.p + kTop, r, leaf ? 0 : 2 * r, sum + 2 * kTop);
   out->reach = std::min(kTop, 2 * r);
   for (int v = -kTop; v <= kTop; ++v) out->p[v + kTop] = sum[v + 2 * kTop];
   for (int v = kTop + 1; v <= 2 * kTop; ++v) {
@@ -80,7 +78,7 @@ void evolve(const Density& density, int level, double* error) {
   Density next;
   check_node(density, &next);
   evolve(next, level - 1, error);
-  variable_node(density, &next);
+  variable_node(density, level == 1, &next);
   evolve(next, level - 1, error + rows / 2);
 }
 

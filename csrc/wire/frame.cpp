@@ -5,6 +5,7 @@
 #include <string>
 
 #include "../bits.h"
+#include "budget.h"
 #include "coded.h"
 #include "dct.h"
 #include "fields.h"
@@ -190,7 +191,7 @@ void check_body(const Body& body, const Cursor& cursor) {
   if (body.method > kGroup) check_coded(body, cursor);
 }
 
-void check_message(Cursor cursor, const Expectation* expectation, bool closed) {
+void check_message(Cursor cursor, const Expectation* expectation, bool closed, Meter* meter) {
   const Body body = take_body(&cursor, false);
   const bool group = body.method == kGroup;
   if (expectation != nullptr) check_kind(body, *expectation, cursor);
@@ -199,6 +200,7 @@ void check_message(Cursor cursor, const Expectation* expectation, bool closed) {
     const Body member = group ? take_body(&cursor, true) : body;
     if (expectation != nullptr)
       check_shape(member, expectation->shapes[static_cast<size_t>(i)], cursor);
+    if (meter != nullptr) meter->add(member, cursor);
     if (!(closed && can_stay_closed(member))) check_body(member, cursor);
   }
   cursor.scope("");

@@ -180,9 +180,11 @@ void check_body(const Body& body, const Cursor& cursor);
 // Whether a body is one that stays closed, for a device to open: ternary, with elements.
 inline bool can_stay_closed(const Body& body) { return body.method == kTernary && body.k > 0; }
 
-// Takes and checks a whole message's bodies, its end, and the expectation (null: none). `closed`:
-// of the bodies that can stay so, the structure alone.
-void check_message(Cursor cursor, const Expectation* expectation, bool closed);
+class Meter;
+
+// Takes and checks a whole message's bodies, its end, the expectation and the budget (null: none).
+// `closed`: of the bodies that can stay so, the structure alone.
+void check_message(Cursor cursor, const Expectation* expectation, bool closed, Meter* meter);
 
 // Fills k indices and k float32 values. Checks again, so that a buffer changed by another thread
 // is an error and never a stray write.

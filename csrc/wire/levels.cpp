@@ -47,18 +47,19 @@ class PlaceReader {
   Index zero_[kTile];
 };
 
-// Fails at the first of the levels of tile `t` that is wrong.
+// Fails at the first of the levels of tile `t` that is wrong. at: null where no norm is 0, as then
+// it does not matter which norm a level has.
 template <class Index>
 void check_each(const LevelFields& fields, const Cursor& cursor, int64_t t, const Index* at,
                 const int64_t* magnitude, int64_t n, NormAt* norm_at) {
   const uint8_t* entry = fields.numbers.table + kTileBytes * t;
   for (int64_t i = 0; i < n; ++i)
-    check_level(fields, cursor, magnitude[i], static_cast<int64_t>(at[i]), norm_at, "levels.tiles",
-                entry);
+    check_level(fields, cursor, magnitude[i], at == nullptr ? 0 : static_cast<int64_t>(at[i]),
+                norm_at, "levels.tiles", entry);
 }
 
 // Calls visit(at, level, n) for each tile of the levels, checked: a tile of magnitudes, then one
-// level after the other. Without `placed`, `at` is only right where a norm is 0.
+// level after the other. Without `placed`, `at` is only known where a norm is 0.
 template <class Index, class Visit>
 void walk_levels(const Body& body, const Cursor& cursor, bool placed, const Visit& visit) {
   const LevelFields& fields = body.levels;
@@ -66,14 +67,14 @@ void walk_levels(const Body& body, const Cursor& cursor, bool placed, const Visi
   SectionReader numbers(fields.numbers, fields.places * fields.steps, cursor);
   PlaceReader<Index> places(body, cursor);
   NormAt norm_at(fields.bucket, fields.norms);
-  const bool zero_norms = any_zero(fields.norm, fields.norms);
+  const bool zero_norms = any_zero(fields.norm, fields.norms), known = placed || zero_norms;
   Index at[kTile];
   int64_t number[kTile], magnitude[kTile], last = -1;
   int16_t level[kTile];
   std::fill(magnitude, magnitude + kTile, 1);
   for (int64_t t = 0; t * kTile < fields.places; ++t) {
     const int64_t n = std::min(kTile, fields.places - t * kTile);
-    if (placed || zero_norms) places.next(at);
+    if (known) places.next(at);
     int64_t spare = 0;  // negative where a magnitude is above the steps
     if (fields.steps > 1) {
       numbers.next(number);
@@ -82,7 +83,8 @@ void walk_levels(const Body& body, const Cursor& cursor, bool placed, const Visi
       for (int64_t i = 0; i < n; ++i) spare |= fields.steps - magnitude[i];
       last = number[n - 1];
     }
-    if (spare < 0 || zero_norms) check_each(fields, cursor, t, at, magnitude, n, &norm_at);
+    if (spare < 0 || zero_norms)
+      check_each(fields, cursor, t, known ? at : nullptr, magnitude, n, &norm_at);
     const uint8_t* signs = body.signs + t * (kTile / 8);
     for (int64_t i = 0; i < n; ++i) {
       const int16_t minus = static_cast<int16_t>(-(signs[i >> 3] >> (i & 7) & 1));

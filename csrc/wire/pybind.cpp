@@ -12,6 +12,7 @@
 #include "../bits.h"
 #include "../common/fpenv.h"
 #include "../common/isa.h"
+#include "budget.h"
 #include "packets.h"
 
 namespace gcext::wire {
@@ -81,7 +82,7 @@ py::bytes pack(const py::object& packet, const py::function& digest) {
     try {
       check_message(open_frame(reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes.ptr())),
                                PyBytes_GET_SIZE(bytes.ptr())),
-                    nullptr, false);
+                    nullptr, false, nullptr);
     } catch (const DecodeError& error) {
       throw PackError(
           std::string("pack: a merged packet or a sum must be canonical. Use merge or sum. ") +
@@ -104,26 +105,58 @@ Cursor open_checked(const Bytes& view, const py::function& digest) {
   return cursor;
 }
 
+Expectation expectation_of(const py::object& expect) {
+  Expectation expectation;
+  const auto pair = expect.cast<py::tuple>();
+  expectation.group = pair[0].cast<bool>();
+  expectation.shapes = pair[1].cast<std::vector<std::vector<int64_t>>>();
+  return expectation;
+}
+
+py::tuple pair_of(const Cost& cost) { return py::make_tuple(cost.work, cost.memory); }
+
+// budget: work and memory; None: the default one where a shape is expected, else without limit.
 py::object unpack(const py::buffer& buffer, const py::function& digest, const py::function& build,
-                  const py::object& expect, bool located) {
+                  const py::object& expect, bool located, const py::object& budget) {
   const KernelFpEnv env;  // a scale may be denormal, on its way to a double too
   const Bytes view(buffer);
+  const bool pinned = !expect.is_none(), given = !budget.is_none();
   Expectation expectation;
-  if (!expect.is_none()) {
-    const auto pair = expect.cast<py::tuple>();
-    expectation.group = pair[0].cast<bool>();
-    expectation.shapes = pair[1].cast<std::vector<std::vector<int64_t>>>();
+  if (pinned) expectation = expectation_of(expect);
+  Cost most;
+  if (given) {
+    const auto pair = budget.cast<py::tuple>();
+    most = {pair[0].cast<int64_t>(), pair[1].cast<int64_t>()};
+  } else if (pinned) {
+    most = default_budget(expected_numel(expectation), view.size());
   }
   Cursor cursor = open_checked(view, digest);
   {
     const py::gil_scoped_release release;
-    check_message(cursor, expect.is_none() ? nullptr : &expectation, located);
+    Meter meter(most);
+    check_message(cursor, pinned ? &expectation : nullptr, located,
+                  given || pinned ? &meter : nullptr);
   }
   const Body body = take_body(&cursor, false);
   if (body.method != kGroup) return read_packet(body, cursor, build, located);
   std::vector<Body> bodies;
   for (int64_t i = 0; i < body.members; ++i) bodies.push_back(take_body(&cursor, true));
   return read_group(bodies, cursor, build, located);
+}
+
+// Work and memory of a message; only its frame and structure are checked.
+py::tuple cost(const py::buffer& buffer, const py::function& digest) {
+  const Bytes view(buffer);
+  Cursor cursor = open_checked(view, digest);
+  Meter meter({kUnlimited, kUnlimited});
+  {
+    const py::gil_scoped_release release;
+    const Body body = take_body(&cursor, false);
+    const bool group = body.method == kGroup;
+    for (int64_t i = 0; i < (group ? body.members : 1); ++i)
+      meter.add(group ? take_body(&cursor, true) : body, cursor);
+  }
+  return pair_of(meter.spent());
 }
 
 // Every field of a message in order, as far as its structure can be read; the contents of the
@@ -199,7 +232,16 @@ PYBIND11_MODULE(_wire, m) {
   m.def("isa", [] { return gcext::isa_name(gcext::isa()); });
   m.def("pack", pack, py::arg("packet"), py::arg("digest"));
   m.def("unpack", unpack, py::arg("message"), py::arg("digest"), py::arg("build"),
-        py::arg("expect") = py::none(), py::arg("located") = false);
+        py::arg("expect") = py::none(), py::arg("located") = false, py::arg("budget") = py::none());
+  m.def("cost", cost, py::arg("message"), py::arg("digest"));
+  m.def(
+      "default_budget",
+      [](const py::object& expect, int64_t bytes) {
+        return pair_of(default_budget(expected_numel(expectation_of(expect)), bytes));
+      },
+      py::arg("expect"), py::arg("bytes"));
+  m.def("expect_polar", expect_polar, py::arg("level"), py::arg("tenth"));
+  m.attr("UNLIMITED") = kUnlimited;
   m.def("trace", trace, py::arg("message"));
   m.def("merge", merge_packets, py::arg("packets"), py::arg("build"));
   m.def("unmerge", unmerge_packet, py::arg("packet"), py::arg("build"));

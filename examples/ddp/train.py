@@ -53,7 +53,9 @@ optimizer = torch.optim.SGD(model.parameters(), lr=options.lr)
 
 first = 0
 if options.resume:
-    first = 1 + max(int(path.name) for path in options.checkpoints.iterdir())
+    # .metadata is written last: without it the save was cut short.
+    whole = [path.parent for path in options.checkpoints.glob("*/.metadata")]
+    first = 1 + max(int(path.name) for path in whole)
     weights = net.state_dict()
     dcp.load({"model": weights, "ddp": state}, checkpoint_id=options.checkpoints / str(first - 1))
     net.load_state_dict(weights)

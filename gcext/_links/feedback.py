@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gcext._codecs.base import Codec, Scope, require_contraction
-from gcext._links.seeds import check_state
 from gcext._links.sender import Sender
 from gcext._links.stages import Stage
 from gcext._native.library import current_stream, memory_error
@@ -101,7 +101,8 @@ class ErrorFeedback(Sender):
 
     def residual(self, name: str) -> Tensor:
         """Return a copy of a name's residual: float32, its tensor's shape."""
-        return self._residuals[name].clone()
+        with self._lock:
+            return self._residuals[name].clone()
 
     def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, Tensor | None]:
         memory, out = self._slots(tensor, name)
@@ -158,8 +159,8 @@ class ErrorFeedback(Sender):
             if memory is None:
                 with torch.inference_mode(False):  # later calls may be outside of it
                     memory = torch.zeros(tensor.shape, dtype=torch.float32, device=tensor.device)
-            if spare := self._spare.get(_slot_key(memory)):
-                return memory, spare.pop()
+            with suppress(KeyError, IndexError):  # none is spare, or other threads took them
+                return memory, self._spare[_slot_key(memory)].pop()
             with torch.inference_mode(False):
                 return memory, torch.empty_like(memory)
         except RuntimeError as error:
@@ -180,17 +181,18 @@ class ErrorFeedback(Sender):
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all residuals, pending ones included. Round-trips bit for bit."""
-        return {
-            "version": 3,
-            "codec": self.codec.spec,
-            "decay": self.decay,
-            "exact_below": self.exact_below,
-            "scope": self.scope,
-            "seeds": self._seeds.state_dict(),
-            "residuals": _copies(self._residuals),
-            "pending": _copies(self._pending),
-            **self._staged_state(),
-        }
+        with self._lock:  # else another thread may encode into a slot that is being copied
+            return {
+                "version": 3,
+                "codec": self.codec.spec,
+                "decay": self.decay,
+                "exact_below": self.exact_below,
+                "scope": self.scope,
+                "seeds": self._seeds.state_dict(),
+                "residuals": _copies(self._residuals),
+                "pending": _copies(self._pending),
+                **self._staged_state(),
+            }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
         """Replace all residuals; ValueError, and nothing changed, for a state that does not fit.
@@ -200,8 +202,11 @@ class ErrorFeedback(Sender):
             strict: codec, its options and scope must be those of the state. False lets others go
                 on from these residuals, for example where p changes.
         """
+        with self._loading(state):
+            self._load(state, strict)
+
+    def _load(self, state: dict[str, Any], strict: bool) -> None:
         owner = "ErrorFeedback"
-        check_state(owner, state)
         mine = {
             "codec": self.codec.spec,
             "decay": self.decay,
@@ -212,8 +217,8 @@ class ErrorFeedback(Sender):
         keys |= set(self._staged_state())
         if state.get("version") != 3 or set(state) != keys:
             raise ValueError(
-                f"{owner}: state must be of version 3, got keys {sorted(state)} and version "
-                f"{state.get('version')}. Load what state_dict returned."
+                f"{owner}: state must be of version 3, got keys {sorted(map(str, state))} and "
+                f"version {state.get('version')}. Load what state_dict returned."
             )
         for key, got in mine.items():
             free = key in ("codec", "scope")  # what is held back suits any

@@ -81,19 +81,26 @@ class Link:
 
         Raises ValueError for an exact_below above 0 where the receiver takes no dense packets.
         """
-        if exact_below:
-            try:
-                self.combine().check(0, Dense().encode(torch.zeros(1)), loss=0.0)
-            except ValueError as error:
-                raise ValueError(
-                    f"Link: exact_below must be 0, got {exact_below}: {error}"
-                ) from None
+        if exact_below and (error := self._refuses_dense()):
+            raise ValueError(f"Link: exact_below must be 0, got {exact_below}: {error}")
         stages = [make() for make in self.stages]
         if self.feedback:
             return ErrorFeedback(
                 self.codec, self.decay, seed=seed, exact_below=exact_below, stages=stages
             )
         return Sender(self.codec, seed=seed, exact_below=exact_below, stages=stages)
+
+    @property
+    def takes_dense(self) -> bool:
+        """Whether tensors may be sent exactly. A vote takes signs only."""
+        return self._refuses_dense() is None
+
+    def _refuses_dense(self) -> ValueError | None:
+        try:
+            self.combine().check(0, Dense().encode(torch.zeros(1)), loss=0.0)
+        except ValueError as error:
+            return error
+        return None
 
     def receiver(self) -> Aggregator:
         """Return a new receiving end, with an empty history."""

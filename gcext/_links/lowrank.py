@@ -21,7 +21,6 @@ from gcext._codecs.lowrank import (
 )
 from gcext._codecs.topk import Dense
 from gcext._links.feedback import _all_or_nothing
-from gcext._links.seeds import check_state
 from gcext._links.sender import Named, Sender
 from gcext._packet.packet import Packet
 from gcext._packet.transforms import lowrank_view, product
@@ -252,8 +251,9 @@ class PowerSGD(Sender):
             if residual is not None:  # of this worker's own, Algorithm 2
                 residual = (step.matrix - product(step.left, step.right)).view(shape)
             held[name] = _Held(shape, residual, next_start(start, right))
-        self._held.update(held)
-        self._seeds.used(self._steps)
+        with self._lock:
+            self._held.update(held)
+            self._seeds.used(self._steps)
         self._steps = {}
         return decoded
 
@@ -290,6 +290,10 @@ class PowerSGD(Sender):
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that is held, pending packets' included. Round-trips bit for bit."""
+        with self._lock:
+            return self._whole_state()
+
+    def _whole_state(self) -> dict[str, Any]:
         return {
             "version": 1,
             "rank": self.codec.rank,
@@ -304,11 +308,15 @@ class PowerSGD(Sender):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
-        check_state("PowerSGD", state)
+        with self._loading(state):
+            self._load(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
         mine = self.state_dict()
         if set(state) != set(mine):
             raise ValueError(
-                f"PowerSGD: state must have the keys {sorted(mine)}, got {sorted(state)}. "
+                f"PowerSGD: state must have the keys {sorted(mine)}, got "
+                f"{sorted(map(str, state))}. "
                 "Load what state_dict returned."
             )
         for key in ("version", "rank", "feedback", "exact_below"):

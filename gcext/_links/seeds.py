@@ -1,4 +1,4 @@
-"""The seeds of a sender's packets, and the check of a state's keys."""
+"""The seeds of a sender's packets: derived from its own, a name and a count."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from gcext._codecs.base import Codec
 from gcext._codecs.seeds import as_seed, derive
+from gcext._packet.state import check_keys
 
-__all__ = ["PacketSeeds", "check_keys", "check_state"]
+__all__ = ["PacketSeeds"]
 
 
 class PacketSeeds:
@@ -64,21 +65,3 @@ class PacketSeeds:
                     f"{count!r}. Check the file."
                 )
         return dict(counts)
-
-
-def check_state(owner: str, state: Any) -> None:
-    """Raise TypeError for what is no state."""
-    if not isinstance(state, dict):
-        raise TypeError(
-            f"{owner}: state must be a dict, got {type(state).__name__}. "
-            "Load what state_dict returned."
-        )
-
-
-def check_keys(owner: str, state: dict[str, Any], mine: dict[str, Any]) -> None:
-    """Raise ValueError where a state has other keys than one of this owner."""
-    if set(state) != set(mine):
-        must = f"of keys {', '.join(sorted(mine))}" if mine else "empty"
-        raise ValueError(
-            f"{owner}: state must be {must}, got {sorted(state)}. Check the recipe's codec."
-        )

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeAlias, cast, overload
+from threading import get_ident
+from typing import Any, overload
 
 from torch import Tensor
-from torch.nn import Module, Parameter
 
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.registry import codec as make_codec
 from gcext._codecs.topk import Dense
-from gcext._links.seeds import PacketSeeds, check_keys, check_state
+from gcext._links.named import Named, named_tensors
+from gcext._links.seeds import PacketSeeds
 from gcext._links.stages import Stage
 from gcext._packet.packet import Packet
+from gcext._packet.state import Lock, loading
 from gcext._spec import plain
 
 __all__ = ["Named", "Sender"]
-
-Named: TypeAlias = "Mapping[str, Tensor | None] | Iterable[tuple[str, Tensor | None]]"
 
 
 class Sender:
@@ -66,6 +67,8 @@ class Sender:
         """Names that the last ``compress`` of a mapping left out: they had no gradient."""
         self._seeds = PacketSeeds(owner, self.codec, seed)
         self._pending: dict[str, Tensor | None] = {}
+        self._busy: dict[str, int] = {}  # the thread that compresses a name now
+        self._lock = Lock()  # of what counts: not held while a codec encodes
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.codec.spec!r}, {len(self._pending)} pending)"
@@ -129,16 +132,15 @@ class Sender:
                 f"{owner}.compress: the name of a tensor must be a str, "
                 f"got {type(name).__name__}. Pass the parameter's name."
             )
-        if self._pending:
-            self._refuse_pending((name,))
-        if self.stages:
-            packet, slot = self._staged(tensor, name)
-        else:
-            packet, slot = self._encode_one(tensor, name)
-        if commit:
-            self._settle({name: slot})
-        else:
-            self._pending[name] = slot
+        try:
+            self._begin((name,))
+            if self.stages:
+                packet, slot = self._staged(tensor, name)
+            else:
+                packet, slot = self._encode_one(tensor, name)
+            self._count({name: slot}, commit)
+        finally:
+            self._end((name,))
         return packet
 
     def _encode_one(self, tensor: Tensor, name: str) -> tuple[Packet, Tensor | None]:
@@ -188,7 +190,16 @@ class Sender:
                 stage.rollback(name)
 
     def _compress_all(self, tensors: dict[str, Tensor], commit: bool) -> Packet:
-        self._refuse_pending(tensors)
+        try:
+            self._begin(tensors)
+            group, slots = self._encode_group(tensors)
+            self._count({name: slots[name] for name in tensors}, commit)
+        finally:
+            self._end(tensors)
+        return group
+
+    def _encode_group(self, tensors: dict[str, Tensor]) -> tuple[Packet, dict[str, Tensor | None]]:
+        """Return the group, and the residuals that count once it is committed."""
         slots: dict[str, Tensor | None] = {}
         given = tensors
         try:
@@ -200,18 +211,13 @@ class Sender:
                     self._after(packet, name, tensors[name])
                     for name, packet in zip(tensors, packets, strict=True)
                 ]
-            group = Packet.group(packets)
+            return Packet.group(packets), slots
         except BaseException:
             for slot in slots.values():
                 if slot is not None:
                     self._release(slot)
             self._forget(tensors)
             raise
-        if commit:
-            self._settle(slots)
-        else:
-            self._pending.update({name: slots[name] for name in tensors})
-        return group
 
     def _encode_each(
         self, tensors: dict[str, Tensor], slots: dict[str, Tensor | None]
@@ -243,46 +249,40 @@ class Sender:
     def _tensors(self, given: Named) -> dict[str, Tensor]:
         """Return the tensors by name, gradients for parameters; warns of names without one."""
         owner = type(self).__name__
-        pairs = list(given.items() if isinstance(given, Mapping) else _pairs(given, owner))
-        tensors: dict[str, Tensor] = {}
-        skipped = []
-        for name, value in pairs:
-            tensor = value
-            if type(value) is not Tensor and isinstance(value, Parameter):
-                tensor = value.grad
-            if tensor is None:
-                skipped.append(name)
-                continue
-            if not isinstance(name, str) or not isinstance(tensor, Tensor) or name in tensors:
-                what = f"{name!r:.60}: {type(tensor).__name__}"
-                raise TypeError(
-                    f"{owner}.compress: tensors must have names of their own, got {what}. "
-                    "Pass {name: tensor}."
-                )
-            tensors[name] = tensor
-        devices = {tensor.device for tensor in tensors.values()}
-        if len(devices) > 1:
-            raise ValueError(
-                f"{owner}.compress: tensors of one call must be on one device, got "
-                f"{', '.join(sorted(map(str, devices)))}. Call once for each device."
-            )
-        if not tensors:
-            raise ValueError(
-                f"{owner}.compress: needs at least one tensor, got {len(skipped)} names without "
-                "a gradient. Call backward first."
-            )
+        tensors, skipped = named_tensors(owner, given)
         if skipped and tuple(skipped) != self.skipped:
             names = ", ".join(map(repr, skipped[:5])) + (", ..." if len(skipped) > 5 else "")
             warnings.warn(
                 f"{owner}.compress: no gradient for {names}; the packet leaves out {len(skipped)} "
-                f"of {len(pairs)} names.",
+                f"of {len(tensors) + len(skipped)} names.",
                 stacklevel=3,
             )
         self.skipped = tuple(skipped)
         return tensors
 
+    def _begin(self, names: Collection[str]) -> None:
+        """Take names until ``_end``; RuntimeError where one is pending or another thread has it."""
+        mine = get_ident()
+        with self._lock:
+            self._refuse_pending(names)
+            for name in names:
+                if self._busy.get(name, mine) != mine:
+                    raise RuntimeError(
+                        f"{type(self).__name__}: one packet of a name at a time, another thread "
+                        f"compresses {name!r}. Call from one thread, or give each its own names."
+                    )
+            self._busy.update(dict.fromkeys(names, mine))
+
+    def _end(self, names: Iterable[str]) -> None:
+        """Give back the names that this thread has taken."""
+        mine = get_ident()
+        with self._lock:
+            for name in names:
+                if self._busy.get(name) == mine:
+                    del self._busy[name]
+
     def _refuse_pending(self, names: Iterable[str]) -> None:
-        for name in names:
+        for name in names if self._pending else ():
             if name in self._pending:
                 raise RuntimeError(
                     f"{type(self).__name__}: one packet of a name at a time, {name!r} is pending. "
@@ -316,8 +316,17 @@ class Sender:
 
         Without a name: the packets of every pending name, if there are any.
         """
-        names = self.pending if name is None else (name,)
-        self._settle({each: self._pending.pop(each) for each in names})
+        with self._lock:
+            names = self.pending if name is None else (name,)
+            self._settle({each: self._pending.pop(each) for each in names})
+
+    def _count(self, slots: dict[str, Tensor | None], commit: bool) -> None:
+        """Let new packets count, or be pending."""
+        with self._lock:
+            if commit:
+                self._settle(slots)
+            else:
+                self._pending.update(slots)
 
     def _settle(self, slots: Mapping[str, Tensor | None]) -> None:
         """Let packets count: their slots become residuals, and their seeds are used."""
@@ -333,10 +342,11 @@ class Sender:
 
         Without a name: the packets of every pending name, if there are any.
         """
-        for each in self.pending if name is None else (name,):
-            if (slot := self._pending.pop(each)) is not None:
-                self._release(slot)
-            self._forget((each,))
+        with self._lock:
+            for each in self.pending if name is None else (name,):
+                if (slot := self._pending.pop(each)) is not None:
+                    self._release(slot)
+                self._forget((each,))
 
     def _commit(self, name: str, slot: Tensor) -> None:
         """Make ``slot`` the residual of a name."""
@@ -346,10 +356,11 @@ class Sender:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that later packets depend on; nothing where that is nothing."""
-        state: dict[str, Any] = self._staged_state()
-        if seeds := self._seeds.state_dict():
-            state["seeds"] = seeds
-        return state | {"pending": sorted(self._pending)} if state else {}
+        with self._lock:
+            state: dict[str, Any] = self._staged_state()
+            if seeds := self._seeds.state_dict():
+                state["seeds"] = seeds
+            return state | {"pending": sorted(self._pending)} if state else {}
 
     def _staged_state(self) -> dict[str, Any]:
         """Return the stages' states, under one key; nothing where there are none."""
@@ -360,6 +371,8 @@ class Sender:
     def _load_stages(self, states: Any) -> None:
         """Load the stages' states: all, or where one does not fit none."""
         mine = [repr(each) for each in self.stages]
+        if not isinstance(states, list | tuple) or any(len(each) != 2 for each in states):
+            raise TypeError("stages must be a list of names and states")
         given = [name for name, _ in states]
         if mine != given:
             raise ValueError(
@@ -377,33 +390,29 @@ class Sender:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
-        check_state(type(self).__name__, state)
-        check_keys(type(self).__name__, state, self.state_dict())
-        pending = state.get("pending", [])
-        if not isinstance(pending, list) or not all(isinstance(name, str) for name in pending):
-            raise ValueError(
-                f"{type(self).__name__}: pending must be a list of names, got {pending!r:.100}. "
-                "Check the file."
-            )
-        counts = self._seeds.checked(state.get("seeds", {}))
-        self._load_stages(state.get("stages", []))
-        self._seeds.counts = counts
-        self._pending = dict.fromkeys(pending)
+        with self._loading(state, self.state_dict()):
+            pending = state.get("pending", [])
+            if not isinstance(pending, list) or not all(isinstance(name, str) for name in pending):
+                raise ValueError(
+                    f"{type(self).__name__}: pending must be a list of names, got "
+                    f"{pending!r:.100}. Check the file."
+                )
+            counts = self._seeds.checked(state.get("seeds", {}))
+            self._load_stages(state.get("stages", []))
+            self._seeds.counts = counts
+            self._pending = dict.fromkeys(pending)
+
+    @contextmanager
+    def _loading(self, state: Any, keys: Iterable[str] | None = None) -> Iterator[None]:
+        """Do as ``loading``, while no other thread compresses; RuntimeError where one does."""
+        with self._lock:
+            if set(self._busy.values()) - {get_ident()}:
+                raise RuntimeError(
+                    f"{type(self).__name__}.load_state_dict: no thread may compress meanwhile, got "
+                    f"one that compresses {next(iter(self._busy))!r}. Wait for it."
+                )
+            with loading(type(self).__name__, state, keys):
+                yield
 
 
 _EXACT = Dense()
-
-
-def _pairs(given: Any, owner: str) -> list[tuple[str, Tensor | None]]:
-    """Return an iterable's pairs; TypeError where it has none."""
-    if isinstance(given, Iterable) and not isinstance(given, Module):
-        pairs = list(given)  # what it raises is the caller's
-        if all(isinstance(each, tuple) and len(each) == 2 for each in pairs):
-            return cast("list[tuple[str, Tensor | None]]", pairs)
-    remedy = "Convert it with torch.as_tensor."
-    if isinstance(given, Module):
-        remedy = "Pass its named_parameters()."
-    raise TypeError(
-        f"{owner}.compress: tensor must be a torch.Tensor with its name, or {{name: tensor}}, "
-        f"got {type(given).__name__}. {remedy}"
-    )

@@ -27,6 +27,7 @@ from gcext._native import ops
 from gcext._packet.codes import Contents
 from gcext._packet.packet import Packet
 from gcext._packet.prediction import predict, recover, subtract
+from gcext._packet.state import loading
 from gcext._spec import plain, positive
 
 __all__ = ["Clip", "LastValue", "Lazy", "MomentumCorrection", "Stage", "Trajectory"]
@@ -74,8 +75,8 @@ class Stage(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
-        if state:
-            raise ValueError(f"{type(self).__name__}: its state is empty, got {sorted(state)}.")
+        with loading(type(self).__name__, state, ()):
+            return
 
 
 class Clip(Stage):
@@ -133,25 +134,24 @@ class _Stateful(Stage):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See Stage."""
-        self._check_keys(state, {"held", "pending"})
-        for slots in (state["held"], state["pending"]):
-            for name, tensors in slots.items():
-                fits = isinstance(name, str) and len(tensors) <= self.count
-                if not fits or any(
-                    not isinstance(x, Tensor) or x.dtype != torch.float32 for x in tensors
-                ):
-                    raise ValueError(
-                        f"{type(self).__name__}: {name!r} must be a name and at most "
-                        f"{self.count} float32 tensors."
-                    )
-        self._held, self._pending = _copies(state["held"]), _copies(state["pending"])
-
-    def _check_keys(self, state: Mapping[str, Any], keys: set[str]) -> None:
-        if set(state) != keys:
-            raise ValueError(
-                f"{type(self).__name__}: state must be of keys {', '.join(sorted(keys))}, got "
-                f"{sorted(state)}. Load what state_dict returned."
+        with loading(type(self).__name__, state, ("held", "pending")):
+            self._held, self._pending = (
+                self._checked(state["held"]),
+                self._checked(state["pending"]),
             )
+
+    def _checked(self, slots: Mapping[str, Any]) -> dict[str, tuple[Tensor, ...]]:
+        """Return copies of what a state holds by name; ValueError where it does not fit."""
+        for name, tensors in slots.items():
+            fits = isinstance(name, str) and len(tensors) <= self.count
+            if not fits or any(
+                not isinstance(x, Tensor) or x.dtype != torch.float32 for x in tensors
+            ):
+                raise ValueError(
+                    f"{type(self).__name__}: {name!r} must be a name and at most "
+                    f"{self.count} float32 tensors."
+                )
+        return _copies(slots)
 
 
 class MomentumCorrection(_Stateful):
@@ -338,11 +338,17 @@ class Lazy(LastValue):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See Stage."""
-        self._check_keys(state, {"held", "pending", "notes", "next", "steps", "model"})
-        super().load_state_dict({key: state[key] for key in ("held", "pending")})
-        self._notes, self._next = dict(state["notes"]), dict(state["next"])
-        self._steps = list(state["steps"])
-        self._model = None if state["model"] is None else state["model"].clone()
+        keys = ("held", "pending", "notes", "next", "steps", "model")
+        with loading("Lazy", state, keys):
+            notes, following = _notes(state["notes"]), _notes(state["next"])
+            steps = [float(step) for step in state["steps"]]
+            model = None if state["model"] is None else state["model"].clone()
+            super().load_state_dict({key: state[key] for key in ("held", "pending")})
+            self._notes, self._next, self._steps, self._model = notes, following, steps, model
+
+
+def _notes(state: Mapping[str, Any]) -> dict[str, tuple[float, int]]:
+    return {name: (float(each[0]), int(each[1])) for name, each in state.items()}
 
 
 def _nothing(packet: Packet) -> Packet:
@@ -354,4 +360,4 @@ def _nothing(packet: Packet) -> Packet:
 
 def _copies(slots: Mapping[str, Any]) -> dict[str, tuple[Tensor, ...]]:
     with torch.inference_mode(False):  # later calls may be outside of it
-        return {name: tuple(x.detach().clone() for x in held) for name, held in slots.items()}
+        return {name: tuple(x.detach().clone() for x in held) for name, held in dict(slots).items()}

@@ -118,13 +118,19 @@ def _encoder(packet: Packet) -> torch.Stream | None:
     return current_stream(packet.device) if deferred is None else deferred.encoder()
 
 
-def decode(kind: type[Packet], buf: Any, device: torch.device | str, expect: Any) -> Packet | None:
+def decode(
+    kind: type[Packet],
+    buf: Any,
+    device: torch.device | str,
+    expect: Any,
+    budget: tuple[int, int] | None = None,
+) -> Packet | None:
     """Return the packet in ``buf``, its ternary streams decoded on the device.
 
     None where anything is wrong, since the host can tell what, and where a shape is too large.
     """
     try:
-        found = wire.locate(kind, buf, expect)
+        found = wire.locate(kind, buf, expect, budget)
     except DecodeError:
         return None
     packets = found.members or (found,)

@@ -16,6 +16,7 @@ from gcext._native.status import raise_for
 from gcext._packet import dense, sums, targets, wire
 from gcext._packet import device as on_device
 from gcext._packet.arguments import as_packets
+from gcext._packet.budget import Budget, as_pair
 from gcext._packet.codes import Code, Contents, Merged, Random
 from gcext._packet.deferred import Deferred
 
@@ -239,14 +240,23 @@ class Packet:
 
         Computed each time where the packet does not hold them; not to be written to.
         """
-        support, coded, _ = self._contents or self.contents
-        index = support.draw(self.numel, self.device) if isinstance(support, Random) else support
+        coded = (self._contents or self.contents).coded
+        index = self.places()
         if isinstance(coded, Tensor):
             return index, coded
-        place, value = coded.place, coded.decode(self.contents.sent(self.numel))
+        return index, coded.decode(self.contents.sent(self.numel))
+
+    def places(self) -> Tensor | None:
+        """Return the indices of ``entries``; the values are not computed.
+
+        :meta private:
+        """
+        support, coded, _ = self._contents or self.contents
+        index = support.draw(self.numel, self.device) if isinstance(support, Random) else support
+        place = None if isinstance(coded, Tensor) else coded.place
         if index is None or place is None:
-            return (place if index is None else index), value
-        return index[place.long()], value
+            return place if index is None else index
+        return index[place.long()]
 
     def indices(self) -> Tensor:
         """Return where the elements are in the flat source: int64, rising, shape (k,)."""
@@ -301,7 +311,9 @@ class Packet:
                 float32 and then rounded to theirs.
 
         Returns what it was given, as torch's in-place methods do. Raises ValueError where a
-        tensor does not fit or alpha is not finite. Contiguous float32 is fastest.
+        tensor does not fit, alpha is not finite, or a sum would not be (what is not finite before
+        may stay so); the tensors are then as they were. On CUDA, where it would synchronize, sums
+        are not looked at. Contiguous float32 is fastest.
 
         >>> import gcext, torch
         >>> gcext.stc(torch.tensor([0.0, 4.0, -2.0]), p=0.7).add_to_(torch.ones(3), alpha=-1)
@@ -312,9 +324,11 @@ class Packet:
         if isinstance(tensor, Tensor) and self._is_plain(tensor):
             index, value = self.entries()
             index = _ALL.to(value.device) if index is None else index
-            ops.combine_add_(
-                tensor.detach() if tensor.requires_grad else tensor, index, value, alpha
-            )
+            into = tensor.detach() if tensor.requires_grad else tensor
+            scale = (self._contents or self.contents).scale
+            if not 0 < scale * abs(alpha) < targets.HARMLESS:  # no scale, or a large one
+                targets.check_sums([into], [index], [value], alpha)
+            ops.combine_add_(into, index, value, alpha)
             if not tensor.is_inference():  # the stable ABI does not tell autograd
                 torch.autograd.graph.increment_version(tensor)
             return tensor
@@ -351,6 +365,7 @@ class Packet:
         buf: Buffer | Tensor,
         device: torch.device | str = "cpu",
         expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
+        budget: Budget | None = None,
     ) -> Packet:
         """Return the packet in ``buf``; everything is validated before anything is allocated.
 
@@ -361,15 +376,19 @@ class Packet:
             expect: the shape that the caller knows, or a tensor or packet of that shape; of a
                 group a list of shapes or tensors, or a mapping to tensors. Without it a message may
                 name any shape, up to 2^63-1 elements, and to_dense would allocate it.
+            budget: the most that the message may cost to decode. None: ``Budget.default`` of the
+                expected shape; without one, no limit.
 
-        Raises DecodeError on anything wrong; its code, field and offset tell what and where.
+        Raises DecodeError on anything wrong; its code, field and offset tell what and where. A
+        message beyond the budget is refused before anything is allocated, with the code "budget".
         """
         message = wire.as_message(buf)
         shape = expect.shape if isinstance(expect, Packet) else expect
         kind = device if device == "cpu" else torch.device(device).type
-        packet = on_device.decode(cls, message, device, shape) if kind == "cuda" else None
+        most = None if budget is None else as_pair(budget)
+        packet = on_device.decode(cls, message, device, shape, most) if kind == "cuda" else None
         if packet is None:
-            packet = wire.unpack(cls, message, shape)
+            packet = wire.unpack(cls, message, shape, most)
             packet = packet if kind == "cpu" else packet.to(device)
         if isinstance(buf, bytes):  # one content, one byte string: this is what to_bytes would give
             packet._bytes = buf

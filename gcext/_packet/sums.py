@@ -43,10 +43,9 @@ class Sum(Code):
     @cached_property
     def place(self) -> Tensor | None:
         """See Code. The union of the terms' elements, rising."""
-        indices = [term.entries()[0] for term in self.terms]
-        listed = [index for index in indices if index is not None]
-        if len(listed) < len(indices):
+        if any(term.support is None and _is_whole(term.coded) for term in self.terms):
             return None
+        listed = [index for term in self.terms if (index := term.places()) is not None]
         union: Tensor = torch.cat(listed).unique()  # type: ignore[no-untyped-call]
         return union
 
@@ -71,6 +70,11 @@ class Sum(Code):
     def map(self, move: Callable[[Tensor], Tensor]) -> Sum:
         """See Code."""
         return Sum(tuple(_with(term, term.contents.map(move)) for term in self.terms))
+
+
+def _is_whole(coded: Tensor | Code) -> bool:
+    """Return whether there is a value for every element of the support."""
+    return isinstance(coded, Tensor) or coded.place is None
 
 
 def make(kind: type[Packet], terms: Sequence[Packet]) -> Packet:

@@ -17,7 +17,12 @@ from gcext._packet.arguments import overlaps
 if TYPE_CHECKING:
     from gcext._packet.packet import Packet
 
-__all__ = ["add"]
+__all__ = ["HARMLESS", "add", "check_sums"]
+
+# Less than half the distance between the largest float32 and the one before: adding it to any
+# finite float32 leaves that finite. Half the distance of bfloat16 is larger, of float16 it is 16.
+HARMLESS = 2.0**102
+_HARMLESS_TO = {torch.float32: HARMLESS, torch.bfloat16: HARMLESS, torch.float16: 8.0}
 
 
 def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
@@ -42,15 +47,20 @@ def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
     index, value = [each[0] for each in entries], [each[1] for each in entries]
     plain = [_validate(*each) for each in zip(tensors, numels, value, strict=True)]
     fast = [i for i, each in enumerate(plain) if each]
+    rest = [i for i, each in enumerate(plain) if not each and numels[i]]
+    for i in rest:
+        _check_converted(tensors[i].detach(), index[i], value[i], alpha)
     if fast:
         whole = torch.empty(0, dtype=torch.int32, device=value[fast[0]].device)
         dense = [tensors[i].detach() if tensors[i].requires_grad else tensors[i] for i in fast]
         at = [whole if (its := index[i]) is None else its for i in fast]
-        lists.combine_add_many_(dense, at, [value[i] for i in fast], alpha)
+        values = [value[i] for i in fast]
+        if not all(0 < members[i].contents.scale * abs(alpha) < HARMLESS for i in fast):
+            check_sums(dense, at, values, alpha)
+        lists.combine_add_many_(dense, at, values, alpha)
     with torch.inference_mode():  # so that inference tensors may be written to, too
-        for i, each in enumerate(plain):
-            if not each and numels[i]:
-                _add_converted(tensors[i].detach(), index[i], value[i], alpha)
+        for i in rest:
+            _add_converted(tensors[i].detach(), index[i], value[i], alpha)
     touched([tensor for tensor in tensors if tensor.numel()])
 
 
@@ -75,21 +85,56 @@ def _validate(tensor: Tensor, numel: int, value: Tensor) -> bool:
     return False
 
 
+def check_sums(
+    dense: Sequence[Tensor], index: Sequence[Tensor], value: Sequence[Tensor], alpha: float
+) -> None:
+    """Raise ValueError where adding packets to contiguous float32 tensors would overflow; CPU."""
+    if dense[0].is_cpu and ops.combine_overflows(dense, index, value, alpha) >= 0:
+        raise ValueError(_OVERFLOW.format("float32"))
+
+
+_OVERFLOW = (
+    "Packet.add_to_: sums must be finite in {}, got an overflow. Leave the packet out, or scale it "
+    "down."
+)
+
+
+def _check_converted(dense: Tensor, index: Tensor | None, value: Tensor, alpha: float) -> None:
+    """Raise ValueError where adding to a tensor of any dtype would overflow; on the CPU."""
+    if not dense.is_cpu or dense.dtype == torch.float64 or value.numel() == 0:
+        return
+    low, high = torch.aminmax(value)
+    if abs(alpha) * max(-float(low), float(high)) < _HARMLESS_TO[dense.dtype]:
+        return
+    if index is None:
+        held = dense.flatten()
+    else:
+        flat, at = _places(dense, index)
+        held = flat.index_select(0, at)
+    sums = _sum(held, value, alpha)
+    if bool((held.isfinite() & ~sums.isfinite()).any()):
+        raise ValueError(_OVERFLOW.format(dense.dtype))
+
+
+def _places(dense: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a flat view of a tensor, and where in it the elements of ``index`` are."""
+    at = index.long()
+    if dense.is_contiguous():
+        return dense.view(-1), at
+    left, at, last = at, torch.zeros_like(at), 0
+    for size, stride in reversed([*zip(dense.shape, dense.stride(), strict=True)]):
+        at += left % size * stride
+        left = left // size
+        last += (size - 1) * stride
+    return dense.as_strided((last + 1,), (1,)), at
+
+
 def _add_converted(dense: Tensor, index: Tensor | None, value: Tensor, alpha: float) -> None:
     """Add to a tensor of any dtype and strides, that has elements: those of ``index`` alone."""
     if index is None:
         dense.copy_(_sum(dense.flatten(), value, alpha).view(dense.shape))
         return
-    at = index.long()
-    if dense.is_contiguous():
-        flat = dense.view(-1)
-    else:
-        left, at, last = at, torch.zeros_like(at), 0
-        for size, stride in reversed([*zip(dense.shape, dense.stride(), strict=True)]):
-            at += left % size * stride
-            left = left // size
-            last += (size - 1) * stride
-        flat = dense.as_strided((last + 1,), (1,))
+    flat, at = _places(dense, index)
     flat.index_copy_(0, at, _sum(flat.index_select(0, at), value, alpha))
 
 

@@ -78,24 +78,29 @@ def as_message(buf: Any) -> Any:
     return buf.detach().cpu().numpy()
 
 
-def unpack(kind: type[Packet], message: Any, expect: Any = None) -> Packet:
+def unpack(
+    kind: type[Packet], message: Any, expect: Any = None, budget: tuple[int, int] | None = None
+) -> Packet:
     """Return the packet in a message. Nothing in proportion to k is allocated before all is valid.
 
     kind: the class to make. expect: the shape of a single packet, or the shapes of a group's
-    members (an empty sequence is the shape of a 0-d tensor). Raises gcext.DecodeError on anything
+    members (an empty sequence is the shape of a 0-d tensor). budget: work and memory; None: the
+    default where a shape is expected, else no limit. Raises gcext.DecodeError on anything
     wrong: code, field and byte offset tell what and where; TypeError where message is no buffer,
     ValueError where expect is no shape.
     """
-    return _unpack(kind, message, expect, False)
+    return _unpack(kind, message, expect, False, budget)
 
 
-def locate(kind: type[Packet], message: Any, expect: Any = None) -> Packet:
+def locate(
+    kind: type[Packet], message: Any, expect: Any = None, budget: tuple[int, int] | None = None
+) -> Packet:
     """Return the packet in a message, with ternary ones that hold elements only Located.
 
     Of these the structure is valid, the contents of the tiles unknown. Raises as unpack does, but
     where unpack would find such a tile wrong first, this may find what comes later.
     """
-    return _unpack(kind, message, expect, True)
+    return _unpack(kind, message, expect, True, budget)
 
 
 def merge(kind: type[Packet], packets: Sequence[Packet]) -> Packet:
@@ -126,7 +131,9 @@ def unmerge(kind: type[Packet], packet: Packet) -> tuple[Packet, ...]:
     return tuple(_wire.unmerge(packet, _builder(kind)))
 
 
-def _unpack(kind: type[Packet], message: Any, expect: Any, located: bool) -> Packet:
+def _unpack(
+    kind: type[Packet], message: Any, expect: Any, located: bool, budget: tuple[int, int] | None
+) -> Packet:
     if not isinstance(message, bytes):
         try:
             memoryview(message).release()
@@ -136,7 +143,9 @@ def _unpack(kind: type[Packet], message: Any, expect: Any, located: bool) -> Pac
                 f"got {type(message).__name__}. Pass bytes."
             ) from None
     expected = None if expect is None else as_shapes("from_bytes", expect)
-    packet: Packet = _wire.unpack(message, xxh3_64_intdigest, _builder(kind), expected, located)
+    packet: Packet = _wire.unpack(
+        message, xxh3_64_intdigest, _builder(kind), expected, located, budget
+    )
     return packet
 
 

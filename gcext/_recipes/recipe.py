@@ -69,7 +69,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class About:
-    """What a method's row in the table of methods tells beside its links.
+    """What the table of methods shows of a method beside its links.
 
     Attributes:
         paper: authors and year.
@@ -129,8 +129,8 @@ def recipes() -> list[str]:
     return [*_RECIPES, *(name for name in codecs() if name not in _RECIPES)]
 
 
-def recipe(spec: str) -> Recipe:
-    """Return the recipe of a spec.
+def recipe(spec: str | Recipe) -> Recipe:
+    """Return the recipe of a spec; a recipe is returned as it is.
 
     * ``pstc:p=0.1,alpha=0.1,tau=1``, ``stc:p=0.1``, ``fedavg``: the published methods.
     * Any other codec's spec: clients send by that codec, the server answers densely.
@@ -154,6 +154,8 @@ def recipe(spec: str) -> Recipe:
     >>> gcext.recipe("topk:p=0.1,combine=trimmed,beta=0.2,momentum=0.9").up.receiver()
     Momentum(TrimmedMean(0.2), beta=0.9)
     """
+    if isinstance(spec, Recipe):
+        return spec
     up, *down = re.split("[:,]down=", spec, maxsplit=1) if isinstance(spec, str) else [spec]
     inner: list[str] = []
     if isinstance(up, str) and "codec" in _options(up.partition(":")[0]):

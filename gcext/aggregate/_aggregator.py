@@ -12,9 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from gcext._packet.packet import Packet
+from gcext._packet.state import check_state
 from gcext.aggregate._clients import in_order
+from gcext.aggregate._finite import LARGEST, check_finite, normalised
 from gcext.aggregate._history import History
-from gcext.aggregate._sums import as_number, check_alike, is_weight, mean
+from gcext.aggregate._sums import as_number, check_alike, is_weight, weighted_sum
 
 __all__ = ["Aggregator", "Delegating", "Mean", "RoundInput", "Wrapper"]
 
@@ -29,6 +31,7 @@ class RoundInput:
         losses: finite; None unless the aggregator uses losses.
         weights: positive and finite; None where none were given.
         number: the round's; None where the caller does not count.
+        most: the largest magnitude that the update may have.
     """
 
     clients: list[Any]
@@ -36,6 +39,7 @@ class RoundInput:
     losses: list[float] | None
     weights: list[float] | None
     number: int | None
+    most: float = LARGEST
 
 
 class Aggregator(ABC):
@@ -57,6 +61,10 @@ class Aggregator(ABC):
     """Whether every client must report a loss."""
     uses_weights = False
     """Whether weights may be given; they are refused otherwise."""
+    checks_finite = False
+    """Whether ``_aggregate`` itself raises ValueError where an element of the update would be above
+    ``given.most`` in magnitude, or no number, before its state changes. All of gcext's do; of
+    others the update is checked when they return it."""
 
     @abstractmethod
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
@@ -85,8 +93,11 @@ class Aggregator(ABC):
         Returns:
             float32 of the packets' shape; of groups a list, one for each member.
 
+        Every element of it is finite.
+
         Raises ValueError where there is no packet, shapes differ, a loss or weight is missing, not
-        in its range or not used, or ``check`` refuses a packet; TypeError for what is no mapping,
+        in its range or not used, ``check`` refuses a packet, or the update would not be finite in
+        float32 (the client that adds the most to it is named); TypeError for what is no mapping,
         packet or number, and for ids of mixed types. The state is then as before.
         """
         op = type(self).__name__
@@ -125,7 +136,10 @@ class Aggregator(ABC):
             None if weights is None else [float(weights[client]) for client in clients],
             round,
         )
-        return self._aggregate(given)
+        update = self._aggregate(given)
+        if not self.checks_finite:
+            check_finite(op, update, packets, None, clients)
+        return update
 
     def check(
         self, client: Any, packet: Packet, loss: float | None = None, weight: float | None = None
@@ -160,9 +174,13 @@ class Aggregator(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where ``state_dict`` was called; ValueError for another aggregator's state."""
+        """Go on from where ``state_dict`` was called; ValueError, and nothing changed, for
+        another aggregator's state; TypeError for what is no dict.
+        """
+        check_state(type(self).__name__, state)
         if state:
-            raise ValueError(f"{type(self).__name__}: its state is empty, got {sorted(state)}.")
+            got = sorted(map(str, state))
+            raise ValueError(f"{type(self).__name__}: its state is empty, got {got}.")
 
     def snapshot(self) -> Any:
         """Return what ``restore`` goes back to within this process, cheaper where it can be."""
@@ -220,9 +238,12 @@ class Mean(Aggregator):
     """
 
     uses_weights = True
+    checks_finite = True
 
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
-        return mean(given.packets, given.weights)
+        m = len(given.packets)
+        weights = [1.0 / m] * m if given.weights is None else normalised(given.weights)
+        return weighted_sum("Mean", given.packets, weights, given.clients, given.most)
 
 
 class Wrapper(Delegating):
@@ -240,6 +261,7 @@ class Wrapper(Delegating):
         self.inner = Mean() if inner is None else inner
         self.uses_losses = self.inner.uses_losses
         self.uses_weights = self.inner.uses_weights
+        self.checks_finite = self.inner.checks_finite
 
     @property
     def _state_of(self) -> Aggregator:

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-__all__ = ["Client", "as_client", "in_order"]
+__all__ = ["Client", "as_client", "by_kind", "client_of", "in_order", "text_of"]
 
 Client: TypeAlias = "int | str"
 
@@ -35,3 +35,21 @@ def as_client(op: str, client: Any) -> Client:
         raise TypeError(
             f"{op}: a client must be a whole number or a string, got {client!r:.100}."
         ) from None
+
+
+def by_kind(client: Any) -> tuple[bool, Any]:
+    """Return a key that sorts numbers before strings: clients of several rounds may be both."""
+    return isinstance(client, str), client
+
+
+def text_of(client: Client) -> str:
+    """Return a client as text: a number's digits, or an apostrophe and the string."""
+    return f"'{client}" if isinstance(client, str) else str(client)
+
+
+def client_of(text: str) -> Client:
+    """Return the client of a text; ValueError where it is none that ``text_of`` returned."""
+    client = text[1:] if text.startswith("'") else int(text)
+    if text_of(client) != text:
+        raise ValueError(f"a client must be digits, or an apostrophe and a text, got {text!r:.100}")
+    return client

@@ -14,8 +14,10 @@ from gcext._native.sketch import sketch, sketch_query
 from gcext._native.status import raise_for
 from gcext._packet.packet import Packet
 from gcext._packet.sketch import Sketch
+from gcext._packet.state import loading
 from gcext._spec import plain
 from gcext.aggregate._aggregator import Aggregator, RoundInput
+from gcext.aggregate._finite import LARGEST, check_finite, largest, normalised
 from gcext.aggregate._registry import register_aggregator
 
 __all__ = ["FetchSGD"]
@@ -86,6 +88,7 @@ class FetchSGD(Aggregator):
     """
 
     uses_weights = True
+    checks_finite = True
 
     def __init__(
         self,
@@ -124,8 +127,7 @@ class FetchSGD(Aggregator):
         for client, packet, sketches in zip(given.clients, given.packets, rows, strict=True):
             _check_alike(_described(packet, sketches), expected, client)
         weights = given.weights or [1.0] * len(rows)
-        total = math.fsum(weights)
-        weights = [weight / total for weight in weights]
+        weights = normalised(weights)
         moved = []
         for i, (shape, kind) in enumerate(expected):
             tables = [sketches[i].table for sketches in rows]
@@ -134,8 +136,11 @@ class FetchSGD(Aggregator):
                 momentum, error = (x.to(tables[0].device) for x in self._slots[i][2:])
             momentum = _sum([momentum, *tables], [self.rho, *weights])
             moved.append(_Slot(shape, kind, momentum, _sum([error, momentum], [1.0, self.eta])))
-        _check_finite(moved)
-        update, self._slots = self._take(moved)
+        _check_finite(moved, given.clients, rows, weights)
+        update, held = self._take(moved)
+        _check_finite(held, given.clients, rows, weights)
+        check_finite("FetchSGD", update, given.packets, None, given.clients, given.most)
+        self._slots = held
         return update if first.members else update[0]
 
     def _take(self, slots: list[_Slot]) -> tuple[list[Tensor], list[_Slot]]:
@@ -167,7 +172,6 @@ class FetchSGD(Aggregator):
                 error = slot.error.masked_fill(touched, 0.0)
             momentum = slot.momentum.masked_fill(touched, 0.0) if self.mask else slot.momentum
             rest.append(slot._replace(momentum=momentum, error=error))
-        _check_finite(rest)
         return update, rest
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,19 +184,22 @@ class FetchSGD(Aggregator):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         names = "shapes", "kinds", "momentum", "error"
-        fits = set(state) == set(names) and len({len(state[name]) for name in names}) == 1
-        columns = [state[name] for name in names] if fits else []
-        slots = [
-            _Slot(tuple(shape), tuple(kind), momentum, error)
-            for shape, kind, momentum, error in zip(*columns, strict=True)
-        ]
-        if not fits or not all(slot.is_sound for slot in slots):
-            raise ValueError(
-                "FetchSGD: its state holds shapes, kinds, and as many float32 tables of momentum "
-                f"and error, got {sorted(state)}."
-            )
-        slots = [s._replace(momentum=s.momentum.clone(), error=s.error.clone()) for s in slots]
-        self._slots = slots
+        with loading("FetchSGD", state):
+            fits = set(state) == set(names) and len({len(state[name]) for name in names}) == 1
+            columns = [state[name] for name in names] if fits else []
+            slots = [
+                _Slot(tuple(shape), tuple(kind), momentum, error)
+                for shape, kind, momentum, error in zip(*columns, strict=True)
+            ]
+            if not fits or not all(slot.is_sound for slot in slots):
+                raise ValueError(
+                    "FetchSGD: its state holds shapes, kinds, and as many float32 tables of "
+                    f"momentum and error, got {sorted(map(str, state))}."
+                )
+            self._slots = [
+                slot._replace(momentum=slot.momentum.clone(), error=slot.error.clone())
+                for slot in slots
+            ]
 
     def snapshot(self) -> Any:
         return self._slots
@@ -242,11 +249,20 @@ def _check_alike(got: list[tuple[Any, ...]], expected: list[tuple[Any, ...]], cl
             )
 
 
-def _check_finite(slots: list[_Slot]) -> None:
-    for slot in slots:
-        if not (slot.momentum.isfinite().all() and slot.error.isfinite().all()):
+def _check_finite(
+    slots: Sequence[_Slot],
+    clients: Sequence[Any],
+    rows: Sequence[Sequence[Sketch]],
+    weights: Sequence[float],
+) -> None:
+    for i, slot in enumerate(slots):
+        if not max(largest(slot.momentum), largest(slot.error)) <= LARGEST:
+            sizes = [
+                weight * largest(mine[i].table) for weight, mine in zip(weights, rows, strict=True)
+            ]
             raise ValueError(
-                "FetchSGD: sums of sketches must be finite in float32, got an overflow. Lower the "
+                "FetchSGD: sums of sketches must be finite in float32, got an overflow; client "
+                f"{clients[sizes.index(max(sizes))]} adds the most. Leave it out, lower the "
                 "clients' learning rate, or set clear=True."
             )
 

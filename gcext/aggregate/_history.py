@@ -10,6 +10,7 @@ import torch
 
 from gcext._packet.arguments import as_packets
 from gcext._packet.packet import Packet
+from gcext._packet.state import Lock, loading
 from gcext.aggregate._clients import Client, as_client, in_order
 from gcext.aggregate._history_file import FileStore
 
@@ -27,13 +28,18 @@ class History:
     same however many clients there are. ``keep_unpacked`` adds a bounded cache of unpacked packets.
 
     A round counts whole or not at all, in the file too, where a crash leaves the last whole one.
-    One history at a time writes to a file; others may read it.
+    Threads may share a history. One history at a time writes to a file, from its first change until
+    it is closed, in whatever process; others may read it. A history is always true: ask for its
+    length to learn whether it is empty.
+
+    A file is checked when it is opened, all of it: its structure, its indices, and a hash of every
+    client's last packet.
 
     Args:
         path: the file, made where there is none; None: in memory.
         cache: the bytes that unpacked packets may take in all; 0: none are kept.
 
-    Raises ValueError where the file is no history, or of a later version.
+    Raises HistoryError, a ValueError, where the file is no history, of a later version, or damaged.
 
     >>> import gcext, torch
     >>> history = gcext.History()
@@ -48,6 +54,7 @@ class History:
     def __init__(self, path: str | Path | None = None, cache: int = CACHE) -> None:
         self._store: _Store = _Memory() if path is None else FileStore(Path(path))
         self._closed = False
+        self._lock = Lock()
         self._cache, self._rounds = cache, 0
         # By client, in the order they were put: rounds rise. A round back empties it.
         self._unpacked: dict[Client, _Unpacked] = {}
@@ -56,11 +63,17 @@ class History:
     @property
     def last_round(self) -> int | None:
         """The last round put, None where there was none."""
-        return self._store.last_round()
+        with self._lock:
+            return self._store.last_round()
 
     def __len__(self) -> int:
         """Return the number of clients ever seen."""
-        return self._store.count()
+        with self._lock:
+            return self._store.count()
+
+    def __bool__(self) -> bool:
+        """Return True, without counting."""
+        return True
 
     def __repr__(self) -> str:
         """Return the number of clients and the last round."""
@@ -75,18 +88,21 @@ class History:
 
     def round_of(self, client: Client) -> int | None:
         """Return the round of the client's last packet, None where it was never seen."""
-        return self._store.round_of(client)
+        with self._lock:
+            return self._store.round_of(client)
 
     def clients_of_round(self, round: int) -> list[Any]:
         """Return the clients whose last packet is of that round, in order."""
-        return in_order("History", self._store.clients(round))
+        with self._lock:
+            return in_order("History", self._store.clients(round))
 
     def packet(self, client: Client, device: torch.device | str = "cpu") -> Packet:
         """Return the client's last packet; KeyError where it was never seen."""
-        held = self._unpacked.get(client)
-        if held is not None and held.packet.device == torch.device(device):
-            return held.packet
-        message = self._store.message(client)
+        with self._lock:
+            held = self._unpacked.get(client)
+            if held is not None and held.packet.device == torch.device(device):
+                return held.packet
+            message = self._store.message(client)
         if message is None:
             raise KeyError(client)
         return Packet.from_bytes(message, device)
@@ -97,13 +113,15 @@ class History:
         Where they take more than ``cache`` bytes, the newest are kept. ``Projection`` calls this
         with its ``tau``; of several calls the largest counts.
         """
-        self._rounds = max(self._rounds, rounds)
+        with self._lock:
+            self._rounds = max(self._rounds, rounds)
 
     def put(self, round: int, packets: Mapping[Any, Packet]) -> None:
         """Make these the last packets of their clients, whose ids are all numbers or all strings.
 
         Raises ValueError where the round is negative or does not rise, TypeError for other ids, and
-        for what is no packet. What is raised leaves the history as it was.
+        for what is no packet; HistoryError where the file cannot be written, or another history
+        writes to it. What is raised leaves the history as it was.
         """
         if not isinstance(packets, Mapping):
             raise TypeError(
@@ -111,6 +129,10 @@ class History:
             )
         clients = [as_client("History", client) for client in in_order("History", packets)]
         as_packets(Packet, "History", [packets[client] for client in clients], clients)
+        with self._lock:
+            self._put(round, clients, packets)
+
+    def _put(self, round: int, clients: list[Client], packets: Mapping[Any, Packet]) -> None:
         last = self.last_round
         if round < 0 or (last is not None and round <= last):
             raise ValueError(
@@ -151,34 +173,40 @@ class History:
         round and a digest of all up to it, while the file keeps what the states of the last two
         rounds asked for need; so a state that could not be saved does not cost the one before.
         """
-        return self._store.state_dict()
+        with self._lock:
+            return self._store.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Be as when ``state_dict`` was called; a file forgets the rounds after it.
 
-        Raises ValueError where the state is another kind's, or the file does not hold its round;
+        Raises TypeError for what is no dict; ValueError where the state is another kind's, or
+        damaged; HistoryError where the file does not hold its round, or other packets than it did;
         gcext.DecodeError where a message is damaged. The history is then as before.
         """
-        self._store.load_state_dict(state)
-        self._forget()
+        with self._lock:
+            self._store.load_state_dict(state)
+            self._forget()
 
     def snapshot(self) -> Any:
         """Return what ``restore`` goes back to within this process; it copies no packet.
 
         A file keeps what its last snapshot needs, and no earlier one's.
         """
-        return self._store.snapshot()
+        with self._lock:
+            return self._store.snapshot()
 
     def restore(self, snapshot: Any) -> None:
         """Be as when ``snapshot`` was called; ValueError where a file no longer can."""
-        self._store.restore(snapshot)
-        self._forget()
+        with self._lock:
+            self._store.restore(snapshot)
+            self._forget()
 
     def close(self) -> None:
         """Close the file. What was put is in it already."""
-        self._store.close()
-        self._forget()
-        self._closed = True
+        with self._lock:
+            self._store.close()
+            self._forget()
+            self._closed = True
 
     def __enter__(self) -> History:
         """Return the history itself."""
@@ -260,31 +288,8 @@ class _Memory:
         return {"round": self._view.last, "packets": rounds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if set(state) != {"round", "packets"}:
-            raise ValueError(
-                f"History: a state of one in memory holds round and packets, got {sorted(state)}. "
-                "Open the file that the state is of."
-            )
-        last = None if state["round"] is None else int(state["round"])
-        round_of: dict[Client, int] = {}
-        rounds: dict[int, Messages] = {}
-        for past, held in state["packets"].items():
-            for client, message in held.items():
-                Packet.from_bytes(message)
-                if round_of.setdefault(as_client("History", client), int(past)) != past:
-                    raise ValueError(
-                        f"History: a client has one last packet, got rounds {round_of[client]} and "
-                        f"{past} of client {client}. Check the file."
-                    )
-            rounds[int(past)] = {
-                as_client("History", c): bytes(message) for c, message in held.items()
-            }
-        if rounds and (last is None or last < max(rounds)):
-            raise ValueError(
-                f"History: no packet is later than the last round, got {max(rounds)} after {last}. "
-                "Check the file."
-            )
-        self._view = _View(last, round_of, rounds)
+        with loading("History", state):
+            self._view = _view(state)
 
     def snapshot(self) -> _View:
         return self._view
@@ -294,3 +299,31 @@ class _Memory:
 
     def close(self) -> None:
         return None
+
+
+def _view(state: Mapping[str, Any]) -> _View:
+    """Return what a state of a history in memory holds; ValueError for another one."""
+    if set(state) != {"round", "packets"}:
+        raise ValueError(
+            "History: a state of one in memory holds round and packets, got "
+            f"{sorted(map(str, state))}. Open the file that the state is of."
+        )
+    last = None if state["round"] is None else int(state["round"])
+    round_of: dict[Client, int] = {}
+    rounds: dict[int, Messages] = {}
+    for past, held in state["packets"].items():
+        messages = {as_client("History", c): bytes(message) for c, message in held.items()}
+        for client, message in messages.items():
+            Packet.from_bytes(message)
+            if round_of.setdefault(client, int(past)) != past:
+                raise ValueError(
+                    f"History: a client has one last packet, got rounds {round_of[client]} and "
+                    f"{past} of client {client}. Check the file."
+                )
+        rounds[int(past)] = messages
+    if rounds and (last is None or last < max(rounds)):
+        raise ValueError(
+            f"History: no packet is later than the last round, got {max(rounds)} after {last}. "
+            "Check the file."
+        )
+    return _View(last, round_of, rounds)

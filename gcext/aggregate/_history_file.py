@@ -4,41 +4,55 @@ A packet is a row (client, round, message), only ever inserted; a client's last 
 highest round. So going back to a round is deleting what came later, and the file decides only when
 older rows may go: once no snapshot and neither of the last two states needs them.
 
-Each round also leaves a digest, of its packets and of the digest before it. A state names its
-round and that digest: another run's file, or one that lost or changed rounds, is refused.
+Each round also leaves a digest of every client's last packet up to it. A state names its round and
+that digest: another run's file, or one that lost or changed packets, is refused.
+
+One object writes: the first call that does locks `<path>.lock` until `close`. A store is used by
+one thread at a time: `History` has the lock.
 """
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
+import os
 import sqlite3
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gcext._packet.state import loading
+from gcext.aggregate._clients import client_of, text_of
+from gcext.aggregate._history_check import (
+    SCHEMA,
+    START,
+    HistoryError,
+    check,
+    damaged,
+    digest_of,
+    hash_of,
+    named,
+    sum_at,
+    sum_in,
+)
+
 __all__ = ["FileStore"]
 
 _APPLICATION = 0x67637868  # "gcxh"
 _VERSION = 1
-_START = -1  # the row of the empty history in `round`
-
-# A client is text: numbers of 64 bits, signed or not, are all in use; strings follow an apostrophe.
-# state: 1 where a state was asked for.
-_SCHEMA = f"""
+_MAKE = f"""
+    BEGIN IMMEDIATE;
     PRAGMA application_id = {_APPLICATION};
     PRAGMA user_version = {_VERSION};
-    CREATE TABLE round (number INTEGER PRIMARY KEY, digest BLOB NOT NULL, state INTEGER NOT NULL);
-    CREATE TABLE packet (client TEXT NOT NULL, round INTEGER NOT NULL, message BLOB NOT NULL);
-    CREATE UNIQUE INDEX by_client ON packet (client, round);
-    CREATE INDEX by_round ON packet (round, client);
-    INSERT INTO round VALUES ({_START}, x'', 0);
+    {SCHEMA}
+    COMMIT;
 """
 
 _LAST = "SELECT max(number) FROM round"
 _COUNT = "SELECT count(DISTINCT client) FROM packet"
 _ROUND_OF = "SELECT max(round) FROM packet WHERE client = ?"
-_MESSAGE = "SELECT message FROM packet WHERE client = ? ORDER BY round DESC LIMIT 1"
+_NEWEST = "SELECT round, message FROM packet WHERE client = ? ORDER BY round DESC LIMIT 1"
 _CLIENTS = """
     SELECT client FROM packet AS p WHERE round = ? AND NOT EXISTS
         (SELECT 1 FROM packet AS later WHERE later.client = p.client AND later.round > p.round)
@@ -63,13 +77,17 @@ class FileStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._snapshot: int | None = None  # the round that restore may go back to
+        self._unlock: weakref.finalize[..., Any] | None = None  # while this object writes
         try:
             # Every statement is a transaction of its own except within _transaction.
             self._base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"History: cannot open {path}: {error}. Give another path.") from error
+            raise HistoryError(
+                f"History: cannot open {path}: {error}. Give another path."
+            ) from error
         try:
-            self._open()
+            with named(path):
+                self._open()
         except BaseException:
             self._base.close()
             raise
@@ -79,83 +97,128 @@ class FileStore:
             tables = self._one("SELECT count(*) FROM sqlite_master")
             application = self._one("PRAGMA application_id")
             version = self._one("PRAGMA user_version")
-        except sqlite3.DatabaseError as error:
-            raise ValueError(
-                f"History: {self._path} must be a history, got {error}. Give another path."
+        except HistoryError as error:
+            if isinstance(error.__cause__, sqlite3.OperationalError):
+                raise  # nothing about what the file is
+            raise HistoryError(
+                f"History: {self._path} must be a history, got {error.__cause__}. Give another "
+                "path, or restore a copy."
             ) from error
         if tables and application != _APPLICATION:
-            raise ValueError(
+            raise HistoryError(
                 f"History: {self._path} must be a history, got another database. Give another path."
             )
         if tables and version != _VERSION:
-            raise ValueError(
+            raise HistoryError(
                 f"History: {self._path} must be of version {_VERSION}, got {version}. "
                 "Open it with the gcext that wrote it."
             )
         self._base.execute("PRAGMA journal_mode = WAL")
         self._base.execute("PRAGMA synchronous = NORMAL")
         if not tables:
-            self._base.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            self._make()
+        self._base.execute("BEGIN")  # one view of it, whoever else writes
+        try:
+            check(self._base, self._path)
+        finally:
+            self._base.execute("ROLLBACK")
+
+    def _make(self) -> None:
+        """Make the tables, unless another process has just done so."""
+        try:
+            self._base.executescript(_MAKE)
+        except sqlite3.OperationalError:
+            if self._base.in_transaction:
+                self._base.execute("ROLLBACK")
+            if not self._one("SELECT count(*) FROM sqlite_master"):
+                raise
 
     def last_round(self) -> int | None:
-        last: int = self._one(_LAST)
-        return None if last == _START else last
+        last = self._last()
+        return None if last == START else last
+
+    def _last(self) -> int:
+        last = self._one(_LAST)
+        if last is None:
+            raise damaged(self._path, "no round")
+        return int(last)
 
     def count(self) -> int:
         return int(self._one(_COUNT))
 
     def round_of(self, client: int | str) -> int | None:
-        round: int | None = self._one(_ROUND_OF, _text(client))
+        round: int | None = self._one(_ROUND_OF, text_of(client))
         return round
 
     def clients(self, round: int) -> list[Any]:
-        return [_client(text) for (text,) in self._base.execute(_CLIENTS, (round,))]
+        with named(self._path):
+            return [client_of(text) for (text,) in self._base.execute(_CLIENTS, (round,))]
 
     def message(self, client: int | str) -> bytes | None:
-        row = self._base.execute(_MESSAGE, (_text(client),)).fetchone()
-        return None if row is None else bytes(row[0])
+        with named(self._path):
+            row = self._base.execute(_NEWEST, (text_of(client),)).fetchone()
+        return None if row is None else bytes(row[1])
 
     def put(self, round: int, messages: Mapping[Any, bytes]) -> None:
         with self._transaction():
-            (before,) = self._base.execute(f"SELECT digest FROM round WHERE number = ({_LAST})")
-            digest = hashlib.blake2b(before[0], digest_size=16)
+            last = self._last()
+            if round <= last:
+                raise HistoryError(
+                    f"History: {self._path} must be before round {round}, is {last}."
+                )
+            total = self._sum(last)
             for client, message in sorted(messages.items()):
-                text = _text(client)
-                digest.update(f"{text} {len(message)} ".encode() + message)
+                text = text_of(client)
+                if (row := self._base.execute(_NEWEST, (text,)).fetchone()) is not None:
+                    total -= hash_of(text, *row)
+                total += hash_of(text, round, message)
                 self._base.execute("INSERT INTO packet VALUES (?, ?, ?)", (text, round, message))
-            self._base.execute("INSERT INTO round VALUES (?, ?, 0)", (round, digest.digest()))
+            digest = digest_of(round, total)
+            self._base.execute("INSERT INTO round VALUES (?, ?, 0)", (round, digest))
             self._seal()
 
+    def _sum(self, number: int) -> int:
+        """Return the sum in a round's digest; of one of the form before that of the rows."""
+        digest = self._one("SELECT digest FROM round WHERE number = ?", number)
+        total = sum_in(self._path, number, digest)
+        return sum_at(self._base, self._path, number) if total is None else total
+
     def state_dict(self) -> dict[str, Any]:
-        with self._transaction():
+        # FULL: on the disk before the state is returned, since a state must not outlive its rounds.
+        with self._transaction("FULL"):
             self._base.execute(f"UPDATE round SET state = 1 WHERE number = ({_LAST})")
             self._base.execute(_FORGET)
             self._seal()
             number, digest = self._base.execute(
                 f"SELECT number, digest FROM round WHERE number = ({_LAST})"
             ).fetchone()
-        # On the disk before the state is returned: a state must not outlive its rounds.
-        self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        return {"round": None if number == _START else number, "digest": digest.hex()}
+        with named(self._path):
+            self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return {"round": None if number == START else number, "digest": digest.hex()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if set(state) != {"round", "digest"}:
-            raise ValueError(
-                f"History: a state of one in a file holds round and digest, got {sorted(state)}. "
-                "Load it into a history in memory."
-            )
-        number = _START if state["round"] is None else int(state["round"])
-        digest = self._one("SELECT digest FROM round WHERE number = ?", number)
+        with loading("History", state):
+            if set(state) != {"round", "digest"}:
+                raise ValueError(
+                    "History: a state of one in a file holds round and digest, got "
+                    f"{sorted(map(str, state))}. Load it into a history in memory."
+                )
+            number = START if state["round"] is None else int(state["round"])
+            digest = self._one("SELECT digest FROM round WHERE number = ?", number)
         if digest is None or digest.hex() != state["digest"]:
-            first, last = self._one("SELECT min(number) FROM round"), self._one(_LAST)
-            raise ValueError(
+            first, last = self._one("SELECT min(number) FROM round"), self._last()
+            raise HistoryError(
                 f"History: {self._path} must hold round {number} as the state has it, got rounds "
                 f"{first} to {last} without it. Open the file of the same run."
             )
-        self._go_back(number)
+        with self._transaction():
+            total = sum_in(self._path, number, digest)
+            if total is not None and total != sum_at(self._base, self._path, number):
+                raise damaged(self._path, f"other packets than those put up to round {number}")
+            self._go_back(number)
 
     def snapshot(self) -> int:
-        number: int = self._one(_LAST)
+        number = self._last()
         self._snapshot = number
         return number
 
@@ -165,15 +228,17 @@ class FileStore:
                 f"History: restore goes back to the last snapshot, got one of round {snapshot}. "
                 "Load a state."
             )
-        self._go_back(snapshot)
+        with self._transaction():
+            self._go_back(snapshot)
 
     def close(self) -> None:
         self._base.close()
+        if self._unlock is not None:
+            self._unlock()
 
     def _go_back(self, number: int) -> None:
-        with self._transaction():
-            self._base.execute("DELETE FROM packet WHERE round > ?", (number,))
-            self._base.execute("DELETE FROM round WHERE number > ?", (number,))
+        self._base.execute("DELETE FROM packet WHERE round > ?", (number,))
+        self._base.execute("DELETE FROM round WHERE number > ?", (number,))
 
     def _seal(self) -> None:
         """Drop the rows that no state and no snapshot needs."""
@@ -181,30 +246,47 @@ class FileStore:
         wanted = [number for (number,) in states]
         if self._snapshot is not None:
             wanted.append(self._snapshot)
-        first = min(wanted, default=self._one(_LAST))
+        first = min(wanted, default=self._last())
         self._base.execute(_SEAL, (first,))
         self._base.execute("DELETE FROM round WHERE number < ?", (first,))
 
     def _one(self, query: str, *values: Any) -> Any:
         """The first column of the first row, None where there is none."""
-        row = self._base.execute(query, values).fetchone()
+        with named(self._path):
+            row = self._base.execute(query, values).fetchone()
         return None if row is None else row[0]
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        try:
+    def _transaction(self, synchronous: str = "NORMAL") -> Iterator[None]:
+        self._lock_writer()
+        with named(self._path):
+            self._base.execute(f"PRAGMA synchronous = {synchronous}")
             self._base.execute("BEGIN IMMEDIATE")
-            yield
-            self._base.execute("COMMIT")
-        except BaseException:
-            if self._base.in_transaction:
-                self._base.execute("ROLLBACK")
-            raise
+            try:
+                yield
+                self._base.execute("COMMIT")
+            except BaseException:
+                if self._base.in_transaction:
+                    self._base.execute("ROLLBACK")
+                raise
 
-
-def _text(client: int | str) -> str:
-    return f"'{client}" if isinstance(client, str) else str(client)
-
-
-def _client(text: str) -> int | str:
-    return text[1:] if text.startswith("'") else int(text)
+    def _lock_writer(self) -> None:
+        """Be the one object that writes, until `close`; HistoryError where another one is."""
+        if self._unlock is not None:
+            return
+        try:
+            descriptor = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            rule, got = "be writable", error.strerror
+            if isinstance(error, BlockingIOError):
+                rule, got = "have one writer", "another one that is open"
+            raise HistoryError(
+                f"History: {self._path} must {rule}, got {got}. Close the other history, or give "
+                "another path."
+            ) from error
+        self._unlock = weakref.finalize(self, os.close, descriptor)

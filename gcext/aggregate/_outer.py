@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from gcext._spec import positive
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
+from gcext.aggregate._finite import LARGEST, check_step
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._wrappers import Momentum
 
@@ -34,7 +37,12 @@ class Nesterov(Momentum):
 
     def __init__(self, inner: Aggregator | None = None, beta: float = 0.9, lr: float = 0.7) -> None:
         super().__init__(inner, beta)
-        self.lr = positive("Nesterov", "lr", lr)
+        self.lr = _rate("Nesterov", lr)
+
+    def _most(self, most: float, held: float) -> float:
+        # The velocity is at most update + held, and the sum before lr at most update + beta*that.
+        before = min(LARGEST, most / self.lr)
+        return min(LARGEST - held, (before - self.beta * held) / (1 + self.beta))
 
     def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
         return (update + self.beta * velocity) * self.lr
@@ -61,7 +69,10 @@ class HeavyBall(Momentum):
 
     def __init__(self, inner: Aggregator | None = None, beta: float = 0.9, lr: float = 1.0) -> None:
         super().__init__(inner, beta)
-        self.lr = positive("HeavyBall", "lr", lr)
+        self.lr = _rate("HeavyBall", lr)
+
+    def _most(self, most: float, held: float) -> float:
+        return min(LARGEST, most / self.lr) - held
 
     def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
         return velocity * self.lr
@@ -84,13 +95,21 @@ class SignStep(Wrapper):
 
     def __init__(self, inner: Aggregator | None = None, lr: float = 0.001) -> None:
         super().__init__(inner)
-        self.lr = positive("SignStep", "lr", lr)
+        self.lr = _rate("SignStep", lr)
 
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
-        update = self.inner._aggregate(given)
+        check_step("SignStep", "lr", self.lr, given.most)
+        update = self.inner._aggregate(replace(given, most=LARGEST))
         if isinstance(update, list):
             return [self.lr * torch.sign(each) for each in update]
         return self.lr * torch.sign(update)
+
+
+def _rate(op: str, lr: float) -> float:
+    rate = positive(op, "lr", lr)
+    if rate > LARGEST:
+        raise ValueError(f"{op}: lr must be finite in float32, got {lr}.")
+    return rate
 
 
 register_aggregator("heavyball", HeavyBall)

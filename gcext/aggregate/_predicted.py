@@ -12,10 +12,13 @@ from torch import Tensor
 from gcext._packet.codes import Contents
 from gcext._packet.packet import Packet
 from gcext._packet.prediction import recover
+from gcext._packet.state import loading
 from gcext._spec import plain
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
+from gcext.aggregate._clients import as_client, by_kind
+from gcext.aggregate._finite import LARGEST, check_finite, largest
 from gcext.aggregate._registry import register_aggregator
-from gcext.aggregate._sums import combine
+from gcext.aggregate._sums import weighted_sum
 from gcext.aggregate._wrappers import shapes
 
 __all__ = ["LastValues", "Predicted"]
@@ -38,6 +41,8 @@ class LastValues(Aggregator):
     tensor([3., 3.])
     """
 
+    checks_finite = True
+
     def __init__(self) -> None:
         # Replaced every round and never written to, so that snapshots share them.
         self._sum: list[Tensor] = []  # float64, one a tensor of the update
@@ -52,7 +57,8 @@ class LastValues(Aggregator):
             )
 
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
-        change = combine(given.packets)
+        ones = [1.0] * len(given.packets)
+        change = weighted_sum("LastValues", given.packets, ones, given.clients, LARGEST)
         parts = change if isinstance(change, list) else [change]
         clients = self._clients | frozenset(given.clients)
         if self._sum:
@@ -62,25 +68,30 @@ class LastValues(Aggregator):
         else:
             total = [part.double() for part in parts]
         update = [(each / len(clients)).float() for each in total]
+        check_finite("LastValues", update, given.packets, None, given.clients, given.most)
         self._sum, self._clients = total, clients
         return update if isinstance(change, list) else update[0]
 
     def state_dict(self) -> dict[str, Any]:
         """See Aggregator."""
-        return {"sum": [x.clone() for x in self._sum], "clients": sorted(self._clients)}
+        return {
+            "sum": [x.clone() for x in self._sum],
+            "clients": sorted(self._clients, key=by_kind),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See Aggregator."""
-        fits = set(state) == {"sum", "clients"} and all(
-            isinstance(x, Tensor) and x.dtype == torch.float64 for x in state["sum"]
-        )
-        if not fits:
-            raise ValueError(
-                "LastValues: its state holds clients and sum, a list of float64 tensors, got "
-                f"{sorted(state)}."
-            )
-        self._sum = [x.clone() for x in state["sum"]]
-        self._clients = frozenset(state["clients"])
+        with loading("LastValues", state):
+            if set(state) != {"sum", "clients"} or not all(
+                isinstance(x, Tensor) and x.dtype == torch.float64 for x in state["sum"]
+            ):
+                raise ValueError(
+                    "LastValues: its state holds clients and sum, a list of float64 tensors, got "
+                    f"{sorted(map(str, state))}."
+                )
+            total = [x.clone() for x in state["sum"]]
+            clients = frozenset(as_client("LastValues", client) for client in state["clients"])
+            self._sum, self._clients = total, clients
 
     def snapshot(self) -> Any:
         """See Aggregator."""
@@ -133,14 +144,14 @@ class Predicted(Wrapper):
         for client, packet in zip(given.clients, given.packets, strict=True):
             members = packet.members or (packet,)
             before = held.get(client, [()] * len(members))
-            values = [
-                (recover(self.order, old, member), *old)[: self.order]
-                for old, member in zip(before, members, strict=True)
+            newest = [
+                _recovered(self.order, client, *each) for each in zip(before, members, strict=True)
             ]
+            values = [(mine, *old)[: self.order] for mine, old in zip(newest, before, strict=True)]
             held[client] = values
             dense = [
-                Packet("dense", member.shape, member.dtype, Contents(None, newest.view(-1)))
-                for member, (newest, *_) in zip(members, values, strict=True)
+                Packet("dense", member.shape, member.dtype, Contents(None, mine.view(-1)))
+                for member, mine in zip(members, newest, strict=True)
             ]
             packets.append(Packet.group(dense) if packet.members else dense[0])
         update = self.inner._aggregate(replace(given, packets=packets))
@@ -149,19 +160,20 @@ class Predicted(Wrapper):
 
     def state_dict(self) -> dict[str, Any]:
         """See Aggregator."""
-        held = [(client, self._held[client]) for client in sorted(self._held)]
+        held = [(client, self._held[client]) for client in sorted(self._held, key=by_kind)]
         return {"inner": self.inner.state_dict(), "order": self.order, "held": _copied(held)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See Aggregator."""
-        if set(state) != {"inner", "order", "held"} or state["order"] != self.order:
-            raise ValueError(
-                f"Predicted: its state holds inner, held and order {self.order}, got "
-                f"{sorted(state)} and order {state.get('order')}."
-            )
-        held = dict(_copied(state["held"]))
-        self.inner.load_state_dict(state["inner"])
-        self._held = held
+        with loading("Predicted", state):
+            if set(state) != {"inner", "order", "held"} or state["order"] != self.order:
+                raise ValueError(
+                    f"Predicted: its state holds inner, held and order {self.order}, got "
+                    f"{sorted(map(str, state))} and order {state.get('order')}."
+                )
+            held = {as_client("Predicted", client): kept for client, kept in _copied(state["held"])}
+            self.inner.load_state_dict(state["inner"])
+            self._held = held
 
     def snapshot(self) -> Any:
         """See Aggregator."""
@@ -171,6 +183,20 @@ class Predicted(Wrapper):
         """See Aggregator."""
         inner, self._held = snapshot
         self.inner.restore(inner)
+
+
+def _recovered(order: int, client: Any, held: tuple[Tensor, ...], packet: Packet) -> Tensor:
+    """Return what a client's packet stands for; ValueError where that is not finite."""
+    try:
+        value = recover(order, held, packet)
+    except ValueError:
+        value = None
+    if value is None or not largest(value) <= LARGEST:
+        raise ValueError(
+            "Predicted: the prediction plus a packet must be finite in float32, got more from "
+            f"client {client}. Leave it out, or bound the updates with NormBound."
+        )
+    return value
 
 
 def _copied(held: Any) -> list[Any]:

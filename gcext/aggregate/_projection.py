@@ -50,6 +50,7 @@ class Projection(Delegating):
     """
 
     uses_losses = True
+    checks_finite = True
 
     def __init__(
         self,
@@ -82,7 +83,8 @@ class Projection(Delegating):
         assert given.losses is not None
         now_sent = dict(zip(given.clients, given.packets, strict=True))
         by_loss = sorted(zip(given.losses, given.clients, strict=True))
-        packets = [now_sent[client] for _, client in by_loss]
+        clients = [client for _, client in by_loss]
+        packets = [now_sent[client] for client in clients]
 
         m, device = len(packets), packets[0].device
         spans = []
@@ -90,6 +92,7 @@ class Projection(Delegating):
             # Clients drawn now count as of now, whatever they sent before.
             held = [c for c in self.history.clients_of_round(past) if c not in now_sent]
             spans.append(range(len(packets), len(packets) + len(held)))
+            clients += held
             packets += [self.history.packet(client, device) for client in held]
         if self.order == "fedfv" and now >= self.tau > 0:
             spans.append(range(m))
@@ -98,7 +101,13 @@ class Projection(Delegating):
         dots = gram(packets).cpu().numpy()
         coefficients = project(dots, m, self.alpha, spans, self.order)
         used = np.flatnonzero(coefficients).tolist() or [0]
-        update = weighted_sum([packets[i] for i in used], [float(coefficients[i]) for i in used])
+        update = weighted_sum(
+            "Projection",
+            [packets[i] for i in used],
+            [float(coefficients[i]) for i in used],
+            [clients[i] for i in used],
+            given.most,
+        )
         self.history.put(now, now_sent)
         return update
 

@@ -15,6 +15,7 @@ from gcext._packet.codes import Signs
 from gcext._packet.packet import Packet
 from gcext._spec import plain
 from gcext.aggregate._aggregator import Aggregator, RoundInput
+from gcext.aggregate._finite import LARGEST, check_finite, check_step
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._sums import is_dense, operands, pairs, per_tensor
 
@@ -22,7 +23,12 @@ __all__ = ["Median", "TrimmedMean", "Vote"]
 
 
 class _Trimmed(Aggregator):
-    """The mean of each element's values without ``drop(m)`` of them at either end."""
+    """The mean of each element's values without ``drop(m)`` of them at either end.
+
+    It lies between the least and the greatest of them, so it is finite.
+    """
+
+    checks_finite = True
 
     @abstractmethod
     def _drop(self, m: int) -> int: ...
@@ -34,7 +40,11 @@ class _Trimmed(Aggregator):
             index, value, codes = operands(packets)
             return ops.trimmed_mean(index, value, drop, packets[0].numel, codes)
 
-        return per_tensor(trimmed, given.packets)
+        update = per_tensor(trimmed, given.packets)
+        if given.most < LARGEST:
+            op = type(self).__name__
+            check_finite(op, update, given.packets, None, given.clients, given.most)
+        return update
 
 
 class TrimmedMean(_Trimmed):
@@ -90,7 +100,7 @@ class Vote(Aggregator):
     packet's scale. Counting is bitwise, 64 elements at a time.
 
     Args:
-        scale: factor of the signs; finite.
+        scale: factor of the signs; finite in float32.
 
     >>> import gcext, torch
     >>> signs = ([1.0, -1.0, 0.0], [2.0, -1.0, 0.0], [-1.0, 0.0, 1.0])
@@ -99,10 +109,12 @@ class Vote(Aggregator):
     tensor([ 0.1000, -0.1000,  0.1000])
     """
 
+    checks_finite = True
+
     def __init__(self, scale: float = 1.0) -> None:
         scale = plain("Vote", "scale", float, scale)
-        if not math.isfinite(scale):
-            raise ValueError(f"Vote: scale must be finite, got {scale}.")
+        if not abs(scale) <= LARGEST:
+            raise ValueError(f"Vote: scale must be finite in float32, got {scale}.")
         self.scale = scale
 
     def _check(self, client: Any, packet: Packet) -> None:
@@ -114,6 +126,7 @@ class Vote(Aggregator):
                 )
 
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
+        check_step("Vote", "scale", self.scale, given.most)
         return per_tensor(self._vote, given.packets)
 
     def _vote(self, packets: Sequence[Packet]) -> Tensor:

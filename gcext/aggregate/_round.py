@@ -7,16 +7,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from gcext._packet.budget import Budget, as_pair
 from gcext._packet.packet import Packet
 from gcext._packet.wire import as_shapes
 from gcext.aggregate._aggregator import Aggregator
-from gcext.aggregate._clients import in_order
-from gcext.aggregate._sums import check_alike
+from gcext.aggregate._clients import Client, as_client, in_order
+from gcext.aggregate._message import (
+    Envelope,
+    Message,
+    MessageError,
+    check_envelope,
+    number_of,
+    open_envelope,
+)
+from gcext.aggregate._sums import check_alike, check_cost
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Round"]
+__all__ = ["Round", "as_expected"]
 
 
 class _Sent(NamedTuple):
@@ -38,6 +47,10 @@ class Round:
             as of ``Packet.from_bytes``. It is checked before anything is allocated; without it,
             the first packet decides.
         number: the round's, as ``round`` of ``Aggregator.aggregate``.
+        run: of which this is a round; ``add`` then takes messages (gcext.aggregate.Message) of this
+            run and number, and refuses all others. None: packets.
+        budget: the most that one packet may cost to decode, as of ``Packet.from_bytes``. None: for
+            bytes the default one of ``expect``, where that is given.
 
     >>> import gcext, torch
     >>> round = gcext.aggregate.Round(gcext.aggregate.Mean(), expect=(2,))
@@ -57,15 +70,27 @@ class Round:
         aggregator: Aggregator,
         expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
         number: int | None = None,
+        run: int | None = None,
+        budget: Budget | None = None,
     ) -> None:
         if not isinstance(aggregator, Aggregator):
             raise TypeError(
                 f"Round: needs an aggregator, got {aggregator!r:.100}. Pass one, such as Mean()."
             )
         self.aggregator = aggregator
-        self.expect = None if expect is None else _shape(expect)
+        self.expect = None if expect is None else as_expected(expect)
         self.number = number
-        self._sent: dict[Any, _Sent] = {}
+        self.run = None if run is None else number_of("Round", "run", run)
+        if run is not None:
+            if number is None:
+                raise ValueError(
+                    "Round: a round of a run needs its number, got none. Pass number=."
+                )
+            self.number = number_of("Round", "number", number)
+        if budget is not None:
+            as_pair(budget)
+        self.budget = budget
+        self._sent: dict[Client, _Sent] = {}
         self._finished = False
 
     def __len__(self) -> int:
@@ -80,45 +105,104 @@ class Round:
     def add(
         self,
         client: int | str,
-        packet: Packet | Buffer | Tensor,
+        packet: Packet | Message | Buffer | Tensor,
         loss: float | None = None,
         weight: float | None = None,
     ) -> bool:
         """Take one client's packet, or its bytes as of ``Packet.from_bytes``; True where it is new.
 
+        With ``run``: one client's message, or its bytes.
+
         The same once more changes nothing and returns False: a client may send again when no answer
         came. Another packet, loss or weight of a client that has sent is refused. The ids of
-        clients are all numbers or all strings.
+        clients are all numbers or all strings; all have a weight, or none has.
 
         Raises:
-            DecodeError: bytes that are no packet of this shape.
-            ValueError: a packet of another shape, what the aggregator's ``check`` refuses, or a
-                second, different one of a client. The round is then as before.
+            DecodeError: bytes that are no packet of this shape, or one beyond the budget.
+            MessageError: a second, different packet of a client; with ``run`` a message of another
+                run, round or client.
+            ValueError: a packet of another shape, what the aggregator's ``check`` refuses, or one
+                with a weight beside others without. The round is then as before.
             TypeError: no packet or message, no number, or an id of another type than the others'.
             RuntimeError: the round is finished.
         """
         self._open("add")
-        if not isinstance(packet, Packet):
-            packet = Packet.from_bytes(packet, expect=self.expect)
-        elif self.expect is not None and packet.shape != self.expect:
-            raise ValueError(
-                f"Round: packets must have the shape {self.expect}, got {packet.shape} from client "
-                f"{client}."
+        client = as_client("Round", client)
+        if self.run is None:
+            return self._take(client, self._packet(client, packet), loss, weight)
+        if isinstance(packet, Packet):
+            raise TypeError(
+                f"Round: a round of a run takes messages, got a packet from client {client}. "
+                "Make a Message of it, or leave run out."
             )
+        envelope = open_envelope(packet)
+        check_envelope(envelope, self.run, self.number, client)
+        return self.add_opened(client, envelope, loss, weight)
+
+    def add_opened(
+        self, client: Client, envelope: Envelope, loss: float | None, weight: float | None
+    ) -> bool:
+        """Do as ``add`` with a message that was opened and found to be of this round."""
+        return self._take(client, self._packet(client, envelope.packet), loss, weight)
+
+    def _take(
+        self, client: Client, packet: Packet, loss: float | None, weight: float | None
+    ) -> bool:
         for first in list(self._sent)[:1]:
             in_order("Round", (first, client))
             check_alike("Round", (self._sent[first].packet, packet), (first, client))
         self.aggregator.check(client, packet, loss, weight)
+        others = (each for each in self._sent if each != client)
+        other = next(others, None)
+        if other is not None and (self._sent[other].weight is None) != (weight is None):
+            raise ValueError(
+                f"Round: all clients must have a weight or none, got {weight} from client {client} "
+                f"and {self._sent[other].weight} from client {other}. Pass all weights, or drop a "
+                "client."
+            )
         if client not in self._sent:
             self._sent[client] = _Sent(packet, loss, weight)
             return True
         held = self._sent[client]
-        if held[1:] != (loss, weight) or held.packet.to_bytes() != packet.to_bytes():
-            raise ValueError(
+        alike = _same(held.loss, loss) and _same(held.weight, weight)
+        if not alike or held.packet.to_bytes() != packet.to_bytes():
+            raise MessageError(
+                "conflict",
                 f"Round: a client sends once a round, got something else from client {client}. "
-                "Keep the first, or begin the round anew."
+                "Keep the first, or drop the client.",
             )
         return False
+
+    def _packet(self, client: Client, given: Any) -> Packet:
+        """Return the packet of what a client sent, which must be of this round's shape."""
+        if isinstance(given, Message):
+            raise TypeError(
+                f"Round: a message needs a round of a run, got one of none from client {client}. "
+                "Pass run= and number=, or the message's packet."
+            )
+        if not isinstance(given, Packet):
+            return Packet.from_bytes(given, expect=self.expect, budget=self.budget)
+        if self.expect is not None and given.shape != self.expect:
+            raise ValueError(
+                f"Round: packets must have the shape {self.expect}, got {given.shape} from client "
+                f"{client}."
+            )
+        if self.budget is not None:
+            check_cost("Round", self.budget, client, given)
+        return given
+
+    def drop(self, client: int | str) -> bool:
+        """Take a client out of the round, as if it had not sent; False where it has not.
+
+        Raises RuntimeError where the round is finished.
+        """
+        self._open("drop")
+        return self._sent.pop(as_client("Round", client), None) is not None
+
+    @property
+    def clients(self) -> tuple[Client, ...]:
+        """The clients that have sent, in order."""
+        return tuple(in_order("Round", self._sent))
 
     def finish(self) -> Tensor | list[Tensor]:
         """Return the round's update: float32 of the packets' shape (groups: a list).
@@ -143,7 +227,13 @@ class Round:
             raise RuntimeError(f"Round.{what}: the round is finished. Begin another.")
 
 
-def _shape(expect: Any) -> tuple[Any, ...]:
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two numbers are one; NaN is NaN."""
+    return bool(one is other or one == other or (one != one and other != other))
+
+
+def as_expected(expect: Any) -> tuple[Any, ...]:
+    """Return the shape that a caller expects, or the shapes of a group."""
     shape = expect.shape if isinstance(expect, Packet) else expect
     group, shapes = as_shapes("Round", shape)
     return tuple(map(tuple, shapes)) if group else tuple(shapes[0])

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from gcext._native import ops
+from gcext._native.library import memory_error
 from gcext._packet.arguments import as_packets, as_targets
+from gcext._packet.budget import Budget
 from gcext._packet.codes import Levels, Random, Signs
 from gcext._packet.dense import overwrite
 from gcext._packet.packet import Packet
+from gcext.aggregate._finite import check_finite, largest, normalised
 
-__all__ = ["as_number", "check_alike", "combine", "gram", "is_dense", "is_weight", "mean"]
-__all__ += ["operands", "pairs", "per_tensor", "weighted_sum"]
+__all__ = ["as_number", "check_alike", "check_cost", "combine", "gram", "is_dense", "is_weight"]
+__all__ += ["mean", "operands", "pairs", "per_tensor", "weighted_sum"]
 
 _Out = TypeVar("_Out", bound="Tensor | Sequence[Tensor]")
 # Methods whose packets combine, gram and trimmed_mean read as they are.
@@ -52,7 +55,8 @@ def combine(
         float32 of the packets' shape; a list, one for each member, where the packets are groups.
 
     Raises TypeError for what are no packets or numbers, ValueError where shapes differ, weights do
-    not fit or are not finite, or out does not fit.
+    not fit or are not finite, out does not fit, or the sum is not finite in float32 or in the dtype
+    of out. The last is not looked for on CUDA, where it would synchronize.
 
     >>> import gcext, torch
     >>> a, b = (gcext.stc(torch.tensor(t), p=0.5) for t in ([3.0, 0.0], [0.0, -1.0]))
@@ -123,7 +127,7 @@ def mean(packets: Iterable[Packet], weights: Sequence[float] | None = None, out:
         float32 of the packets' shape; a list, one for each member, where the packets are groups.
 
     Raises TypeError for what are no packets or numbers, ValueError where shapes differ, weights do
-    not fit or are not positive and finite, or out does not fit.
+    not fit or are not positive and finite, or out does not fit; see also ``gcext.combine``.
 
     >>> import gcext, torch
     >>> packets = [gcext.codec("dense").encode(torch.tensor([x])) for x in (1.0, 5.0)]
@@ -134,21 +138,47 @@ def mean(packets: Iterable[Packet], weights: Sequence[float] | None = None, out:
     if weights is None:
         return _sum_into("mean", listed, [1.0 / len(listed)] * len(listed), out)
     numbers = _checked("mean", listed, weights, is_weight, "positive and finite")
-    total = math.fsum(numbers)
-    return _sum_into("mean", listed, [number / total for number in numbers], out)
+    return _sum_into("mean", listed, normalised(numbers), out)
 
 
 def _sum_into(op: str, packets: Sequence[Packet], weights: Sequence[float], out: Any) -> Any:
     """Return the weighted sum, in ``out`` where there is one."""
+    outs = [] if out is None else as_targets(op, packets[0], out)
+    made = _weighted(packets, weights)
+    if packets[0].device.type == "cpu":
+        check_finite(op, made, packets, weights)
     if out is None:
-        return weighted_sum(packets, weights)
-    outs = as_targets(op, packets[0], out)
-    made = weighted_sum(packets, weights)
-    overwrite(outs, made if isinstance(made, list) else [made])
+        return made
+    parts = made if isinstance(made, list) else [made]
+    for target, part in zip(outs, parts, strict=True):
+        most = torch.finfo(target.dtype).max
+        if target.is_cpu and target.itemsize == 2 and not largest(part.to(target.dtype)) <= most:
+            raise ValueError(
+                f"{op}: the sum must be finite in {target.dtype}, the dtype of out, got up to "
+                f"{largest(part):.4g}. Pass a float32 tensor."
+            )
+    overwrite(outs, parts)
     return out
 
 
-def weighted_sum(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | list[Tensor]:
+def weighted_sum(
+    op: str,
+    packets: Sequence[Packet],
+    weights: Sequence[float],
+    clients: Sequence[Any],
+    most: float,
+) -> Tensor | list[Tensor]:
+    """Return the weighted sum of clients' packets as an aggregator's update: finite.
+
+    op: the aggregator. most: the largest magnitude allowed. Raises ValueError, which names a
+    client, where an element is beyond.
+    """
+    made = _weighted(packets, weights)
+    check_finite(op, made, packets, weights, clients, most)
+    return made
+
+
+def _weighted(packets: Sequence[Packet], weights: Sequence[float]) -> Tensor | list[Tensor]:
     """``combine`` without its checks."""
 
     def combined(each: Sequence[Packet]) -> Tensor:
@@ -166,10 +196,26 @@ def per_tensor(
     Args:
         function: of single packets of one shape; it returns as many elements as that shape has.
         packets: at least one, of one shape.
+
+    Raises MemoryError where there is none for as many elements.
     """
+
+    def called(singles: Sequence[Packet]) -> Tensor:
+        try:
+            return function(singles).view(singles[0].shape)
+        except RuntimeError as error:
+            if memory_error("aggregate", error) is None:
+                raise
+            numel = singles[0].numel
+            raise MemoryError(
+                f"aggregate: a dense result of {numel} elements needs {4 * numel / 2**30:.4g} GiB, "
+                "for which there is no memory. Pin the shape of packets with expect=, or aggregate "
+                "the tensors of a model one after the other."
+            ) from error
+
     if packets[0].method == "group":
-        return [function(members).view(members[0].shape) for members in _columns(packets)]
-    return function(packets).view(packets[0].shape)
+        return [called(members) for members in _columns(packets)]
+    return called(packets)
 
 
 def pairs(packets: Sequence[Packet]) -> tuple[list[Tensor], list[Tensor]]:
@@ -228,6 +274,16 @@ def check_alike(
                 f"{_described(packet)}{of}{other}."
             )
     return listed
+
+
+def check_cost(op: str, budget: Budget, client: Any, packet: Packet) -> None:
+    """Raise ValueError for a client's packet that costs more to decode than the budget."""
+    needed = Budget.needed(packet)
+    if not budget.admits(needed):
+        raise ValueError(
+            f"{op}: a packet must be within {budget}, got one of {needed} from client {client}. "
+            "Leave the client out, or allow more."
+        )
 
 
 def _described(packet: Packet) -> str:

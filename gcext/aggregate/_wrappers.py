@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gcext._packet.codes import Contents
+from gcext._packet.budget import Budget, as_pair
+from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
+from gcext._packet.sums import Sum
 from gcext._spec import plain, positive
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
+from gcext.aggregate._finite import largest
 from gcext.aggregate._registry import register_aggregator
-from gcext.aggregate._sums import gram, pairs
+from gcext.aggregate._sums import check_cost, gram, pairs
 
 __all__ = ["MaxK", "Momentum", "NormBound", "shapes"]
 
@@ -53,9 +57,14 @@ class NormBound(Wrapper):
 class MaxK(Wrapper):
     """Refuses packets with more elements than a client may send, for another aggregator.
 
+    Of levels over a random support all elements of the support count, zeros too: each is drawn.
+
     Args:
         k: elements that one client may send in a round, of a group all members together.
         inner: gets the packets; None: ``Mean()``.
+        budget: the most that a packet may cost to decode; None: only ``k`` counts. Packets that
+            arrive as bytes are better given to a ``Round`` with that budget: it is then checked
+            before they are decoded.
 
     >>> import gcext, torch
     >>> server = gcext.aggregate.MaxK(2)
@@ -64,16 +73,23 @@ class MaxK(Wrapper):
     ValueError: MaxK: a packet may hold 2 elements, got 3 from client 5. ...
     """
 
-    def __init__(self, k: int, inner: Aggregator | None = None) -> None:
+    def __init__(
+        self, k: int, inner: Aggregator | None = None, budget: Budget | None = None
+    ) -> None:
         super().__init__(inner)
         if isinstance(k, bool) or not isinstance(k, int) or k < 0:
             raise ValueError(f"MaxK: k must be a whole number from 0 up, got {k}.")
         self.k = k
+        if budget is not None:
+            as_pair(budget)
+        self.budget = budget
 
     def _check(self, client: Any, packet: Packet) -> None:
-        if packet.k > self.k:
+        if self.budget is not None:
+            check_cost("MaxK", self.budget, client, packet)
+        if (k := _elements(packet)) > self.k:
             raise ValueError(
-                f"MaxK: a packet may hold {self.k} elements, got {packet.k} from client {client}. "
+                f"MaxK: a packet may hold {self.k} elements, got {k} from client {client}. "
                 "Leave the client out, or allow more."
             )
         super()._check(client, packet)
@@ -86,7 +102,8 @@ class Momentum(Wrapper):
     """Adds a share of the earlier updates to another aggregator's: server momentum, FedAvgM.
 
     ``v <- beta*v + update``, from v = 0, and v is the result (Hsu et al. 2019, arXiv:1909.06335).
-    Arithmetic is float32; product and sum are rounded once each.
+    Arithmetic is float32; product and sum are rounded once each. Where an element would not be
+    finite, the round is refused.
 
     Args:
         inner: makes the update; None: ``Mean()``.
@@ -125,12 +142,20 @@ class Momentum(Wrapper):
         # Allocated before the inner aggregator's state moves on.
         velocity = [(self.beta * each).to(first.device) for each in self._velocity]
         velocity = velocity or [torch.zeros(s, device=first.device) for s in shapes(first)]
-        update = self.inner._aggregate(given)
+        most = self._most(given.most, max(map(largest, velocity))) * (1 - 1e-6)
+        update = self.inner._aggregate(replace(given, most=most))
         parts = update if isinstance(update, list) else [update]
         for mine, part in zip(velocity, parts, strict=True):
             part.copy_(self._step(part, mine.add_(part)))
         self._velocity = velocity
         return update
+
+    def _most(self, most: float, held: float) -> float:
+        """Return up to what magnitude of the inner update the result is at most ``most``.
+
+        held: the largest magnitude of ``beta*v``.
+        """
+        return most - held
 
     def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
         """Return the result, of the inner update and the new velocity; the latter stays."""
@@ -141,17 +166,18 @@ class Momentum(Wrapper):
         return {"inner": self.inner.state_dict(), "velocity": velocity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        fits = set(state) == {"inner", "velocity"} and all(
-            isinstance(each, Tensor) and each.dtype == torch.float32 for each in state["velocity"]
-        )
-        if not fits:
-            raise ValueError(
-                "Momentum: its state holds inner and velocity, a list of float32 tensors, got "
-                f"{sorted(state)}."
-            )
-        velocity = [each.clone() for each in state["velocity"]]
-        self.inner.load_state_dict(state["inner"])
-        self._velocity = velocity
+        with loading("Momentum", state):
+            if set(state) != {"inner", "velocity"} or not all(
+                isinstance(each, Tensor) and each.dtype == torch.float32
+                for each in state["velocity"]
+            ):
+                raise ValueError(
+                    "Momentum: its state holds inner and velocity, a list of float32 tensors, got "
+                    f"{sorted(map(str, state))}."
+                )
+            velocity = [each.clone() for each in state["velocity"]]
+            self.inner.load_state_dict(state["inner"])
+            self._velocity = velocity
 
     def snapshot(self) -> Any:
         return self.inner.snapshot(), self._velocity
@@ -165,6 +191,19 @@ class Momentum(Wrapper):
 def shapes(packet: Packet) -> tuple[tuple[int, ...], ...]:
     """Return the shape of each tensor that a packet is of."""
     return tuple(tuple(each.shape) for each in packet.members or (packet,))
+
+
+def _elements(packet: Packet) -> int:
+    """Return how many elements a packet makes whoever decodes it compute."""
+    if packet.members:
+        return sum(map(_elements, packet.members))
+    if isinstance(packet.support, Random):
+        return packet.support.k
+    if isinstance(packet.coded, Sum) and any(
+        isinstance(term.support, Random) for term in packet.coded.terms
+    ):  # counted without drawing them
+        return sum(map(_elements, packet.coded.terms))
+    return packet.k
 
 
 def _scaled(packet: Packet, factor: float) -> Packet:

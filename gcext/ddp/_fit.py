@@ -5,59 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 
 from gcext._links.link import LowRankLink
-from gcext._packet.codes import Contents
-from gcext._packet.packet import Packet
+from gcext._recipes import fit
 from gcext._recipes.recipe import Recipe
-from gcext.aggregate import Aggregator, FetchSGD, Mean
+from gcext.aggregate import Mean
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import GradBucket
 
-__all__ = ["gradients", "names_of", "refuse", "takes_dense"]
+__all__ = ["gradients", "names_of", "refuse"]
+
+_UNMET = {
+    "the ranks' losses": "DDP hands over none. Use stc, or gcext.fl for projection",
+    "local steps": "DDP averages each step. Use gcext.OuterOptimizer",
+    "a server's average of models": "DDP has no server. Use a recipe without it",
+    "the steps of the model": "DDP hands over gradients only. Use qsgd, or gcext.fl for laq",
+    "one sketch of the whole model": "DDP hands over parameters. Use stc or topk:feedback=true",
+}
 
 
 def refuse(recipe: Recipe, spec: str) -> None:
     """Raise ValueError for a recipe that a hook cannot do."""
-    schedule, receiver = recipe.schedule, recipe.up.receiver()
-    problem = ""
-    if receiver.uses_losses:
-        problem = (
-            "needs a loss of every rank, which DDP does not hand over. Use stc, or gcext.fl for "
-            "projection"
+    fit.refuse("ddp.State", recipe, spec, _UNMET)
+    receiver = recipe.up.receiver()
+    if isinstance(recipe.up, LowRankLink) and type(receiver) is not Mean:
+        raise ValueError(
+            f"ddp.State: {spec} all-reduces factors, which {receiver!r} cannot combine. Use "
+            "combine=mean."
         )
-    elif schedule.local_steps > 1 or schedule.local_epochs > 1:
-        problem = "takes many local steps, and DDP averages each. Use gcext.OuterOptimizer"
-    elif schedule.average:
-        problem = "averages models at a server, and DDP has none. Use a recipe without it"
-    elif _has(receiver, FetchSGD):
-        problem = (
-            "finds elements in one sketch of the whole model, and DDP hands over parameters. Use "
-            "stc or topk:feedback=true, whose residuals every rank can keep"
-        )
-    elif isinstance(recipe.up, LowRankLink) and type(receiver) is not Mean:
-        problem = f"all-reduces factors, which {receiver!r} cannot combine. Use combine=mean"
-    if problem:
-        raise ValueError(f"ddp.State: {spec} {problem}.")
-
-
-def _has(receiver: Aggregator, kind: type[Aggregator]) -> bool:
-    inner = getattr(receiver, "inner", None)
-    return isinstance(receiver, kind) or (isinstance(inner, Aggregator) and _has(inner, kind))
-
-
-def takes_dense(receiver: Aggregator) -> bool:
-    """Return whether tensors may be sent exactly; a vote takes signs only."""
-    packet = Packet("dense", (1,), torch.float32, Contents(None, torch.zeros(1)))
-    try:
-        receiver.check(0, packet)
-    except ValueError:
-        return False
-    return True
 
 
 def names_of(module: Module) -> dict[int, str]:

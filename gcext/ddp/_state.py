@@ -7,7 +7,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 from torch.nn import Module
@@ -19,8 +18,11 @@ from gcext._recipes.recipe import Recipe
 from gcext._recipes.recipe import recipe as make_recipe
 from gcext._spec import plain
 from gcext.ddp._checkpoint import pack, read, unpack
-from gcext.ddp._exchange import AllReduce, Exchange, LowRank, Method, NonFiniteError, Packets
-from gcext.ddp._fit import gradients, names_of, refuse, takes_dense
+from gcext.ddp._exchange import Exchange, Method, NonFiniteError
+from gcext.ddp._fit import gradients, names_of, refuse
+from gcext.ddp._packets import Packets
+from gcext.ddp._reduce import AllReduce, LowRank
+from gcext.distributed import check_alike, gather_objects, place
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import GradBucket
@@ -53,8 +55,9 @@ class State:
         exact_below: see above; 0: everything goes by the codec.
         seed: the same on all ranks; of stochastic codecs each rank's own is derived from it.
         nonfinite: where a rank's gradient is not finite, "raise" a RuntimeError on all ranks that
-            names the rank and the parameter; or "propagate": all gradients become NaN on all ranks,
-            which a GradScaler skips. Either way no residual changes.
+            names the rank and the parameter; or "propagate": on all ranks all gradients become
+            NaN, of recipes that only average those elements that are not finite on a rank, and a
+            GradScaler skips the step. Either way no residual changes.
         scaler: divide gradients by its scale before they meet the residual, and multiply after;
             needed with a GradScaler whose scale changes.
         round_steps: steps of the schedule's round, for a warm-up of p in epochs.
@@ -97,7 +100,7 @@ class State:
         scaler: GradScaler | None = None,
         round_steps: int = 1,
     ) -> None:
-        made = recipe if isinstance(recipe, Recipe) else make_recipe(recipe)
+        made = make_recipe(recipe)
         self.recipe = made
         self._group = process_group
         self.exact_below = plain("ddp.State", "exact_below", int, exact_below)
@@ -123,11 +126,8 @@ class State:
         self.sent_bytes = self.received_bytes = 0
         self.step_sent_bytes = self.step_received_bytes = 0
         refuse(made, str(recipe))
-        if not (dist.is_available() and dist.is_initialized()):
-            raise RuntimeError(
-                "ddp.State: torch.distributed must be initialized. Call init_process_group first."
-            )
-        self._method = self._make_method()
+        self._rank, world = place("ddp.State", process_group)
+        self._method = self._make_method(world)
         self._named = None if module is None else names_of(module)
         self._names: dict[int, str] = {}  # by id
         self._parameters: list[Tensor] = []  # so that no id is used again
@@ -150,15 +150,14 @@ class State:
         """Time spent so far on decoding and averaging, most of it beside the backward pass."""
         return self._method.seconds["decode"]
 
-    def _make_method(self) -> Method:
+    def _make_method(self, world: int) -> Method:
         up, group = self.recipe.up, self._group
-        world, rank = dist.get_world_size(group), dist.get_rank(group)
         if dtype := up.reduced(world):
             return AllReduce(group, dtype, self.nonfinite == "raise")
         # PowerSGD's first Q must be the same on all ranks, other random numbers never.
         alike = isinstance(up, LowRankLink)
-        sender = up.sender(self.seed if alike else derive(self.seed, rank))
-        if takes_dense(up.receiver()):
+        sender = up.sender(self.seed if alike else derive(self.seed, self._rank))
+        if up.takes_dense:
             sender.exact_below = self.exact_below
             sender.exact_vectors_below = _VECTORS * self.exact_below
         if isinstance(sender, PowerSGD):
@@ -221,6 +220,8 @@ class State:
         try:
             good = [each.advance() for each in exchanges]
             if all(good):
+                good = [each.confirm() for each in exchanges]
+            if all(good):
                 for bucket in opened:
                     bucket.finish()
                 self._method.commit()
@@ -248,19 +249,13 @@ class State:
         """Return what all ranks raise, once all know why; None where NaN is to go through."""
         errors = [each.error for each in exchanges if each.error]
         finite = any(not isinstance(each, NonFiniteError) for each in errors)
-        heard = self._hear((str(errors[0]) if errors else "", finite))
-        if self.nonfinite == "propagate" and not any(finite for _, finite in heard):
+        everyone = gather_objects((str(errors[0]) if errors else "", finite), self._group)
+        if self.nonfinite == "propagate" and not any(finite for _, finite in everyone):
             return None
         text = "the sum over the ranks is not finite."
-        for rank, (its, _) in reversed([*enumerate(heard)]):
-            text = f"rank {rank}: {its}" if its else text
+        for rank, (theirs, _) in reversed([*enumerate(everyone)]):
+            text = f"rank {rank}: {theirs}" if theirs else text
         return RuntimeError(f"ddp.hook: {text} No rank's residuals have changed.")
-
-    def _hear(self, mine: Any) -> list[Any]:
-        """Return what each rank passed; all must call."""
-        heard: list[Any] = [None] * self._method.world
-        dist.all_gather_object(heard, mine, group=self._group)
-        return heard
 
     def _agree(self) -> None:
         """Raise on all ranks where their states do not go together, before the first step."""
@@ -273,14 +268,7 @@ class State:
             "scaler": self.scaler is not None,
             "module": self._named is not None,
         }
-        heard = self._hear(self._options() | mine)
-        for rank, its in enumerate(heard):
-            for key, value in its.items():
-                if value != heard[0][key]:
-                    raise ValueError(
-                        f"ddp.hook: {key} must be the same on all ranks, got {heard[0][key]} on "
-                        f"rank 0 and {value} on rank {rank}."
-                    )
+        check_alike("ddp.hook", self._options() | mine, self._group)
         self._agreed = True
 
     def _name(self, parameter: Tensor) -> str:
@@ -330,7 +318,7 @@ class State:
             "names": [self._names[id(each)] for each in self._parameters] or self._loaded,
             "method": self._method.state_dict(),
         }
-        return pack(held, self._method.world, dist.get_rank(self._group))
+        return pack(held, self._method.world, self._rank)
 
     def _options(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
@@ -347,15 +335,23 @@ class State:
         Raises ValueError, and nothing is changed, for a state that does not fit: of another world
         size, recipe or ``exact_below``, or one that cannot be redistributed.
         """
-        world, rank = self._method.world, dist.get_rank(self._group)
+        world, rank = self._method.world, self._rank
         all_held = unpack(state, world, rank, redistribute, self._options())
         held = all_held[0]
+        # Without module= names are of the order of the first step, which DDP changes after it.
+        known = [] if self._named is not None else [self._names[id(p)] for p in self._parameters]
+        if known and held["names"] and set(known) != set(held["names"]):
+            raise ValueError(
+                f"ddp.State: parameters must be the {len(held['names'])} of the state, got "
+                f"{len(known)} others. Construct a new State for another model."
+            )
         method = [each["method"] for each in all_held]
         self._method.load_state_dict(
             method[0] if state["world_size"] == world else self._method.merged(method)
         )
-        self.steps, self._loaded = held["steps"], held["names"]
-        self._names, self._parameters, self._agreed = {}, [], False
+        self.steps, self._loaded, self._agreed = held["steps"], held["names"], False
+        if not known:
+            self._names, self._parameters = {}, []
 
     def load_checkpoint(
         self, checkpoint_id: str | PathLike[str], key: str = "ddp", redistribute: bool = False
@@ -366,7 +362,7 @@ class State:
         size is an error that names both, or is redistributed as ``load_state_dict`` does. All ranks
         must call.
         """
-        rank = dist.get_rank(self._group)
+        rank = self._rank
         state = read(checkpoint_id, key, self._method.world, rank, self._group)
         self.load_state_dict(state, redistribute)
 

@@ -9,7 +9,7 @@ training loss that a client reports beside its packet is not counted.
 2
 """
 
-from gcext.fl._checkpoint import CheckpointError
+from gcext.checkpoint import CheckpointError
 from gcext.fl._client import local_sgd
 from gcext.fl._data import DATASETS, Data, Part, load
 from gcext.fl._models import FlatModel, build, initial

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes import Recipe
-from gcext.fl._layout import Held, Layout, compress, received
+from gcext.fl._layout import Held, Layout, compress, held_of, received
 from gcext.fl._models import FlatModel
 from gcext.fl._server import Download, order_of
 
@@ -139,6 +141,17 @@ class Clients:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.version = list(state["version"])
-        self.held = {version: Held(*held) for version, held in state["held"].items()}
-        self.sender.load_state_dict(state["sender"])
+        """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
+        with loading("fl.Clients", state, ("version", "held", "sender")):
+            version = [operator.index(each) for each in state["version"]]
+            held = {
+                operator.index(v): held_of("fl.Clients", each, self.layout)
+                for v, each in state["held"].items()
+            }
+            if len(version) != len(self.version) or not set(version) <= set(held):
+                raise ValueError(
+                    f"fl.Clients: state must hold the models of {len(self.version)} clients, got "
+                    f"{len(version)} clients and models of versions {sorted(held)}."
+                )
+            self.sender.load_state_dict(state["sender"])
+            self.version, self.held = version, held

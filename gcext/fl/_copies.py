@@ -10,6 +10,7 @@ from gcext._codecs.base import Codec
 from gcext._codecs.registry import codec as make_codec
 from gcext._codecs.seeds import derive
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 
 __all__ = ["Copies"]
 
@@ -73,6 +74,15 @@ class Copies:
         messages = {client: list(kept) for client, kept in self.messages.items()}
         return {"messages": messages, "counts": dict(self.counts)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.messages = {client: list(kept) for client, kept in state["messages"].items()}
-        self.counts = dict(state["counts"])
+    def checked(self, state: Any) -> tuple[dict[int, list[bytes]], dict[int, int]]:
+        """Return a state's messages and counts; ValueError where it does not fit."""
+        with loading("fl.Copies", state, ("messages", "counts")):
+            messages = {client: list(kept) for client, kept in state["messages"].items()}
+            for kept in messages.values():
+                for message in kept:
+                    Packet.from_bytes(message, expect=tuple(self.initial.shape))
+            return messages, {client: int(count) for client, count in state["counts"].items()}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
+        self.messages, self.counts = self.checked(state)

@@ -12,7 +12,7 @@ from gcext._links.sender import Sender
 from gcext._packet.packet import Packet
 from gcext._packet.prediction import recover
 
-__all__ = ["Held", "Layout", "compress", "received"]
+__all__ = ["Held", "Layout", "compress", "held_of", "received"]
 
 
 class Layout(NamedTuple):
@@ -58,6 +58,20 @@ class Held(NamedTuple):
 
     weights: Tensor
     trail: tuple[Tensor, ...] = ()
+
+
+def held_of(owner: str, state: Any, layout: Layout) -> Held:
+    """Return what a state holds of a model and its trail; ValueError where it does not fit."""
+    weights, trail = state[0], tuple(state[1])
+    shapes = [
+        (each.dtype, tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__
+        for each in (weights, *trail)
+    ]
+    if shapes != [(torch.float32, (layout.numel,))] * len(shapes):
+        raise ValueError(
+            f"{owner}: a model must be float32 of {layout.numel} elements, got {shapes[:3]}."
+        )
+    return Held(weights, trail)
 
 
 def received(held: Held, packet: Packet, layout: Layout, order: int) -> Held:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from gcext._native.library import build_info
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes import Recipe, recipe
-from gcext.fl._checkpoint import CheckpointError
-from gcext.fl._checkpoint import load as load_checkpoint
-from gcext.fl._checkpoint import save as save_checkpoint
+from gcext.checkpoint import CheckpointError
+from gcext.checkpoint import load as load_checkpoint
+from gcext.checkpoint import save as save_checkpoint
 from gcext.fl._client import Clients, local_sgd
 from gcext.fl._data import Data
 from gcext.fl._layout import Layout
@@ -193,8 +194,26 @@ class Federation:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` ended; CheckpointError names every setting that differs."""
-        old, new = state["trajectory"], self._trajectory()
+        """Go on where ``state`` ended; CheckpointError names every setting that differs.
+
+        ValueError for a state that is damaged, or of a history that is. Nothing has changed then.
+        """
+        with loading("fl.Federation", state, ("trajectory", "records", "clients", "server")):
+            self._check_settings(state["trajectory"])
+            records = list(state["records"])
+            before, codec = self.clients.state_dict(), self.clients.sender.codec
+            try:
+                self.clients.begin(max(len(records), 1))
+                self.clients.load_state_dict(state["clients"])
+                self.server.load_state_dict(state["server"])
+            except BaseException:
+                self.clients.sender.codec = codec
+                self.clients.load_state_dict(before)
+                raise
+            self.records = records
+
+    def _check_settings(self, old: dict[str, Any]) -> None:
+        new = self._trajectory()
         differing = [
             f"{k} {old.get(k)} there, {new.get(k)} here"
             for k in sorted(old.keys() | new.keys())
@@ -205,10 +224,6 @@ class Federation:
                 "checkpoint: a run must be resumed with its own settings, "
                 f"got {'; '.join(differing)}. Give the same, or another --checkpoint."
             )
-        self.records = list(state["records"])
-        self.clients.begin(max(len(self.records), 1))
-        self.clients.load_state_dict(state["clients"])
-        self.server.load_state_dict(state["server"])
 
     def _trajectory(self) -> dict[str, object]:
         decided = {
@@ -233,8 +248,8 @@ def run(
 ) -> dict[str, Any]:
     """Run the rounds of ``settings`` and return the record that ``--json`` writes.
 
-    With ``path`` a checkpoint is written every ``every`` rounds, at the end, and on Ctrl-C; with
-    ``resume`` the run goes on from it.  ``make`` makes another engine's federation.
+    With ``path`` a checkpoint is written at the start, every ``every`` rounds, at the end, and on
+    Ctrl-C; with ``resume`` the run goes on from it.  ``make`` makes another engine's federation.
 
     Raises Interrupted on Ctrl-C, CheckpointError where a checkpoint does not fit, and what the
     links raise.
@@ -256,6 +271,7 @@ def run(
                     saved = len(federation.records)
 
             try:
+                save()  # before the first round: a history in a file goes back to this
                 while not _finished(settings, federation.records):
                     record = federation.step()
                     if progress is not None:

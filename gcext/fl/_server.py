@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -9,15 +10,17 @@ from torch import Tensor
 from gcext._codecs.registry import codec
 from gcext._links.link import Link
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes import Recipe
 from gcext.aggregate import Mean, Predicted
 from gcext.fl._copies import Copies
-from gcext.fl._layout import Held, Layout, compress, received
+from gcext.fl._layout import Held, Layout, compress, held_of, received
 
 __all__ = ["Broadcast", "Download", "Server", "order_of"]
 
 MARGIN = 64  # bytes; more than a dense packet's header and checksum
 MOST_MERGED = 4096  # packets; docs/wire-format.md
+_KEYS = ("version", "held", "history", "receiver", "sender", "averaged", "copies")  # of a state
 
 Kind = Literal["none", "single", "merged", "dense", "catch_up"]
 
@@ -173,19 +176,30 @@ class Server:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.version = state["version"]
-        self.held = Held(*state["held"])
-        self.history = {
-            v: Broadcast(m, Packet.from_bytes(m, expect=self.layout.expect))
-            for v, m in state["history"].items()
-        }
-        self.receiver.load_state_dict(state["receiver"])
-        self.sender.load_state_dict(state["sender"])
-        if self.average:
-            self.averaged = state["averaged"]
-        if self.copies is not None:
-            self.copies.load_state_dict(state["copies"])
-        self._downloads.clear()
+        """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
+        with loading("fl.Server", state, _KEYS):
+            version = operator.index(state["version"])
+            held = held_of("fl.Server", state["held"], self.layout)
+            history = {
+                v: Broadcast(m, Packet.from_bytes(m, expect=self.layout.expect))
+                for v, m in state["history"].items()
+            }
+            averaged = self.averaged
+            if self.average:
+                averaged = held_of("fl.Server", (state["averaged"], ()), self.layout).weights
+            copies = self.copies.checked(state["copies"]) if self.copies is not None else None
+            before = self.sender.state_dict()
+            self.sender.load_state_dict(state["sender"])
+            try:
+                self.receiver.load_state_dict(state["receiver"])
+            except BaseException:
+                self.sender.load_state_dict(before)
+                raise
+            self.version, self.held, self.history = version, held, history
+            self.averaged = averaged
+            if self.copies is not None and copies is not None:
+                self.copies.messages, self.copies.counts = copies
+            self._downloads.clear()
 
 
 def order_of(down: Link) -> int:

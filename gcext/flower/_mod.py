@@ -14,6 +14,7 @@ from torch import Tensor
 from gcext._codecs.seeds import derive
 from gcext._links.sender import Sender
 from gcext._links.stages import Trajectory
+from gcext._packet.state import loading
 from gcext._recipes import Recipe
 from gcext.fl._client import follow
 from gcext.fl._layout import Held, compress
@@ -53,8 +54,9 @@ class _Node:
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> _Node:
-        held = Held(state["held"][0], tuple(state["held"][1:]))
-        return cls(**state | {"form": Form.from_json(state["form"]), "held": held})
+        with loading("CompressMod", state):
+            held = Held(state["held"][0], tuple(state["held"][1:]))
+            return cls(**state | {"form": Form.from_json(state["form"]), "held": held})
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"form": self.form.to_json(), "held": [self.held.weights, *self.held.trail]}
@@ -72,7 +74,7 @@ class CompressMod:
     CompressedFedAvg sends into the model's arrays, calls the app, and replaces the arrays of the
     reply by one packet of ``sent - trained``. A message of another strategy passes as it is.
 
-    The residual, like all other state, is pending until the strategy's next message tells that the
+    The residual, like all other state, is pending until the strategy's next message shows that the
     packet was aggregated; else it is as before that packet. Nothing changes where the app fails.
     State is kept in ``context.state``, which a SuperNode keeps in memory only, or in files.
 

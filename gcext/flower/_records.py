@@ -16,9 +16,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context
 from torch import Tensor
 
-from gcext._recipes import Recipe
+from gcext._recipes import Recipe, fit
 from gcext._recipes import recipe as make_recipe
-from gcext.fl._checkpoint import load, save
+from gcext.checkpoint import load, save
 from gcext.fl._layout import Layout
 from gcext.fl._server import order_of
 
@@ -36,12 +36,9 @@ Exact = dict[str, npt.NDArray[Any]]
 
 def check_recipe(owner: str, recipe: Recipe | str) -> Recipe:
     """Return the recipe; ValueError for one that Flower's rounds cannot follow."""
-    made = make_recipe(recipe) if isinstance(recipe, str) else recipe
-    if made.down.catch_up:
-        raise ValueError(
-            f"{owner}: the way down must be a broadcast, got {made.down!r}. A copy a client cannot "
-            "follow a lost reply. Use down=stc, or the built-in loop."
-        )
+    made = make_recipe(recipe)
+    why = "they could not follow a lost reply. Use down=stc, or the built-in loop"
+    fit.refuse(owner, made, recipe, {"packets of its own for each client": why})
     order_of(made.down)
     return made
 

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes import Recipe
 from gcext.fl._layout import Held
 from gcext.fl._server import Broadcast, Server
@@ -50,11 +51,11 @@ class Arrived(NamedTuple):
 class CompressedFedAvg(FedAvg):  # type: ignore[misc,unused-ignore]
     """FedAvg whose models and updates travel as packets; the nodes run CompressMod.
 
-    The recipe's receiver combines the updates, and its way down tells what is broadcast. A node is
-    sent the packets that it missed, or the dense model where that is shorter, or where it has none.
-    A reply with an error is skipped. One with a packet that is damaged, of another shape, or of no
-    use to the receiver is left out and logged with the node's id; the round goes on. Where no
-    reply is left the model stays.
+    The recipe's receiver combines the updates, and its way down decides what is broadcast. A node
+    is sent the packets that it missed, or the dense model where that is shorter, or where it has
+    none. A reply with an error is skipped. One with a packet that is damaged, of another shape, or
+    of no use to the receiver is left out and logged with the node's id; the round goes on. Where
+    no reply is left the model stays.
 
     The model is this object's: after the first round the arrays given to ``configure_train`` are
     not read.
@@ -146,7 +147,7 @@ class CompressedFedAvg(FedAvg):  # type: ignore[misc,unused-ignore]
                 "base": -1 if known is None else known,
                 "kind": download.kind,
                 "digest": digest(self.server.weights),
-                # A node never heard of may be one that came back under another id.
+                # An unknown node may be one that came back under another id.
                 "tokens": b"".join(self.tokens.values()) if token is None else token,
                 "fresh": token is None,
             }
@@ -297,9 +298,12 @@ class CompressedFedAvg(FedAvg):  # type: ignore[misc,unused-ignore]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, once ``begin`` was called with arrays of the same form."""
-        self.server.load_state_dict(state["server"])
-        for name in state.keys() - {"server"}:
-            setattr(self, name, copy.copy(state[name]))
+        names = ("versions", "tokens", "exact", "sent_bytes", "received_bytes")
+        with loading("CompressedFedAvg", state, (*names, "server")):
+            own = {name: copy.copy(state[name]) for name in names}
+            self.server.load_state_dict(state["server"])
+            for name, value in own.items():
+                setattr(self, name, value)
 
 
 class ProjectedFedAvg(CompressedFedAvg):

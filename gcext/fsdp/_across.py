@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from gcext import distributed
 from gcext._codecs.seeds import derive
-from gcext._codecs.topk import Dense
 from gcext._links.feedback import ErrorFeedback
 from gcext._packet.packet import Packet
-from gcext._recipes import Recipe
+from gcext._packet.state import loading
+from gcext._recipes import Recipe, fit
 from gcext._recipes import recipe as make_recipe
 
 if TYPE_CHECKING:
@@ -80,10 +80,9 @@ def compress(
     tensor([1., 2., 3., 0.])
     >>> dist.destroy_process_group()
     """
-    if dist.get_rank(across) < 0:
-        raise RuntimeError("fsdp.compress: this process must be in across, got another's.")
-    made = make_recipe(recipe) if isinstance(recipe, str) else recipe
-    _check_recipe(made)
+    distributed.place("fsdp.compress: across", across)
+    made = make_recipe(recipe)
+    fit.refuse("fsdp.compress", made, recipe, _UNMET)
     groups = _param_groups(model)
     _check_alike(groups, (repr(made), exact_below, seed), across)
     state = State(made, groups, across, seed, exact_below)
@@ -92,6 +91,7 @@ def compress(
         module.set_all_reduce_hook(partial(state._hook, name, group), **given)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
+        module.register_forward_pre_hook(state._before_forward)
     return state
 
 
@@ -145,13 +145,25 @@ class State:
         return self._sender.residual(name)
 
     def rollback(self) -> None:
-        """Forget what a backward pass sent that did not end; an error in a hook does so itself."""
+        """Forget what a backward pass sent that did not end, and what was accumulated for the next.
+
+        An error in a hook does so itself, and so does the next forward pass of an FSDP module.
+        """
         self._sender.rollback()
         for name, (snapshot, count) in self._snapshots.items():
             self._receivers[name].restore(snapshot)
             self._counts[name] = count
         self._snapshots.clear()
         self._partial.clear()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _before_forward(self, module: nn.Module, args: Any) -> None:
+        """Forget a backward pass that did not end: one that did has nothing pending.
+
+        Within a backward pass, where activations are computed again, it is under way.
+        """
+        if self._sender.pending and torch._C._current_graph_task_id() == -1:
+            self.rollback()
 
     def _commit(self) -> None:
         self._sender.commit()
@@ -174,9 +186,7 @@ class State:
         except Exception as raised:
             error = raised
         try:
-            failed = tensor.new_tensor([0.0 if error is None else 1.0])
-            dist.all_reduce(failed, dist.ReduceOp.MAX, group=shards)
-            if failed.item():
+            if distributed.any_failed(error is not None, tensor, shards):
                 packet = None
             packets = self._gather(name, packet)
             receiver = self._receivers[name]
@@ -191,7 +201,7 @@ class State:
             if packet is None:
                 raise RuntimeError(
                     f"fsdp: every rank must have a packet of {name!r}, got none from another rank "
-                    "of this site, whose own error says why."
+                    "of this site. See the error on that rank."
                 ) from None
             raise raised
         self._counts[name] += 1
@@ -202,23 +212,14 @@ class State:
 
     def _gather(self, name: str, packet: Packet | None) -> list[Packet]:
         """Return the packets of all sites, which must be of the same module and step."""
-        if packet is not None:  # sites that run other modules would send them in another order
-            number = self._counts[name] % 2**24
-            which = torch.tensor([self.names.index(name), number], dtype=torch.float32)
-            packet = Packet.group([packet, Dense().encode(which).to(packet.device)])
-        groups = distributed.all_gather(packet, self._across)
-        for each in groups:
-            if each.members[1] != groups[0].members[1]:
-                raise RuntimeError(
-                    f"fsdp: all sites must send {name!r} now, got modules and steps "
-                    f"{[each.members[1].values().tolist() for each in groups]} of the sites. "
-                    "Run the same modules on all ranks, from one checkpoint."
-                )
-        sizes = [each.nbytes for each in groups]
+        # Sites that run other modules would send them in another order.
+        number = self._counts[name] * len(self.names) + self.names.index(name)
+        packets = distributed.all_gather(packet, self._across, number=number)
+        sizes = [each.nbytes for each in packets]
         own = dist.get_rank(self._across)
         self.sent_bytes += sizes[own]
         self.received_bytes += sum(sizes) - sizes[own]
-        return [each.members[0] for each in groups]
+        return packets
 
     def _encode(self, name: str, group: Any, tensor: Tensor) -> Packet:
         if name in self._sender.pending:  # once more in one backward pass
@@ -247,6 +248,12 @@ class State:
             raise RuntimeError(
                 f"fsdp.State: needs a backward pass that has ended, got {self._sender!r}. "
                 "Call rollback if it failed."
+            )
+        if self._partial:
+            raise RuntimeError(
+                f"fsdp.State: needs gradients that have been exchanged, got some of "
+                f"{sorted(self._partial)} that set_requires_all_reduce(False) holds back. Save "
+                "after the backward pass that exchanges them."
             )
         sizes = {name: _numel(group) for name, group in self._groups.items()}
         sender = self._sender.state_dict()
@@ -278,7 +285,11 @@ class State:
             raise ValueError(
                 f"fsdp.State: state must hold {key!r}, got {got}. Load this rank's own."
             )
-        (rest,) = state[key]["rest"]
+        with loading("fsdp.State", state):
+            self._load(state[key])
+
+    def _load(self, state: dict[str, Any]) -> None:
+        (rest,) = state["rest"]
         mine = {name: _numel(group) for name, group in self._groups.items()}
         fits: tuple[tuple[str, Any, Any], ...] = (
             ("version", 1, rest["version"]),
@@ -291,9 +302,9 @@ class State:
                     f"fsdp.State: {what} must be the state's {must}, got {got}. Resume on the same "
                     "mesh, or begin with new residuals: what was held back is then lost."
                 )
-        sender = dict(rest["sender"])
+        sender, counts = dict(rest["sender"]), dict(rest["counts"])
         if isinstance(self._sender, ErrorFeedback):
-            sender["residuals"] = dict(state[key]["residuals"])
+            sender["residuals"] = dict(state["residuals"])
         before = {name: each.snapshot() for name, each in self._receivers.items()}
         try:
             for name, each in self._receivers.items():
@@ -303,7 +314,7 @@ class State:
             for name, each in self._receivers.items():
                 each.restore(before[name])
             raise
-        self._counts = dict(rest["counts"])
+        self._counts = counts
         self._snapshots.clear()
         self._partial.clear()
 
@@ -355,34 +366,27 @@ def _numel(group: Any) -> int:
     return sum(each._sharded_param_data.numel() for each in params)
 
 
-def _check_recipe(recipe: Recipe) -> None:
-    problem = ""
-    if recipe.by_tensor:
-        problem = "works on flat tensors, as a shard is one. Use stc, or sign:feedback=true"
-    elif recipe.schedule.local_steps > 1 or recipe.schedule.local_epochs > 1:
-        problem = "sends every step. Use gcext.OuterOptimizer for local steps"
-    elif recipe.schedule.warmup:
-        problem = "has no warm-up, which counts rounds. Set warmup=0"
-    elif recipe.up.receiver().uses_losses:
-        problem = "needs no losses, which a hook does not get. Use stc"
-    if problem:
-        raise ValueError(f"fsdp.compress: the recipe must be one that {problem}. Got {recipe}.")
+_UNMET = {
+    "the tensors' shapes": "a shard is flat. Use stc, or sign:feedback=true",
+    "local steps": "every step is sent. Use gcext.OuterOptimizer",
+    "a server's average of models": "there is no server. Use a recipe without it",
+    "a warm-up by rounds": "a hook counts none. Set warmup=0",
+    "the steps of the model": "a hook gets gradients only. Use qsgd, or gcext.fl for laq",
+    "the ranks' losses": "a hook gets none. Use stc",
+}
 
 
 def _check_alike(groups: dict[str, tuple[Any, Any]], options: Any, across: ProcessGroup) -> None:
-    """Raise ValueError on all ranks of a group where one has something else than another."""
+    """Raise ValueError, on all ranks of all sites, where one has something else than another."""
     first = next(iter(groups.values()))[1].mesh_info
     shards = first.shard_process_group
     sizes = {name: _numel(group) for name, (_, group) in groups.items()}
     alike = {"the shards' sizes": sizes, "recipe, exact_below and seed": options}
     place = {"the rank in the site": dist.get_rank(shards), "a site's ranks": shards.size()}
-    for process_group, mine in ((shards, alike), (across, alike | place)):
-        everyone: list[Any] = [None] * dist.get_world_size(process_group)
-        dist.all_gather_object(everyone, mine, group=process_group)
-        for rank, theirs in enumerate(everyone):
-            for what, value in theirs.items():
-                if value != everyone[0][what]:
-                    raise ValueError(
-                        f"fsdp.compress: {what} must be the same on all ranks, got {value} on rank "
-                        f"{rank} of a group, {everyone[0][what]} on rank 0."
-                    )
+    problem = distributed.difference(alike, shards)
+    problem = distributed.difference(alike | place, across) or problem
+    for process_group in (across, shards):  # so that no rank waits for one that has raised
+        everyone = distributed.gather_objects(problem, process_group)
+        problem = next(filter(None, everyone), "")
+    if problem:
+        raise ValueError(f"fsdp.compress: {problem}")

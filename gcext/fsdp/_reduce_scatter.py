@@ -15,7 +15,9 @@ from gcext._codecs.seeds import derive
 from gcext._codecs.topk import Dense
 from gcext._links.sender import Sender
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext.aggregate import combine
+from gcext.distributed import any_failed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -110,14 +112,13 @@ class ReduceScatter:
                 packet.to_bytes()  # raises what is deferred
         except Exception as raised:
             error = raised
-        failed = parts.new_tensor([0.0 if error is None else 1.0])
-        dist.all_reduce(failed, dist.ReduceOp.MAX, group=group)
+        failed = any_failed(error is not None, parts, group)
         if error is not None:
             raise error
-        if failed.item():
+        if failed:
             raise RuntimeError(
-                "fsdp.ReduceScatter: every rank must have packets, got none from another rank, "
-                "whose own error says why."
+                "fsdp.ReduceScatter: every rank must have packets, got none from another rank. "
+                "See the error on that rank."
             )
         return packets
 
@@ -130,7 +131,8 @@ class ReduceScatter:
         key = f"rank{dist.get_rank()}"
         if not isinstance(state, dict) or key not in state:
             raise ValueError(f"fsdp.ReduceScatter: state must hold {key!r}. Load this rank's own.")
-        self._sender.load_state_dict(state[key][0])
+        with loading("fsdp.ReduceScatter", state):
+            self._sender.load_state_dict(state[key][0])
 
 
 def _plain_codec(spec: str) -> Codec:

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-import io
+import operator
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gcext._codecs.seeds import derive
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
-from gcext._recipes import Recipe
+from gcext._packet.state import loading
+from gcext._recipes import Recipe, fit
 from gcext._recipes import recipe as make_recipe
 from gcext._spec import plain, positive
-from gcext.distributed import all_gather
-from gcext.outer._start import check_parameters, digest, ends, place, try_out, wide
+from gcext.distributed import all_gather, gather_objects
+from gcext.outer._start import (
+    check_parameters,
+    digest,
+    ends,
+    pack,
+    place,
+    try_out,
+    unpack,
+    wide,
+)
 from gcext.outer._store import StoreRounds
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Store  # type: ignore[attr-defined]
 
 __all__ = ["OuterOptimizer"]
+
+
+# What a state counts, each a whole number.
+_COUNTS = ("round", "local_steps", "sent_bytes", "received_bytes", "left_out")
+_UNMET = {
+    "the ranks' losses": "ranks exchange none. Use localsgd:codec=stc:p=0.1,feedback=true",
+    "a server's average of models": "there is no server. Use localsgd",
+}
 
 
 class _Posted(NamedTuple):
@@ -116,7 +133,7 @@ class OuterOptimizer:
         keep: int = 8,
         run: str = "run",
     ) -> None:
-        self.recipe = make_recipe(recipe) if isinstance(recipe, str) else recipe
+        self.recipe = make_recipe(recipe)
         schedule = self.recipe.schedule
         every = schedule.local_steps if every is None else every
         self.every = plain("OuterOptimizer", "every", int, every)
@@ -125,11 +142,7 @@ class OuterOptimizer:
                 f"OuterOptimizer: every must be at least 1, got {self.every}. Pass every=30, or a "
                 "recipe with a number of steps, such as sparseloco."
             )
-        if self.recipe.up.receiver().uses_losses or schedule.average:
-            raise ValueError(
-                "OuterOptimizer: a recipe must need neither losses nor an averaged model, got "
-                f"{recipe!r:.200}. Use its codec: localsgd:codec=stc:p=0.1,feedback=true."
-            )
+        fit.refuse("OuterOptimizer", self.recipe, recipe, _UNMET)
         self._group = process_group
         self.rank, self.world = place(process_group, store, rank, world)
         self._rounds: StoreRounds | None = None
@@ -169,9 +182,7 @@ class OuterOptimizer:
         if self._rounds is not None:
             first = self._rounds.agree(mine)
         else:
-            got: list[Any] = [None] * self.world
-            dist.all_gather_object(got, mine, self._group)
-            first = mine if len(set(got)) == 1 else ""
+            first = mine if len(set(gather_objects(mine, self._group))) == 1 else ""
         if first != mine:
             raise ValueError(
                 "OuterOptimizer: parameters, recipe and options must be the same on all ranks, got "
@@ -189,8 +200,9 @@ class OuterOptimizer:
 
         Raises:
             ValueError: NaN or Inf in a pseudo-gradient; names the parameter. ``reset`` forgets it.
-            RuntimeError: by collectives, another rank raised. With a store: the packets of rounds
-                that this rank has missed are gone, and no rank gave it the model.
+            RuntimeError: by collectives, another rank raised or is in another round. With a store:
+                the packets of rounds that this rank has missed are gone, and no rank gave it the
+                model.
             DecodeError: a rank sent what is no packet of this model.
 
         What is raised leaves all as it was before the call, but for rounds that this rank had
@@ -219,15 +231,16 @@ class OuterOptimizer:
             packet = self._compress(self._progress())
         except Exception:
             with suppress(TypeError):
-                all_gather(None, self._group)  # raises here, and on all others
+                all_gather(None, self._group, number=self.round)  # raises here, and on all others
             raise
         try:
-            got = all_gather(packet, self._group)
+            got = all_gather(packet, self._group, number=self.round)
             self._advance(dict(enumerate(got)))
         except BaseException:
             self._sender.rollback()
             raise
         self._sender.commit()
+        self._begin_round()
         self.sent_bytes += packet.nbytes
         self.received_bytes += sum(each.nbytes for i, each in enumerate(got) if i != self.rank)
 
@@ -276,9 +289,10 @@ class OuterOptimizer:
                     text = f"OuterOptimizer: round {number}, rank {rank}: {wrong}"
                     raise DecodeError(wrong.code, wrong.field, wrong.offset, text) from wrong
             self._advance(packets, self._progress())
+            self._begin_round()
             self.received_bytes += sum(len(m) for r, m in messages.items() if r != self.rank)
             for rank in rounds.asked(members):
-                message = _saved({"round": self.round, "global": self._global, **self._outer()})
+                message = pack({"round": self.round, "global": self._global, **self._outer()})
                 rounds.answer(rank, message)
                 self.sent_bytes += len(message)
 
@@ -292,7 +306,7 @@ class OuterOptimizer:
                 f"got round {self.round} of {rounds.read().head}, and no other rank gave it the "
                 "model. Resume all ranks from one checkpoint, or raise keep."
             ) from None
-        state = torch.load(io.BytesIO(message), "cpu", weights_only=True)
+        state = unpack(message, "cpu")
         _, receiver = self._ends()
         receiver.load_state_dict(state["receiver"])
         progress = self._progress()
@@ -337,7 +351,6 @@ class OuterOptimizer:
         self._global = new
         self.round += 1
         self.members = tuple(sorted(packets))
-        self._begin_round()
 
     def _set(self, values: Sequence[Tensor], progress: Sequence[Tensor] = ()) -> None:
         """Set the parameters: to ``values``, or to what is left of them after ``progress``."""
@@ -383,7 +396,7 @@ class OuterOptimizer:
                 "members": list(self.members),
                 "global": {n: g.clone() for n, g in zip(self._names, self._global, strict=True)},
                 # As bytes: what there is of it grows, and a checkpoint is read into what is there.
-                "memory": _saved({"sender": self._sender.state_dict(), **self._outer()}),
+                "memory": pack({"sender": self._sender.state_dict(), **self._outer()}),
             }
         }
 
@@ -393,11 +406,15 @@ class OuterOptimizer:
         The parameters of the model are not touched: load them as they were saved. With a store that
         is new, too, all ranks must load before one of them takes an outer step.
         """
+        with loading("OuterOptimizer", state):
+            self._load(state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         mine = state.get(f"rank{self.rank}")
         if not isinstance(mine, Mapping) or mine.get("world") != self.world:
             raise ValueError(
                 f"OuterOptimizer: a state must be of rank {self.rank} of {self.world}, got "
-                f"{sorted(state)}. Start as many ranks as had saved it."
+                f"{sorted(map(str, state))}. Start as many ranks as had saved it."
             )
         shapes = {n: tuple(p.shape) for n, p in zip(self._names, self._params, strict=True)}
         found = {n: tuple(g.shape) for n, g in mine["global"].items()}
@@ -407,9 +424,11 @@ class OuterOptimizer:
                 "OuterOptimizer: a state must have the model's parameters, got "
                 f"others of {', '.join(odd[:5])}."
             )
-        memory = torch.load(io.BytesIO(mine["memory"]), weights_only=True)
+        memory = unpack(mine["memory"])
+        counts = {key: operator.index(mine[key]) for key in _COUNTS}
+        members = tuple(mine["members"])
         sender, receiver = self._ends()
-        sender.codec = self.recipe.schedule.codec(self.recipe.up.codec, mine["round"] + 1)
+        sender.codec = self.recipe.schedule.codec(self.recipe.up.codec, counts["round"] + 1)
         sender.load_state_dict(memory["sender"])
         receiver.load_state_dict(memory["receiver"])
         held = [
@@ -417,15 +436,9 @@ class OuterOptimizer:
             for n, g in zip(self._names, self._global, strict=True)
         ]
         self._sender, self._receiver, self._global = sender, receiver, held
-        for key in ("round", "local_steps", "sent_bytes", "received_bytes", "left_out"):
-            setattr(self, key, mine[key])
-        self.members = tuple(mine["members"])
+        for key, count in counts.items():
+            setattr(self, key, count)
+        self.members = members
         self._posted = None
         if self._rounds is not None:
             self._rounds.read(self.round)
-
-
-def _saved(state: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    return buffer.getvalue()

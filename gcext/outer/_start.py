@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from gcext import distributed
 from gcext._links.link import Link
 from gcext._links.sender import Sender
+from gcext._packet.state import check_state
 from gcext.aggregate import Aggregator, HeavyBall, Nesterov, SignStep
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Store  # type: ignore[attr-defined]
 
-__all__ = ["check_parameters", "digest", "ends", "place", "try_out", "wide"]
+__all__ = ["check_parameters", "digest", "ends", "pack", "place", "try_out"]
+__all__ += ["unpack", "wide"]
 
 
 def place(
@@ -33,14 +36,7 @@ def place(
             f"OuterOptimizer: store, rank and world must come together, got rank={rank} and "
             f"world={world}. Without them the process group's are taken."
         )
-    if not (dist.is_available() and dist.is_initialized()):
-        raise RuntimeError(
-            "OuterOptimizer: torch.distributed must be initialized. Call init_process_group "
-            "first, or pass store, rank and world."
-        )
-    if dist.get_rank(group) < 0:
-        raise RuntimeError("OuterOptimizer: this process must be in the group.")
-    return dist.get_rank(group), dist.get_world_size(group)
+    return distributed.place("OuterOptimizer: without store, rank and world", group)
 
 
 def ends(
@@ -96,3 +92,23 @@ def digest(options: str, named: Mapping[str, Tensor]) -> str:
 def wide(p: Tensor) -> torch.dtype:
     """Return the dtype of a parameter's global values: float32, of float64 that."""
     return torch.promote_types(p.dtype, torch.float32)
+
+
+def pack(state: Mapping[str, Any]) -> bytes:
+    """Return a state as bytes."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes, device: str | None = None) -> dict[str, Any]:
+    """Return what ``pack`` was given; ValueError for other bytes. device: None: as it was."""
+    try:
+        state = torch.load(io.BytesIO(data), device, weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"OuterOptimizer: memory must be what state_dict wrote, got {error!r:.200}. "
+            "Load another checkpoint."
+        ) from error
+    check_state("OuterOptimizer", state)
+    return dict(state)

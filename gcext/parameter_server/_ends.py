@@ -10,9 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gcext._codecs.base import Codec
 from gcext._codecs.seeds import derive
-from gcext._recipes import Recipe
+from gcext._links.sender import Sender
+from gcext._recipes import Recipe, fit
 from gcext._recipes import recipe as make_recipe
+from gcext.distributed import check_alike, gather_objects, place
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -21,6 +24,13 @@ __all__ = ["CLOSE", "END", "START", "End", "Message", "Piece", "plan_round"]
 
 START, END, CLOSE = -1, -2, -3  # in place of a message's index
 HEAD = 5  # round, index, status, length, loss: float64
+
+
+_UNMET = {
+    "packets of its own for each client": "one broadcast answers all workers. Use down=stc",
+    "a server's average of models": "the server has updates only. Use a recipe without it",
+    "the steps of the model": "workers push gradients only. Use qsgd, or gcext.fl for laq",
+}
 
 
 class Piece(NamedTuple):
@@ -49,6 +59,7 @@ class End:
     """What both ends share: the plan of messages, and headers before bytes."""
 
     is_server = False
+    _sender: Sender
 
     def __init__(
         self,
@@ -60,9 +71,9 @@ class End:
         plan: Any,
     ) -> None:
         owner = type(self).__name__
-        self.recipe = make_recipe(recipe) if isinstance(recipe, str) else recipe
-        if self.recipe.down.catch_up:
-            raise ValueError(f"{owner}: the down link must be a broadcast, got {self.recipe.down}.")
+        self.recipe = make_recipe(recipe)
+        fit.refuse(owner, self.recipe, recipe, _UNMET)
+        place(owner, group)
         if dist.get_backend(group) == "nccl":
             raise ValueError(
                 f"{owner}: the group must send from one rank to another on the host, got nccl. "
@@ -80,20 +91,27 @@ class End:
         self._group, self._exact_below = group, exact_below
         self._seed = derive(seed, self.rank)
         self._works: list[tuple[Any, Tensor]] = []
-        everyone: list[Any] = [None] * len(ranks)
-        options = repr(self.recipe), self.servers, exact_below, seed
-        dist.all_gather_object(everyone, (options, plan), group=group)
-        plans = [
-            its for (_, its), rank in zip(everyone, ranks, strict=True) if rank in self.workers
-        ]
-        for rank, (its, _) in zip(ranks, everyone, strict=True):
-            worker = self.workers.index(rank) if rank in self.workers else 0
-            if its != everyone[0][0] or plans[worker] != plans[0]:
-                raise ValueError(
-                    f"{owner}: recipe, servers, seed, exact_below and the tensors' names and sizes "
-                    f"must be the same on all ranks, got others on rank {rank} than on the first."
-                )
-        self.messages: tuple[Message, ...] = plans[0]
+        known = next(each for each in gather_objects(plan, group) if each is not None)
+        mine: tuple[Message, ...] = known if plan is None else plan
+        options: dict[str, Any] = {
+            "recipe": repr(self.recipe),
+            "servers": self.servers,
+            "seed": seed,
+            "exact_below": exact_below,
+        }
+        options |= {f"shape of {p.key!r}": p.shape for each in mine for p in each.pieces}
+        options["messages, by split and merge,"] = [len(each.pieces) for each in mine]
+        check_alike(owner, options, group)
+        self.messages = mine
+
+    def _load_sender(self, state: Any, codec: Codec) -> None:
+        """Load the sender's state, with the codec of its round; on an error nothing has changed."""
+        before, self._sender.codec = self._sender.codec, codec
+        try:
+            self._sender.load_state_dict(state)
+        except BaseException:
+            self._sender.codec = before
+            raise
 
     def _send(
         self, to: int, what: int, status: int = 0, payload: bytes = b"", loss: float = 0.0

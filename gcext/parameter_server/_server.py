@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes import Recipe
 from gcext.parameter_server._ends import END, START, End
 
@@ -136,10 +138,15 @@ class Server(End):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of this rank; ValueError for one that does not fit."""
-        if set(state["up"]) != set(self._receivers):
-            raise ValueError("Server: state must be of the same messages. Keep split and merge.")
-        self._sender.codec = self.recipe.schedule.codec(self.recipe.down.codec, state["round"])
-        self._sender.load_state_dict(state["down"])
-        for index, each in self._receivers.items():
-            each.load_state_dict(state["up"][index])
-        self.round = state["round"]
+        with loading("Server", state, ("round", "up", "down")):
+            if set(state["up"]) != set(self._receivers):
+                raise ValueError(
+                    "Server: state must be of the same messages. Keep split and merge."
+                )
+            receivers = {index: self.recipe.up.receiver() for index in self._receivers}
+            for index, each in receivers.items():
+                each.load_state_dict(state["up"][index])
+            number = operator.index(state["round"])
+            codec = self.recipe.schedule.codec(self.recipe.down.codec, number)
+            self._load_sender(state["down"], codec)
+            self._receivers, self.round = receivers, number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gcext._packet.packet import Packet
+from gcext._packet.state import loading
 from gcext._recipes import Recipe
 from gcext._spec import plain
 from gcext.parameter_server._ends import CLOSE, END, START, End, Piece, plan_round
@@ -69,7 +71,7 @@ class Worker(End):
         super().__init__(recipe, servers, group, seed, exact_below, plan)
         self._sender = self.recipe.up.sender(self._seed, exact_below)
         self._receivers = [self.recipe.down.receiver() for _ in self.messages]
-        self._pushed = False
+        self._pushed = self._closed = False
 
     def push(
         self,
@@ -89,6 +91,8 @@ class Worker(End):
         """
         if self._pushed:
             raise RuntimeError("Worker.push: one round at a time. Call pull first.")
+        if self._closed:
+            raise RuntimeError("Worker.push: the connection is closed. Construct all ends anew.")
         self.round += 1
         self._sender.codec = self.recipe.schedule.codec(self.recipe.up.codec, self.round)
         self._tell(START)
@@ -121,29 +125,33 @@ class Worker(End):
         It is the same on all workers, bit for bit. With it the residuals of this round count.
 
         Raises RuntimeError where nothing was pushed, a server is gone, or the round failed, with
-        the text of the end that raised; residuals are then as they were before push.
+        the text of the end that raised; residuals are then as they were before push. What this
+        worker cannot decode, for example for want of memory, closes it: the others have the update.
         """
         if not self._pushed:
             raise RuntimeError("Worker.pull: nothing was pushed. Call push first.")
         self._pushed = False
         updates = {name: torch.empty(math.prod(shape)) for name, shape in self.shapes.items()}
         before = [each.snapshot() for each in self._receivers]
-        failure = ""
+        failure, error = "", None
         try:
-            for index, message in enumerate(self.messages):
+            for index, message in enumerate(self.messages):  # all, or a server waits for ever
                 _, status, payload, _ = self._receive(message.server, index)
                 if status:
                     failure = failure or payload.decode()
-                if failure:
+                if failure or error:
                     continue
-                packet = Packet.from_bytes(payload, expect=message.shapes)
-                parts = self._receivers[index].aggregate({0: packet})
-                for piece, part in zip(message.pieces, parts, strict=True):
-                    updates[piece.name][piece.start : piece.stop] = part.view(-1)
-            self._tell(END, int(bool(failure)))
+                try:
+                    self._take(index, payload, updates)
+                except Exception as raised:
+                    error = raised
+            self._tell(END, int(bool(failure or error)))
             self._flush()
             if failure:
                 raise RuntimeError(f"Worker: round {self.round} failed: {failure}")
+            if error:  # the round counts for the other workers: this one cannot go on
+                self.close(error)
+                raise error
         except BaseException:
             self._sender.rollback()
             for each, snapshot in zip(self._receivers, before, strict=True):
@@ -151,6 +159,14 @@ class Worker(End):
             raise
         self._sender.commit()
         return {name: updates[name].view(shape) for name, shape in self.shapes.items()}
+
+    def _take(self, index: int, payload: bytes, updates: dict[str, Tensor]) -> None:
+        """Decode a server's message into the updates of its tensors."""
+        message = self.messages[index]
+        packet = Packet.from_bytes(payload, expect=message.shapes)
+        parts = self._receivers[index].aggregate({0: packet})
+        for piece, part in zip(message.pieces, parts, strict=True):
+            updates[piece.name][piece.start : piece.stop] = part.view(-1)
 
     def _checked(self, gradients: Any) -> dict[str, Tensor]:
         given = dict(gradients)
@@ -171,6 +187,9 @@ class Worker(End):
 
     def close(self, error: BaseException | None = None) -> None:
         """Close the connection; with an error the other workers' next round fails with it."""
+        if self._closed:
+            return
+        self._closed = True
         with suppress(RuntimeError):
             if self._pushed:
                 self.pull()
@@ -193,11 +212,18 @@ class Worker(End):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of this rank; ValueError for one that does not fit."""
-        self._sender.codec = self.recipe.schedule.codec(self.recipe.up.codec, state["round"])
-        self._sender.load_state_dict(state["up"])
-        for each, its in zip(self._receivers, state["down"], strict=True):
-            each.load_state_dict(its)
-        self.round = state["round"]
+        with loading("Worker", state, ("round", "up", "down")):
+            receivers = [self.recipe.down.receiver() for _ in self._receivers]
+            if len(state["down"]) != len(receivers):
+                raise ValueError(
+                    "Worker: state must be of the same messages. Keep split and merge."
+                )
+            for each, its in zip(receivers, state["down"], strict=True):
+                each.load_state_dict(its)
+            number = operator.index(state["round"])
+            codec = self.recipe.schedule.codec(self.recipe.up.codec, number)
+            self._load_sender(state["up"], codec)
+            self._receivers, self.round = receivers, number
 
 
 def _piece(tensor: Tensor, piece: Piece) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gcext._native import ops
 from gcext._native.library import DTYPES, require_device
-from gcext.polar._design import frozen_set, frozen_set_on, sign_weight, tenth
+from gcext.polar._design import frozen_set, sign_weight, tenth
 
 __all__ = ["Coded", "check", "code", "decode", "encode"]
 
@@ -136,7 +136,7 @@ def code(
 
     Waits for nothing.
     """
-    frozen = frozen_set_on(symbols.device, block, kept, soft)
+    frozen = frozen_set(block, kept, soft, symbols.device)
     weight, correction = _steps(kept, block, soft, linear)
     return ops.polar_encode(symbols, frozen, kept, numel, weight, correction)
 
@@ -151,7 +151,7 @@ def decode(coded: Coded) -> Tensor:
     >>> gcext.polar.decode(gcext.polar.encode(source, rate=1.0, soft=True))
     tensor([0, 1, 0], dtype=torch.uint8)
     """
-    frozen = frozen_set_on(coded.message.device, coded.block, coded.kept, coded.soft)
+    frozen = frozen_set(coded.block, coded.kept, coded.soft, coded.message.device)
     symbols = ops.polar_decode(coded.message, frozen, coded.numel)
     if not coded.packed:
         symbols = ops.polar_unpack(symbols, coded.numel)

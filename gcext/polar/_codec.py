@@ -12,15 +12,15 @@ from torch import Tensor
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.seeds import derive
-from gcext._codecs.topk import random_support, share, top_support
+from gcext._codecs.topk import count_of, random_support, share, top_support
 from gcext._native.status import ROTATED, mark
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
 from gcext._spec import option
 from gcext.polar import _code as coder
-from gcext.polar._design import tells_apart
+from gcext.polar._design import expect, tells_apart
 from gcext.polar._rotated import code_rotated
-from gcext.polar._values import Polar, chunks_of
+from gcext.polar._values import Polar, block_for, chunks_of
 
 __all__ = ["PolarSigns"]
 
@@ -43,7 +43,8 @@ class PolarSigns(Codec):
 
     Attributes:
         rate: bits an element.
-        block: of the code; see gcext.polar.encode.
+        block: of the code; see gcext.polar.encode. Above 2^13, at most the least power of two that
+            holds the elements that travel: a longer one costs whoever decodes it, for nothing.
         rotate: code a random rotation of the values, chunk by chunk. Without a residual the scale
             is the one that makes the mean over seeds the tensor (Vargaftik et al. 2022); with one,
             and wherever nothing is rotated, it is that of least squares, which is a contraction.
@@ -72,6 +73,7 @@ class PolarSigns(Codec):
             raise ValueError(
                 f"polar: select must be one of {', '.join(SELECTS)}, got {self.select!r}."
             )
+        expect(self.block, round(self.rate * self.block))
 
     @classmethod
     def from_options(cls, options: Mapping[str, str]) -> Codec:
@@ -99,15 +101,14 @@ class PolarSigns(Codec):
 
     def contraction(self, n: int) -> float:
         """See Codec."""
-        kept = round(self.rate * self.block)
+        rate, block = self._code_of(n if self.select == "all" else count_of(self.p, n))
+        kept = round(rate * block)
         if self.rotate:
-            return (
-                _ROTATED * kept / self.block * (1.0 if self.select == "all" else share(self.p, n))
-            )
-        if not tells_apart(self.block, kept):
+            return _ROTATED * kept / block * (1.0 if self.select == "all" else share(self.p, n))
+        if not tells_apart(block, kept):
             raise ValueError(
                 f"polar: with a residual, without rotation, a code must be able to give any two "
-                f"elements different signs, got {kept} bits for a block of {self.block}. "
+                f"elements different signs, got {kept} bits for a block of {block}. "
                 "Raise the rate, or rotate."
             )
         return 1 / max(n, 1)
@@ -143,18 +144,25 @@ class PolarSigns(Codec):
         arrays = (coded.message, coded.scale)
         return Packet.from_kernel("polar", acc.op, acc.source, info, finish, arrays)
 
+    def _code_of(self, numel: int) -> tuple[float, int]:
+        """Return the rate and the block in which so many elements travel, a bit a block or more."""
+        block = block_for(self.block, numel)
+        return max(self.rate, 1 / block), block
+
     def _plain(self, value: Tensor) -> Polar:
-        n, kept = value.numel(), round(self.rate * self.block)
-        message, _ = coder.code(value, n, self.block, kept, soft=True)
-        signs = Polar(message, self.block, kept, True, value.new_ones(1))
+        n = value.numel()
+        rate, block = self._code_of(n)
+        kept = round(rate * block)
+        message, _ = coder.code(value, n, block, kept, soft=True)
+        signs = Polar(message, block, kept, True, value.new_ones(1))
         scale = _positive(_dot(value, signs.decode(n))) / max(n, 1)
         return replace(signs, scale=scale.float().view(1))
 
     def _rotated(self, value: Tensor, seed: int, biased: bool) -> tuple[Polar, Tensor]:
-        coded, bad = code_rotated(value, self.rate, self.block, seed)
+        coded, bad = code_rotated(value, *self._code_of(value.numel()), seed)
         if biased:  # <x, s*c> / <c, c> of each chunk, the estimate being s times a rotated c
             estimate, scale = coded.decode(value.numel()), coded.scale.clone()
-            for i, (start, size) in enumerate(chunks_of(value.numel(), self.block)):
+            for i, (start, size) in enumerate(chunks_of(value.numel(), coded.block)):
                 part, s = slice(start, start + size), scale[i].double()
                 best = _positive(_dot(value[part], estimate[part])) / (s * size)
                 scale[i] = torch.where(s > 0, best, s)

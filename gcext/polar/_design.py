@@ -4,29 +4,35 @@ A set is found by density evolution (csrc/polar/polar_design.cpp) at a design po
 is a binary symmetric channel whose crossover is the distortion D(R), the solution of
 ``R = 1 - h2(D)``; for real values the test channel of a Gaussian source at the rate's nearest
 tenth, as an integer density. The common sets, and those densities, are shipped in tables.json and
-are part of the format; tools/polar_tables.py writes that file. Other sets are computed when first
-needed and kept on disk (_cache.py).
+are part of the format; tools/polar_tables.py writes that file. Other sets are the first indices of
+an order. For real values one order serves all rates of a tenth, so a block has 11; those up to 2^13
+are shipped in orders.bin. All others, and for signs one for each K, are computed when first needed
+and kept in memory (_cache.py).
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import gcext._wire as _wire
 from gcext._native import library as _lib  # noqa: F401  (loads the operators)
-from gcext.polar import _cache as cache
+from gcext.polar._cache import Kept
 
 __all__ = [
     "computed_set",
     "crossover",
+    "evolved",
+    "expect",
     "frozen_set",
-    "frozen_set_on",
     "order",
     "sign_weight",
     "tells_apart",
@@ -34,10 +40,16 @@ __all__ = [
 ]
 
 TABLES = Path(__file__).with_name("tables.json")
+ORDERS = Path(__file__).with_name("orders.bin")
 VERSION = 1
+LONGEST = 1 << 13  # block whose orders are shipped
+TENTHS = 11
 
 _ONE = 1 << 32  # the unit of a crossover
 _BITS = 48  # fraction bits of a logarithm
+
+_ORDERS = Kept(1 << 24)  # int32: four of the longest block
+_SETS = Kept(1 << 23)  # uint8: eight of them
 
 
 def _log2(x: int) -> int:
@@ -76,7 +88,30 @@ def tenth(kept: int, block: int) -> int:
 
 
 def order(block: int, kept: int, soft: bool = False) -> Tensor:
-    """Return the indices of a block, int32, the most reliable at the design point first."""
+    """Return the indices of a block, int32, the most reliable at the design point first.
+
+    Not to be written to.
+    """
+    point = tenth(kept, block) if soft else kept
+    return _ORDERS.get((block, point, soft), lambda: _ordered(block, kept, soft))
+
+
+def _ordered(block: int, kept: int, soft: bool) -> Tensor:
+    if soft and block <= LONGEST:
+        first = TENTHS * (block - 32) + tenth(kept, block) * block
+        shipped = _orders()[first : first + block]
+        return torch.from_numpy(shipped.astype(np.int32))
+    return evolved(block, kept, soft)
+
+
+@functools.lru_cache(maxsize=1)
+def _orders() -> npt.NDArray[np.uint16]:
+    """Return the shipped orders: blocks from 2^5 on, of each those of all tenths."""
+    return np.frombuffer(zlib.decompress(ORDERS.read_bytes()), "<u2")
+
+
+def evolved(block: int, kept: int, soft: bool) -> Tensor:
+    """Return the order as computed; see order."""
     if soft:
         density = torch.tensor(_tables()["gaussian"][tenth(kept, block)])
     else:
@@ -95,32 +130,41 @@ def _tables() -> dict[str, Any]:
 
 
 def computed_set(block: int, kept: int, soft: bool = False) -> Tensor:
-    """Return the frozen set as computed; see frozen_set."""
+    """Return the frozen set of the first indices of the order; see frozen_set."""
     frozen = torch.ones(block, dtype=torch.uint8)
     frozen[order(block, kept, soft)[:kept].long()] = 0
     return frozen
 
 
-@functools.lru_cache(maxsize=64)
-def frozen_set_on(device: torch.device, block: int, kept: int, soft: bool) -> Tensor:
-    """Return frozen_set on a device, moved there once."""
-    return frozen_set(block, kept, soft).to(device)
+def expect(block: int, kept: int) -> None:
+    """Let budgets admit the design of real values' code, and of shorter blocks at its rate.
+
+    For codes that this process has chosen itself: one that a message names is counted.
+    """
+    while block > LONGEST:
+        _wire.expect_polar(block.bit_length() - 1, tenth(kept, block))
+        block, kept = block // 2, -(-kept // 2)
 
 
-@functools.lru_cache(maxsize=64)
-def frozen_set(block: int, kept: int, soft: bool = False) -> Tensor:
+def frozen_set(
+    block: int, kept: int, soft: bool = False, device: torch.device | str = "cpu"
+) -> Tensor:
     """Return a uint8 tensor of shape (block,), 1 where an index is frozen. Not to be written to."""
-    kind = "values" if soft else "signs"
-    shipped = _tables()[kind].get(f"{kept}/{block}")
-    if shipped is not None:
-        return _unpacked(bytes.fromhex(shipped))
-    name = f"polar-{VERSION}-{kind}-{kept}-{block}.set"
-    cached = cache.read(name, block, kept)
-    if cached is not None:
-        return _unpacked(cached)
-    frozen = computed_set(block, kept, soft)
-    cache.write(name, np.packbits(1 - frozen.numpy(), bitorder="little").tobytes())
-    return frozen
+    device = torch.device(device)
+    if device.type == "cpu":
+        return _SETS.get((block, kept, soft), lambda: _made_set(block, kept, soft))
+    key = (block, kept, soft, device)
+    return _SETS.get(key, lambda: frozen_set(block, kept, soft).to(device))
+
+
+def _made_set(block: int, kept: int, soft: bool) -> Tensor:
+    if kept in (0, block):
+        return torch.full((block,), int(kept == 0), dtype=torch.uint8)
+    shipped = _tables()["values" if soft else "signs"].get(f"{kept}/{block}")
+    if shipped is None:
+        return computed_set(block, kept, soft)
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(shipped), np.uint8), bitorder="little")
+    return torch.from_numpy(1 - bits)
 
 
 @functools.lru_cache(maxsize=64)
@@ -133,11 +177,6 @@ def tells_apart(block: int, kept: int) -> bool:
     """
     frozen = frozen_set(block, kept, soft=True)
     return not any(frozen[block - 1 - (1 << bit)] for bit in range(block.bit_length() - 1))
-
-
-def _unpacked(free: bytes) -> Tensor:
-    bits = np.unpackbits(np.frombuffer(free, np.uint8), bitorder="little")
-    return torch.from_numpy(1 - bits)
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,11 +9,24 @@ from torch import Tensor
 
 from gcext._native import ops
 from gcext._packet.codes import Code, register_code, signed
-from gcext.polar._design import frozen_set_on
+from gcext.polar._design import frozen_set
 
-__all__ = ["Polar", "chunks_of", "seed_of"]
+__all__ = ["Polar", "block_for", "chunks_of", "seed_of"]
 
 _CHUNK = 1 << 16
+_ANY = 1 << 13  # the longest block that a packet of few symbols may have
+
+
+def block_for(block: int, numel: int) -> int:
+    """Return the block to code ``numel`` symbols of a packet in.
+
+    That is the block which was asked for, but above 2^13 at most the least power of two that holds
+    the symbols: whoever decodes a long block works on all of it, and has to design it.
+
+    >>> block_for(1024, 5), block_for(1 << 20, 5), block_for(1 << 20, 100_000)
+    (1024, 8192, 131072)
+    """
+    return min(block, max(_ANY, 1 << max(numel - 1, 0).bit_length()))
 
 
 def chunks_of(numel: int, block: int) -> list[tuple[int, int]]:
@@ -68,11 +81,13 @@ class Polar(Code):
 
     def decode(self, sent: int) -> Tensor:
         """See Code."""
+        if sent == 0:  # no frozen set is needed
+            return self.scale.new_zeros(0)
         chunks = chunks_of(sent, self.block) if self.seed is not None else [(0, sent)]
         symbols = sum(size for _, size in chunks)
-        frozen = frozen_set_on(self.device, self.block, self.kept, self.soft)
+        frozen = frozen_set(self.block, self.kept, self.soft, self.device)
         bits = ops.polar_decode(self.message, frozen, symbols)
-        value = signed(bits, symbols, self.scale, run=chunks[0][1] if chunks else 0)
+        value = signed(bits, symbols, self.scale, run=chunks[0][1])
         if self.seed is None:
             return value
         for chunk, (start, size) in enumerate(chunks):
