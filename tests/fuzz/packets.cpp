@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "bits.h"
+#include "wire/budget.h"
 #include "wire/coded.h"
 #include "wire/codes.h"
 #include "wire/dct.h"
@@ -69,9 +70,18 @@ Cursor open_checked(const Bytes& message) {
   return cursor;
 }
 
+#ifdef GCEXT_FUZZ_NO_BUDGET
+constexpr bool metered = false;
+#else
+constexpr bool metered = true;
+#endif
+
 Verdict decode(const Bytes& message, const Expectation* expectation, bool closed) {
   try {
-    check_message(open_checked(message), expectation, closed);
+    Meter meter(expectation == nullptr ? Cost{kUnlimited, kUnlimited}
+                                       : default_budget(expected_numel(*expectation),
+                                                        static_cast<int64_t>(message.size())));
+    check_message(open_checked(message), expectation, closed, metered ? &meter : nullptr);
   } catch (const DecodeError& error) {
     const auto bytes = static_cast<int64_t>(message.size());
     if (place_of(error.code) == kCodeCount) broken("an unknown code");

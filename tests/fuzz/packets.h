@@ -30,7 +30,7 @@ constexpr const char* kErrorCodes[] = {
     "truncated", "magic",  "version", "checksum", "length",  "method", "dtype",  "varint",
     "shape",     "count",  "k",       "scale",    "parts",   "member", "value",  "support",
     "steps",     "bucket", "level",   "polar",    "table",   "width",  "sketch", "rank",
-    "edge",      "tile",   "unary",   "index",    "padding", "code",   "expect"};
+    "edge",      "tile",   "unary",   "index",    "padding", "code",   "expect", "budget"};
 constexpr size_t kCodeCount = sizeof kErrorCodes / sizeof *kErrorCodes;
 // The place of a code above, kCodeCount for any other text.
 size_t place_of(const char* code);
@@ -38,7 +38,8 @@ size_t place_of(const char* code);
 // The cursor of the body, once frame and checksum are right; throws DecodeError.
 wire::Cursor open_checked(const Bytes& message);
 
-// As Packet.from_bytes: the verdict on all of a message. `closed`: as for a device.
+// As Packet.from_bytes: the verdict on all of a message; where a shape is expected the default
+// budget holds. `closed`: as for a device.
 Verdict decode(const Bytes& message, const wire::Expectation* expectation = nullptr,
                bool closed = false);
 
