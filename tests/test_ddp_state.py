@@ -25,7 +25,7 @@ from torch import nn
 
 import gcext
 from gcext.ddp import State
-from gcext.ddp._exchange import _mean_of
+from gcext.ddp._exchange import mean_of
 
 
 @pytest.fixture
@@ -148,6 +148,6 @@ def test_states_that_do_not_fit() -> None:
 def test_residuals_that_some_ranks_lack_are_zeros_of_the_mean() -> None:
     """A parameter that a rank has not used has no residual there."""
     both, one = torch.ones(2), torch.full((3,), 4.0)
-    merged = _mean_of([{"r": {"a": both}, "n": 1}, {"r": {"a": both, "b": one}, "n": 5}])
+    merged = mean_of([{"r": {"a": both}, "n": 1}, {"r": {"a": both, "b": one}, "n": 5}])
     assert merged["r"]["a"].tolist() == [1, 1]
     assert merged["r"]["b"].tolist() == [2, 2, 2] and merged["n"] == 5

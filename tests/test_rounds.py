@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from packet_kit import single
+from test_sender_threads import at_once
 
 import gcext
 from gcext.aggregate import (
@@ -305,3 +306,19 @@ class TestRounds:
             state = rounds.state_dict()
             assert [client for client, _ in state["last"]] == [1, 2, "a", "b"]
             Rounds(type(server)(), RUN).load_state_dict(state)
+
+
+def test_threads_that_add_to_one_round() -> None:
+    """Of copies that arrive at once one is new; what is counted is all there was."""
+    for number in range(10):
+        rounds = Rounds(Mean(), RUN, expect=(1,))
+        rounds.begin()
+        messages = [sent(client, 1, client) for client in range(20)]
+
+        def add(_: int, messages: list[bytes] = messages, rounds: Rounds = rounds) -> list[bool]:
+            return [rounds.add(client, each) for client, each in enumerate(messages)]
+
+        results = at_once(4, add)
+        assert [sum(each) for each in zip(*results, strict=True)] == [1] * 20, number
+        assert rounds.counts == {"counted": 20, "duplicate": 60}
+        assert torch.equal(single(rounds.finish()), torch.tensor([9.5]))

@@ -319,17 +319,24 @@ def bodies(draw: st.DrawFn, member: bool = False) -> wire.Body:
 MIB = 1 << 20
 
 
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+
+
 def peak_growth(call: Callable[[], object]) -> int:
     """How far the process's memory rises above where it stood, in bytes, C++ included.
 
     Heap that was freed earlier goes back to the system first: a call that takes it again would
-    otherwise rise above nothing. The interpreter takes some of it back at its own times, so the
-    least of three readings counts: what the call itself needs is in all of them.
+    otherwise rise above nothing. Larger blocks get mappings of their own from now on, since a
+    thread that was once refused memory takes it from an arena that is not given back. The
+    interpreter takes some of it back at its own times, so the least of three readings counts: what
+    the call itself needs is in all of them.
     """
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    libc = ctypes.CDLL(None)
+    trim = getattr(libc, "malloc_trim", None)
     if trim is None or not reset.exists():
         pytest.skip("needs /proc and glibc")
+    libc.mallopt(_MMAP_THRESHOLD, 64 * 1024)
 
     def read(key: str) -> int:
         found = re.search(rf"{key}:\s+(\d+) kB", status.read_text())

@@ -18,8 +18,10 @@ from gcext._recipes.recipe import Recipe
 from gcext._recipes.recipe import recipe as make_recipe
 from gcext._spec import plain
 from gcext.ddp._checkpoint import pack, read, unpack
-from gcext.ddp._exchange import AllReduce, Exchange, LowRank, Method, NonFiniteError, Packets
+from gcext.ddp._exchange import Exchange, Method, NonFiniteError
 from gcext.ddp._fit import gradients, names_of, refuse
+from gcext.ddp._packets import Packets
+from gcext.ddp._reduce import AllReduce, LowRank
 from gcext.distributed import check_alike, gather_objects, place
 
 if TYPE_CHECKING:
