@@ -4,6 +4,7 @@
 # make drill   lost and altered messages, kill -9, full disks, 10,000 rounds, poisoned clients: all of it, half an hour
 # make docs   the user's guide and the API reference, in build/docs/index.html; every warning is an error
 # make wheels   an sdist and manylinux wheels of this Python in dist/: docs/install.md
+# make fuzz SECONDS=600   hostile packets against the decoder and the aggregating kernels, under sanitizers: docs/testing.md
 # make gpu-test, make gpu-bench   on a machine with nvcc and a GPU; make fake-gpu-test: with nvcc, without one: docs/cuda.md
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,9 +12,9 @@ TORCH ?= torch==2.13.0
 CUDA_TORCH ?= torch==2.11.0
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc cuda -type f)
-CPP := $(shell find csrc cuda tests/emu tests/fakegpu -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc cuda tests/emu tests/fakegpu tests/fuzz -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format docs bench drill race gpu-test gpu-bench fake-gpu-test wheels clean
+.PHONY: demo test lint format docs bench drill race fuzz threads mutants gpu-test gpu-bench fake-gpu-test wheels clean
 demo: $(VENV)/installed
 	@mkdir -p demo
 	$(BIN)/python -m gcext fl --data digits --method fedavg --method stc --method pstc \
@@ -47,6 +48,19 @@ drill: $(VENV)/installed
 
 race: $(VENV)/installed
 	$(BIN)/python -m bench race
+
+# Needs a compiler alone; ENGINE=libfuzzer needs clang. `make threads`: ThreadSanitizer over the CPU kernels.
+SECONDS ?= 60
+ENGINE ?= own
+fuzz:
+	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS) --engine $(ENGINE)
+
+threads:
+	$(PYTHON) tests/fuzz/run.py --threads 3
+
+# One check of the wire format removed or inverted at a time: which the tests notice.
+mutants: $(VENV)/installed
+	$(BIN)/python tests/fuzz/mutants.py
 
 # Every test, where to have no CUDA is a failure; then the kernels' own under compute-sanitizer; what torch
 # asks CUDA in vain is torch's.

@@ -51,7 +51,8 @@ void decode_blocks(const CodesTable& table, const Coded& coded, int64_t first, i
     const uint8_t* in = coded.bits + from;
     uint8_t tail[kBlock * kMostTableBits / 8 + kBitsSlack] = {};
     if (coded.bytes - from < kBlock / 8 * coded.width + kBitsSlack) {
-      std::memcpy(tail, in, static_cast<size_t>(plane_bytes(n, coded.width)));
+      const auto bytes = static_cast<size_t>(plane_bytes(n, coded.width));
+      if (bytes > 0) std::memcpy(tail, in, bytes);  // of width 0 there is no plane, nor a place
       in = tail;
     }
     bits().unpack(in, n, coded.width, code);

@@ -111,7 +111,7 @@ Tensor project(Tensor dots, int64_t m, int64_t kept, const std::vector<int64_t>&
                 "project: a span must lie within [0, ", size, "], got [", first[i], ", ", last[i],
                 ").");
   const KernelFpEnv env;
-  Tensor mean = torch::stable::empty({size}, ScalarType::Double);
+  Tensor mean = empty({size}, ScalarType::Double);
   Projection projection(dots.const_data_ptr<double>(), size, m, mean.mutable_data_ptr<double>());
   projection.internal(kept);
   for (size_t i = 0; i < first.size(); ++i) projection.external(first[i], last[i]);

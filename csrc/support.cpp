@@ -36,7 +36,7 @@ Tensor random_support(int64_t seed, int64_t k, int64_t numel) {
               numel, ". Draw fewer.");
   const SupportPermutation permutation(static_cast<uint64_t>(seed), static_cast<uint64_t>(numel));
   const bool narrow = numel <= INT32_MAX;
-  Tensor index = torch::stable::empty({k}, narrow ? ScalarType::Int : ScalarType::Long);
+  Tensor index = empty({k}, narrow ? ScalarType::Int : ScalarType::Long);
   if (narrow)
     fill(permutation, k, numel, index.mutable_data_ptr<int32_t>());
   else

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 # No tests; and a module `select` there would be taken for Python's own.
-collect_ignore = ["drill", "emu", "fakegpu"]
+collect_ignore = ["drill", "emu", "fakegpu", "fuzz"]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -18,7 +18,8 @@ def lowrank(reader: Reader, expected: Any, out: dict[str, Any], numel: int) -> N
     require(rank <= min(rows, cols), "rank")
     for side, size, most in (("left", rows, 2.0), ("right", cols, 2.0**95)):
         require(4 * size * rank <= len(reader.data) - reader.at, "truncated")
-        out[side] = reader.f32(size * rank).reshape(size, rank)
+        # NumPy bounds the sizes of arrays without elements, too.
+        out[side] = reader.f32(size * rank).reshape(size if rank else min(size, 1 << 30), rank)
         out[side + " fits"] = bool((np.abs(out[side]) <= most).all())
     expected()
     require(out.pop("left fits") and out.pop("right fits"), "value")

@@ -15,7 +15,7 @@ from gcext import Budget, DecodeError, Packet
 from gcext._packet.codes import Contents, Levels, Random, Signs
 from gcext._packet.sketch import Sketch
 from gcext._packet.tables import Codes
-from gcext.aggregate import MaxK, Mean, Round
+from gcext.aggregate import MaxK, Mean, Message, Round, Rounds
 from gcext.polar import _design as design
 from gcext.polar._values import Polar
 
@@ -227,6 +227,10 @@ def test_a_round_refuses_what_is_beyond_its_budget() -> None:
     with pytest.raises(ValueError, match="from client 9"):
         Round(Mean(), budget=Budget(memory=1)).add(9, cheap)
     assert torch.equal(torch.as_tensor(round.finish()), torch.ones(8))
+    rounds = Rounds(Mean(), run=1, budget=Budget(memory=1))
+    message = Message(1, client=9, round=rounds.begin(), packet=cheap).to_bytes()
+    with pytest.raises(DecodeError, match="memory must be at most 1"):
+        rounds.add(9, message)
 
 
 def test_maxk_counts_every_element_that_is_drawn() -> None:

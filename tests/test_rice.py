@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy_decoder as reference
 import pytest
 import wire_bodies as wire
+from wire_kit import code_of, seal
 
 from gcext import _wire
 
@@ -92,3 +94,18 @@ def test_layered_supports_pay_less_than_one_parameter_would() -> None:
     gaps = np.diff(index, prepend=-1) - 1
     single = min(len(gaps) * (b + 1) + int((gaps >> b).sum()) for b in range(20)) / 8
     assert size < 0.8 * single
+
+
+@pytest.mark.parametrize(
+    ("index", "b", "code"),
+    [(2**40, 39, None), (2**40, 40, "tile"), (2**45 - 1, 44, None), (2**45, 44, "index")],
+)
+def test_a_gap_beyond_32_bits_is_held_to_every_rule(index: int, b: int, code: str | None) -> None:
+    """One index below 2^45: the parameter must be the shortest code's, the number in range."""
+    remainder = (index & (1 << b) - 1).to_bytes(-(-b // 8), "little")
+    zeros = index >> b
+    head = bytes.fromhex("89474358 01 03 01 80808080808008 01 0000003f")
+    body = bytes([b, zeros, 0]) + remainder + bytes([1 << zeros]) + b"\0"
+    message = seal(head + body + bytes(8))
+    assert code_of(wire.unpack, message) == code
+    assert code_of(reference.decode, message) == code

@@ -4,8 +4,20 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace gcext {
 namespace {
+
+#if defined(__x86_64__)
+// By its bit: clang 14's __builtin_cpu_supports does not know the name.
+bool has_lzcnt() {
+  unsigned a, b, c = 0, d;
+  return __get_cpuid(0x80000001, &a, &b, &c, &d) != 0 && (c >> 5 & 1) != 0;
+}
+#endif
 
 bool processor_has(Isa isa) {
   switch (isa) {
@@ -14,8 +26,7 @@ bool processor_has(Isa isa) {
 #if defined(__x86_64__)
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-             __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt") &&
-             __builtin_cpu_supports("popcnt");
+             __builtin_cpu_supports("bmi2") && has_lzcnt() && __builtin_cpu_supports("popcnt");
     case Isa::avx512:
       return processor_has(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&

@@ -46,15 +46,33 @@ inline void check_dense(const Tensor& t, ScalarType dtype, const char* what) {
 }
 
 // By the C function that torch::stable::empty ends in: the dispatcher would look the operator up by
-// name every time, which takes longer than the allocation.
-inline Tensor empty(int64_t n, ScalarType dtype, const Tensor& like) {
-  const int64_t stride = 1;
-  const auto device = like.device();
+// name every time, which takes longer than the allocation. And its message, where there is no
+// memory, would be its own source line; Python takes this one for a MemoryError.
+template <size_t dims>
+Tensor empty_like(const int64_t (&sizes)[dims], ScalarType dtype, int32_t type, int32_t index) {
+  int64_t strides[dims], stride = 1;
+  for (size_t i = dims; i-- > 0; stride *= sizes[i]) strides[i] = stride;
   AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &n, &stride, static_cast<int32_t>(dtype),
-                                                  static_cast<int32_t>(device.type()),
-                                                  device.index(), &made));
+  const auto failed = aoti_torch_empty_strided(dims, sizes, strides, static_cast<int32_t>(dtype),
+                                               type, index, &made);
+  GCEXT_CHECK(failed == 0, "can't allocate memory for ", stride, " elements.");
   return Tensor(made);
+}
+
+inline Tensor empty(int64_t n, ScalarType dtype, const Tensor& like) {
+  const auto device = like.device();
+  return empty_like({n}, dtype, static_cast<int32_t>(device.type()), device.index());
+}
+
+inline Tensor empty(int64_t rows, int64_t cols, ScalarType dtype, const Tensor& like) {
+  const auto device = like.device();
+  return empty_like({rows, cols}, dtype, static_cast<int32_t>(device.type()), device.index());
+}
+
+// On the CPU.
+template <size_t dims>
+Tensor empty(const int64_t (&sizes)[dims], ScalarType dtype) {
+  return empty_like(sizes, dtype, 0, 0);
 }
 
 // For a large output that is about to be written for the first time: a fault for each 4 KiB of it
@@ -120,15 +138,7 @@ inline int64_t parts_for(int64_t n, int64_t grain) {
 // the tiles [first, last), a contiguous range a thread, none smaller than `grain` tiles.
 template <class Body>
 Tensor fill_tiles(int64_t numel, int64_t tile, int64_t grain, const Body& body) {
-  std::optional<Tensor> made;
-  if (numel <= INT64_MAX / static_cast<int64_t>(sizeof(float))) {
-    try {
-      made = torch::stable::empty({numel}, ScalarType::Float);
-    } catch (const std::exception&) {  // its message names neither size nor reason
-    }
-  }
-  GCEXT_CHECK(made.has_value(), "can't allocate memory for ", numel, " float32.");
-  Tensor out = *made;
+  Tensor out = empty({numel}, ScalarType::Float);
   float* data = out.mutable_data_ptr<float>();
   advise_huge_pages(data, numel * static_cast<int64_t>(sizeof(float)));
   const int64_t tiles = numel / tile + (numel % tile != 0);

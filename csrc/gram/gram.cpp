@@ -188,7 +188,7 @@ Tensor gram(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
       view_codes("gram", packets, value, {scale, norms, steps, bucket}, numel);
   const std::vector<Kind> kind = kinds_of(packets, codes, scale);
   const int64_t m = static_cast<int64_t>(packets.size());
-  Tensor out = torch::stable::empty({m, m}, ScalarType::Double);
+  Tensor out = empty({m, m}, ScalarType::Double);
   double* dot = out.mutable_data_ptr<double>();
   const auto set = [&](int64_t i, int64_t j, double x) { dot[i * m + j] = dot[j * m + i] = x; };
 

@@ -276,7 +276,7 @@ void run(const SelectTable& table, const std::vector<Selection>& selections) {
 }
 
 Tensor new_info(int64_t m, const Tensor& like) {
-  return torch::stable::empty({m, kInfoSize}, ScalarType::Long, std::nullopt, like.device());
+  return empty(m, kInfoSize, ScalarType::Long, like);
 }
 
 // Selects from every tensor, pairs one after another; or, where there is a `model_k`, so many from

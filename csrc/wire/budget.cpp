@@ -68,7 +68,8 @@ bool is_known(int64_t block, int64_t kept, bool soft) {
 int64_t dct_blocks(const Body& body) {
   const Matrix view = dct_view(body);
   const int64_t edge = body.dct.block;
-  return times((view.rows + edge - 1) / edge, (view.cols + edge - 1) / edge);
+  const auto parts = [&](int64_t n) { return n / edge + (n % edge != 0); };  // n may be 2^63 - 1
+  return times(parts(view.rows), parts(view.cols));
 }
 
 int64_t index_bytes(const Body& body) { return body.narrow() ? 4 : 8; }

@@ -14,7 +14,7 @@ from gcext._codecs.input import CodecInput
 from gcext._codecs.keys import exact_mean, keys, subtract
 from gcext._codecs.topk import count_of
 from gcext._native import ops
-from gcext._native.status import is_ok
+from gcext._native.status import is_ok, require_memory
 from gcext._packet.codes import Contents
 from gcext._packet.packet import Packet
 from gcext._packet.tables import Codes
@@ -77,6 +77,8 @@ class SBC(Codec):
         (at, _, up), (other, _, down) = (
             ops.select(side, None, None, k, 1.0, 1.0, True) for side in _magnitudes(total)
         )
+        for each in (up, down):
+            require_memory(acc.op, each)
         positive = up[3] >= down[3]
         index = torch.where(positive, at, other)
         info[0] = torch.where(positive, up[0], down[0])
@@ -125,10 +127,11 @@ class Dryden(Codec):
             most -= 1
         return min(1 / most, 1 / count_of(self.p, n)) if n else 1.0
 
-    def _side(self, magnitudes: Tensor, info: Tensor) -> _Side:
+    def _side(self, op: str, magnitudes: Tensor, info: Tensor) -> _Side:
         n = magnitudes.numel()
         k = count_of(self.p, n)
         at, value, found = ops.select(magnitudes, None, None, k, 1.0, 1.0, False)
+        require_memory(op, found)
         m = torch.count_nonzero(magnitudes.view(torch.int32))
         count = (m.double() * self.p).floor().long().clamp(min=1).minimum(m)
         place = torch.arange(at.numel(), device=at.device)
@@ -142,7 +145,7 @@ class Dryden(Codec):
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
         total, info = acc.add_deferred()
-        up, down = (self._side(side, info) for side in _magnitudes(total))
+        up, down = (self._side(acc.op, side, info) for side in _magnitudes(total))
         index, order = torch.cat([up.index, down.index]).sort()
         info[0] = up.count + down.count
         negative = (order >= up.index.numel()) & (index < total.numel())

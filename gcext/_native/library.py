@@ -137,6 +137,7 @@ def touched(tensors: Sequence[Tensor]) -> None:
 
 def memory_error(op: str, error: RuntimeError) -> MemoryError | None:
     """Return the MemoryError that a failed allocation of torch amounts to; None for others."""
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    texts = ("can't allocate memory", "std::bad_alloc")  # torch's, and C++'s through its operators
+    if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts):
         return MemoryError(f"{op}: no memory: {error}. Encode in parts.")
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 __all__ = ["COMPANION", "ROTATED", "SCALED", "TRANSFORMED", "is_ok", "mark", "raise_for"]
+__all__ += ["require_memory"]
 
 _OK, _TENSOR, _RESIDUAL, _OVERFLOW, _NO_MEMORY = range(5)  # SelectStatus of csrc/select/select.h
 SCALED, ROTATED, COMPANION = 5, 6, 7  # set by codecs and senders, with ``mark``
@@ -20,6 +21,15 @@ def is_ok(info: Tensor) -> Tensor:
 def mark(info: Tensor, bad: Tensor, status: int) -> None:
     """Give info a status where ``bad`` (a bool on its device) and it has none yet."""
     info[1].masked_fill_(bad & is_ok(info), status)
+
+
+def require_memory(op: str, info: Tensor) -> None:
+    """Raise where a kernel of the CPU had no memory; its arrays are not those that were asked for.
+
+    For codecs of several kernels. On CUDA a kernel allocates before it is launched.
+    """
+    if not info.is_cuda and int(info[1]) == _NO_MEMORY:
+        raise_for(op, _NO_MEMORY, -1)
 
 
 def raise_for(op: str, status: int, where: int, tensor: Tensor | None = None) -> None:
