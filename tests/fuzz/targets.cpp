@@ -147,11 +147,11 @@ void run_decode(const Bytes& message) {
       if (expected.code != nullptr) ++counts().refused[place_of("budget")];
       const Expectation other = other_than(shapes, &random);
       const Verdict refused = decode(message, &other);
-      // Of a group, a member before the one of another shape may be beyond the other's budget.
-      const bool right = refused.code != nullptr && (std::strcmp(refused.code, "expect") == 0 ||
-                                                     std::strcmp(refused.code, "budget") == 0);
-      if (!right) broken("accepted though of another shape");
-      ++counts().refused[place_of("expect")];
+      // The budget of a group's first members comes before the shapes of its last.
+      if (refused.code == nullptr ||
+          (std::strcmp(refused.code, "expect") != 0 && std::strcmp(refused.code, "budget") != 0))
+        broken("accepted though of another shape");
+      ++counts().refused[place_of(refused.code)];
     }
     read_changed(message, &random);
   } else {
