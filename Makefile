@@ -1,6 +1,7 @@
 # make demo   environment, build, and projected STC against STC and FedAvg on handwritten digits
 # make test   every test; make lint, make bench, make format as they say
 # make race   as root or with user namespaces: three trainings over links of 10 Mbit/s, side by side
+# make drill   lost and altered messages, kill -9, full disks, 10,000 rounds, poisoned clients: all of it, half an hour
 # make docs   the user's guide and the API reference, in build/docs/index.html; every warning is an error
 # make wheels   an sdist and manylinux wheels of this Python in dist/: docs/install.md
 # make fuzz SECONDS=600   hostile packets against the decoder and the aggregating kernels, under sanitizers: docs/testing.md
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc cuda -type f)
 CPP := $(shell find csrc cuda tests/emu tests/fakegpu tests/fuzz -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format docs bench race fuzz threads mutants gpu-test gpu-bench fake-gpu-test wheels clean
+.PHONY: demo test lint format docs bench drill race fuzz threads mutants gpu-test gpu-bench fake-gpu-test wheels clean
 demo: $(VENV)/installed
 	@mkdir -p demo
 	$(BIN)/python -m gcext fl --data digits --method fedavg --method stc --method pstc \
@@ -41,6 +42,9 @@ docs: $(VENV)/installed-docs
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench stc --n 10M --p 0.001,0.01,0.1
+
+drill: $(VENV)/installed
+	for what in faults kill soak poison; do $(BIN)/python -m tests.drill $$what || exit 1; done
 
 race: $(VENV)/installed
 	$(BIN)/python -m bench race

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import batch, codes, packets, stc
+from . import batch, codes, packets, refuse, stc
 from .case import Case, Setting
 from .memory import peak_bytes
 from .report import Row, short
@@ -31,6 +31,7 @@ ROWS: dict[str, Callable[[Setting, bool], Case]] = {
     "combine": packets.combine,
     "gram": packets.gram,
     "vote": packets.vote,
+    "refuse": refuse.refuse,
 }
 
 # Commands: what --help shows, and the rows.
@@ -52,6 +53,10 @@ ENTRIES: dict[str, tuple[str, Sequence[str]]] = {
     "combine": ("The weighted sum of m packets.", ("combine",)),
     "gram": ("All dot products of m packets.", ("gram",)),
     "vote": ("The majority of m packets of signs.", ("vote",)),
+    "refuse": (
+        "A message refused after its last field, against decoding it; and refused sooner.",
+        ("refuse",),
+    ),
     "all": ("Every row.", tuple(ROWS)),
 }
 

@@ -133,9 +133,7 @@ struct Targets {
 };
 
 // Adds each packet to its tensor; where tensors share memory, one thread adds them all.
-void add_all(const char* op, const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
-             const std::vector<Tensor>& value, double alpha) {
-  const Targets targets(op, dense, index, value);
+void add_all(const Targets& targets, double alpha) {
   const CombineTable& table = GCEXT_TABLE(combine_table);
   targets.walk_all(targets.shared ? 1 : targets.entries + 1, [&](size_t i, int64_t from,
                                                                  int64_t until) {
@@ -145,12 +143,10 @@ void add_all(const char* op, const std::vector<Tensor>& dense, const std::vector
 
 // The first of the tensors that adding its packet would make non-finite somewhere where it is
 // finite; -1 if none.
-int64_t combine_overflows(const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
-                          const std::vector<Tensor>& value, double alpha) {
+int64_t first_overflow(const Targets& targets, double alpha) {
   // Less than half the distance between the largest float32 and the one before: no sum of it with a
   // finite float32 overflows.
   constexpr double kHarmless = 0x1p102;
-  const Targets targets("combine_overflows", dense, index, value);
   const CombineTable& table = GCEXT_TABLE(combine_table);
   std::atomic<int64_t> first{INT64_MAX};
   targets.walk_all(targets.entries + 1, [&](size_t i, int64_t from, int64_t until) {
@@ -167,12 +163,21 @@ int64_t combine_overflows(const std::vector<Tensor>& dense, const std::vector<Te
 }
 
 void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
-  add_all("combine_add_", {dense}, {index}, {value}, alpha);
+  add_all(Targets("combine_add_", {dense}, {index}, {value}), alpha);
 }
 
 void combine_add_many_(const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
                        const std::vector<Tensor>& value, double alpha) {
-  add_all("combine_add_many_", dense, index, value, alpha);
+  add_all(Targets("combine_add_many_", dense, index, value), alpha);
+}
+
+// The same, but nothing is written where a sum would overflow: which tensor's, or -1.
+int64_t combine_add_finite_(const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
+                            const std::vector<Tensor>& value, double alpha) {
+  const Targets targets("combine_add_finite_", dense, index, value);
+  const int64_t overflow = first_overflow(targets, alpha);
+  if (overflow < 0) add_all(targets, alpha);
+  return overflow;
 }
 
 }  // namespace
@@ -182,9 +187,9 @@ GCEXT_OPERATOR(CPU, combine,
                "Tensor[]? norms=None, int[] steps=[], int[] bucket=[]) -> Tensor")
 GCEXT_OPERATOR(CPU, combine_add_,
                "(Tensor(a!) dense, Tensor index, Tensor value, float alpha) -> ()")
-GCEXT_OPERATOR(CPU, combine_overflows,
-               "(Tensor[] dense, Tensor[] index, Tensor[] value, float alpha) -> int")
 GCEXT_OPERATOR(CPU, combine_add_many_,
                "(Tensor(a!)[] dense, Tensor[] index, Tensor[] value, float alpha) -> ()")
+GCEXT_OPERATOR(CPU, combine_add_finite_,
+               "(Tensor(a!)[] dense, Tensor[] index, Tensor[] value, float alpha) -> int")
 
 }  // namespace gcext

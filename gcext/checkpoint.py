@@ -52,7 +52,8 @@ def save(path: str | Path, state: Any) -> None:
     """Write ``state`` atomically: ``path`` holds the old one until the new one is on the disk.
 
     Args:
-        path: the newest generation; the one before becomes ``path.previous``. Folders are made.
+        path: the newest generation; the one before becomes ``path.previous``, unless it is damaged.
+            Folders are made.
         state: tensors, NumPy arrays, bytes, numbers, strings, None, and lists, tuples and dicts of
             these. A tensor that occurs several times is written once.
 
@@ -70,7 +71,7 @@ def save(path: str | Path, state: Any) -> None:
                 file.write(payload)
                 file.flush()
                 os.fsync(file.fileno())
-            if kept := path.exists():
+            if kept := _is_whole(path):  # a damaged one takes no good one's place
                 _link(path, old)
             fresh.replace(path)
             if kept:
@@ -86,6 +87,7 @@ def save(path: str | Path, state: Any) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+        _known[path.absolute()] = _identity(path)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -128,6 +130,20 @@ def load(path: str | Path) -> Any:
 
 
 def _read(path: Path) -> Any:
+    payload = _payload(path)
+    try:
+        state = _unpack(payload)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"checkpoint: {path} must hold what save wrote, got {error!r:.200}. {_FRESH}"
+        ) from error
+    return state
+
+
+def _payload(path: Path) -> bytes:
+    """Return what a checkpoint holds; CheckpointError for a file that is missing or damaged."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -148,14 +164,25 @@ def _read(path: Path) -> Any:
             f"checkpoint: {path} must match its checksum, got a damaged file of {len(raw)} bytes. "
             f"{_FRESH}"
         )
+    return bytes(payload)
+
+
+_known: dict[Path, tuple[int, ...]] = {}  # files that this process has written
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a file is a checkpoint; it is read unless this process has written it."""
     try:
-        return _unpack(bytes(payload))
-    except ImportError:
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            f"checkpoint: {path} must hold what save wrote, got {error!r:.200}. {_FRESH}"
-        ) from error
+        if _known.get(path.absolute()) != _identity(path):
+            _payload(path)
+    except (OSError, CheckpointError):
+        return False
+    return True
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 # A state is a tree in JSON. What JSON lacks is an object of one key: {"t": tuple}, {"d": pairs of a

@@ -81,8 +81,12 @@ def test_the_previous_generation_is_kept_and_used(tmp_path: Path) -> None:
             RuntimeWarning, match=r"checkpoint: .*a must .* Going on from .*a\.previous"
         ):
             assert checkpoint.load(path) == {"round": 2}
-    checkpoint.save(path, {"round": 3})  # the next one takes its place
-    assert checkpoint.load(path) == {"round": 3}
+    for damaged in (whole[:-1], None):  # the next one takes its place; the previous one stays
+        if damaged is not None:
+            path.write_bytes(damaged)
+        checkpoint.save(path, {"round": 3})
+        assert checkpoint.load(path) == {"round": 3}
+        assert checkpoint.load(previous(path)) == {"round": 2 if damaged else 3}
     path.write_bytes(b"")
     previous(path).write_bytes(whole[:50])
     with pytest.raises(

@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from drill import faults
+import torch
+from drill import faults, poison
 
 import gcext
 
@@ -57,3 +58,13 @@ def test_kills_and_full_disks_leave_no_trace() -> None:
 
 def test_a_soak_stays_in_its_memory() -> None:
     assert "round     200" in drill("soak", "--rounds", "200")
+
+
+def test_poison_is_refused_or_bounded() -> None:
+    """Bounds are asserted where the poison acts."""
+    plain = poison.train(None, rounds=3)
+    for name in poison.POISONS:
+        got = poison.train(name, rounds=3)
+        assert torch.equal(got.model, plain.model) == (name in poison.REFUSABLE), name
+        assert got.model.isfinite().all()
+        assert (got.refused > 0) == (name in poison.REFUSABLE)

@@ -180,6 +180,38 @@ def test_other_settings_are_named(tmp_path: Path, changes: Any, named: str) -> N
         run(settings(rounds=2, **changes), DATA, path=path, resume=True)
 
 
+@pytest.mark.parametrize(
+    "part", [(), ("server",), ("clients",), ("clients", "sender"), ("server", "held"), ("records",)]
+)
+def test_a_checkpoint_of_something_else_is_named(tmp_path: Path, part: tuple[str, ...]) -> None:
+    """Whole and rightly digested, but no run's: what raised KeyError or AttributeError."""
+    path = tmp_path / "a.checkpoint"
+    run(settings(rounds=1), DATA, path=path)
+    whole = checkpoint.load(path)
+    for wrong in (None, 5, [1, 2], {"weights": torch.ones(3)}, b"bytes"):
+        state = wrong
+        for key in reversed(part):
+            inner = whole
+            for each in part[: part.index(key)]:
+                inner = inner[each]
+            state = inner | {key: state}
+        if part == ("records",) and isinstance(wrong, list | dict | bytes):
+            continue
+        checkpoint.save(path, state)
+        with pytest.raises(CheckpointError, match=r"a\.checkpoint must hold a run's state, got"):
+            run(settings(rounds=2), DATA, path=path, resume=True)
+
+
+def test_a_damaged_checkpoint_falls_back_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.checkpoint"
+    run(settings(rounds=4), DATA, path=path, every=2)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.warns(RuntimeWarning, match=r"a damaged file of .* Going on from .*\.previous"):
+        resumed = run(settings(), DATA, path=path, resume=True)
+    assert outcome(resumed) == outcome(run(settings(), DATA))
+    assert len(checkpoint.load(checkpoint.previous(path))["records"]) == 2
+
+
 STATE: dict[str, Any] = {
     "model": torch.arange(50.0),
     "messages": {3: b"\x00\xff"},

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from packet_kit import single
+from test_sender_threads import at_once
 
 import gcext
 from gcext.aggregate import (
@@ -28,6 +29,11 @@ RUN = 2**63 + 5
 
 def packet(*values: float) -> gcext.Packet:
     return gcext.codec("dense").encode(torch.tensor(values, dtype=torch.float32))
+
+
+def whole(number: int) -> Any:
+    """A number that is no int."""
+    return np.int64(number)
 
 
 def sent(client: Any, round: int, *values: float, run: int = RUN) -> bytes:
@@ -99,7 +105,7 @@ class TestMessage:
             Message(1, 1, 1, packet(1).to_bytes())  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="at most 65,534 bytes"):
             Message(1, "x" * 65_535, 1, packet(1))
-        assert Message(1, np.int64(3), 5, packet(1)).client == 3  # type: ignore[arg-type]
+        assert Message(1, whole(3), 5, packet(1)).client == 3
 
 
 class TestRound:
@@ -118,7 +124,7 @@ class TestRound:
     def test_a_tensor_or_array_is_the_number_it_holds(self) -> None:
         arriving = Round(Mean())
         assert arriving.add(torch.tensor(3), packet(1))  # type: ignore[arg-type]
-        assert not arriving.add(np.int32(3), packet(1))  # type: ignore[arg-type]
+        assert not arriving.add(whole(3), packet(1))
         assert not arriving.add(3, packet(1)) and arriving.clients == (3,)
 
     @pytest.mark.parametrize("first", [None, 2.0])
@@ -144,7 +150,7 @@ class TestRound:
         assert arriving.drop(2) and not arriving.drop(2) and not arriving.drop(7)
         assert arriving.drop(1)
         arriving.add(2, packet(4), weight=1.0)  # the one without a weight is gone
-        assert arriving.drop(np.int64(2)) and len(arriving) == 0  # type: ignore[arg-type]
+        assert arriving.drop(whole(2)) and len(arriving) == 0
         arriving.add(3, packet(5), weight=3.0)
         assert torch.equal(single(arriving.finish()), torch.tensor([5.0]))
         with pytest.raises(RuntimeError, match="drop: the round is finished"):
@@ -305,3 +311,19 @@ class TestRounds:
             state = rounds.state_dict()
             assert [client for client, _ in state["last"]] == [1, 2, "a", "b"]
             Rounds(type(server)(), RUN).load_state_dict(state)
+
+
+def test_threads_that_add_to_one_round() -> None:
+    """Of copies that arrive at once one is new; what is counted is all there was."""
+    for number in range(10):
+        rounds = Rounds(Mean(), RUN, expect=(1,))
+        rounds.begin()
+        messages = [sent(client, 1, client) for client in range(20)]
+
+        def add(_: int, messages: list[bytes] = messages, rounds: Rounds = rounds) -> list[bool]:
+            return [rounds.add(client, each) for client, each in enumerate(messages)]
+
+        results = at_once(4, add)
+        assert [sum(each) for each in zip(*results, strict=True)] == [1] * 20, number
+        assert rounds.counts == {"counted": 20, "duplicate": 60}
+        assert torch.equal(single(rounds.finish()), torch.tensor([9.5]))

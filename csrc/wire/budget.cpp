@@ -120,6 +120,7 @@ void Meter::add_polar(const Body& body) {
   const PolarFields& polar = body.polar;
   if (body.k == 0) return;
   const int64_t block = polar.block, kept = polar.kept;
+  spent_.add(1, kPolar, 0);
   spent_.add(polar.bytes, kCode, 1);
   spent_.add(block, kIndex, 48);
   int64_t symbols = body.k;

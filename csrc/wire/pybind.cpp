@@ -1,5 +1,6 @@
 // The module gcext._wire: packets to bytes and back; torch is unknown here. Typed in
 // gcext/_wire.pyi, wrapped by gcext/_packet/wire.py.
+#include <pybind11/gil_safe_call_once.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -221,7 +222,12 @@ PYBIND11_MODULE(_wire, m) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const DecodeError& error) {
-      const py::object type = py::module_::import("gcext._packet.errors").attr("DecodeError");
+      PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> kept;
+      const py::object& type =
+          kept.call_once_and_store_result([] {
+                return py::object(py::module_::import("gcext._packet.errors").attr("DecodeError"));
+              })
+              .get_stored();
       PyErr_SetObject(type.ptr(), type(error.code, error.field, error.offset, error.what()).ptr());
     } catch (const PackError& error) {
       PyErr_SetString(PyExc_ValueError, error.what());

@@ -72,3 +72,16 @@ def combine_add_many_(
 
 
 fake("combine_add_many_", lambda dense, index, value, alpha: None)
+
+
+def combine_add_finite_(
+    dense: Sequence[Tensor], index: Sequence[Tensor], value: Sequence[Tensor], alpha: float
+) -> int:
+    """Do as combine_add_many_, and return -1; on the CPU alone.
+
+    Where a sum would not be finite, and what is there is, nothing is written: return which tensor.
+    """
+    return int(_ops.combine_add_finite_.default(dense, index, value, alpha))
+
+
+fake("combine_add_finite_", lambda dense, index, value, alpha: -1)

@@ -227,19 +227,6 @@ def combine_add_(dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> N
 fake("combine_add_", lambda dense, index, value, alpha: None)
 
 
-def combine_overflows(
-    dense: Sequence[Tensor], index: Sequence[Tensor], value: Sequence[Tensor], alpha: float
-) -> int:
-    """Return the first of the tensors that adding its packet would make non-finite; -1 if none.
-
-    As combine_add_ to each, but nothing is written. On the CPU alone.
-    """
-    return int(_ops.combine_overflows.default(dense, index, value, alpha))
-
-
-fake("combine_overflows", lambda dense, index, value, alpha: -1)
-
-
 def gram(
     index: Sequence[Tensor],
     value: Sequence[Tensor],

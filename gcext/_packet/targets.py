@@ -17,7 +17,7 @@ from gcext._packet.arguments import overlaps
 if TYPE_CHECKING:
     from gcext._packet.packet import Packet
 
-__all__ = ["HARMLESS", "add", "check_sums"]
+__all__ = ["HARMLESS", "add", "add_finite"]
 
 # Less than half the distance between the largest float32 and the one before: adding it to any
 # finite float32 leaves that finite. Half the distance of bfloat16 is larger, of float16 it is 16.
@@ -55,9 +55,9 @@ def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
         dense = [tensors[i].detach() if tensors[i].requires_grad else tensors[i] for i in fast]
         at = [whole if (its := index[i]) is None else its for i in fast]
         values = [value[i] for i in fast]
-        if not all(0 < members[i].contents.scale * abs(alpha) < HARMLESS for i in fast):
-            check_sums(dense, at, values, alpha)
-        lists.combine_add_many_(dense, at, values, alpha)
+        small = all(0 < members[i].contents.scale * abs(alpha) < HARMLESS for i in fast)
+        add_all = add_finite if dense[0].is_cpu and not small else lists.combine_add_many_
+        add_all(dense, at, values, alpha)
     with torch.inference_mode():  # so that inference tensors may be written to, too
         for i in rest:
             _add_converted(tensors[i].detach(), index[i], value[i], alpha)
@@ -85,11 +85,11 @@ def _validate(tensor: Tensor, numel: int, value: Tensor) -> bool:
     return False
 
 
-def check_sums(
+def add_finite(
     dense: Sequence[Tensor], index: Sequence[Tensor], value: Sequence[Tensor], alpha: float
 ) -> None:
-    """Raise ValueError where adding packets to contiguous float32 tensors would overflow; CPU."""
-    if dense[0].is_cpu and ops.combine_overflows(dense, index, value, alpha) >= 0:
+    """Add packets to contiguous float32 tensors on the CPU; ValueError where that overflows."""
+    if lists.combine_add_finite_(dense, index, value, alpha) >= 0:
         raise ValueError(_OVERFLOW.format("float32"))
 
 

@@ -21,8 +21,8 @@ def largest(tensor: Tensor) -> float:
     """Return the largest magnitude among a tensor's elements; infinity where one is no number."""
     if tensor.numel() == 0:
         return 0.0
-    low, high = torch.aminmax(tensor)
-    return math.inf if bool(low.isnan()) else max(-float(low), float(high))
+    low, high = map(float, torch.aminmax(tensor))
+    return math.inf if math.isnan(low) else max(-low, high)
 
 
 def check_finite(
@@ -87,15 +87,22 @@ def normalised(weights: Sequence[float]) -> list[float]:
 def _bound(packets: Sequence[Packet], weights: Sequence[float]) -> float:
     """Return what no element of the weighted sum is beyond; infinity where that takes a pass."""
     total = 0.0
+    numel = packets[0].numel
+    few = numel // (8 * len(packets)) if numel > 1 << 17 else 0  # values looked at sooner than all
     for packet, weight in zip(packets, weights, strict=True):
-        total += abs(weight) * max(map(_scale, packet.members or (packet,)))
+        total += abs(weight) * max(_magnitude(each, few) for each in packet.members or (packet,))
+        if math.isinf(total):
+            break
     return total
 
 
-def _scale(packet: Packet) -> float:
+def _magnitude(packet: Packet, few: int) -> float:
+    """Return what no value of a single packet is beyond; infinity where that is not cheap."""
     if packet.method == "ternary":
         return packet.scale
     coded = packet.coded
+    if isinstance(coded, Tensor):
+        return largest(coded) if coded.numel() <= few else math.inf
     return coded.scale if isinstance(coded, Signs) else math.inf
 
 

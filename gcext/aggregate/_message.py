@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
+from gcext._packet.budget import Budget
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 from gcext._packet.wire import as_message
@@ -121,14 +122,15 @@ class Message:
         buf: Buffer | Tensor,
         device: torch.device | str = "cpu",
         expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
+        budget: Budget | None = None,
     ) -> Message:
-        """Return the message in ``buf``; device and expect as of ``Packet.from_bytes``.
+        """Return the message in ``buf``; device, expect and budget as of ``Packet.from_bytes``.
 
         Raises DecodeError on anything wrong; its code is one of docs/wire-format.md, or client.
         """
         run, client, round, payload = open_envelope(buf)
         assert isinstance(payload, bytes)
-        return cls(run, client, round, Packet.from_bytes(payload, device, expect))
+        return cls(run, client, round, Packet.from_bytes(payload, device, expect, budget))
 
 
 def open_envelope(buf: Any) -> Envelope:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gcext._packet.budget import Budget, as_pair
 from gcext._packet.packet import Packet
+from gcext._packet.state import Lock
 from gcext._packet.wire import as_shapes
 from gcext.aggregate._aggregator import Aggregator
 from gcext.aggregate._clients import Client, as_client, in_order
@@ -39,7 +40,8 @@ class Round:
 
     Each is checked as it comes and kept compressed; ``finish`` hands them all to the aggregator, by
     client. So the result does not depend on the order of arrival, not in one bit, and any
-    aggregator will do. Memory is the packets': 8 bytes for each element that travels.
+    aggregator will do. Threads may share it. Memory is the packets': 8 bytes for each element that
+    travels.
 
     Args:
         aggregator: what the round is for.
@@ -92,6 +94,7 @@ class Round:
         self.budget = budget
         self._sent: dict[Client, _Sent] = {}
         self._finished = False
+        self._lock = Lock()
 
     def __len__(self) -> int:
         """Return the number of clients that have sent."""
@@ -148,6 +151,25 @@ class Round:
     def _take(
         self, client: Client, packet: Packet, loss: float | None, weight: float | None
     ) -> bool:
+        with self._lock:
+            self._open("add")
+            self._check(client, packet, loss, weight)
+            held = self._sent.setdefault(client, sent := _Sent(packet, loss, weight))
+        if held is sent:
+            return True
+        alike = _same(held.loss, loss) and _same(held.weight, weight)
+        if not alike or held.packet.to_bytes() != packet.to_bytes():
+            raise MessageError(
+                "conflict",
+                f"Round: a client sends once a round, got something else from client {client}. "
+                "Keep the first, or drop the client.",
+            )
+        return False
+
+    def _check(
+        self, client: Client, packet: Packet, loss: float | None, weight: float | None
+    ) -> None:
+        """Raise for what could not be aggregated, alone or beside the others'."""
         for first in list(self._sent)[:1]:
             in_order("Round", (first, client))
             check_alike("Round", (self._sent[first].packet, packet), (first, client))
@@ -160,18 +182,6 @@ class Round:
                 f"and {self._sent[other].weight} from client {other}. Pass all weights, or drop a "
                 "client."
             )
-        if client not in self._sent:
-            self._sent[client] = _Sent(packet, loss, weight)
-            return True
-        held = self._sent[client]
-        alike = _same(held.loss, loss) and _same(held.weight, weight)
-        if not alike or held.packet.to_bytes() != packet.to_bytes():
-            raise MessageError(
-                "conflict",
-                f"Round: a client sends once a round, got something else from client {client}. "
-                "Keep the first, or drop the client.",
-            )
-        return False
 
     def _packet(self, client: Client, given: Any) -> Packet:
         """Return the packet of what a client sent, which must be of this round's shape."""
@@ -196,13 +206,14 @@ class Round:
 
         Raises RuntimeError where the round is finished.
         """
-        self._open("drop")
-        return self._sent.pop(as_client("Round", client), None) is not None
+        with self._lock:
+            self._open("drop")
+            return self._sent.pop(as_client("Round", client), None) is not None
 
     @property
     def clients(self) -> tuple[Client, ...]:
         """The clients that have sent, in order."""
-        return tuple(in_order("Round", self._sent))
+        return tuple(in_order("Round", list(self._sent)))
 
     def finish(self) -> Tensor | list[Tensor]:
         """Return the round's update: float32 of the packets' shape (groups: a list).
@@ -210,6 +221,10 @@ class Round:
         Raises ValueError for what the aggregator cannot use, RuntimeError where the round is
         finished. The round is then as before.
         """
+        with self._lock:
+            return self._finish()
+
+    def _finish(self) -> Tensor | list[Tensor]:
         self._open("finish")
         losses = {c: sent.loss for c, sent in self._sent.items() if sent.loss is not None}
         weights = {c: sent.weight for c, sent in self._sent.items() if sent.weight is not None}

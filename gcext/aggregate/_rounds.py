@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gcext._packet.budget import Budget
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
-from gcext._packet.state import loading
+from gcext._packet.state import Lock, loading
 from gcext.aggregate._aggregator import Aggregator
 from gcext.aggregate._clients import Client, as_client, by_kind
 from gcext.aggregate._message import (
@@ -46,6 +47,9 @@ class Rounds:
         aggregator: what the rounds are for.
         run: the run's number, below 2^64: drawn at random, another one for each run.
         expect: see Round.
+        budget: see Round.
+
+    Threads may share it: what they add is taken one by one.
 
     Attributes:
         number: of the last round begun; 0: none. They count from 1.
@@ -74,6 +78,7 @@ class Rounds:
         aggregator: Aggregator,
         run: int,
         expect: Sequence[Any] | Tensor | Mapping[str, Tensor] | Packet | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.run = number_of("Rounds", "run", run)
         self.expect = None if expect is None else as_expected(expect)
@@ -83,7 +88,9 @@ class Rounds:
         self._last: dict[Client, int] = {}  # the last round in which a client counted
         self._drawn: frozenset[Client] | None = None
         self._round: Round | None = None
-        Round(aggregator)  # refuses now what it would refuse then
+        self.budget = budget
+        self._lock = Lock()
+        Round(aggregator, budget=budget)  # refuses now what it would refuse then
 
     def __repr__(self) -> str:
         """Return the run, and the round that is open or was the last."""
@@ -108,9 +115,10 @@ class Rounds:
         drawn = None
         if clients is not None:
             drawn = frozenset(as_client("Rounds", client) for client in clients)
-        self._round = Round(self.aggregator, self.expect, self.number + 1, self.run)
-        self.number, self._drawn = self.number + 1, drawn
-        return self.number
+        number = self.number + 1
+        opened = Round(self.aggregator, self.expect, number, self.run, self.budget)
+        self.number, self._drawn, self._round = number, drawn, opened
+        return number
 
     def add(
         self,
@@ -130,19 +138,20 @@ class Rounds:
         Raises MessageError, with the reason, for a sound message that is not taken; DecodeError for
         bytes that are none; and what Round.add raises else. Nothing but ``counts`` changes then.
         """
-        try:
-            new = self._add(as_client("Rounds", client), message, loss, weight)
-        except MessageError as error:
-            self.counts[error.reason] += 1
-            raise
-        except DecodeError:
-            self.counts["damaged"] += 1
-            raise
-        except (TypeError, ValueError):
-            self.counts["refused"] += 1
-            raise
-        self.counts["counted" if new else "duplicate"] += 1
-        return new
+        with self._lock:
+            try:
+                new = self._add(as_client("Rounds", client), message, loss, weight)
+            except MessageError as error:
+                self.counts[error.reason] += 1
+                raise
+            except DecodeError:
+                self.counts["damaged"] += 1
+                raise
+            except (TypeError, ValueError):
+                self.counts["refused"] += 1
+                raise
+            self.counts["counted" if new else "duplicate"] += 1
+            return new
 
     def _add(self, client: Client, message: Any, loss: Any, weight: Any) -> bool:
         envelope = open_envelope(message)
@@ -169,26 +178,29 @@ class Rounds:
 
     def drop(self, client: int | str) -> bool:
         """Take a client out of the open round, as if it had not sent; False where it has not."""
-        return self._opened("drop").drop(client)
+        with self._lock:
+            return self._opened("drop").drop(client)
 
     def finish(self) -> Tensor | list[Tensor]:
         """Return the open round's update; its clients' messages have then counted.
 
         Raises what Round.finish raises, the round being as before; RuntimeError between rounds.
         """
-        open_round = self._opened("finish")
-        update = open_round.finish()
-        self._last |= dict.fromkeys(open_round.clients, self.number)
-        self._round = None
-        return update
+        with self._lock:
+            open_round = self._opened("finish")
+            update = open_round.finish()
+            self._last |= dict.fromkeys(open_round.clients, self.number)
+            self._round = None
+            return update
 
     def abandon(self) -> None:
         """End the open round without a result: no message of it counts, its number is used up.
 
         RuntimeError between rounds.
         """
-        self._opened("abandon")
-        self._round = None
+        with self._lock:
+            self._opened("abandon")
+            self._round = None
 
     def last_of(self, client: int | str) -> int | None:
         """Return the last round in which a client's message counted; None: none has."""

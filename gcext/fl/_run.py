@@ -20,6 +20,7 @@ from gcext._native.library import build_info
 from gcext._packet.packet import Packet
 from gcext._packet.state import loading
 from gcext._recipes import Recipe, recipe
+from gcext.aggregate._history_check import HistoryError
 from gcext.checkpoint import CheckpointError
 from gcext.checkpoint import load as load_checkpoint
 from gcext.checkpoint import save as save_checkpoint
@@ -261,7 +262,7 @@ def run(
         with Workers(data, threads) as workers:
             federation = make(settings, data, workers)
             if path is not None and resume:
-                federation.load_state_dict(load_checkpoint(path))
+                _resume(federation, path)
             saved = len(federation.records) if resume else -1
 
             def save() -> None:
@@ -290,6 +291,20 @@ def run(
     if interrupted:
         raise Interrupted(result, path)
     return result
+
+
+def _resume(federation: Federation, path: Path) -> None:
+    """Load a checkpoint; CheckpointError, or a history's own error, where it is no use."""
+    state = load_checkpoint(path)
+    try:
+        federation.load_state_dict(state)
+    except (CheckpointError, HistoryError):
+        raise
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint: {path} must hold a run's state, got another one: {error!s:.300} "
+            "Remove it to start anew."
+        ) from error
 
 
 def train_client(

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from . import faults, kill, soak
+from . import faults, kill, poison, soak
 
 
 def run_faults(options: argparse.Namespace) -> None:
@@ -72,6 +72,21 @@ def run_soak(options: argparse.Namespace) -> None:
     sys.exit(grown > options.most or late.files != early.files)
 
 
+def run_poison(options: argparse.Namespace) -> None:
+    """Train with each poison and print what it did; exit with 1 where what is refused does much."""
+    plain = poison.train(None, options.rounds)
+    print(f"accuracy without the poisoned clients: {100 * plain.accuracy:.2f} %")
+    for name in poison.POISONS:
+        got = poison.train(name, options.rounds)
+        same = torch.equal(got.model, plain.model)
+        print(
+            f"{name}: {100 * got.accuracy:.2f} %, {got.refused} refused, a round's update moved by "
+            f"at most {got.moved:.3f}{', the same model' if same else ''}"
+        )
+        if name in poison.REFUSABLE and not same:
+            sys.exit(1)
+
+
 def progress(results: Iterable[Any], count: int) -> Iterator[Any]:
     """Yield the results; show how many there were."""
     for number, result in enumerate(results, 1):
@@ -97,6 +112,9 @@ def main() -> None:
     command.add_argument("--rounds", type=int, default=10_000)
     command.add_argument("--most", type=int, default=2048, help="KiB that memory may grow")
     command.set_defaults(call=run_soak)
+    command = commands.add_parser("poison")
+    command.add_argument("--rounds", type=int, default=40)
+    command.set_defaults(call=run_poison)
     options = parser.parse_args()
     options.call(options)
 
