@@ -273,6 +273,10 @@ def check_resumes(at: Ranks) -> None:
                 worker.push(gradients(at.rank, step))
                 assert same(worker.pull(), reference.step(step)), step
             state = worker.state_dict()
+            with pytest.raises(ValueError, match=r"Worker: rank must be the state's 9, got \d"):
+                worker.load_state_dict(state | {"rank": 9})
+            with pytest.raises(ValueError, match=r"Worker: workers must be the state's \[0\], got"):
+                worker.load_state_dict(state | {"workers": [0]})
 
 
 def check_other_options(at: Ranks) -> None:

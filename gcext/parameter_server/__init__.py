@@ -5,8 +5,8 @@ receiver and the down link of a recipe, each worker its up link. As in BytePS (J
 OSDI) the first layers go first, large tensors are split, small ones share a message.
 """
 
-from gcext.parameter_server._ends import Message, Piece, plan_round
+from gcext.parameter_server._ends import Parcel, Piece, plan_round
 from gcext.parameter_server._server import Server
 from gcext.parameter_server._worker import Worker
 
-__all__ = ["Message", "Piece", "Server", "Worker", "plan_round"]
+__all__ = ["Parcel", "Piece", "Server", "Worker", "plan_round"]

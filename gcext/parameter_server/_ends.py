@@ -20,7 +20,7 @@ from gcext.distributed import check_alike, gather_objects, place
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["CLOSE", "END", "START", "End", "Message", "Piece", "plan_round"]
+__all__ = ["CLOSE", "END", "START", "End", "Parcel", "Piece", "plan_round"]
 
 START, END, CLOSE = -1, -2, -3  # in place of a message's index
 HEAD = 5  # round, index, status, length, loss: float64
@@ -43,7 +43,7 @@ class Piece(NamedTuple):
     shape: tuple[int, ...]
 
 
-class Message(NamedTuple):
+class Parcel(NamedTuple):
     """What travels at once, to and from one server, by its rank."""
 
     server: int
@@ -92,7 +92,7 @@ class End:
         self._seed = derive(seed, self.rank)
         self._works: list[tuple[Any, Tensor]] = []
         known = next(each for each in gather_objects(plan, group) if each is not None)
-        mine: tuple[Message, ...] = known if plan is None else plan
+        mine: tuple[Parcel, ...] = known if plan is None else plan
         options: dict[str, Any] = {
             "recipe": repr(self.recipe),
             "servers": self.servers,
@@ -103,6 +103,19 @@ class End:
         options["messages, by split and merge,"] = [len(each.pieces) for each in mine]
         check_alike(owner, options, group)
         self.messages = mine
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        """What a state must agree with: whose it is, and beside whom."""
+        return {"rank": self.rank, "workers": list(self.workers), "servers": list(self.servers)}
+
+    def _check_place(self, state: Mapping[str, Any]) -> None:
+        for key, mine in self._place.items():
+            if state[key] != mine:
+                raise ValueError(
+                    f"{type(self).__name__}: {key} must be the state's {state[key]}, got {mine}. "
+                    "Load the state of this rank, with as many ends."
+                )
 
     def _load_sender(self, state: Any, codec: Codec) -> None:
         """Load the sender's state, with the codec of its round; on an error nothing has changed."""
@@ -150,7 +163,7 @@ class End:
 
 def plan_round(
     shapes: Mapping[str, tuple[int, ...]], servers: Sequence[int], split: int, merge: int
-) -> tuple[Message, ...]:
+) -> tuple[Parcel, ...]:
     """Return the messages of a round: tensors in their order, split or merged; see Worker.
 
     >>> import gcext.parameter_server
@@ -181,5 +194,5 @@ def plan_round(
     for bundle in bundles:
         server = min(load, key=lambda rank: load[rank])
         load[server] += sum(piece.stop - piece.start for piece in bundle)
-        messages.append(Message(server, tuple(bundle)))
+        messages.append(Parcel(server, tuple(bundle)))
     return tuple(messages)

@@ -134,11 +134,17 @@ class Server(End):
     def state_dict(self) -> dict[str, Any]:
         """Return this server's receivers, residuals and count of rounds, after ``serve``."""
         up = {index: each.state_dict() for index, each in self._receivers.items()}
-        return {"round": self.round - 1, "up": up, "down": self._sender.state_dict()}
+        return {
+            **self._place,
+            "round": self.round - 1,
+            "up": up,
+            "down": self._sender.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of this rank; ValueError for one that does not fit."""
-        with loading("Server", state, ("round", "up", "down")):
+        with loading("Server", state, (*self._place, "round", "up", "down")):
+            self._check_place(state)
             if set(state["up"]) != set(self._receivers):
                 raise ValueError(
                     "Server: state must be of the same messages. Keep split and merge."

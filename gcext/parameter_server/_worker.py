@@ -208,11 +208,17 @@ class Worker(End):
     def state_dict(self) -> dict[str, Any]:
         """Return this worker's residuals, predictors and count of rounds, between rounds."""
         down = [each.state_dict() for each in self._receivers]
-        return {"round": self.round, "up": self._sender.state_dict(), "down": down}
+        return {
+            **self._place,
+            "round": self.round,
+            "up": self._sender.state_dict(),
+            "down": down,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of this rank; ValueError for one that does not fit."""
-        with loading("Worker", state, ("round", "up", "down")):
+        with loading("Worker", state, (*self._place, "round", "up", "down")):
+            self._check_place(state)
             receivers = [self.recipe.down.receiver() for _ in self._receivers]
             if len(state["down"]) != len(receivers):
                 raise ValueError(
