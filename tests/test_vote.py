@@ -90,7 +90,7 @@ def test_a_minority_cannot_move_the_vote() -> None:
 def test_what_is_refused() -> None:
     one = gcext.codec("dense").encode(torch.ones(3))
     for call, message in (
-        (lambda: Vote(math.nan), "scale must be finite, got nan"),
+        (lambda: Vote(math.nan), "scale must be finite in float32, got nan"),
         (lambda: Vote().aggregate({4: one}), "of signs or sparse, got dense from client 4"),
         (lambda: Vote().aggregate({4: gcext.Packet.group([one])}), "got dense from client 4"),
         (lambda: Vote().load_state_dict({"round": 1}), "Vote: its state is empty"),

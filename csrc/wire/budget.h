@@ -1,4 +1,4 @@
-// budget: what a message costs from its bytes to dense tensors, told from its structure alone, and
+// budget: what a message costs from its bytes to dense tensors, known from its structure alone, and
 // the most of it that a reader allows.
 //
 // A few bytes can stand for any number of elements: a random support, codes of width 0, a sketch, a
