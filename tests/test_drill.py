@@ -27,7 +27,7 @@ def test_random_schedules_leave_no_trace() -> None:
 
 
 def test_a_drill_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients that commit whatever they are told, and a server that counts a replay."""
+    """Clients that commit whatever is reported, and a server that counts a replay."""
     with monkeypatch.context() as patch, pytest.raises(AssertionError, match="another model"):
         patch.setattr(faults.Client, "settle", lambda self, counted: self.sender.commit())
         for seed in range(9):

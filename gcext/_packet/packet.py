@@ -17,7 +17,7 @@ from gcext._packet import dense, sums, targets, wire
 from gcext._packet import device as on_device
 from gcext._packet.arguments import as_packets
 from gcext._packet.budget import Budget, as_pair
-from gcext._packet.codes import Code, Contents, Merged, Random, Signs
+from gcext._packet.codes import Code, Contents, Merged, Random
 from gcext._packet.deferred import Deferred
 
 if TYPE_CHECKING:
@@ -325,12 +325,9 @@ class Packet:
             index, value = self.entries()
             index = _ALL.to(value.device) if index is None else index
             into = tensor.detach() if tensor.requires_grad else tensor
-            contents = self._contents or self.contents
-            coded = contents.coded
-            scale = coded.scale if isinstance(coded, Signs) else contents.scale
-            if not into.is_cpu or 0 < scale * abs(alpha) < targets.HARMLESS:
+            if not into.is_cpu or targets.is_harmless(self, alpha):
                 ops.combine_add_(into, index, value, alpha)
-            else:  # no scale, or a large one
+            else:
                 targets.add_finite([into], [index], [value], alpha)
             if not tensor.is_inference():  # the stable ABI does not tell autograd
                 torch.autograd.graph.increment_version(tensor)

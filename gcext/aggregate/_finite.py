@@ -1,4 +1,4 @@
-"""An update is finite, or an error that names a client: the check, and who is to blame."""
+"""An update is finite, or an error that names a client: the check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gcext._packet.codes import Signs
 from gcext._packet.packet import Packet
 
 __all__ = ["LARGEST", "check_finite", "check_step", "largest", "normalised"]
@@ -53,8 +52,8 @@ def check_finite(
             continue
         flat = part.reshape(-1)
         at = int((~(flat.abs() <= most)).nonzero()[0])
-        blamed = _blamed([_member(packet, i) for packet in packets], weights, at)
-        whose = f"packet {blamed}" if clients is None else f"client {clients[blamed]}"
+        found = _largest_part([_member(packet, i) for packet in packets], weights, at)
+        whose = f"packet {found}" if clients is None else f"client {clients[found]}"
         tensor = f" of tensor {i}" if len(parts) > 1 else ""
         rule = "finite in float32" if most == LARGEST else f"at most {most:.4g} in magnitude"
         raise ValueError(
@@ -98,19 +97,17 @@ def _bound(packets: Sequence[Packet], weights: Sequence[float]) -> float:
 
 def _magnitude(packet: Packet, few: int) -> float:
     """Return what no value of a single packet is beyond; infinity where that is not cheap."""
-    if packet.method == "ternary":
-        return packet.scale
+    if scale := packet.contents.magnitude:
+        return scale
     coded = packet.coded
-    if isinstance(coded, Tensor):
-        return largest(coded) if coded.numel() <= few else math.inf
-    return coded.scale if isinstance(coded, Signs) else math.inf
+    return largest(coded) if isinstance(coded, Tensor) and coded.numel() <= few else math.inf
 
 
 def _member(packet: Packet, i: int) -> Packet:
     return packet.members[i] if packet.members else packet
 
 
-def _blamed(packets: Sequence[Packet], weights: Sequence[float] | None, at: int) -> int:
+def _largest_part(packets: Sequence[Packet], weights: Sequence[float] | None, at: int) -> int:
     """Return which packet has the largest magnitude in an element, times its weight."""
     parts = []
     for packet, weight in zip(packets, weights or [1.0] * len(packets), strict=True):

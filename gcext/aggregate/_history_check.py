@@ -131,9 +131,9 @@ def check(base: sqlite3.Connection, path: Path) -> None:
     found = set(base.execute("SELECT type, name, sql FROM sqlite_master"))
     if missing := sorted(str(name) for _, name, _ in _schema() - found):
         raise damaged(path, f"other tables or indices than {', '.join(missing)}")
-    verdicts = base.execute("PRAGMA integrity_check(1)").fetchall()
-    if verdicts != [("ok",)]:
-        raise damaged(path, " ".join(str(verdicts[0][0]).split()))
+    results = base.execute("PRAGMA integrity_check(1)").fetchall()
+    if results != [("ok",)]:
+        raise damaged(path, " ".join(str(results[0][0]).split()))
     rounds = base.execute("SELECT number, digest FROM round ORDER BY number").fetchall()
     if not rounds:
         raise damaged(path, "no round")

@@ -41,7 +41,7 @@ class Rounds:
     Tell a client ``last_of(client)`` with the next model: where that is the round that its pending
     packet was for, the packet counted (``Sender.commit``), else it did not (``rollback``) and the
     residual is what it was. Where the server may be restored from a checkpoint, save the state
-    before a client is told.
+    before a client learns it.
 
     Args:
         aggregator: what the rounds are for.
@@ -110,15 +110,18 @@ class Rounds:
 
         Raises RuntimeError where a round is open, TypeError for what is no client.
         """
-        if self._round is not None:
-            raise RuntimeError(f"Rounds.begin: round {self.number} is open. Finish or abandon it.")
-        drawn = None
-        if clients is not None:
-            drawn = frozenset(as_client("Rounds", client) for client in clients)
-        number = self.number + 1
-        opened = Round(self.aggregator, self.expect, number, self.run, self.budget)
-        self.number, self._drawn, self._round = number, drawn, opened
-        return number
+        with self._lock:
+            if self._round is not None:
+                raise RuntimeError(
+                    f"Rounds.begin: round {self.number} is open. Finish or abandon it."
+                )
+            drawn = None
+            if clients is not None:
+                drawn = frozenset(as_client("Rounds", client) for client in clients)
+            number = self.number + 1
+            opened = Round(self.aggregator, self.expect, number, self.run, self.budget)
+            self.number, self._drawn, self._round = number, drawn, opened
+            return number
 
     def add(
         self,

@@ -31,8 +31,8 @@ class Packets(Method):
     def __init__(self, group: ProcessGroup | None, recipe: Recipe, sender: Sender) -> None:
         super().__init__(group)
         self.recipe, self.sender = recipe, sender
-        predicts = any(isinstance(each, Trajectory) for each in sender.stages)
-        self.waits = (recipe.up.feedback or bool(recipe.up.stages)) and not predicts
+        self.predicts = any(isinstance(each, Trajectory) for each in sender.stages)
+        self.waits = (recipe.up.feedback or bool(recipe.up.stages)) and not self.predicts
         self.only_mean = type(recipe.up.receiver()) is Mean
         self.receivers: dict[str, Aggregator] = {}
         self.capacities: dict[tuple[str, ...], Capacity] = {}
@@ -112,7 +112,7 @@ class Packets(Method):
 
     def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """See Method. ValueError where the receiving end knows ranks apart."""
-        if any(isinstance(each, Trajectory) for each in self.sender.stages):
+        if self.predicts:
             raise ValueError(
                 f"ddp.State: {self.sender.stages} must keep what each rank sent, which cannot be "
                 "redistributed. Keep the world size, or begin with a new State."

@@ -139,7 +139,7 @@ class Server:
         self.kind = kind
         self.rounds = Rounds(kind.aggregator(), RUN, expect=(NUMEL,))
         self.model = torch.zeros(NUMEL)
-        self._orders: dict[int, Packet] = {}  # by the round that is told to have counted
+        self._orders: dict[int, Packet] = {}  # by the round that is reported to have counted
 
     def order(self, client: int) -> bytes:
         counted = self.rounds.last_of(client) or 0

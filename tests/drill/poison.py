@@ -1,7 +1,7 @@
 """A tenth of the clients send what no honest one does, on handwritten digits.
 
 What can be refused is: the model is, bit for bit, that of a run which never drew those clients.
-Finite poison of the right form cannot be told apart; a bound on norms keeps its influence small.
+Finite poison of the right form cannot be recognized; a bound on norms keeps its influence small.
 """
 
 from __future__ import annotations
