@@ -40,13 +40,6 @@ class Contents(NamedTuple):
     coded: Tensor | Code
     scale: float = 0.0
 
-    @property
-    def magnitude(self) -> float:
-        """That of every value, where all share one: of ternary packets and signs. Else 0."""
-        if self.scale:
-            return self.scale
-        return self.coded.scale if isinstance(self.coded, Signs) else 0.0
-
     def sent(self, numel: int) -> int:
         """Return the elements of the support, of a source of ``numel``."""
         if self.support is None:

@@ -17,7 +17,7 @@ from gcext._packet import dense, sums, targets, wire
 from gcext._packet import device as on_device
 from gcext._packet.arguments import as_packets
 from gcext._packet.budget import Budget, as_pair
-from gcext._packet.codes import Code, Contents, Merged, Random
+from gcext._packet.codes import Code, Contents, Merged, Random, Signs
 from gcext._packet.deferred import Deferred
 
 if TYPE_CHECKING:
@@ -258,6 +258,15 @@ class Packet:
             return place if index is None else index
         return index[place.long()]
 
+    @property
+    def magnitude(self) -> float:
+        """That of every value, where all share one: of ternary packets and of signs. Else 0.
+
+        :meta private:
+        """
+        contents = self._contents or self.contents
+        return contents.coded.scale if isinstance(contents.coded, Signs) else contents.scale
+
     def indices(self) -> Tensor:
         """Return where the elements are in the flat source: int64, rising, shape (k,)."""
         index, value = self.entries()
@@ -325,7 +334,7 @@ class Packet:
             index, value = self.entries()
             index = _ALL.to(value.device) if index is None else index
             into = tensor.detach() if tensor.requires_grad else tensor
-            if not into.is_cpu or targets.is_harmless(self, alpha):
+            if not into.is_cpu or 0 < self.magnitude * abs(alpha) < targets.HARMLESS:
                 ops.combine_add_(into, index, value, alpha)
             else:
                 targets.add_finite([into], [index], [value], alpha)

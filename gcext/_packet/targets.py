@@ -17,12 +17,12 @@ from gcext._packet.arguments import overlaps
 if TYPE_CHECKING:
     from gcext._packet.packet import Packet
 
-__all__ = ["add", "add_finite", "is_harmless"]
+__all__ = ["HARMLESS", "add", "add_finite"]
 
 # Less than half the distance between the largest float32 and the one before: adding it to any
 # finite float32 leaves that finite. Half the distance of bfloat16 is larger, of float16 it is 16.
-_HARMLESS = 2.0**102
-_HARMLESS_TO = {torch.float32: _HARMLESS, torch.bfloat16: _HARMLESS, torch.float16: 8.0}
+HARMLESS = 2.0**102
+_HARMLESS_TO = {torch.float32: HARMLESS, torch.bfloat16: HARMLESS, torch.float16: 8.0}
 
 
 def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
@@ -55,7 +55,7 @@ def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
         dense = [tensors[i].detach() if tensors[i].requires_grad else tensors[i] for i in fast]
         at = [whole if (its := index[i]) is None else its for i in fast]
         values = [value[i] for i in fast]
-        small = all(is_harmless(members[i], alpha) for i in fast)
+        small = all(0 < members[i].magnitude * abs(alpha) < HARMLESS for i in fast)
         add_all = add_finite if dense[0].is_cpu and not small else lists.combine_add_many_
         add_all(dense, at, values, alpha)
     with torch.inference_mode():  # so that inference tensors may be written to, too
@@ -83,11 +83,6 @@ def _validate(tensor: Tensor, numel: int, value: Tensor) -> bool:
             f"{tuple(tensor.shape)} with strides {tensor.stride()}. Pass a copy, as of .clone()."
         )
     return False
-
-
-def is_harmless(packet: Packet, alpha: float) -> bool:
-    """Return whether a packet's scale alone shows that adding it to float32 cannot overflow."""
-    return 0 < packet.contents.magnitude * abs(alpha) < _HARMLESS
 
 
 def add_finite(

@@ -97,7 +97,7 @@ def _bound(packets: Sequence[Packet], weights: Sequence[float]) -> float:
 
 def _magnitude(packet: Packet, few: int) -> float:
     """Return what no value of a single packet is beyond; infinity where that is not cheap."""
-    if scale := packet.contents.magnitude:
+    if scale := packet.magnitude:
         return scale
     coded = packet.coded
     return largest(coded) if isinstance(coded, Tensor) and coded.numel() <= few else math.inf
