@@ -1,5 +1,5 @@
 # make demo   environment, build, and projected STC against STC and FedAvg on handwritten digits
-# make test   every test; make lint, make bench, make format as they say
+# make test   every test, JOBS=auto at once; make lint, make bench, make format as they say
 # make race   as root or with user namespaces: three trainings over links of 10 Mbit/s, side by side
 # make drill   lost and altered messages, kill -9, full disks, 10,000 rounds, poisoned clients: all of it, half an hour
 # make docs   the user's guide and the API reference, in build/docs/index.html; every warning is an error
@@ -10,6 +10,7 @@ VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 CUDA_TORCH ?= torch==2.11.0
+JOBS ?= auto
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc cuda -type f)
 CPP := $(shell find csrc cuda tests/emu tests/fakegpu tests/fuzz -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -22,7 +23,7 @@ demo: $(VENV)/installed
 	@echo "Every figure is in demo/digits.json, the picture in demo/digits.png."
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
