@@ -41,6 +41,12 @@ cudaError_t launch_tiny(const std::vector<SelectItem>& items, cudaStream_t strea
   return cudaSuccess;
 }
 
+__global__ void __launch_bounds__(kSelectThreads)
+    select_rest_kernel(const float* memory, const int64_t* sent, int64_t n, float* to) {
+  const Held held = held_of({nullptr, nullptr, nullptr, 1.0f, 1.0f, sent});
+  for (int64_t i = grid_first(); i < n; i += grid_stride()) to[i] = held.rest(memory[i], i);
+}
+
 }  // namespace
 
 int64_t select_scratch_bytes(const SelectItem* items, int64_t count, const SelectSchedule& how) {
@@ -107,6 +113,14 @@ cudaError_t launch_select(const SelectItem* items, int64_t count, void* scratch,
   }
   GCEXT_LAUNCH(select_tally_kernel, large_blocks, kSelectThreads, stream, grid);
   GCEXT_LAUNCH(select_emit_kernel, large_blocks, kSelectThreads, stream, grid);
+  return cudaSuccess;
+}
+
+cudaError_t launch_select_rest(const float* memory, const int64_t* sent, int64_t n, float* to,
+                               cudaStream_t stream) {
+  if (n == 0) return cudaSuccess;
+  const int64_t blocks = std::min<int64_t>(ceil_div(n, kSelectThreads), 2048);
+  GCEXT_LAUNCH(select_rest_kernel, blocks, kSelectThreads, stream, memory, sent, n, to);
   return cudaSuccess;
 }
 

@@ -19,7 +19,8 @@
 // 5. Tally: keys greater than and equal to the k-th per block, the exact sum of the greater ones by
 //    exponent; a scan over the blocks; the count, and the mean correctly rounded.
 // 6. Emit in order of index: an element with g greater and e equal ones before it goes to place g +
-//    min(e, ties due), so ties go to the lowest indices. out is updated in the same pass.
+//    min(e, ties due), so ties go to the lowest indices. out is updated in the same pass, or, with
+//    next, the first tie that is not due is the cut there.
 //
 // Where a step ends with something that needs all blocks, the block that comes last does it. A tiny
 // item is one block's work from end to end (select_alone.cuh), with all elements for candidates; of
@@ -135,6 +136,36 @@ struct SelectPart {
 __device__ inline SelectPart part_of(const SelectGrid& grid, int64_t block) {
   const int64_t item = last_not_above(grid.first, grid.count, block);
   return {grid.works + item, block - grid.first[item]};
+}
+
+// What memory lacks, in registers.
+struct Held {
+  Taken taken;
+  int64_t cut;
+
+  // Element i less what was sent of it.
+  __device__ float rest(float m, int64_t i) const {
+    Taken at = taken;
+    at.low += i >= cut;
+    return rest_of(m, at);
+  }
+};
+
+__device__ inline Held held_of(const Source& source) {
+  if (source.sent == nullptr) return {{UINT32_MAX, 0, 0}, INT64_MAX};  // no key is that large
+  return {taken_of(source.sent), source.sent[kSentCut]};
+}
+
+// One thread, when memory has been read: of a refused item next is a copy of sent, and nothing is
+// sent yet of another.
+__device__ inline void begin_next(const SelectItem& item, bool refused) {
+  if (item.next == nullptr) return;
+  const int64_t* const sent = refused ? item.source.sent : nullptr;
+  if (sent == nullptr) {
+    set_sent(item.next, kInfKey, 0, 0);
+  } else {
+    set_sent(item.next, sent[kSentKey], sent[kSentCut], sent[kSentBits]);
+  }
 }
 
 // acc after step 2: stored, or recomputed where it is not.

@@ -11,7 +11,7 @@
 
 namespace gcext {
 
-constexpr int kItemChunk = 44;  // kernel arguments may take 4 KiB
+constexpr int kItemChunk = 42;  // kernel arguments may take 4 KiB
 
 struct ItemChunk {
   SelectItem item[kItemChunk];
@@ -57,7 +57,7 @@ __device__ inline void finish_alone(const SelectItem& item, const Share& share,
   tally_share(share, shared.key, shared.bins, &shared.greater, &shared.equal);
   __syncthreads();
   if (threadIdx.x == 0)
-    shared.mean = settle_mean(shared.key, shared.greater, &shared.rank, shared.bins, item.info);
+    shared.mean = settle_mean(item, shared.key, shared.greater, &shared.rank, shared.bins);
   __syncthreads();
   // Step 6.
   emit_share(item, share, {shared.key, shared.mean, shared.rank, 0, 0}, shared.warp_counts);
@@ -83,6 +83,7 @@ __global__ void __launch_bounds__(kWideThreads) select_tiny_kernel(ItemChunk chu
   }
   // Step 2, and the first round of step 4.
   const bool untouchable = first.tensor != kNowhere;
+  const Held held = held_of(source);
   __syncthreads();
   for (int64_t at = untouchable ? item.n : 0; at < item.n; at += kAhead * kWideThreads) {
     float tensor[kAhead], memory[kAhead];
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(kWideThreads) select_tiny_kernel(ItemChunk chu
     for (int j = 0; j < kAhead; ++j) {
       const int64_t i = at + j * kWideThreads + threadIdx.x;
       float acc = source.a * tensor[j];
-      if (source.memory != nullptr) acc += source.b * memory[j];
+      if (source.memory != nullptr) acc += source.b * held.rest(memory[j], i);
       if (i < item.n && source.out != nullptr) source.out[i] = acc;
       if (i < item.n && key_of(acc) >= kInfKey) {
         const uint64_t where = static_cast<uint64_t>(i);
@@ -109,7 +110,10 @@ __global__ void __launch_bounds__(kWideThreads) select_tiny_kernel(ItemChunk chu
   }
   __syncthreads();
   // Step 3.
-  if (threadIdx.x == 0) report(first, source.out != nullptr, item.info);
+  if (threadIdx.x == 0) {
+    report(first, source.out != nullptr, item.info);
+    begin_next(item, first.sum != kNowhere || untouchable);
+  }
   if (first.sum != kNowhere || untouchable)
     return restore(source, threadIdx.x, item.n, kWideThreads);
   if (item.k == 0) return;

@@ -67,14 +67,17 @@ __device__ inline void tally_share(const Share& share, uint32_t kth, uint64_t* b
 }
 
 // Step 5, one thread: ties due become final, the mean is returned, count and mean go to info.
-__device__ inline uint32_t settle_mean(uint32_t kth, uint64_t greater, uint64_t* due,
-                                       uint64_t* bins, int64_t* info) {
+__device__ inline uint32_t settle_mean(const SelectItem& item, uint32_t kth, uint64_t greater,
+                                       uint64_t* due, uint64_t* bins) {
   if (kth == 0) *due = 0;  // zeros are never selected
   const uint64_t chosen = greater + *due;
   bins[bin_of(kth)] += *due * mantissa_of(kth);
   const uint32_t mean = chosen != 0 ? exact_mean_bits(bins, chosen) : 0;
-  info[kInfoCount] = static_cast<int64_t>(chosen);
-  info[kInfoMean] = mean;
+  item.info[kInfoCount] = static_cast<int64_t>(chosen);
+  item.info[kInfoMean] = mean;
+  // All ties, unless the emission finds one that is not due.
+  if (item.next != nullptr)
+    set_sent(item.next, kth, kth == 0 ? 0 : item.n, item.ternary ? int64_t{mean} : -1);
   return mean;
 }
 
@@ -96,7 +99,8 @@ __device__ inline void emit(const SelectItem& item, const Element& element, uint
     static_cast<int32_t*>(item.index)[place] = static_cast<int32_t>(element.i);
   }
   item.value[place] = sent;
-  if (item.source.out != nullptr) item.source.out[element.i] = element.acc - sent;
+  if (item.source.out != nullptr && item.next == nullptr)
+    item.source.out[element.i] = element.acc - sent;
 }
 
 // Step 6. warp_counts is shared memory, an entry a warp: greater ones in the low half, equal ones
@@ -120,7 +124,10 @@ __device__ inline void emit_share(const SelectItem& item, const Share& share, Em
     for (int j = 0; j < kAhead; ++j) {
       const uint64_t ties = e + __popc(equals[j] & lanes_below());
       const uint32_t key = key_of(element[j].acc);
-      if (key > whole.kth || (element[j].inside && key == whole.kth && ties < whole.due)) {
+      const bool tie = element[j].inside && key == whole.kth;
+      if (tie && ties == whole.due && key != 0 && item.next != nullptr)
+        item.next[kSentCut] = element[j].i;
+      if (key > whole.kth || (tie && ties < whole.due)) {
         const uint64_t place =
             g + __popc(greaters[j] & lanes_below()) + (ties < whole.due ? ties : whole.due);
         emit(item, element[j], place, whole.mean);
@@ -192,8 +199,7 @@ __global__ void __launch_bounds__(kSelectThreads) select_tally_kernel(SelectGrid
     all_greater += greaters;
     all_equal += equals;
   }
-  if (threadIdx.x == 0)
-    work.mean = settle_mean(work.key, all_greater, &work.rank, bins, work.item.info);
+  if (threadIdx.x == 0) work.mean = settle_mean(work.item, work.key, all_greater, &work.rank, bins);
 }
 
 // Step 6.

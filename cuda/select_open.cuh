@@ -19,7 +19,7 @@ struct SelectTask {
   int64_t offset;  // of its pool in scratch
 };
 
-constexpr int kTaskChunk = 40;  // kernel arguments may take 4 KiB
+constexpr int kTaskChunk = 35;  // kernel arguments may take 4 KiB
 
 struct TaskChunk {
   SelectTask task[kTaskChunk];
@@ -49,6 +49,7 @@ __device__ inline uint32_t sampled_bound(const Source& source, int64_t n, int64_
   if (own == 0) return 1;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t stratum = n / kGroup / (own * kWideWarps);
+  const Held held = held_of(source);
   uint32_t keys[kGroupsPerWarp];
 #pragma unroll
   for (int j = 0; j < kGroupsPerWarp; ++j) {
@@ -58,7 +59,7 @@ __device__ inline uint32_t sampled_bound(const Source& source, int64_t n, int64_
     const uint64_t mixed = (static_cast<uint64_t>(g) + 1) * 0x9e3779b97f4a7c15u;
     const int64_t i = (g * stratum + static_cast<int64_t>(mixed >> 33) % stratum) * kGroup + lane;
     float acc = source.a * source.tensor[i];
-    if (source.memory != nullptr) acc += source.b * source.memory[i];
+    if (source.memory != nullptr) acc += source.b * held.rest(source.memory[i], i);
     keys[j] = key_of(acc) < kInfKey ? key_of(acc) : kInfKey;
   }
   const auto clear = [&] {

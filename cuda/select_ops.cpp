@@ -28,8 +28,8 @@ std::tuple<Tensor, Tensor, Tensor> select_all(const char* op, const std::vector<
   std::vector<SelectItem> items;
   items.reserve(args.size());
   for (const SelectArgs& each : args) {
-    items.push_back(
-        {each.source, each.n, each.k, index_at, value_at, info_at, each.in_place, ternary, wide});
+    items.push_back({each.source, each.n, each.k, index_at, value_at, info_at, each.next,
+                     each.in_place, ternary, wide});
     index_at += each.k * (wide ? 8 : 4);
     value_at += each.k;
     info_at += kInfoSize;
@@ -44,11 +44,12 @@ std::tuple<Tensor, Tensor, Tensor> select_all(const char* op, const std::vector<
 
 std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const std::optional<Tensor>& memory,
                                           const std::optional<Tensor>& out, int64_t k, double a,
-                                          double b, bool ternary) {
-  const SelectArgs args = select_args(tensor, memory, out, k, a, b);
+                                          double b, bool ternary, const std::optional<Tensor>& sent,
+                                          const std::optional<Tensor>& next) {
+  const SelectArgs args = select_args(tensor, memory, out, k, a, b, sent, next);
   check_device(tensor, tensor, "select: tensor");
-  for (const auto* each : {&memory, &out}) {
-    if (each->has_value()) check_device(**each, tensor, "select: memory and out");
+  for (const auto* each : {&memory, &out, &sent, &next}) {
+    if (each->has_value()) check_device(**each, tensor, "select: memory, out, sent and next");
   }
   return select_all("select", {args}, ternary, tensor, false);
 }
@@ -57,17 +58,32 @@ std::tuple<Tensor, Tensor, Tensor> select_many(const std::vector<Tensor>& tensor
                                                const std::vector<Tensor>& memory,
                                                const std::vector<Tensor>& out,
                                                const std::vector<int64_t>& k, double a, double b,
-                                               bool ternary) {
-  const std::vector<SelectArgs> args = select_args(tensor, memory, out, k, a, b);
-  for (const auto* each : {&tensor, &memory, &out}) {
+                                               bool ternary, const std::vector<Tensor>& sent,
+                                               const std::vector<Tensor>& next) {
+  const std::vector<SelectArgs> args = select_args(tensor, memory, out, k, a, b, sent, next);
+  for (const auto* each : {&tensor, &memory, &out, &sent, &next}) {
     for (const Tensor& one : *each) check_device(one, tensor[0], "select_many: every tensor");
   }
   return select_all("select_many", args, ternary, tensor[0], true);
 }
 
+Tensor select_rest(const Tensor& memory, const Tensor& sent) {
+  check_dense(memory, ScalarType::Float, "select_rest: memory");
+  check_sent(sent);
+  check_device(sent, memory, "select_rest: sent");
+  const int64_t n = memory.numel();
+  const CurrentStream stream(memory);
+  Tensor rest = empty(n, ScalarType::Float, memory);
+  check_launch("select_rest",
+               launch_select_rest(memory.const_data_ptr<float>(), sent.const_data_ptr<int64_t>(), n,
+                                  rest.mutable_data_ptr<float>(), stream));
+  return rest;
+}
+
 }  // namespace
 
 GCEXT_KERNEL(CUDA, select)
+GCEXT_KERNEL(CUDA, select_rest)
 GCEXT_KERNEL(CUDA, select_many)
 
 }  // namespace gcext

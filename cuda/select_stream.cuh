@@ -8,6 +8,7 @@ namespace gcext {
 // Step 3, one thread.
 __device__ inline void end_stream(SelectWork& work) {
   work.refused = report(work.first, work.item.source.out != nullptr, work.item.info) != kSelectOk;
+  begin_next(work.item, work.refused);
   const bool enough = work.collected >= work.rank || work.bound == 1;
   if (work.overflow || !enough) work.all = 1;
 }
@@ -41,8 +42,8 @@ __device__ inline void load_lane(const float* p, int64_t i, int64_t end, bool wh
 }
 
 // Step 2 for one lane of a tile: adds, stores, marks what is a candidate.
-__device__ inline Lane stream_lane(const Source& source, int64_t i, int64_t end, bool whole,
-                                   uint32_t bound) {
+__device__ inline Lane stream_lane(const Source& source, const Held& held, int64_t i, int64_t end,
+                                   bool whole, uint32_t bound) {
   Lane lane = {};
   Quad memory[kQuads];
   load_lane(source.tensor, i, end, whole, lane.acc);
@@ -56,7 +57,8 @@ __device__ inline Lane stream_lane(const Source& source, int64_t i, int64_t end,
 #pragma unroll
     for (int q = 0; q < kQuads; ++q) {
 #pragma unroll
-      for (int c = 0; c < 4; ++c) lane.acc[q].x[c] += source.b * memory[q].x[c];
+      for (int c = 0; c < 4; ++c)
+        lane.acc[q].x[c] += source.b * held.rest(memory[q].x[c], i + quad_at(q) + c);
     }
   }
 #pragma unroll
@@ -155,6 +157,7 @@ __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(Select
   const SelectPart part = part_of(grid, blockIdx.x);
   SelectWork& work = *part.work;
   const Source source = work.item.source;
+  const Held held = held_of(source);
   const bool in_place = work.item.in_place;
   const int64_t begin = part.block * work.plan.step;
   const int64_t end = begin + work.plan.step < work.item.n ? begin + work.plan.step : work.item.n;
@@ -173,7 +176,7 @@ __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(Select
   for (int64_t tile = untouchable ? end : begin; tile < end; tile += kSelectTile, parity ^= 1) {
     const int64_t at = tile + own_at;
     const bool whole = aligned && tile + kSelectTile <= end;
-    const Lane lane = stream_lane(source, at, end, whole, bound);
+    const Lane lane = stream_lane(source, held, at, end, whole, bound);
     if (lane.top >= kInfKey) find_non_finite(source, in_place, lane, at, &bad);
     const Places place = Places::of(lane.candidates);
     if (threadIdx.x % kWarp == 0) warp_counts[parity][warp] = place.all;

@@ -29,7 +29,7 @@ from gcext._links.link import Link
 from gcext._links.lowrank import PowerSGD
 from gcext._links.sender import Sender
 from gcext._links.stages import Clip, LastValue, Lazy, MomentumCorrection, Stage, Trajectory
-from gcext._native.library import build_info
+from gcext._native.library import build_info, release_memory
 from gcext._packet.budget import Budget
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
@@ -132,5 +132,6 @@ __all__ = [
     "register_aggregator",
     "register_codec",
     "register_recipe",
+    "release_memory",
     "stc",
 ]

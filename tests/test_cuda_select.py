@@ -324,10 +324,10 @@ def test_launches_of_a_list() -> None:
         run.select_many(tensors, none, none, [n // 50 for n in sizes])
         return run.launches
 
-    assert launches([100] * 44) == 1
-    assert launches([100] * 45) == 2
-    assert launches([9000] * 40) == 3
-    assert launches([9000] * 41) == 4
+    assert launches([100] * 42) == 1
+    assert launches([100] * 43) == 2
+    assert launches([9000] * 35) == 3
+    assert launches([9000] * 36) == 4
     assert launches([9001] * 2) == 7
     assert launches([9000, 100, 9001, 9000, 9001]) == 9
 

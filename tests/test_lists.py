@@ -100,13 +100,13 @@ def test_a_list_with_a_bad_tensor_changes_nothing(spec: str) -> None:
 def test_operator_of_many_is_sound() -> None:
     tensors, outs = [torch.randn(50), torch.randn(3)], [torch.randn(50), torch.randn(3)]
     torch.library.opcheck(
-        torch.ops.gcext.select_many.default, (tensors, [], outs, [5, 1], 1.0, 1.0, True)
+        torch.ops.gcext.select_many.default, (tensors, [], outs, [5, 1], 1.0, 1.0, True, [], [])
     )
     torch.library.opcheck(
-        torch.ops.gcext.select_many.default, (tensors, [], [], [5, 1], 1.0, 1.0, False)
+        torch.ops.gcext.select_many.default, (tensors, [], [], [5, 1], 1.0, 1.0, False, [], [])
     )
     with pytest.raises(RuntimeError, match="needs a k for every tensor"):
-        torch.ops.gcext.select_many.default(tensors, [], outs, [5], 1.0, 1.0, True)
+        torch.ops.gcext.select_many.default(tensors, [], outs, [5], 1.0, 1.0, True, [], [])
 
 
 @pytest.mark.parametrize("spec", ["stc:p=0.1", "sign"])

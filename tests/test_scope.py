@@ -153,9 +153,9 @@ def test_operator_is_sound(slots: bool) -> None:
     outs = [torch.randn(t.shape) for t in tensors]
     memory: list[Tensor] = [torch.randn(t.shape) for t in tensors] if slots else []
     operator = torch.ops.gcext.select_model.default
-    torch.library.opcheck(operator, (tensors, memory, outs, 5, 1.0, 0.5, True))
-    torch.library.opcheck(operator, (tensors, [], [], 53, 1.0, 1.0, False))
+    torch.library.opcheck(operator, (tensors, memory, outs, 5, 1.0, 0.5, True, [], []))
+    torch.library.opcheck(operator, (tensors, [], [], 53, 1.0, 1.0, False, [], []))
     with pytest.raises(
         RuntimeError, match=r"select_model: k must be in \[0, numel\], got 54 of 53"
     ):
-        operator(tensors, memory, outs, 54, 1.0, 1.0, True)
+        operator(tensors, memory, outs, 54, 1.0, 1.0, True, [], [])

@@ -36,35 +36,64 @@ inline Source source_args(const char* op, const Tensor& tensor, const std::optio
 struct SelectArgs {
   Source source;
   int64_t n, k;
+  int64_t* next;  // int64[3], csrc/common/source.h; nullptr: what is sent is taken from out
   bool in_place;  // out is also the memory
   bool wide;      // indices are int64
 };
 
-inline SelectArgs select_args(const Tensor& tensor, const std::optional<Tensor>& memory,
-                              const std::optional<Tensor>& out, int64_t k, double a, double b) {
-  const int64_t n = tensor.numel();
-  GCEXT_CHECK(k >= 0 && k <= n, "select: k must be in [0, numel], got ", k, " of ", n, ".");
-  return {source_args("select", tensor, memory, out, a, b), n, k,
-          out.has_value() && !memory.has_value(), n > INT32_MAX};
+inline void check_sent(const Tensor& sent) {
+  check_dense(sent, ScalarType::Long, "select: sent and next");
+  GCEXT_CHECK(sent.numel() == kSentSize, "select: sent and next must have ", +kSentSize,
+              " elements, got ", sent.numel(), ".");
 }
 
-// Many: memory and out have an entry for every tensor, or none at all.
+inline SelectArgs select_args(const Tensor& tensor, const std::optional<Tensor>& memory,
+                              const std::optional<Tensor>& out, int64_t k, double a, double b,
+                              const std::optional<Tensor>& sent,
+                              const std::optional<Tensor>& next) {
+  const int64_t n = tensor.numel();
+  GCEXT_CHECK(k >= 0 && k <= n, "select: k must be in [0, numel], got ", k, " of ", n, ".");
+  SelectArgs args{source_args("select", tensor, memory, out, a, b),
+                  n,
+                  k,
+                  nullptr,
+                  out.has_value() && !memory.has_value(),
+                  n > INT32_MAX};
+  GCEXT_CHECK(out.has_value() || !(sent.has_value() || next.has_value()),
+              "select: sent and next need out. Pass where the sum goes.");
+  if (sent.has_value()) {
+    check_sent(*sent);
+    args.source.sent = sent->const_data_ptr<int64_t>();
+  }
+  if (next.has_value()) {
+    check_sent(*next);
+    args.next = next->mutable_data_ptr<int64_t>();
+  }
+  return args;
+}
+
+// Many: memory, sent, out and next have an entry for every tensor, or none at all.
 inline std::vector<SelectArgs> select_args(const std::vector<Tensor>& tensor,
                                            const std::vector<Tensor>& memory,
                                            const std::vector<Tensor>& out,
-                                           const std::vector<int64_t>& k, double a, double b) {
+                                           const std::vector<int64_t>& k, double a, double b,
+                                           const std::vector<Tensor>& sent,
+                                           const std::vector<Tensor>& next) {
   const size_t m = tensor.size();
-  GCEXT_CHECK(m > 0 && k.size() == m && (memory.empty() || memory.size() == m) &&
-                  (out.empty() || out.size() == m),
-              "select_many: needs a k for every tensor, and a memory and an out or none, got ",
-              k.size(), ", ", memory.size(), " and ", out.size(), " for ", m, ".");
+  GCEXT_CHECK(m > 0 && k.size() == m, "select_many: needs a k for every tensor, got ", k.size(),
+              " for ", m, ".");
+  for (const auto* each : {&memory, &sent, &out, &next})
+    GCEXT_CHECK(each->empty() || each->size() == m,
+                "select_many: memory, sent, out and next must have an entry for every tensor or "
+                "none, got ",
+                each->size(), " for ", m, ".");
   std::vector<SelectArgs> args;
   args.reserve(m);
   for (size_t i = 0; i < m; ++i) {
     const auto at = [&](const std::vector<Tensor>& from) {
       return from.empty() ? std::nullopt : std::optional<Tensor>(from[i]);
     };
-    args.push_back(select_args(tensor[i], at(memory), at(out), k[i], a, b));
+    args.push_back(select_args(tensor[i], at(memory), at(out), k[i], a, b, at(sent), at(next)));
     GCEXT_CHECK(!args[i].wide, "select_many: a tensor must have less than 2^31 elements, got ",
                 args[i].n, ". Select it alone.");
   }

@@ -3,13 +3,43 @@
 
 #include <cstdint>
 
+#include "scalar.h"
+
 namespace gcext {
+
+// What a select sent of a sum that still stands in memory, int64[3]: its elements of a key above
+// kSentKey, and those of that key before index kSentCut. They were sent as kSentBits with their own
+// sign, or, where that is negative, as they are.
+enum SentField { kSentKey, kSentCut, kSentBits, kSentSize };
+
+GCEXT_HD inline void set_sent(int64_t* sent, int64_t key, int64_t cut, int64_t bits) {
+  sent[kSentKey] = key;
+  sent[kSentCut] = cut;
+  sent[kSentBits] = bits;
+}
+
+// The same for elements all before the cut, or all behind it, where `low` is one more: those with a
+// key from low on were sent, as (element & keep) | bits.
+struct Taken {
+  uint32_t low, keep, bits;
+};
+
+GCEXT_HD inline Taken taken_of(const int64_t* sent) {
+  const bool own = sent[kSentBits] < 0;
+  return {static_cast<uint32_t>(sent[kSentKey]), own ? UINT32_MAX : 0x80000000u,
+          own ? 0 : static_cast<uint32_t>(sent[kSentBits])};
+}
+
+GCEXT_HD inline float rest_of(float m, const Taken& taken) {
+  return key_of(m) >= taken.low ? m - float_of((bits_of(m) & taken.keep) | taken.bits) : m;
+}
 
 struct Source {
   const float* tensor;
   const float* memory;  // nullptr: acc = a*tensor
   float* out;           // nullptr: acc is not stored
   float a, b;
+  const int64_t* sent = nullptr;  // what is missing from memory; nullptr: nothing
 };
 
 // The fields of an operator's `info`, int64[4].

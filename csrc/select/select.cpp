@@ -100,8 +100,23 @@ int64_t candidate_capacity(const Selection& selection, int64_t n) {
   return static_cast<int64_t>(1.25 * static_cast<double>(n) * share) + 2 * kBlock;
 }
 
-// Steps 3 to 6, of parts that have been streamed.
-void finish(const SelectTable& table, const Selection& selection, Parts parts, Bracket bracket) {
+// Tells each tensor of a selection, where it asks, what was sent of it: the keys above `key`, and
+// those at it up to the first that got no share.
+void state_what_was_sent(const Selection& selection, const Pieces& pieces, int64_t key) {
+  for (int64_t i = 0; i < selection.count; ++i) {
+    const SelectArgs& each = selection.tensors[i];
+    const int64_t mean = selection.info[i * kInfoSize + kInfoMean];
+    if (each.next != nullptr) set_sent(each.next, key, each.n, selection.ternary ? mean : -1);
+  }
+  for (const Piece& piece : pieces.all) {
+    int64_t* const next = selection.tensors[piece.tensor].next;
+    if (next != nullptr) next[kSentCut] = std::min(next[kSentCut], piece.cut);
+  }
+}
+
+// Steps 3 to 6, of pieces that have been streamed.
+void finish(const SelectTable& table, const Selection& selection, Pieces& pieces, Parts parts,
+            Bracket bracket) {
   const int64_t k = selection.k;
   int64_t count = 0;
   uint32_t highest = 0;
@@ -114,24 +129,22 @@ void finish(const SelectTable& table, const Selection& selection, Parts parts, B
   }
   if (highest >= kInfKey) return refuse_not_finite(table, selection);
   if (no_memory) throw std::bad_alloc();
-  if (k == 0) return;
+  if (k == 0) return state_what_was_sent(selection, pieces, kInfKey);
 
   uint32_t key;
   const bool parallel = parts.count > 1 && count > kSerial;
   if (overflow || (count < k && bracket.low > 1)) {
-    key = collect_again(table, selection, parts);
+    key = collect_again(table, selection, pieces, parts);
   } else {
     key = count <= k ? bracket.low : kth_candidate(table, parts, bracket, highest, k, parallel);
   }
 
-  for_parts(parts, parallel, [&](Part& part) {
-    for (Piece& piece : part.pieces) {
-      piece.greater = piece.equal = 0;
-      table.tally(part.bits.data() + piece.from, piece.until - piece.from, key, &piece.greater,
-                  &piece.equal, piece.bins);
-    }
+  for_pieces(pieces, parallel, parts.count, [&](Piece& piece) {
+    piece.greater = piece.equal = 0;
+    table.tally(piece.part->bits.data() + piece.from, piece.until - piece.from, key, &piece.greater,
+                &piece.equal, piece.bins);
   });
-  share_ties(parts, k);
+  share_ties(pieces, k);
   int64_t offset = 0;
   Piece* sum = nullptr;  // a tensor's first piece takes the bins of the others
   const auto close = [&] {
@@ -140,64 +153,67 @@ void finish(const SelectTable& table, const Selection& selection, Parts parts, B
     if (info[kInfoCount] > 0)
       info[kInfoMean] = exact_mean_bits(sum->bins, static_cast<uint64_t>(info[kInfoCount]));
   };
-  for (Part& part : parts) {
-    for (Piece& piece : part.pieces) {
-      const int64_t chosen = piece.greater + piece.ties;
-      piece.offset = offset;
-      offset += chosen;
-      piece.bins[bin_of(key)] += static_cast<uint64_t>(piece.ties) * mantissa_of(key);
-      selection.info[piece.tensor * kInfoSize + kInfoCount] += chosen;
-      if (sum != nullptr && sum->tensor == piece.tensor) {
-        for (int bin = 0; bin < kBins; ++bin) sum->bins[bin] += piece.bins[bin];
-      } else {
-        close();
-        sum = &piece;
-      }
+  for (Piece& piece : pieces.all) {
+    const int64_t chosen = piece.greater + piece.ties;
+    piece.offset = offset;
+    offset += chosen;
+    piece.bins[bin_of(key)] += static_cast<uint64_t>(piece.ties) * mantissa_of(key);
+    selection.info[piece.tensor * kInfoSize + kInfoCount] += chosen;
+    if (sum != nullptr && sum->tensor == piece.tensor) {
+      for (int bin = 0; bin < kBins; ++bin) sum->bins[bin] += piece.bins[bin];
+    } else {
+      close();
+      sum = &piece;
     }
   }
   close();
 
-  for_parts(parts, parallel, [&](Part& part) {
-    for (const Piece& piece : part.pieces) {
-      // Candidates up to `split` may be ties; from there on the piece has used up its share.
-      int64_t split = piece.until;
-      if (piece.ties < piece.equal) {
-        split = piece.from;
-        for (int64_t ties = piece.ties; ties > 0; ++split)
-          ties -= key_of(part.bits.data()[split]) == key;
-      }
-      const uint32_t mean =
-          static_cast<uint32_t>(selection.info[piece.tensor * kInfoSize + kInfoMean]);
-      int64_t at = piece.offset;
-      const auto emit = [&](int64_t from, int64_t until, uint32_t low) {
-        at = table.emit(part.at(from), until - from, low, piece.begin, selection.ternary, mean,
-                        selection.to, at, selection.tensors[piece.tensor].source.out);
-      };
-      emit(piece.from, split, key);
-      emit(split, piece.until, key + 1);
+  for_pieces(pieces, parallel, parts.count, [&](Piece& piece) {
+    // Candidates up to `split` may be ties; from there on the piece has used up its share.
+    Part& part = *piece.part;
+    int64_t split = piece.until;
+    if (piece.ties < piece.equal) {
+      split = piece.from;
+      for (int64_t ties = piece.ties; ties > 0; ++split)
+        ties -= key_of(part.bits.data()[split]) == key;
+      piece.cut = piece.begin + (piece.ties == 0 ? 0 : part.start.data()[split - 1] + int64_t{1});
     }
+    const SelectArgs& tensor = selection.tensors[piece.tensor];
+    float* const out = tensor.next == nullptr ? tensor.source.out : nullptr;
+    const uint32_t mean =
+        static_cast<uint32_t>(selection.info[piece.tensor * kInfoSize + kInfoMean]);
+    int64_t at = piece.offset;
+    const auto emit = [&](int64_t from, int64_t until, uint32_t low) {
+      at = table.emit(part.at(from), until - from, low, piece.begin, selection.ternary, mean,
+                      selection.to, at, out);
+    };
+    emit(piece.from, split, key);
+    emit(split, piece.until, key + 1);
   });
+  state_what_was_sent(selection, pieces, key);
 }
 
 // What one thread needs for a selection that is not cut.
 struct Worker {
   Sample sample;
   Part part;
+  Pieces pieces;
 };
 
-// A selection that is cut, one part a thread.
+// A selection that is cut, with a part a thread.
 struct Split {
   const Selection* selection;
   std::vector<Part> own;
+  Pieces pieces;
   Bracket bracket;
   Parts parts() { return {own.data(), static_cast<int64_t>(own.size())}; }
 };
 
-// What a thread takes from the queue: a selection, or a part of one that is cut.
+// What a thread takes from the queue: a selection, or a tile of one that is cut.
 struct Work {
   const Selection* selection;
   Split* split;
-  Part* part;
+  Tile tile;
   int64_t n;
 };
 
@@ -220,21 +236,25 @@ void run(const SelectTable& table, const std::vector<Selection>& selections) {
   std::vector<Work> queue;
   splits.reserve(selections.size());  // the queue points into it
   for (const Selection& each : selections) {
-    if (each.n == 0) continue;
-    const int64_t parts = parts_of(each.n);
-    if (parts == 1 || (selections.size() > 1 && each.n <= n / (threads * kShare))) {
-      queue.push_back({&each, nullptr, nullptr, each.n});
-      largest = std::max(largest, each.n);
+    if (each.n == 0) {
+      state_what_was_sent(each, {}, kInfKey);
+      continue;
+    }
+    largest = std::max(largest, each.n);
+    if (parts_for(each.n, kGrain) == 1 ||
+        (selections.size() > 1 && each.n <= n / (threads * kShare))) {
+      queue.push_back({&each, nullptr, {}, each.n});
       capacity = std::max(capacity, candidate_capacity(each, each.n));
       continue;
     }
-    Split& split =
-        splits.emplace_back(Split{&each, std::vector<Part>(static_cast<size_t>(parts)), {}});
-    cut(each, split.parts());
-    for (Part& part : split.own)
-      queue.push_back({&each, &split, &part, (each.n + parts - 1) / parts});
-    for (Part& part : split.own) part.reserve(candidate_capacity(each, queue.back().n));
-    largest = std::max(largest, each.n);
+    Split& split = splits.emplace_back();
+    split.selection = &each;
+    split.own.resize(static_cast<size_t>(threads));
+    split.pieces.cut(each, threads);
+    const int64_t tiles = static_cast<int64_t>(split.pieces.tiles.size());
+    for (const Tile& tile : split.pieces.tiles)
+      queue.push_back({&each, &split, tile, (each.n + tiles - 1) / tiles});
+    for (Part& part : split.own) part.reserve(candidate_capacity(each, each.n / threads));
   }
   std::stable_sort(queue.begin(), queue.end(),
                    [](const Work& x, const Work& y) { return x.n > y.n; });
@@ -252,20 +272,22 @@ void run(const SelectTable& table, const std::vector<Selection>& selections) {
     const Work& work = queue[i];
     const int64_t limit = candidate_limit(*work.selection);
     if (work.split != nullptr)
-      return stream_part(table, *work.selection, *work.part, work.split->bracket.low, limit,
-                         bypass);
+      return stream_tile(table, *work.selection, work.split->pieces, work.tile,
+                         work.split->own[worker], work.split->bracket.low, limit, bypass);
     attempt(*work.selection, [&] {
-      auto& [sample, part] = workers[worker];
-      const Parts parts{&part, 1};
-      cut(*work.selection, parts);
+      auto& [sample, part, pieces] = workers[worker];
+      part.clear();
+      pieces.cut(*work.selection, 1);
       const Bracket bracket = guess(table, *work.selection, sample);
-      stream_part(table, *work.selection, part, bracket.low, limit, bypass);
-      finish(table, *work.selection, parts, bracket);
+      for (const Tile& tile : pieces.tiles)
+        stream_tile(table, *work.selection, pieces, tile, part, bracket.low, limit, bypass);
+      finish(table, *work.selection, pieces, {&part, 1}, bracket);
     });
   });
   const auto finish_split = [&](int64_t i, int64_t) {
-    attempt(*splits[i].selection,
-            [&] { finish(table, *splits[i].selection, splits[i].parts(), splits[i].bracket); });
+    Split& split = splits[i];
+    attempt(*split.selection,
+            [&] { finish(table, *split.selection, split.pieces, split.parts(), split.bracket); });
   };
   const int64_t count = static_cast<int64_t>(splits.size());
   if (count >= threads) {
@@ -283,15 +305,16 @@ Tensor new_info(int64_t m, const Tensor& like) {
 // all tensors together. `info` has a row for each tensor.
 std::tuple<Tensor, Tensor, Tensor> select_all(const std::vector<SelectArgs>& args,
                                               std::optional<int64_t> model_k, bool ternary,
-                                              const Tensor& like, Tensor info) {
+                                              Tensor info) {
   const SelectTable& table = GCEXT_TABLE(select_table);
   const int64_t m = static_cast<int64_t>(args.size());
   const bool wide = args[0].wide;
   int64_t* const field = info.mutable_data_ptr<int64_t>();
   std::fill(field, field + m * kInfoSize, 0);
   const auto pairs_of = [&](int64_t size) {
-    return std::tuple(empty(size, wide ? ScalarType::Long : ScalarType::Int, like),
-                      empty(size, ScalarType::Float, like), info);
+    return std::tuple(wide ? pooled_empty(size, ScalarType::Long, sizeof(int64_t))
+                           : pooled_empty(size, ScalarType::Int, sizeof(int32_t)),
+                      pooled_empty(size, ScalarType::Float, sizeof(float)), info);
   };
   const bool accepted = accepts(table, args, field);
   std::optional<std::tuple<Tensor, Tensor, Tensor>> pairs;
@@ -323,34 +346,48 @@ std::tuple<Tensor, Tensor, Tensor> select_all(const std::vector<SelectArgs>& arg
   return *pairs;
 }
 
-std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const std::optional<Tensor>& memory,
-                                          const std::optional<Tensor>& out, int64_t k, double a,
-                                          double b, bool ternary) {
-  return select_all({select_args(tensor, memory, out, k, a, b)}, std::nullopt, ternary, tensor,
+using MaybeTensor = std::optional<Tensor>;
+using Tensors = std::vector<Tensor>;
+
+std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const MaybeTensor& memory,
+                                          const MaybeTensor& out, int64_t k, double a, double b,
+                                          bool ternary, const MaybeTensor& sent,
+                                          const MaybeTensor& next) {
+  return select_all({select_args(tensor, memory, out, k, a, b, sent, next)}, std::nullopt, ternary,
                     empty(kInfoSize, ScalarType::Long, tensor));
 }
 
-std::tuple<Tensor, Tensor, Tensor> select_many(const std::vector<Tensor>& tensor,
-                                               const std::vector<Tensor>& memory,
-                                               const std::vector<Tensor>& out,
-                                               const std::vector<int64_t>& k, double a, double b,
-                                               bool ternary) {
-  const std::vector<SelectArgs> args = select_args(tensor, memory, out, k, a, b);
-  return select_all(args, std::nullopt, ternary, tensor[0],
+std::tuple<Tensor, Tensor, Tensor> select_many(const Tensors& tensor, const Tensors& memory,
+                                               const Tensors& out, const std::vector<int64_t>& k,
+                                               double a, double b, bool ternary,
+                                               const Tensors& sent, const Tensors& next) {
+  const std::vector<SelectArgs> args = select_args(tensor, memory, out, k, a, b, sent, next);
+  return select_all(args, std::nullopt, ternary,
                     new_info(static_cast<int64_t>(args.size()), tensor[0]));
 }
 
-std::tuple<Tensor, Tensor, Tensor> select_model(const std::vector<Tensor>& tensor,
-                                                const std::vector<Tensor>& memory,
-                                                const std::vector<Tensor>& out, int64_t k, double a,
-                                                double b, bool ternary) {
+std::tuple<Tensor, Tensor, Tensor> select_model(const Tensors& tensor, const Tensors& memory,
+                                                const Tensors& out, int64_t k, double a, double b,
+                                                bool ternary, const Tensors& sent,
+                                                const Tensors& next) {
   const std::vector<int64_t> any(tensor.size());
-  const std::vector<SelectArgs> args = select_args(tensor, memory, out, any, a, b);
+  const std::vector<SelectArgs> args = select_args(tensor, memory, out, any, a, b, sent, next);
   int64_t n = 0;
   for (const SelectArgs& each : args) n += each.n;
   GCEXT_CHECK(k >= 0 && k <= n, "select_model: k must be in [0, numel], got ", k, " of ", n, ".");
-  return select_all(args, k, ternary, tensor[0],
-                    new_info(static_cast<int64_t>(args.size()), tensor[0]));
+  return select_all(args, k, ternary, new_info(static_cast<int64_t>(args.size()), tensor[0]));
+}
+
+Tensor select_rest(const Tensor& memory, const Tensor& sent) {
+  check_dense(memory, ScalarType::Float, "select_rest: memory");
+  check_sent(sent);
+  const SelectTable& table = GCEXT_TABLE(select_table);
+  const float* const from = memory.const_data_ptr<float>();
+  const int64_t* const what = sent.const_data_ptr<int64_t>();
+  const int64_t n = memory.numel();
+  return fill_tiles(n, kBlock, kGrain / kBlock, [&](int64_t first, int64_t last, float* to) {
+    table.rest(from, what, first * kBlock, std::min(n, last * kBlock) - first * kBlock, to);
+  });
 }
 
 // float64 to float32 to nearest, denormals kept whatever the caller flushes. torch converts the
@@ -374,13 +411,16 @@ Tensor narrow_float64(const Tensor& tensor) {
 GCEXT_OPERATOR(CPU, narrow_float64, "(Tensor tensor) -> Tensor")
 GCEXT_OPERATOR(CPU, select,
                "(Tensor tensor, Tensor? memory, Tensor(a!)? out, int k, float a, float b, bool "
-               "ternary) -> (Tensor index, Tensor value, Tensor info)")
+               "ternary, Tensor? sent=None, Tensor(b!)? next=None) -> (Tensor index, Tensor value, "
+               "Tensor info)")
 GCEXT_OPERATOR(CPU, select_many,
-               "(Tensor[] tensor, Tensor[] memory, Tensor(a!)[] out, int[] k, float a, float "
-               "b, bool ternary) -> (Tensor index, Tensor value, Tensor info)")
-
+               "(Tensor[] tensor, Tensor[] memory, Tensor(a!)[] out, int[] k, float a, float b, "
+               "bool ternary, Tensor[] sent, Tensor(b!)[] next) -> (Tensor index, Tensor "
+               "value, Tensor info)")
 GCEXT_OPERATOR(CPU, select_model,
                "(Tensor[] tensor, Tensor[] memory, Tensor(a!)[] out, int k, float a, float b, bool "
-               "ternary) -> (Tensor index, Tensor value, Tensor info)")
+               "ternary, Tensor[] sent, Tensor(b!)[] next) -> (Tensor index, Tensor value, "
+               "Tensor info)")
+GCEXT_OPERATOR(CPU, select_rest, "(Tensor memory, Tensor sent) -> Tensor")
 
 }  // namespace gcext

@@ -8,11 +8,20 @@
 //   value_i   = +-mu (ternary) or acc_i (fp32)
 //   memory'_i = acc_i - value_i on chosen, acc_i elsewhere
 //
-// k = 0 asks for the sum alone. What the op writes:
+// k = 0 asks for the sum alone.
+//
+// Or the new memory is not written, as it follows from acc and from what was sent of it, which is
+// all above the least key and the ties before an index: with `next`, out holds acc, and next what
+// was sent (SentField). The next select takes both, and computes memory as it reads acc:
+//
+//   memory_i = acc_i - (sent? +-mu or acc_i : 0)      the same bits
+//
+// What the op writes:
 //
 //   index    int32, from 2^31 elements on int64; k of them, the first k' rising, the rest anything
 //   value    float32, likewise
-//   out      memory', the shape of tensor; in place not written where tensor is not finite
+//   out      memory', or acc, the shape of tensor; in place not written where tensor is not finite
+//   next     where given, what was sent of out; it may be `sent`, that of memory
 //   info     int64[4]: k' | status | where | bits of mu
 //
 // select_many is a select of every tensor of a list, and gives index and value one after another,
@@ -63,6 +72,8 @@ struct SelectTable {
                   uint32_t mean_bits, const Pairs& to, int64_t at, float* out);
   // The largest key of x.
   uint32_t (*highest)(const float* x, int64_t n);
+  // What is left of the elements [begin, begin+n) of memory, to the same places of `to`.
+  void (*rest)(const float* memory, const int64_t* sent, int64_t begin, int64_t n, float* to);
 };
 
 GCEXT_DECLARE_TABLE(SelectTable, select_table)

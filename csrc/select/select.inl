@@ -11,17 +11,21 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
+// The memory that is added: none, as it stands, or less what was sent of it.
+enum class Memory { kNone, kWhole, kLess };
+
 // kScaled leaves the multiplications out for a = b = 1: same bits, and no slow path on denormals.
-template <bool kMemory, bool kScaled>
-inline float accumulate(const Source& s, int64_t i) {
+template <Memory kMemory, bool kScaled>
+inline float accumulate(const Source& s, const Taken& taken, int64_t i) {
   const float t = kScaled ? s.a * s.tensor[i] : s.tensor[i];
-  if (!kMemory) return t;
-  return t + (kScaled ? s.b * s.memory[i] : s.memory[i]);
+  if (kMemory == Memory::kNone) return t;
+  const float m = kMemory == Memory::kLess ? rest_of(s.memory[i], taken) : s.memory[i];
+  return t + (kScaled ? s.b * m : m);
 }
 
-template <bool kMemory, bool kScaled>
-int64_t stream_plain(const Source& s, int64_t begin, int64_t n, uint32_t start, uint32_t low,
-                     Candidates to, uint32_t* highest) {
+template <Memory kMemory, bool kScaled>
+int64_t stream_plain(const Source& s, const Taken& taken, int64_t begin, int64_t n, uint32_t start,
+                     uint32_t low, Candidates to, uint32_t* highest) {
   // In blocks, so that the first loop vectorises: most blocks hold no candidate.
   constexpr int64_t kBlock = 64;
   int64_t count = 0;
@@ -30,7 +34,7 @@ int64_t stream_plain(const Source& s, int64_t begin, int64_t n, uint32_t start, 
     const int64_t m = n - at < kBlock ? n - at : kBlock;
     float acc[kBlock];
     uint32_t block_top = 0;
-    for (int64_t i = 0; i < m; ++i) acc[i] = accumulate<kMemory, kScaled>(s, begin + at + i);
+    for (int64_t i = 0; i < m; ++i) acc[i] = accumulate<kMemory, kScaled>(s, taken, begin + at + i);
     for (int64_t i = 0; i < m; ++i) {
       const uint32_t key = key_of(acc[i]);
       block_top = key > block_top ? key : block_top;
@@ -72,6 +76,12 @@ inline Words keys_of(Floats x) { return _mm512_and_si512(words_of(x), all(0x7fff
 inline Words larger(Words a, Words b) { return _mm512_max_epu32(a, b); }
 inline uint32_t largest(Words x) { return _mm512_reduce_max_epu32(x); }
 inline Mask at_least(Words keys, uint32_t low) { return _mm512_cmpge_epu32_mask(keys, all(low)); }
+inline Floats less(Floats m, Words low, Words keep, Words bits) {
+  constexpr int kAndOr = 0xea;  // (a & b) | c
+  const Words sent = _mm512_ternarylogic_epi32(words_of(m), keep, bits, kAndOr);
+  const Mask mask = _mm512_cmpge_epu32_mask(keys_of(m), low);
+  return _mm512_mask_sub_ps(m, mask, m, _mm512_castsi512_ps(sent));
+}
 
 // The words of the mask's lanes, closed up. Compressed in a register, then stored plainly:
 // memory-destination compress-stores are microcoded on Zen 4.
@@ -108,6 +118,11 @@ inline Mask at_least(Words keys, uint32_t low) {  // keys are positive as int32
   return static_cast<unsigned>(
       _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(keys, all(low - 1)))));
 }
+inline Floats less(Floats m, Words low, Words keep, Words bits) {
+  const Words sent = _mm256_or_si256(_mm256_and_si256(words_of(m), keep), bits);
+  const Words mask = _mm256_cmpgt_epi32(keys_of(m), plus(low, all(UINT32_MAX)));
+  return m - _mm256_castsi256_ps(_mm256_and_si256(sent, mask));  // m - 0 is m
+}
 
 // Lane permutations that move the set lanes of a mask to the front.
 struct Front {
@@ -130,12 +145,13 @@ inline void store_front(uint32_t* to, Words x, Mask mask) {
 
 #endif
 
-template <bool kMemory, bool kScaled, bool kBypass>
-int64_t stream_with(const Source& s, int64_t begin, int64_t n, uint32_t start, uint32_t low,
-                    Candidates to, uint32_t* highest) {
+template <Memory kMemory, bool kScaled, bool kBypass>
+int64_t stream_with(const Source& s, const Taken& taken, int64_t begin, int64_t n, uint32_t start,
+                    uint32_t low, Candidates to, uint32_t* highest) {
   int64_t count = 0, at = 0;
 #if defined(GCEXT_SELECT_VECTORS)
   const Floats a = all(s.a), b = all(s.b);
+  const Words taken_low = all(taken.low), keep = all(taken.keep), bits = all(taken.bits);
   Words top = all(*highest);
   for (; at + kUnroll * kWidth <= n; at += kUnroll * kWidth) {
     Floats acc[kUnroll];
@@ -144,7 +160,10 @@ int64_t stream_with(const Source& s, int64_t begin, int64_t n, uint32_t start, u
     for (int j = 0; j < kUnroll; ++j) {
       const int64_t i = begin + at + kWidth * j;
       acc[j] = kScaled ? a * load(s.tensor + i) : load(s.tensor + i);
-      if (kMemory) acc[j] = acc[j] + (kScaled ? b * load(s.memory + i) : load(s.memory + i));
+      if (kMemory == Memory::kNone) continue;
+      Floats m = load(s.memory + i);
+      if (kMemory == Memory::kLess) m = less(m, taken_low, keep, bits);
+      acc[j] = acc[j] + (kScaled ? b * m : m);
     }
     for (int j = 0; j < kUnroll && s.out != nullptr; ++j) {
       float* out = s.out + begin + at + kWidth * j;
@@ -168,23 +187,49 @@ int64_t stream_with(const Source& s, int64_t begin, int64_t n, uint32_t start, u
   *highest = largest(top);
 #endif
   Candidates rest{to.start + count, to.bits + count};
-  return count + stream_plain<kMemory, kScaled>(
-                     s, begin + at, n - at, start + static_cast<uint32_t>(at), low, rest, highest);
+  return count + stream_plain<kMemory, kScaled>(s, taken, begin + at, n - at,
+                                                start + static_cast<uint32_t>(at), low, rest,
+                                                highest);
+}
+
+template <Memory kMemory>
+int64_t stream_of(const Source& s, const Taken& taken, int64_t begin, int64_t n, bool bypass,
+                  uint32_t start, uint32_t low, Candidates to, uint32_t* highest) {
+  const bool scaled = s.a != 1.0f || (s.memory != nullptr && s.b != 1.0f);
+  const auto with =
+      scaled ? (bypass ? stream_with<kMemory, true, true> : stream_with<kMemory, true, false>)
+             : (bypass ? stream_with<kMemory, false, true> : stream_with<kMemory, false, false>);
+  return with(s, taken, begin, n, start, low, to, highest);
 }
 
 int64_t stream(const Source& s, int64_t begin, int64_t n, bool bypass, uint32_t start, uint32_t low,
                Candidates to, uint32_t* highest) {
-  const bool scaled = s.a != 1.0f || (s.memory != nullptr && s.b != 1.0f);
-  const auto pick = [&](auto plain, auto past) {
-    return bypass ? past(s, begin, n, start, low, to, highest)
-                  : plain(s, begin, n, start, low, to, highest);
-  };
-  if (s.memory == nullptr) {
-    return scaled ? pick(stream_with<false, true, false>, stream_with<false, true, true>)
-                  : pick(stream_with<false, false, false>, stream_with<false, false, true>);
+  if (s.memory == nullptr)
+    return stream_of<Memory::kNone>(s, {}, begin, n, bypass, start, low, to, highest);
+  if (s.sent == nullptr)
+    return stream_of<Memory::kWhole>(s, {}, begin, n, bypass, start, low, to, highest);
+  const Taken at = taken_of(s.sent), after{at.low + 1, at.keep, at.bits};
+  const int64_t cut = s.sent[kSentCut] - begin, ties = cut < 0 ? 0 : cut < n ? cut : n;
+  const bool whole = ties == 0 || ties == n;  // stores past the cache need aligned ones
+  int64_t count = 0;
+  if (ties > 0) {
+    count = stream_of<Memory::kLess>(s, at, begin, ties, bypass && whole, start, low, to, highest);
   }
-  return scaled ? pick(stream_with<true, true, false>, stream_with<true, true, true>)
-                : pick(stream_with<true, false, false>, stream_with<true, false, true>);
+  if (ties < n) {
+    const Candidates rest{to.start + count, to.bits + count};
+    count += stream_of<Memory::kLess>(s, after, begin + ties, n - ties, bypass && whole,
+                                      start + static_cast<uint32_t>(ties), low, rest, highest);
+  }
+  return count;
+}
+
+void rest(const float* memory, const int64_t* sent, int64_t begin, int64_t n, float* to) {
+  Taken taken = taken_of(sent);
+  const int64_t end = begin + n, cut = sent[kSentCut];
+  int64_t i = begin;
+  for (; i < end && i < cut; ++i) to[i] = rest_of(memory[i], taken);
+  ++taken.low;
+  for (; i < end; ++i) to[i] = rest_of(memory[i], taken);
 }
 
 int64_t narrow(const uint32_t* bits, int64_t n, uint32_t low, uint32_t high, uint32_t* keys,
@@ -353,6 +398,6 @@ uint32_t highest(const float* x, int64_t n) {
 
 }  // namespace
 
-const SelectTable select_table = {stream, narrow, tally, emit, highest};
+const SelectTable select_table = {stream, narrow, tally, emit, highest, rest};
 
 }  // namespace gcext::GCEXT_ISA

@@ -1,16 +1,19 @@
-// What select.cpp works on: the tensors that share a threshold, cut into parts that a thread owns.
+// What select.cpp works on: the tensors that share a threshold, cut into tiles that the threads
+// take one by one, since equally many elements can hold very different numbers of candidates.
 //
 //   tensors  |---- 0 ----|- 1 -|--------- 2 ---------|
-//   parts    |----------- 0 ----------|----- 1 ------|    equally many elements
-//   pieces   |---- 0 ----|- 1 -|-- 2 -|----- 2 ------|    of one part and one tensor each
+//   tiles    |------- 0 -------|-- 1 --|----- 2 -----|    about equally many elements
+//   pieces   |---- 0 ----|- 1 -|-- 2 --|----- 2 -----|    of one tile and one tensor each
 //
-// Mostly there is one tensor, and so one piece a part.
+// Each thread has a part, where the candidates of its tiles stand one after another. The order of
+// all is that of the pieces.
 #pragma once
 
 #include <atomic>
 #include <memory>
 
 #include "../common/arguments.h"
+#include "../common/pool.h"
 #include "select.h"
 
 namespace gcext {
@@ -18,35 +21,15 @@ namespace {
 
 constexpr int64_t kBlock = 4096;   // elements between two checks of the capacity
 constexpr int64_t kGrain = 32768;  // elements that are worth a thread
-constexpr int64_t kGroup = 64;     // consecutive elements sampled together: whole cache lines
-constexpr int64_t kSlack = 16;     // entries that the bodies may write past the end
+constexpr int64_t kTiles = 16;     // a thread, unless they have fewer elements than
+constexpr int64_t kLeastTile = 16384;
+constexpr int64_t kGroup = 64;  // consecutive elements sampled together: whole cache lines
+constexpr int64_t kSlack = 16;  // entries that the bodies may write past the end
 constexpr uint32_t kTopKey = kInfKey - 1;
 
-// Leaves new elements uninitialised: zeroing them would cost a pass.
-template <class T>
-struct Uninitialised : std::allocator<T> {
-  template <class U>
-  struct rebind {
-    using other = Uninitialised<U>;
-  };
-  template <class U>
-  void construct(U* at) {
-    ::new (static_cast<void*>(at)) U;
-  }
-};
-using Words = std::vector<uint32_t, Uninitialised<uint32_t>>;
-
-// What a part holds of one tensor: elements [begin, end), of which the candidates [from, until) of
-// the part. A candidate's place counts from `begin`.
-struct Piece {
-  int64_t tensor, begin, end;
-  int64_t from = 0, until = 0;
-  int64_t greater = 0, equal = 0, ties = 0, offset = 0;
-  uint64_t bins[kBins] = {};
-};
+using Words = std::vector<uint32_t, Pooled<uint32_t>>;
 
 struct Part {
-  std::vector<Piece> pieces;
   Words start, bits, keys;
   int64_t count = 0;      // candidates
   int64_t key_count = 0;  // of them within the bracket
@@ -55,9 +38,8 @@ struct Part {
   bool no_memory = false;
   bool overflow = false;  // more candidates than the limit: the bracket is useless
 
-  // Takes other pieces. The buffers stay.
+  // Forgets its candidates. The buffers stay.
   void clear() {
-    pieces.clear();
     count = key_count = above = 0;
     highest = 0;
     no_memory = overflow = false;
@@ -81,6 +63,17 @@ struct Part {
     return !no_memory;
   }
   Candidates at(int64_t entry) { return {start.data() + entry, bits.data() + entry}; }
+};
+
+// What a tile holds of one tensor: elements [begin, end), of which the candidates [from, until) of
+// a part. A candidate's place counts from `begin`.
+struct Piece {
+  int64_t tensor, begin, end;
+  Part* part = nullptr;
+  int64_t from = 0, until = 0;
+  int64_t greater = 0, equal = 0, ties = 0, offset = 0;
+  int64_t cut = INT64_MAX;  // the first element whose tie is not selected
+  uint64_t bins[kBins] = {};
 };
 
 struct Parts {
@@ -130,26 +123,31 @@ class Walk {
   int64_t tensor_ = 0, passed_ = 0;
 };
 
-int64_t parts_of(int64_t n) {
-  const int64_t most = int64_t{1} << 31;  // a place in a piece is 32 bits
-  return std::max(parts_for(n, kGrain), (n + most - 1) / most);
-}
+struct Tile {
+  size_t first, last;  // pieces [first, last)
+};
 
-// Gives each part its pieces.
-void cut(const Selection& selection, Parts parts) {
-  const int64_t n = selection.n;
-  const int64_t step = ((n + parts.count - 1) / parts.count + kGroup - 1) / kGroup * kGroup;
-  Walk walk(selection);
-  int64_t at = 0;
-  for (Part& part : parts) {
-    part.clear();
-    const int64_t end = std::min(n, at + step);
-    walk.over(at, end, [&](int64_t tensor, int64_t from, int64_t until) {
-      part.pieces.push_back({tensor, from, until});
-    });
-    at = end;
+struct Pieces {
+  std::vector<Piece> all;
+  std::vector<Tile> tiles;
+
+  // Those of a selection, for so many threads.
+  void cut(const Selection& selection, int64_t threads) {
+    constexpr int64_t kMost = int64_t{1} << 31;  // a place in a piece is 32 bits
+    const int64_t n = selection.n, share = threads == 1 ? n : n / (threads * kTiles);
+    const int64_t size = (std::clamp(share, kLeastTile, kMost) + kGroup - 1) / kGroup * kGroup;
+    all.clear();
+    tiles.clear();
+    Walk walk(selection);
+    for (int64_t at = 0; at < n; at += size) {
+      const size_t first = all.size();
+      walk.over(at, std::min(n, at + size), [&](int64_t tensor, int64_t from, int64_t until) {
+        all.push_back({tensor, from, until});
+      });
+      tiles.push_back({first, all.size()});
+    }
   }
-}
+};
 
 template <class Body>
 void for_parts(Parts parts, bool parallel, const Body& body) {
@@ -172,15 +170,22 @@ void hand_out(int64_t items, int64_t workers, const Body& body) {
   });
 }
 
+// body(piece) for every piece.
+template <class Body>
+void for_pieces(Pieces& pieces, bool parallel, int64_t workers, const Body& body) {
+  hand_out(static_cast<int64_t>(pieces.tiles.size()), parallel ? workers : 1,
+           [&](int64_t i, int64_t) {
+             const Tile& tile = pieces.tiles[static_cast<size_t>(i)];
+             for (size_t at = tile.first; at < tile.last; ++at) body(pieces.all[at]);
+           });
+}
+
 // What the keys above the k-th leave of k goes to ties, the first pieces first.
-void share_ties(Parts parts, int64_t k) {
-  for (const Part& part : parts)
-    for (const Piece& piece : part.pieces) k -= piece.greater;
-  for (Part& part : parts) {
-    for (Piece& piece : part.pieces) {
-      piece.ties = std::max<int64_t>(0, std::min(k, piece.equal));
-      k -= piece.ties;
-    }
+void share_ties(Pieces& pieces, int64_t k) {
+  for (const Piece& piece : pieces.all) k -= piece.greater;
+  for (Piece& piece : pieces.all) {
+    piece.ties = std::max<int64_t>(0, std::min(k, piece.equal));
+    k -= piece.ties;
   }
 }
 

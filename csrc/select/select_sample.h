@@ -128,18 +128,15 @@ class Sample {
 
 // The bracket of a selection that fits a core's cache: its lower bound alone, from one cache line
 // in eight.
-Bracket guess_few(const Selection& selection) {
+Bracket guess_few(const SelectTable& table, const Selection& selection) {
   constexpr int64_t kLine = 16, kStep = 8 * kLine;
-  const Source& source = selection.tensors[0].source;
-  uint32_t keys[kUnsampled / 8];
+  Source source = selection.tensors[0].source;
+  source.out = nullptr;
+  uint32_t keys[kUnsampled / 8 + kSlack], places[kLine + kSlack], highest = 0;
   int64_t samples = 0;
-  for (int64_t at = 0; at + kLine <= selection.n; at += kStep) {
-    for (int64_t i = at; i < at + kLine; ++i) {
-      float acc = source.a * source.tensor[i];
-      if (source.memory != nullptr) acc += source.b * source.memory[i];
-      keys[samples++] = key_of(acc);
-    }
-  }
+  for (int64_t at = 0; at + kLine <= selection.n; at += kStep)
+    samples += table.stream(source, at, kLine, false, 0, 0, {places, keys + samples}, &highest);
+  for (int64_t i = 0; i < samples; ++i) keys[i] = key_of(keys[i]);
   const double rank = static_cast<double>(samples) * static_cast<double>(selection.k) /
                       static_cast<double>(selection.n);
   const int64_t least = static_cast<int64_t>(rank + 5 * std::sqrt(rank)) + 4;
@@ -153,7 +150,7 @@ Bracket guess_few(const Selection& selection) {
 Bracket guess(const SelectTable& table, const Selection& selection, Sample& sample) {
   if (selection.k == 0) return {INT32_MAX, INT32_MAX};
   if (selection.n <= kFew || (selection.n <= kUnsampled && selection.count > 1)) return {};
-  if (selection.n <= kUnsampled) return guess_few(selection);
+  if (selection.n <= kUnsampled) return guess_few(table, selection);
   sample.draw(table, selection);
   const double rank =
       sample.size() * (static_cast<double>(selection.k) / static_cast<double>(selection.n));

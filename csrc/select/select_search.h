@@ -9,14 +9,17 @@ namespace {
 constexpr int64_t kBypassBytes = 4 << 20;  // a larger output is not read back from the cache
 constexpr int64_t kFewKeys = 1024;  // up to here nth_element beats three rounds of 2,048 counters
 
-// Collects a part's candidates; storing the sum is part of the same pass where there is an out.
-// limit: of candidates. bypass: where out is not the memory, store past the cache.
-void stream_part(const SelectTable& table, const Selection& selection, Part& part, uint32_t low,
-                 int64_t limit, bool bypass) {
-  for (Piece& piece : part.pieces) {
+// Collects a tile's candidates; storing the sum is part of the same pass where there is an out.
+// limit: of a part's candidates. bypass: where out is not the memory, store past the cache.
+void stream_tile(const SelectTable& table, const Selection& selection, Pieces& pieces, Tile tile,
+                 Part& part, uint32_t low, int64_t limit, bool bypass) {
+  if (part.overflow) low = INT32_MAX;
+  for (size_t i = tile.first; i < tile.last; ++i) {
+    Piece& piece = pieces.all[i];
     const Source& source = selection.tensors[piece.tensor].source;
     const bool aligned = reinterpret_cast<uintptr_t>(source.out + piece.begin) % 64 == 0;
     const bool past = bypass && source.out != nullptr && source.out != source.memory && aligned;
+    piece.part = &part;
     piece.from = part.count;
     for (int64_t at = piece.begin; at < piece.end; at += kBlock) {
       low = part.reserve_block() ? low : INT32_MAX;
@@ -94,12 +97,17 @@ uint32_t kth_candidate(const SelectTable& table, Parts parts, Bracket bracket, u
 }
 
 // The k-th key of all sums, and the candidates anew: all above it, and the ties that count.
-uint32_t collect_again(const SelectTable& table, const Selection& selection, Parts parts) {
+uint32_t collect_again(const SelectTable& table, const Selection& selection, Pieces& pieces,
+                       Parts parts) {
+  const size_t count = pieces.all.size();
+  for (size_t i = 0; i < count; ++i)
+    pieces.all[i].part = parts.first + i * static_cast<size_t>(parts.count) / count;
   // body(piece, block's first element, places, bits, number) for the keys from `low` on.
   const auto visit = [&](Part& part, uint32_t low, const auto& body) {
     Words places(kBlock + kSlack), bits(kBlock + kSlack);
     uint32_t top = 0;
-    for (Piece& piece : part.pieces) {
+    for (Piece& piece : pieces.all) {
+      if (piece.part != &part) continue;
       const Source& source = selection.tensors[piece.tensor].source;
       const Source sum = source.out != nullptr
                              ? Source{source.out, nullptr, nullptr, 1.0f, 1.0f}
@@ -138,16 +146,17 @@ uint32_t collect_again(const SelectTable& table, const Selection& selection, Par
                          }
                        });
   }
+  for (Piece& piece : pieces.all) piece.greater = piece.equal = 0;
   for_parts(parts, parallel, [&](Part& part) {
-    for (Piece& piece : part.pieces) piece.greater = piece.equal = 0;
     visit(part, key, [&](Piece& piece, int64_t, const uint32_t*, const uint32_t* bits, int64_t n) {
       for (int64_t i = 0; i < n; ++i) ++(key_of(bits[i]) > key ? piece.greater : piece.equal);
     });
   });
-  share_ties(parts, selection.k);
+  share_ties(pieces, selection.k);
   for_parts(parts, parallel, [&](Part& part) {
     int64_t size = kSlack;
-    for (Piece& piece : part.pieces) {
+    for (Piece& piece : pieces.all) {
+      if (piece.part != &part) continue;
       piece.from = piece.until = size - kSlack;
       size += piece.greater + piece.ties;
     }
@@ -157,7 +166,10 @@ uint32_t collect_again(const SelectTable& table, const Selection& selection, Par
     visit(part, key,
           [&](Piece& piece, int64_t at, const uint32_t* places, const uint32_t* bits, int64_t n) {
             for (int64_t i = 0; i < n; ++i) {
-              if (key_of(bits[i]) == key && --piece.ties < 0) continue;
+              if (key_of(bits[i]) == key && --piece.ties < 0) {
+                piece.cut = std::min(piece.cut, at + places[i]);
+                continue;
+              }
               part.start[piece.until] = static_cast<uint32_t>(at - piece.begin) + places[i];
               part.bits[piece.until++] = bits[i];
             }

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
 import torch
 from torch import Tensor
 
-from gcext._codecs.input import CodecInput
+from gcext._codecs.input import CodecInput, Residual
 from gcext._codecs.seeds import as_seed
 from gcext._native import ops
 from gcext._native.library import (
@@ -50,6 +50,14 @@ class Codec(ABC):
     contracts: ClassVar[bool] = True
     """Whether a residual needs ``contraction``. False for a published method that keeps one without
     (Strom 2015, AdaComp); its docstring says when the residual stays bounded."""
+
+    @property
+    def defers_residual(self) -> bool:
+        """Whether ``encode_input`` takes ``acc.sent`` and ``acc.next``: see Residual.
+
+        :meta private:
+        """
+        return False
 
     def __post_init__(self) -> None:
         validate(self)
@@ -134,7 +142,7 @@ class Codec(ABC):
             if acc.out is not None and self.contracts:
                 self.contraction(acc.tensor.numel())
             if not acc.tensor.is_cuda:  # a deferred packet has its own errors
-                acc._replace(memory=None, out=None).add()
+                acc._replace(memory=None, out=None, sent=None, next=None).add()
         return [self.encode_input(acc, seed) for acc, seed in zip(accs, seeds, strict=True)]
 
     def _encode_scoped(
@@ -249,8 +257,8 @@ class Codec(ABC):
     def advance(
         self,
         tensor: Tensor,
-        memory: Tensor,
-        out: Tensor,
+        memory: Tensor | Residual,
+        out: Tensor | Residual,
         decay: float = 1.0,
         seed: int | None = None,
     ) -> Packet:
@@ -265,7 +273,9 @@ class Codec(ABC):
         drawn = self._seed(seed)
         try:
             flat = flatten(tensor, self.name)
-            return self.encode_input(CodecInput(self.name, tensor, flat, memory, out, decay), drawn)
+            return self.encode_input(
+                CodecInput.of(self.name, tensor, flat, memory, out, decay), drawn
+            )
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error
@@ -274,8 +284,8 @@ class Codec(ABC):
     def advance_many(
         self,
         tensors: Sequence[Tensor],
-        memories: Sequence[Tensor] | None = None,
-        outs: Sequence[Tensor] | None = None,
+        memories: Sequence[Tensor | Residual] | None = None,
+        outs: Sequence[Tensor | Residual] | None = None,
         decay: float = 1.0,
         seeds: Sequence[int | None] | None = None,
         names: Sequence[str] | None = None,
@@ -296,7 +306,7 @@ class Codec(ABC):
                 tensors, names or none, memories or none, outs or none, strict=True
             ):
                 op = self.name if name is None else f"{self.name} {name!r}"
-                accs.append(CodecInput(op, tensor, flatten(tensor, op), memory, out, decay))
+                accs.append(CodecInput.of(op, tensor, flatten(tensor, op), memory, out, decay))
             return self._encode_scoped(accs, drawn, scope)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):

@@ -12,7 +12,38 @@ from gcext._native.status import is_ok, raise_for
 from gcext._packet.codes import Code, Contents, Random
 from gcext._packet.packet import Packet
 
-__all__ = ["CodecInput"]
+__all__ = ["CodecInput", "Residual"]
+
+
+class Residual(NamedTuple):
+    """A residual, as a codec leaves it: itself, or a sum and what was sent of it.
+
+    A codec that selects the largest need not write the residual: it is the sum, which has just been
+    written, less what was sent, and that is all above a magnitude. See csrc/select/select.h.
+
+    Attributes:
+        total: float32, contiguous: the residual, or the whole sum.
+        sent: what it lacks to be the residual, int64 of shape (3,); None: nothing.
+    """
+
+    total: Tensor
+    sent: Tensor | None = None
+
+    @classmethod
+    def whole(cls, total: Tensor) -> Residual:
+        """Return a residual of which nothing was sent, for codecs that would say what."""
+        sent = total.new_zeros(3, dtype=torch.int64)
+        sent[:1].fill_(_NONE)  # torch.tensor would synchronize a GPU
+        return cls(total, sent)
+
+    def tensor(self) -> Tensor:
+        """Return the residual: ``total`` itself where it is that, else a new tensor."""
+        if self.sent is None:
+            return self.total
+        return ops.select_rest(self.total, self.sent).view(self.total.shape)
+
+
+_NONE = 0x7F800000  # larger than any magnitude's bits
 
 
 class CodecInput(NamedTuple):
@@ -25,6 +56,8 @@ class CodecInput(NamedTuple):
         memory: float32, contiguous, as many elements; None: out, if any, is read too.
         out: likewise, where the residual goes; None: what the packet lacks is lost.
         decay: factor of memory.
+        sent: what memory lacks to be the residual; see Residual. Only of codecs that defer it.
+        next: where given, ``out`` is to be the sum, and this what was sent of it.
     """
 
     op: str
@@ -33,6 +66,26 @@ class CodecInput(NamedTuple):
     memory: Tensor | None = None
     out: Tensor | None = None
     decay: float = 1.0
+    sent: Tensor | None = None
+    next: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        op: str,
+        source: Tensor,
+        tensor: Tensor,
+        memory: Tensor | Residual | None,
+        out: Tensor | Residual | None,
+        decay: float,
+    ) -> CodecInput:
+        """Return the input of a codec that reads a residual and leaves the next one in another."""
+        sent = next = None
+        if isinstance(memory, Residual):
+            memory, sent = memory
+        if isinstance(out, Residual):
+            out, next = out
+        return cls(op, source, tensor, memory, out, decay, sent, next)
 
     def add(self) -> Tensor:
         """Return the sum, finite, flat: out itself, after it was written; without out the tensor.

@@ -60,7 +60,8 @@ class Chunks(NamedTuple):
         """Return index, value and info of a sum; see ops.select."""
         rest = 1.0, acc.decay, ternary
         if self.size == acc.tensor.numel():
-            return ops.select(acc.tensor, acc.memory, acc.out, self.k, *rest)
+            slots = acc.sent, acc.next
+            return ops.select(acc.tensor, acc.memory, acc.out, self.k, *rest, *slots)
         per_chunk = self.size, self.k, self.last
         return chunks.select_chunks(acc.tensor, acc.memory, acc.out, *per_chunk, *rest)
 
@@ -86,6 +87,11 @@ class _Largest(Codec):
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.options().items())
         return f"{type(self).__name__}({options})"
+
+    @property
+    def defers_residual(self) -> bool:
+        """See Codec."""
+        return self.chunk == 0
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
@@ -113,9 +119,11 @@ class _Largest(Codec):
         numels = [tensor.numel() for tensor in tensors]
         memory = [acc.memory for acc in accs if acc.memory is not None]
         out = [acc.out for acc in accs if acc.out is not None]
+        sent = [acc.sent for acc in accs if acc.sent is not None]
+        next = [acc.next for acc in accs if acc.next is not None]
         alike = (
             max(numels) < 2**31
-            and {len(memory), len(out)} <= {0, len(accs)}
+            and {len(memory), len(out), len(sent), len(next)} <= {0, len(accs)}
             and all(acc.decay == decay for acc in accs)
             and len({tensor.device for tensor in tensors}) == 1
         )
@@ -127,7 +135,7 @@ class _Largest(Codec):
         if not alike:
             return super().encode_inputs(accs, seeds)
         ternary = self._method == "ternary"
-        rest = 1.0, decay, ternary
+        rest = 1.0, decay, ternary, sent, next
         if scope == "model":
             k = count_of(self.p, sum(numels))
             index, value, info = lists.select_model(tensors, memory, out, k, *rest)

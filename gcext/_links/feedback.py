@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gcext._codecs.base import Codec, Scope, require_contraction
+from gcext._codecs.input import Residual
 from gcext._links.sender import Sender
 from gcext._links.stages import Stage
 from gcext._native.library import current_stream, memory_error
@@ -46,7 +47,9 @@ class ErrorFeedback(Sender):
 
     Two slots and a swap: ``compress`` reads the residual and writes the next one beside it, so
     NaN, Inf, an overflow or no memory leave the residual as it was, bit for bit. One spare slot a
-    shape serves all names, unless several are pending at once.
+    shape serves all names, unless several are pending at once. A slot of ``stc`` and ``topk``
+    holds the sum and what was sent of it, from which the residual is computed where it is read: it
+    is never written.
 
     Residuals are kept by name. Use the parameters' own: DDP's buckets change after the first step.
 
@@ -92,8 +95,8 @@ class ErrorFeedback(Sender):
         self.decay = decay
         self.diagnose = diagnose
         self.diagnostics: dict[str, Diagnostics] = {}
-        self._residuals: dict[str, Tensor] = {}
-        self._spare: dict[object, list[Tensor]] = {}
+        self._residuals: dict[str, Residual] = {}
+        self._spare: dict[object, list[Residual]] = {}
 
     def __repr__(self) -> str:
         held = f"{len(self._residuals)} residuals, {len(self._pending)} pending"
@@ -102,9 +105,11 @@ class ErrorFeedback(Sender):
     def residual(self, name: str) -> Tensor:
         """Return a copy of a name's residual: float32, its tensor's shape."""
         with self._lock:
-            return self._residuals[name].clone()
+            return _copy(self._residuals[name])
 
-    def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, Tensor | None]:
+    def _encode(
+        self, tensor: Tensor, name: str, seed: int | None
+    ) -> tuple[Packet, Residual | None]:
         memory, out = self._slots(tensor, name)
         try:
             packet = self.codec.advance(tensor, memory, out, self.decay, seed)
@@ -112,14 +117,14 @@ class ErrorFeedback(Sender):
             self._release(out)
             raise
         if self.diagnose:
-            self.diagnostics[name] = _diagnose(tensor, packet, out)
+            self.diagnostics[name] = _diagnose(tensor, packet, out.tensor())
         return packet, out
 
     def _encode_all(
         self, tensors: Mapping[str, Tensor], exact: Sequence[Packet]
-    ) -> tuple[list[Packet], Mapping[str, Tensor | None]]:
+    ) -> tuple[list[Packet], Mapping[str, Residual | None]]:
         """See Sender."""
-        slots: dict[str, tuple[Tensor, Tensor]] = {}
+        slots: dict[str, tuple[Residual, Residual]] = {}
         try:
             for name, tensor in tensors.items():
                 slots[name] = self._slots(tensor, name)
@@ -129,21 +134,22 @@ class ErrorFeedback(Sender):
             packets = self.codec.advance_many(
                 given, memories, outs, self.decay, seeds, names, self.scope
             )
-            _all_or_nothing([*exact, *packets], memories, outs)
+            _all_or_nothing([*exact, *packets], _parts(memories), _parts(outs))
         except BaseException:
             for _, out in slots.values():
                 self._release(out)
             raise
         if self.diagnose:
             for name, packet, out in zip(tensors, packets, outs, strict=True):
-                self.diagnostics[name] = _diagnose(tensors[name], packet, out)
+                self.diagnostics[name] = _diagnose(tensors[name], packet, out.tensor())
         return packets, dict(zip(tensors, outs, strict=True))
 
     def _check_shape(self, tensor: Tensor, name: str) -> None:
         """See Sender."""
-        held = self._residuals.get(name)
-        if held is None:
+        slot = self._residuals.get(name)
+        if slot is None:
             return
+        held = slot.total
         here = (held.is_cpu and tensor.is_cpu) or held.device == tensor.device
         if not here or held.shape != tensor.shape:
             raise ValueError(
@@ -151,33 +157,42 @@ class ErrorFeedback(Sender):
                 f"got {tuple(tensor.shape)} on {tensor.device}. Use another name."
             )
 
-    def _slots(self, tensor: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    def _slots(self, tensor: Tensor, name: str) -> tuple[Residual, Residual]:
         """Return the residual of a name, zeros at first, and the slot of its next one."""
         self._check_shape(tensor, name)
         memory = self._residuals.get(name)
         try:
             if memory is None:
                 with torch.inference_mode(False):  # later calls may be outside of it
-                    memory = torch.zeros(tensor.shape, dtype=torch.float32, device=tensor.device)
+                    zeros = torch.zeros(tensor.shape, dtype=torch.float32, device=tensor.device)
+                    memory = self._slot_of(zeros)
             with suppress(KeyError, IndexError):  # none is spare, or other threads took them
-                return memory, self._spare[_slot_key(memory)].pop()
+                return memory, self._spare[_slot_key(memory.total)].pop()
             with torch.inference_mode(False):
-                return memory, torch.empty_like(memory)
+                return memory, self._slot_of(torch.empty_like(memory.total))
         except RuntimeError as error:
             if lack := memory_error("ErrorFeedback", error):
                 raise lack from error
             raise
 
-    def _commit(self, name: str, slot: Tensor) -> None:
+    def _slot_of(self, total: Tensor) -> Residual:
+        """Return a slot that holds a residual."""
+        return Residual.whole(total) if self.codec.defers_residual else Residual(total)
+
+    def _loaded(self, held: Tensor) -> Residual:
+        """Return a slot that holds a copy of a state's residual."""
+        return self._slot_of(_copy(Residual(held)))
+
+    def _commit(self, name: str, slot: Residual) -> None:
         """Swap the slots of a name."""
         old = self._residuals.get(name)
         self._residuals[name] = slot
         if old is not None:
             self._release(old)
 
-    def _release(self, slot: Tensor) -> None:
+    def _release(self, slot: Residual) -> None:
         """See Sender. As many spare slots of a shape are kept as were pending at once."""
-        self._spare.setdefault(_slot_key(slot), []).append(slot)
+        self._spare.setdefault(_slot_key(slot.total), []).append(slot)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all residuals, pending ones included. Round-trips bit for bit."""
@@ -189,8 +204,11 @@ class ErrorFeedback(Sender):
                 "exact_below": self.exact_below,
                 "scope": self.scope,
                 "seeds": self._seeds.state_dict(),
-                "residuals": _copies(self._residuals),
-                "pending": _copies(self._pending),
+                "residuals": {name: _copy(slot) for name, slot in self._residuals.items()},
+                "pending": {
+                    name: None if slot is None else _copy(slot)
+                    for name, slot in self._pending.items()
+                },
                 **self._staged_state(),
             }
 
@@ -247,7 +265,11 @@ class ErrorFeedback(Sender):
                 )
         other = not strict and (not state["seeds"] or self._seeds.seed is None)
         seeds = {} if other else self._seeds.checked(state["seeds"])
-        residuals, pending = _copies(state["residuals"]), _copies(state["pending"])
+        residuals = {name: self._loaded(held) for name, held in state["residuals"].items()}
+        pending = {
+            name: None if held is None else self._loaded(held)
+            for name, held in state["pending"].items()
+        }
         self._load_stages(state.get("stages", []))
         self._residuals, self._pending = residuals, pending
         self._seeds.counts = seeds
@@ -261,14 +283,12 @@ def _is_residual(slot: Any) -> bool:
     return dense and slot.dtype == torch.float32
 
 
-def _copies(slots: Mapping[str, Any]) -> dict[str, Any]:
-    """Return contiguous copies of tensors; None stays."""
-    form = torch.contiguous_format
+def _copy(slot: Residual) -> Tensor:
+    """Return a residual as a contiguous tensor of its own."""
     with torch.inference_mode(False):  # later calls may be outside of it
-        return {
-            name: None if slot is None else slot.detach().clone(memory_format=form)
-            for name, slot in slots.items()
-        }
+        if slot.sent is not None:
+            return slot.tensor()
+        return slot.total.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _slot_key(slot: Tensor) -> object:
@@ -276,6 +296,11 @@ def _slot_key(slot: Tensor) -> object:
     if slot.is_cpu:  # Tensor.device takes longer
         return slot.shape
     return slot.shape, slot.device, current_stream(slot.device)
+
+
+def _parts(slots: Sequence[Residual]) -> list[Tensor]:
+    """Return the tensors that slots consist of."""
+    return [part for slot in slots for part in slot if part is not None]
 
 
 def _all_or_nothing(

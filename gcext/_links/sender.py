@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import get_ident
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 from torch import Tensor
 
 from gcext._codecs.base import Codec, Scope
+from gcext._codecs.input import Residual
 from gcext._codecs.registry import codec as make_codec
 from gcext._codecs.topk import Dense
 from gcext._links.named import Named, named_tensors
 from gcext._links.seeds import PacketSeeds
 from gcext._links.stages import Stage
+from gcext._native.library import release_memory
 from gcext._packet.packet import Packet
 from gcext._packet.state import Lock, loading
 from gcext._spec import plain
 
 __all__ = ["Named", "Sender"]
+
+_Slot: TypeAlias = Residual | None  # None: the packet leaves no residual
 
 
 class Sender:
@@ -66,9 +71,10 @@ class Sender:
         self.skipped: tuple[str, ...] = ()
         """Names that the last ``compress`` of a mapping left out: they had no gradient."""
         self._seeds = PacketSeeds(owner, self.codec, seed)
-        self._pending: dict[str, Tensor | None] = {}
+        self._pending: dict[str, _Slot] = {}
         self._busy: dict[str, int] = {}  # the thread that compresses a name now
         self._lock = Lock()  # of what counts: not held while a codec encodes
+        weakref.finalize(self, release_memory).atexit = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.codec.spec!r}, {len(self._pending)} pending)"
@@ -143,7 +149,7 @@ class Sender:
             self._end((name,))
         return packet
 
-    def _encode_one(self, tensor: Tensor, name: str) -> tuple[Packet, Tensor | None]:
+    def _encode_one(self, tensor: Tensor, name: str) -> tuple[Packet, _Slot]:
         """Return the packet, and the residual that counts once it is committed."""
         if self._is_exact(tensor):
             self._check_shape(tensor, name)
@@ -157,7 +163,7 @@ class Sender:
             below = max(below, self.exact_vectors_below)
         return bool(tensor.numel() < below)
 
-    def _staged(self, tensor: Tensor, name: str) -> tuple[Packet, Tensor | None]:
+    def _staged(self, tensor: Tensor, name: str) -> tuple[Packet, _Slot]:
         """Do as ``_encode_one``, from stage to stage and back."""
         slot = None
         try:
@@ -198,9 +204,9 @@ class Sender:
             self._end(tensors)
         return group
 
-    def _encode_group(self, tensors: dict[str, Tensor]) -> tuple[Packet, dict[str, Tensor | None]]:
+    def _encode_group(self, tensors: dict[str, Tensor]) -> tuple[Packet, dict[str, _Slot]]:
         """Return the group, and the residuals that count once it is committed."""
-        slots: dict[str, Tensor | None] = {}
+        slots: dict[str, _Slot] = {}
         given = tensors
         try:
             if self.stages:
@@ -219,9 +225,7 @@ class Sender:
             self._forget(tensors)
             raise
 
-    def _encode_each(
-        self, tensors: dict[str, Tensor], slots: dict[str, Tensor | None]
-    ) -> list[Packet]:
+    def _encode_each(self, tensors: dict[str, Tensor], slots: dict[str, _Slot]) -> list[Packet]:
         """Return the packets, and put the residuals that count once committed into ``slots``."""
         exact, coded = {}, tensors
         if self.exact_below or self.exact_vectors_below:
@@ -292,13 +296,13 @@ class Sender:
     def _check_shape(self, tensor: Tensor, name: str) -> None:
         """Raise ValueError for another shape or device than a residual of that name has."""
 
-    def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, Tensor | None]:
+    def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, _Slot]:
         """Return the packet, and the residual that counts once it is committed."""
         return self.codec.encode(tensor, seed=seed), None
 
     def _encode_all(
         self, tensors: Mapping[str, Tensor], exact: Sequence[Packet]
-    ) -> tuple[list[Packet], Mapping[str, Tensor | None]]:
+    ) -> tuple[list[Packet], Mapping[str, _Slot]]:
         """Return the packets, and the residuals that count once they are committed.
 
         exact: the packets of the same call's other tensors; on CUDA their errors count, too.
@@ -320,7 +324,7 @@ class Sender:
             names = self.pending if name is None else (name,)
             self._settle({each: self._pending.pop(each) for each in names})
 
-    def _count(self, slots: dict[str, Tensor | None], commit: bool) -> None:
+    def _count(self, slots: dict[str, _Slot], commit: bool) -> None:
         """Let new packets count, or be pending."""
         with self._lock:
             if commit:
@@ -328,7 +332,7 @@ class Sender:
             else:
                 self._pending.update(slots)
 
-    def _settle(self, slots: Mapping[str, Tensor | None]) -> None:
+    def _settle(self, slots: Mapping[str, _Slot]) -> None:
         """Let packets count: their slots become residuals, and their seeds are used."""
         for name, slot in slots.items():
             if slot is not None:
@@ -348,10 +352,10 @@ class Sender:
                     self._release(slot)
                 self._forget((each,))
 
-    def _commit(self, name: str, slot: Tensor) -> None:
+    def _commit(self, name: str, slot: Residual) -> None:
         """Make ``slot`` the residual of a name."""
 
-    def _release(self, slot: Tensor) -> None:
+    def _release(self, slot: Residual) -> None:
         """Take back a slot that is not needed."""
 
     def state_dict(self) -> dict[str, Any]:

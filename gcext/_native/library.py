@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 __all__ = ["DTYPES", "DTYPE_NAMES", "VERSION", "build_info", "capturing", "current_stream"]
-__all__ += ["memory_error", "require_device", "tensor_error", "touched"]
+__all__ += ["memory_error", "release_memory", "require_device", "tensor_error", "touched"]
 
 DTYPES: dict[torch.dtype, str] = {
     torch.float32: "float32",
@@ -96,6 +96,21 @@ def build_info() -> dict[str, Any]:
         "cuda_compiler": _BUILD["cuda_compiler"],
         "why_no_cuda": _WHY_NO_CUDA,
     }
+
+
+def release_memory() -> int:
+    """Free the memory of the CPU kernels that is kept for later calls; return how many bytes.
+
+    Scratch, and packets that nobody has any more, are used again, because fresh memory costs more
+    than the kernels themselves. At most what was in use at once a few calls ago is kept; a sender
+    that goes frees it.
+
+    >>> import gcext
+    >>> gcext.release_memory() >= 0
+    True
+    """
+    freed: int = torch.ops.gcext.release_memory.default()
+    return freed
 
 
 def tensor_error(op: str, given: Any) -> TypeError:

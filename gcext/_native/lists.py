@@ -21,12 +21,15 @@ def select_many(
     a: float,
     b: float,
     ternary: bool,
+    sent: Sequence[Tensor] = (),
+    next: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``select`` of many tensors, concatenated; info has a row a tensor.
 
-    memory, out: one a tensor, or none. Each tensor has less than 2^31 elements.
+    memory, out, sent, next: one a tensor, or none. Each tensor has less than 2^31 elements.
     """
-    index, value, info = _ops.select_many.default(tensor, memory, out, k, a, b, ternary)
+    rest = k, a, b, ternary, sent, next
+    index, value, info = _ops.select_many.default(tensor, memory, out, *rest)
     return index, value, info
 
 
@@ -49,12 +52,15 @@ def select_model(
     a: float,
     b: float,
     ternary: bool,
+    sent: Sequence[Tensor] = (),
+    next: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the k of largest magnitude of all tensors together; otherwise as select_many.
 
     On the CPU alone.
     """
-    index, value, info = _ops.select_model.default(tensor, memory, out, k, a, b, ternary)
+    rest = k, a, b, ternary, sent, next
+    index, value, info = _ops.select_model.default(tensor, memory, out, *rest)
     return index, value, info
 
 

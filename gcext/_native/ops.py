@@ -57,13 +57,24 @@ def select(
     a: float,
     b: float,
     ternary: bool,
+    sent: Tensor | None = None,
+    next: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return index, value (of k elements each) and info of the k of largest magnitude.
 
-    ternary: values are plus or minus the mean magnitude, whose bits are in info.
+    ternary: values are plus or minus the mean magnitude, whose bits are in info. sent: int64 of
+    shape (3,), what memory lacks. next: likewise; where given, out becomes the sum, and next what
+    was sent of it.
     """
-    index, value, info = _ops.select.default(tensor, memory, out, k, a, b, ternary)
+    rest = k, a, b, ternary, sent, next
+    index, value, info = _ops.select.default(tensor, memory, out, *rest)
     return index, value, info
+
+
+def select_rest(memory: Tensor, sent: Tensor) -> Tensor:
+    """Return a sum less what was sent of it: see select."""
+    rest: Tensor = _ops.select_rest.default(memory, sent)
+    return rest
 
 
 def _fake_select(tensor: Tensor, memory: Any, out: Any, k: int, *_: Any) -> tuple[Tensor, ...]:
@@ -72,6 +83,7 @@ def _fake_select(tensor: Tensor, memory: Any, out: Any, k: int, *_: Any) -> tupl
 
 
 fake("select", _fake_select)
+fake("select_rest", lambda memory, sent: memory.new_empty((memory.numel(),)))
 
 
 def narrow_float64(tensor: Tensor) -> Tensor:

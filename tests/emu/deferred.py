@@ -51,6 +51,10 @@ class DeferredCodec(Codec):
     def contraction(self, n: int) -> float:
         return self.of.contraction(n)
 
+    @property
+    def defers_residual(self) -> bool:
+        return self.of.defers_residual
+
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         with on_a_gpu(), NoSynchronization():
             return self.of.encode_input(acc, seed)
@@ -124,17 +128,17 @@ _HOW = Schedule(tiny=0)
 
 def _select(
     tensor: Tensor, memory: Tensor | None, out: Tensor | None, k: int, a: float, b: float,
-    ternary: bool,
+    ternary: bool, sent: Tensor | None = None, next: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return Emu(_HOW).select(tensor, memory, out, k, a, b, ternary)
+    return Emu(_HOW).select(tensor, memory, out, k, a, b, ternary, False, sent, next)
 
 
 def _select_many(
     tensor: list[Tensor], memory: list[Tensor], out: list[Tensor], k: list[int],
-    a: float, b: float, ternary: bool,
+    a: float, b: float, ternary: bool, sent: Sequence[Tensor] = (), next: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    none = [None] * len(tensor)
-    got = Emu(_HOW).select_many(tensor, memory or none, out or none, k, a, b, ternary)
+    none, rest = [None] * len(tensor), (k, a, b, ternary, False, sent, next)
+    got = Emu(_HOW).select_many(tensor, memory or none, out or none, *rest)
     index, value, info = zip(*got, strict=True)
     return torch.cat(index), torch.cat(value), torch.stack(info)
 

@@ -15,6 +15,8 @@ struct Items {
   void* const* index;
   float* const* value;
   int64_t* const* info;
+  const int64_t* const* sent;
+  int64_t* const* next;
 };
 
 int64_t launches = 0;
@@ -32,22 +34,28 @@ EXPORT int64_t emu_select(const Items* given, int64_t count, float a, float b, i
   std::vector<gcext::SelectItem> items(count);
   for (int64_t i = 0; i < count; ++i) {
     const bool in_place = given->out[i] != nullptr && given->memory[i] == nullptr;
-    items[i] = {
-        {given->tensor[i], in_place ? given->out[i] : given->memory[i], given->out[i], a, b},
-        given->n[i],
-        given->k[i],
-        given->index[i],
-        given->value[i],
-        given->info[i],
-        in_place,
-        ternary != 0,
-        wide != 0};
+    items[i] = {{given->tensor[i], in_place ? given->out[i] : given->memory[i], given->out[i], a, b,
+                 given->sent[i]},
+                given->n[i],
+                given->k[i],
+                given->index[i],
+                given->value[i],
+                given->info[i],
+                given->next[i],
+                in_place,
+                ternary != 0,
+                wide != 0};
   }
   const gcext::SelectSchedule schedule = {how[0], how[1], how[2], how[3] != 0};
   if (scratch == nullptr) return gcext::select_scratch_bytes(items.data(), count, schedule);
   launches = 0;
   cuemu::enqueue = run_and_count;
   return gcext::launch_select(items.data(), count, scratch, schedule, nullptr);
+}
+
+EXPORT int emu_select_rest(const float* memory, const int64_t* sent, int64_t n, float* to) {
+  const gcext::KernelFpEnv env;
+  return gcext::launch_select_rest(memory, sent, n, to, nullptr);
 }
 
 EXPORT int64_t emu_select_launches() { return launches; }

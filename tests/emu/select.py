@@ -35,15 +35,26 @@ class Emu(Emulated):
     def select(
         self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, k: int,
         a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
+        sent: Tensor | None = None, next: Tensor | None = None,
     ) -> Selected:  # fmt: skip
-        return self.select_many([tensor], [memory], [out], [k], a, b, ternary, wide)[0]
+        slots = [sent], [next]
+        return self.select_many([tensor], [memory], [out], [k], a, b, ternary, wide, *slots)[0]
+
+    def select_rest(self, memory: Tensor, sent: Tensor) -> Tensor:
+        rest = torch.full((memory.numel() + GUARD,), float(POISON))
+        n = ctypes.c_int64(memory.numel())
+        assert self.lib.emu_select_rest(pointer(memory), pointer(sent), n, pointer(rest)) == 0
+        assert (rest[memory.numel() :] == POISON).all()
+        return rest[: memory.numel()]
 
     def select_many(
         self, tensor: Sequence[Tensor], memory: Sequence[Tensor | None],
         out: Sequence[Tensor | None], k: Sequence[int],
         a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
+        sent: Sequence[Tensor | None] = (), next: Sequence[Tensor | None] = (),
     ) -> list[Selected]:  # fmt: skip
         m = len(tensor)
+        none = [None] * m
         dtype = torch.int64 if wide else torch.int32
         index = [torch.full((each + GUARD,), POISON, dtype=dtype) for each in k]
         value = [torch.full((each + GUARD,), float(POISON)) for each in k]
@@ -58,6 +69,7 @@ class Emu(Emulated):
         fields: list[ctypes.Array[Any]] = [
             pointers(tensor), pointers(memory), pointers(out), numbers([t.numel() for t in tensor]),
             numbers(k), pointers(index), pointers(value), pointers(info),
+            pointers(sent or none), pointers(next or none),
         ]  # fmt: skip
         items = (ctypes.c_void_p * len(fields))(*[ctypes.addressof(field) for field in fields])
         run = self.lib.emu_select
@@ -101,29 +113,38 @@ class Cuda:
     def select(
         self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, k: int,
         a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
+        sent: Tensor | None = None, next: Tensor | None = None,
     ) -> Selected:  # fmt: skip
         del wide  # follows from the size
-        there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
-        index, value, info = torch.ops.gcext.select(*there, k, a, b, ternary)
-        if out is not None:
-            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
+        there = [None if t is None else t.cuda() for t in (tensor, memory, out, sent, next)]
+        index, value, info = torch.ops.gcext.select(*there[:3], k, a, b, ternary, *there[3:])
+        for old, new in ((out, there[2]), (next, there[4])):
+            if old is not None and new is not None:
+                old.copy_(new)
         return index.cpu(), value.cpu(), info.cpu()
 
     def select_many(
         self, tensor: Sequence[Tensor], memory: Sequence[Tensor | None],
         out: Sequence[Tensor | None], k: Sequence[int],
         a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
+        sent: Sequence[Tensor | None] = (), next: Sequence[Tensor | None] = (),
     ) -> list[Selected]:  # fmt: skip
         del wide
-        there = [[t.cuda() for t in each if t is not None] for each in (tensor, memory, out)]
-        index, value, info = torch.ops.gcext.select_many(*there, list(k), a, b, ternary)
-        for old, new in zip(out, there[2], strict=False):
-            if old is not None:
-                old.copy_(new)
+        given = tensor, memory, out, sent, next
+        there = [[t.cuda() for t in each if t is not None] for each in given]
+        rest = list(k), a, b, ternary, *there[3:]
+        index, value, info = torch.ops.gcext.select_many(*there[:3], *rest)
+        for olds, news in ((out, there[2]), (next, there[4])):
+            for old, new in zip(olds, news, strict=False):
+                if old is not None:
+                    old.copy_(new)
         sizes = list(k)
         return list(
             zip(index.cpu().split(sizes), value.cpu().split(sizes), info.cpu(), strict=True)
         )
+
+    def select_rest(self, memory: Tensor, sent: Tensor) -> Tensor:
+        return torch.ops.gcext.select_rest(memory.cuda(), sent.cuda()).cpu()
 
 
 def make(backend: str, how: Schedule = Schedule()) -> Emu | Cuda:  # noqa: B008

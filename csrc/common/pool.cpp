@@ -1,0 +1,168 @@
+#include "pool.h"
+
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+
+// In torch from 2.11 on; on 2.10 it is absent, and results are torch's own memory.
+extern "C" __attribute__((weak)) AOTITorchError
+torch_from_blob(void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides,
+                int64_t storage_offset, int32_t dtype, int32_t device_type, int32_t device_index,
+                AtenTensorHandle* made, int32_t layout, const uint8_t* metadata,
+                int64_t metadata_size, void (*deleter)(void* data, void* context), void* context);
+
+namespace gcext {
+namespace {
+
+constexpr size_t kHuge = size_t{1} << 21;
+constexpr size_t kHeader = 64;   // in front of what is taken: the size of the whole block
+constexpr uint64_t kIdle = 128;  // requests
+constexpr size_t kMaxWaste = 2;  // a block may be so many times as large as what is asked for
+
+struct Kept {
+  char* block;
+  uint64_t since;  // which request came last before it was given back
+};
+
+struct Pool {
+  std::mutex mutex;
+  std::vector<Kept> kept;
+  uint64_t requests = 0;
+};
+
+// Never destroyed: results may outlive everything else.
+Pool& pool() {
+  static Pool* const the = new Pool;
+  return *the;
+}
+
+size_t& size_of(char* block) { return *reinterpret_cast<size_t*>(block); }
+
+// A lock that is not waited for for ever: after a fork a thread may have it that is no more, and
+// who does not get it goes without the pool.
+std::unique_lock<std::mutex> lock_soon(Pool& the) {
+  std::unique_lock<std::mutex> lock(the.mutex, std::try_to_lock);
+  for (int i = 0; i < 1000 && !lock; ++i) {
+    std::this_thread::yield();
+    lock.try_lock();
+  }
+  return lock;
+}
+
+char* new_block(size_t size) {
+  const size_t align = size < kHuge ? kHeader : kHuge;
+  char* const block = static_cast<char*>(std::aligned_alloc(align, size));
+  if (block == nullptr) return nullptr;
+  advise_huge_pages(block, static_cast<int64_t>(size));
+  size_of(block) = size;
+  return block;
+}
+
+}  // namespace
+
+void* pool_take(size_t bytes) {
+  if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
+  // Multiples of an eighth of a power of two: requests that differ little are served alike.
+  size_t step = kHeader;
+  while (step * 16 <= bytes) step *= 2;
+  step = bytes >= kHuge / 2 ? std::max(step, kHuge) : step;
+  const size_t size = (bytes + kHeader + step - 1) / step * step;
+  Pool& the = pool();
+  if (const auto lock = lock_soon(the)) {
+    ++the.requests;
+    size_t best = the.kept.size(), left = 0;
+    for (size_t i = 0; i < the.kept.size(); ++i) {
+      char* const block = the.kept[i].block;
+      const size_t its = size_of(block);
+      if (its >= size && its / kMaxWaste <= size &&
+          (best == the.kept.size() || its < size_of(the.kept[best].block)))
+        best = i;
+    }
+    char* const found = best < the.kept.size() ? the.kept[best].block : nullptr;
+    for (const Kept& each : the.kept) {
+      if (each.block == found) continue;
+      if (the.requests - each.since > kIdle) {
+        std::free(each.block);
+      } else {
+        the.kept[left++] = each;
+      }
+    }
+    the.kept.resize(left);
+    if (found != nullptr) return found + kHeader;
+  }
+  char* block = new_block(size);
+  if (block == nullptr && pool_release() > 0) block = new_block(size);
+  if (block == nullptr) throw std::bad_alloc();
+  return block + kHeader;
+}
+
+void pool_give(void* at) {
+  char* const block = static_cast<char*>(at) - kHeader;
+  Pool& the = pool();
+  if (const auto lock = lock_soon(the)) {
+    try {
+      the.kept.push_back({block, the.requests});
+      return;
+    } catch (const std::bad_alloc&) {
+    }
+  }
+  std::free(block);
+}
+
+int64_t pool_release() {
+  Pool& the = pool();
+  size_t bytes = 0;
+  if (const auto lock = lock_soon(the)) {
+    for (const Kept& each : the.kept) {
+      bytes += size_of(each.block);
+      std::free(each.block);
+    }
+    the.kept.clear();
+  }
+  return static_cast<int64_t>(bytes);
+}
+
+int64_t pool_kept() {
+  Pool& the = pool();
+  size_t bytes = 0;
+  if (const auto lock = lock_soon(the))
+    for (const Kept& each : the.kept) bytes += size_of(each.block);
+  return static_cast<int64_t>(bytes);
+}
+
+Tensor pooled_empty(int64_t n, ScalarType dtype, size_t element_size) {
+  const size_t bytes = static_cast<size_t>(n) * element_size;
+  if (bytes < kPooled || torch_from_blob == nullptr) return empty({n}, dtype);
+  void* at = nullptr;
+  try {
+    at = pool_take(bytes);
+  } catch (const std::bad_alloc&) {
+    return empty({n}, dtype);  // has the error
+  }
+  const int64_t stride = 1;
+  AtenTensorHandle made = nullptr;
+  const auto failed = torch_from_blob(
+      at, 1, &n, &stride, 0, static_cast<int32_t>(dtype), 0, -1, &made, aoti_torch_layout_strided(),
+      nullptr, 0, [](void* data, void*) { pool_give(data); }, nullptr);
+  if (failed != 0) pool_give(at);
+  GCEXT_CHECK(failed == 0, "can't allocate memory for ", n, " elements.");
+  return Tensor(made);
+}
+
+namespace {
+
+int64_t release_memory() { return pool_release(); }
+int64_t kept_memory() { return pool_kept(); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
+  m.def("release_memory() -> int");
+  m.def("kept_memory() -> int");
+}
+STABLE_TORCH_LIBRARY_IMPL(gcext, CompositeExplicitAutograd, m) {
+  m.impl("release_memory", TORCH_BOX(&release_memory));
+  m.impl("kept_memory", TORCH_BOX(&kept_memory));
+}
+
+}  // namespace gcext

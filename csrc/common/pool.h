@@ -1,0 +1,58 @@
+// Memory that is used again: scratch of the kernels, and results of theirs that are large. What
+// malloc gives for these comes from the system and goes back to it, and each fresh page of 4 KiB
+// costs a fault, at the sizes of a gradient more than the kernel itself.
+//
+// Blocks that were given back are kept for whoever asks next. One that the last kIdle requests had
+// no use for goes, and pool_release frees all of them; so what is kept is at most what was in use
+// at once not long ago.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "stable.h"
+
+namespace gcext {
+
+constexpr size_t kPooled = size_t{1} << 17;  // less than this malloc keeps itself
+
+// Of at least `bytes`, aligned for any vector. std::bad_alloc where there is no memory, after all
+// that is kept has gone.
+void* pool_take(size_t bytes);
+void pool_give(void* block);
+// Frees what is kept, and returns how many bytes that was.
+int64_t pool_release();
+// What is kept now.
+int64_t pool_kept();
+
+// For containers of trivial elements: leaves new ones uninitialised, as zeroing them would cost a
+// pass.
+template <class T>
+struct Pooled {
+  using value_type = T;
+  Pooled() = default;
+  template <class U>
+  Pooled(const Pooled<U>&) {}
+  T* allocate(size_t n) {
+    const size_t bytes = n * sizeof(T);
+    return static_cast<T*>(bytes < kPooled ? ::operator new(bytes) : pool_take(bytes));
+  }
+  void deallocate(T* at, size_t n) {
+    n * sizeof(T) < kPooled ? ::operator delete(at) : pool_give(at);
+  }
+  template <class U>
+  void construct(U* at) {
+    ::new (static_cast<void*>(at)) U;
+  }
+  template <class U, class... Args>
+  void construct(U* at, Args&&... args) {
+    ::new (static_cast<void*>(at)) U(std::forward<Args>(args)...);
+  }
+  bool operator==(const Pooled&) const { return true; }
+  bool operator!=(const Pooled&) const { return false; }
+};
+
+// A new CPU tensor of one dimension, over memory of the pool where it is large. Fails as `empty`.
+Tensor pooled_empty(int64_t n, ScalarType dtype, size_t element_size);
+
+}  // namespace gcext
