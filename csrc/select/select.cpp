@@ -268,22 +268,24 @@ void run(const SelectTable& table, const std::vector<Selection>& selections) {
   hand_out(static_cast<int64_t>(splits.size()), threads, [&](int64_t i, int64_t worker) {
     splits[i].bracket = guess(table, *splits[i].selection, workers[worker].sample);
   });
-  hand_out(static_cast<int64_t>(queue.size()), threads, [&](int64_t i, int64_t worker) {
+  const auto take = [&](int64_t i, int64_t worker) {
     const Work& work = queue[i];
     const int64_t limit = candidate_limit(*work.selection);
     if (work.split != nullptr)
       return stream_tile(table, *work.selection, work.split->pieces, work.tile,
-                         work.split->own[worker], work.split->bracket.low, limit, bypass);
+                         work.split->own[worker], work.split->bracket, limit, bypass);
     attempt(*work.selection, [&] {
       auto& [sample, part, pieces] = workers[worker];
       part.clear();
       pieces.cut(*work.selection, 1);
       const Bracket bracket = guess(table, *work.selection, sample);
       for (const Tile& tile : pieces.tiles)
-        stream_tile(table, *work.selection, pieces, tile, part, bracket.low, limit, bypass);
+        stream_tile(table, *work.selection, pieces, tile, part, bracket, limit, bypass);
       finish(table, *work.selection, pieces, {&part, 1}, bracket);
     });
-  });
+  };
+  const int64_t items = static_cast<int64_t>(queue.size());
+  selections.size() == 1 ? hand_out_own(items, threads, take) : hand_out(items, threads, take);
   const auto finish_split = [&](int64_t i, int64_t) {
     Split& split = splits[i];
     attempt(*split.selection,

@@ -42,6 +42,9 @@ namespace gcext {
 struct Candidates {
   uint32_t* start;  // place in the part, rising
   uint32_t* bits;   // of acc
+  // Whether to expect so many that to look for those which hold none, and to be wrong, takes longer
+  // than to write each vector's.
+  bool many = false;
 };
 
 // Where pairs go.

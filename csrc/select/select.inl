@@ -150,43 +150,51 @@ int64_t stream_with(const Source& s, const Taken& taken, int64_t begin, int64_t 
                     uint32_t low, Candidates to, uint32_t* highest) {
   int64_t count = 0, at = 0;
 #if defined(GCEXT_SELECT_VECTORS)
+  // Pointers of its own: after each store the compiler would read those of `s` again.
+  const float *const tensor = s.tensor + begin, *const memory =
+                                                    s.memory +
+                                                    (kMemory != Memory::kNone ? begin : 0);
+  float* const out = s.out == nullptr ? nullptr : s.out + begin;
+  uint32_t *place_to = to.start, *bits_to = to.bits;
   const Floats a = all(s.a), b = all(s.b);
   const Words taken_low = all(taken.low), keep = all(taken.keep), bits = all(taken.bits);
   Words top = all(*highest);
   for (; at + kUnroll * kWidth <= n; at += kUnroll * kWidth) {
     Floats acc[kUnroll];
     Words keys[kUnroll], step_top;
-    Mask mask[kUnroll];
     for (int j = 0; j < kUnroll; ++j) {
-      const int64_t i = begin + at + kWidth * j;
-      acc[j] = kScaled ? a * load(s.tensor + i) : load(s.tensor + i);
+      const int64_t i = at + kWidth * j;
+      acc[j] = kScaled ? a * load(tensor + i) : load(tensor + i);
       if (kMemory == Memory::kNone) continue;
-      Floats m = load(s.memory + i);
+      Floats m = load(memory + i);
       if (kMemory == Memory::kLess) m = less(m, taken_low, keep, bits);
       acc[j] = acc[j] + (kScaled ? b * m : m);
     }
-    for (int j = 0; j < kUnroll && s.out != nullptr; ++j) {
-      float* out = s.out + begin + at + kWidth * j;
-      kBypass ? store_past_cache(out, acc[j]) : store(out, acc[j]);
+    for (int j = 0; j < kUnroll && out != nullptr; ++j) {
+      float* const to_here = out + at + kWidth * j;
+      kBypass ? store_past_cache(to_here, acc[j]) : store(to_here, acc[j]);
     }
     for (int j = 0; j < kUnroll; ++j) {
       keys[j] = keys_of(acc[j]);
       step_top = j == 0 ? keys[0] : larger(step_top, keys[j]);
-      mask[j] = at_least(keys[j], low);
     }
     top = larger(top, step_top);
     for (int j = 0; j < kUnroll; ++j) {
-      if (mask[j] == 0) continue;
+      const Mask mask = at_least(keys[j], low);
+      if (!to.many && mask == 0) continue;
       const Words place = plus(all(start + static_cast<uint32_t>(at + kWidth * j)), count_up());
-      store_front(to.start + count, place, mask[j]);
-      store_front(to.bits + count, words_of(acc[j]), mask[j]);
-      count += __builtin_popcount(mask[j]);
+      store_front(place_to, place, mask);
+      store_front(bits_to, words_of(acc[j]), mask);
+      const int found = __builtin_popcount(mask);
+      place_to += found;
+      bits_to += found;
     }
   }
+  count = place_to - to.start;
   if (kBypass) _mm_sfence();  // other threads update what was stored past the cache
   *highest = largest(top);
 #endif
-  Candidates rest{to.start + count, to.bits + count};
+  Candidates rest{to.start + count, to.bits + count, to.many};
   return count + stream_plain<kMemory, kScaled>(s, taken, begin + at, n - at,
                                                 start + static_cast<uint32_t>(at), low, rest,
                                                 highest);
@@ -216,7 +224,7 @@ int64_t stream(const Source& s, int64_t begin, int64_t n, bool bypass, uint32_t 
     count = stream_of<Memory::kLess>(s, at, begin, ties, bypass && whole, start, low, to, highest);
   }
   if (ties < n) {
-    const Candidates rest{to.start + count, to.bits + count};
+    const Candidates rest{to.start + count, to.bits + count, to.many};
     count += stream_of<Memory::kLess>(s, after, begin + ties, n - ties, bypass && whole,
                                       start + static_cast<uint32_t>(ties), low, rest, highest);
   }

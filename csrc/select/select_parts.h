@@ -22,7 +22,7 @@ namespace {
 constexpr int64_t kBlock = 4096;   // elements between two checks of the capacity
 constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 constexpr int64_t kTiles = 16;     // a thread, unless they have fewer elements than
-constexpr int64_t kLeastTile = 16384;
+constexpr int64_t kLeastTile = 65536;
 constexpr int64_t kGroup = 64;  // consecutive elements sampled together: whole cache lines
 constexpr int64_t kSlack = 16;  // entries that the bodies may write past the end
 constexpr uint32_t kTopKey = kInfKey - 1;
@@ -62,7 +62,9 @@ struct Part {
     }
     return !no_memory;
   }
-  Candidates at(int64_t entry) { return {start.data() + entry, bits.data() + entry}; }
+  Candidates at(int64_t entry, bool many = false) {
+    return {start.data() + entry, bits.data() + entry, many};
+  }
 };
 
 // What a tile holds of one tensor: elements [begin, end), of which the candidates [from, until) of
@@ -134,8 +136,11 @@ struct Pieces {
   // Those of a selection, for so many threads.
   void cut(const Selection& selection, int64_t threads) {
     constexpr int64_t kMost = int64_t{1} << 31;  // a place in a piece is 32 bits
-    const int64_t n = selection.n, share = threads == 1 ? n : n / (threads * kTiles);
-    const int64_t size = (std::clamp(share, kLeastTile, kMost) + kGroup - 1) / kGroup * kGroup;
+    const int64_t n = selection.n;
+    const int64_t each =
+        threads == 1 ? 1 : std::clamp(n / (threads * kLeastTile), int64_t{1}, kTiles);
+    const int64_t share = std::min(n / (threads * each) + 1, kMost - kGroup);
+    const int64_t size = (share + kGroup - 1) / kGroup * kGroup;
     all.clear();
     tiles.clear();
     Walk walk(selection);
@@ -170,14 +175,36 @@ void hand_out(int64_t items, int64_t workers, const Body& body) {
   });
 }
 
+// The same, but each worker begins with items of its own, always the same ones, whose memory its
+// core's cache may still hold; then it takes what is left of the others', unless each has but one:
+// to wait for a thread that is about to wake up takes less than its item does.
+template <class Body>
+void hand_out_own(int64_t items, int64_t workers, const Body& body) {
+  struct alignas(64) Queue {
+    std::atomic<int64_t> next;
+  };
+  const int64_t count = std::min(items, workers);
+  if (count == 0) return;
+  std::vector<Queue> queues(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) queues[static_cast<size_t>(i)].next = items * i / count;
+  parallel_parts(count, [&](int64_t worker) {
+    for (int64_t i = worker; i < worker + (items > count ? count : 1); ++i) {
+      auto& next = queues[static_cast<size_t>(i % count)].next;
+      const int64_t end = items * (i % count + 1) / count;
+      for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < end;)
+        body(item, worker);
+    }
+  });
+}
+
 // body(piece) for every piece.
 template <class Body>
 void for_pieces(Pieces& pieces, bool parallel, int64_t workers, const Body& body) {
-  hand_out(static_cast<int64_t>(pieces.tiles.size()), parallel ? workers : 1,
-           [&](int64_t i, int64_t) {
-             const Tile& tile = pieces.tiles[static_cast<size_t>(i)];
-             for (size_t at = tile.first; at < tile.last; ++at) body(pieces.all[at]);
-           });
+  hand_out_own(static_cast<int64_t>(pieces.tiles.size()), parallel ? workers : 1,
+               [&](int64_t i, int64_t) {
+                 const Tile& tile = pieces.tiles[static_cast<size_t>(i)];
+                 for (size_t at = tile.first; at < tile.last; ++at) body(pieces.all[at]);
+               });
 }
 
 // What the keys above the k-th leave of k goes to ties, the first pieces first.

@@ -25,7 +25,11 @@ int64_t sample_groups(int64_t n) {
 
 struct Bracket {
   uint32_t low = 1, high = kTopKey;
+  bool many = true;  // candidates: see Candidates
 };
+
+// Below this share of candidates most vectors hold none, and it pays to look.
+constexpr double kManyShare = 0.005;
 
 // Sampled keys with a histogram over their upper bits, which makes an order statistic one bucket's
 // work. The buffers serve one selection after another.
@@ -64,7 +68,7 @@ class Sample {
       walk.over(at_[g], at_[g] + kGroup, [&](int64_t tensor, int64_t from, int64_t until) {
         Source quiet = selection.tensors[tensor].source;
         quiet.out = nullptr;
-        to += table.stream(quiet, from, until - from, false, 0, 0, {places, to}, &highest_);
+        to += table.stream(quiet, from, until - from, false, 0, 0, {places, to, true}, &highest_);
       });
     }
     for (int64_t i = 0; i < samples(); ++i) {
@@ -135,20 +139,22 @@ Bracket guess_few(const SelectTable& table, const Selection& selection) {
   uint32_t keys[kUnsampled / 8 + kSlack], places[kLine + kSlack], highest = 0;
   int64_t samples = 0;
   for (int64_t at = 0; at + kLine <= selection.n; at += kStep)
-    samples += table.stream(source, at, kLine, false, 0, 0, {places, keys + samples}, &highest);
+    samples +=
+        table.stream(source, at, kLine, false, 0, 0, {places, keys + samples, true}, &highest);
   for (int64_t i = 0; i < samples; ++i) keys[i] = key_of(keys[i]);
   const double rank = static_cast<double>(samples) * static_cast<double>(selection.k) /
                       static_cast<double>(selection.n);
   const int64_t least = static_cast<int64_t>(rank + 5 * std::sqrt(rank)) + 4;
   if (least >= samples / 2) return {};
   std::nth_element(keys, keys + least, keys + samples, std::greater<>());
-  return {std::max(uint32_t{1}, std::min(kTopKey, keys[least])), kTopKey};
+  return {std::max(uint32_t{1}, std::min(kTopKey, keys[least])), kTopKey,
+          static_cast<double>(least) > kManyShare * static_cast<double>(samples)};
 }
 
 // Bounds that hold the k-th key but for a chance of 4 sigma on either side: where they do not, the
 // tensor is read some five times more, which is so rare that closer bounds save more.
 Bracket guess(const SelectTable& table, const Selection& selection, Sample& sample) {
-  if (selection.k == 0) return {INT32_MAX, INT32_MAX};
+  if (selection.k == 0) return {INT32_MAX, INT32_MAX, false};
   if (selection.n <= kFew || (selection.n <= kUnsampled && selection.count > 1)) return {};
   if (selection.n <= kUnsampled) return guess_few(table, selection);
   sample.draw(table, selection);
@@ -156,7 +162,8 @@ Bracket guess(const SelectTable& table, const Selection& selection, Sample& samp
       sample.size() * (static_cast<double>(selection.k) / static_cast<double>(selection.n));
   const double margin = 4 * sample.spread(sample.at_rank(table, rank)) + 4;
   return {sample.at_rank(table, rank + margin),
-          rank - margin <= 1 ? kTopKey : sample.at_rank(table, rank - margin)};
+          rank - margin <= 1 ? kTopKey : sample.at_rank(table, rank - margin),
+          rank + margin > kManyShare * sample.size()};
 }
 
 }  // namespace

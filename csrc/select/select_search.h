@@ -12,8 +12,8 @@ constexpr int64_t kFewKeys = 1024;  // up to here nth_element beats three rounds
 // Collects a tile's candidates; storing the sum is part of the same pass where there is an out.
 // limit: of a part's candidates. bypass: where out is not the memory, store past the cache.
 void stream_tile(const SelectTable& table, const Selection& selection, Pieces& pieces, Tile tile,
-                 Part& part, uint32_t low, int64_t limit, bool bypass) {
-  if (part.overflow) low = INT32_MAX;
+                 Part& part, const Bracket& bracket, int64_t limit, bool bypass) {
+  uint32_t low = part.overflow ? INT32_MAX : bracket.low;
   for (size_t i = tile.first; i < tile.last; ++i) {
     Piece& piece = pieces.all[i];
     const Source& source = selection.tensors[piece.tensor].source;
@@ -24,8 +24,8 @@ void stream_tile(const SelectTable& table, const Selection& selection, Pieces& p
     for (int64_t at = piece.begin; at < piece.end; at += kBlock) {
       low = part.reserve_block() ? low : INT32_MAX;
       part.count += table.stream(source, at, std::min(kBlock, piece.end - at), past,
-                                 static_cast<uint32_t>(at - piece.begin), low, part.at(part.count),
-                                 &part.highest);
+                                 static_cast<uint32_t>(at - piece.begin), low,
+                                 part.at(part.count, bracket.many), &part.highest);
       if (part.count > limit) {
         part.overflow = true;
         part.count = 0;
@@ -114,7 +114,7 @@ uint32_t collect_again(const SelectTable& table, const Selection& selection, Pie
                              : Source{source.tensor, nullptr, nullptr, source.a, source.b};
       for (int64_t at = piece.begin; at < piece.end; at += kBlock) {
         const int64_t n = table.stream(sum, at, std::min(kBlock, piece.end - at), false, 0, low,
-                                       {places.data(), bits.data()}, &top);
+                                       {places.data(), bits.data(), true}, &top);
         body(piece, at, places.data(), bits.data(), n);
       }
     }
