@@ -26,6 +26,11 @@ def _command(entry: str) -> Callable[..., None]:
         m: Annotated[
             str, typer.Option(help="Packets, of gram and others; tensors, of batch.")
         ] = "10",
+        data: Annotated[
+            str,
+            typer.Option(help="Of stc and select: normal,layered,sorted,heavy."),
+        ] = "normal",
+        torch: Annotated[bool, typer.Option(help="Time PyTorch's formulations too.")] = True,
         compile: Annotated[bool, typer.Option(help="Time torch.compile too.")] = True,
         peak: options.Peak = True,
         variants: Annotated[bool, typer.Option(help="Show every variant.")] = False,
@@ -33,13 +38,19 @@ def _command(entry: str) -> Callable[..., None]:
     ) -> None:
         if device != "cpu":
             raise ValueError(f"bench: device must be cpu, got {device}. Leave --device out.")
-        sizes = product(options.parse_counts(n), options.parse_shares(p))
+        sizes = product(options.parse_counts(n), options.parse_shares(p), data.split(","))
         packets = options.parse_count(m, "m")
-        settings = [Setting(*each, seed, packets) for each in sizes]
+        settings = [Setting(n, p, seed, packets, kind) for n, p, kind in sizes]
         options.set_threads(threads)
         with Console(stderr=True).status("starting") as status:
             found = rows.run(
-                entry, settings, rounds=rounds, compiled=compile, peak=peak, progress=status.update
+                entry,
+                settings,
+                rounds=rounds,
+                baselines=torch,
+                compiled=compile,
+                peak=peak,
+                progress=status.update,
             )
         report.save(found, json_)
         report.show(found, rows.COLUMNS, rows.TITLE, variants)

@@ -15,15 +15,18 @@ import gcext
 from . import oracle
 from .timing import Variant
 
+KINDS = ("normal", "layered", "sorted", "heavy")
+
 
 @dataclass(frozen=True)
 class Setting:
-    """Elements, share of them that is sent, seed of the data, packets at a server."""
+    """Elements, share of them that is sent, seed of the data, packets at a server, kind of data."""
 
     n: int
     p: float
     seed: int = 0
     m: int = 10
+    data: str = "normal"
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -32,6 +35,8 @@ class Setting:
             raise ValueError(f"bench: p must be in (0, 1], got {self.p:g}.")
         if self.m < 1:
             raise ValueError(f"bench: m must be at least 1, got {self.m}.")
+        if self.data not in KINDS:
+            raise ValueError(f"bench: data must be of {', '.join(KINDS)}, got {self.data!r}.")
 
     @property
     def k(self) -> int:
@@ -41,6 +46,23 @@ class Setting:
     def generator(self) -> torch.Generator:
         """Return torch's random numbers of this seed."""
         return torch.Generator().manual_seed(self.seed)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Return n float32 numbers of the setting's kind.
+
+        "normal"; "layered": normal, in 100 layers whose scales rise from 0.01 to 1, as those of a
+        real model differ; "sorted": normal, rising; "heavy": Student's t of 3 degrees of freedom.
+        """
+        x = torch.randn(self.n, generator=generator)
+        if self.data == "layered":
+            layer = torch.arange(self.n) * 100 // self.n
+            x *= torch.logspace(-2, 0, 100)[layer]
+        elif self.data == "sorted":
+            x = x.sort().values
+        elif self.data == "heavy":
+            squares = (torch.randn(self.n, generator=generator).square_() for _ in range(3))
+            x /= sum(squares, torch.zeros(self.n)).div_(3).sqrt_()
+        return x
 
 
 @dataclass(frozen=True)
@@ -85,18 +107,25 @@ class Problem:
     written; residuals that evolve would give each variant its own data, and that of the floor,
     which sends nothing, would grow without end. No cache is flushed: a time must be read against
     the floor of the same run, measured under the same conditions.
+
+    start: the residual before the call; None: as another gradient.
     """
 
-    def __init__(self, setting: Setting, feedback: bool = True, ternary: bool = True) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        feedback: bool = True,
+        ternary: bool = True,
+        start: Tensor | None = None,
+    ) -> None:
         generator = setting.generator()
         self.setting, self.feedback, self.ternary = setting, feedback, ternary
-        self.tensor = torch.randn(setting.n, generator=generator)
-        self.start = torch.randn(setting.n, generator=generator)
+        self.tensor = setting.draw(generator)
+        self.start = setting.draw(generator) if start is None else start
         self.residual = torch.empty(setting.n)
         total = self.tensor + self.start if feedback else self.tensor
         losers = torch.from_numpy(oracle.tie_losers(total.numpy(), setting.k))
-        self.tensor[losers] = 0.0
-        self.start[losers] = 0.0
+        self.tensor[losers] = -self.start[losers] if feedback else 0.0
 
     def reset(self) -> None:
         """Make the working residual what it was at first."""

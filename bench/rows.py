@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -61,8 +64,8 @@ ENTRIES: dict[str, tuple[str, Sequence[str]]] = {
 }
 
 COLUMNS = {
-    "row": "name", "n": "n", "p": "p", "gcext ms": "gcext_ms", "floor ms": "floor_ms",
-    "of floor": "of_floor", "torch ms": "torch_ms", "speedup": "speedup",
+    "row": "name", "n": "n", "p": "p", "data": "data", "gcext ms": "gcext_ms",
+    "floor ms": "floor_ms", "of floor": "of_floor", "torch ms": "torch_ms", "speedup": "speedup",
     "best ms": "torch_best_ms", "compiled": "torch_compiled_ms", "peak": "gcext_peak_bytes",
     "torch's": "torch_peak_bytes",
 }  # fmt: skip
@@ -76,17 +79,21 @@ def run(
     settings: Sequence[Setting],
     *,
     rounds: int = 0,
+    baselines: bool = True,
     compiled: bool = True,
     peak: bool = True,
     progress: Progress = lambda _: None,
 ) -> list[Row]:
-    """Return the rows of an entry for every setting."""
+    """Return the rows of an entry for every setting; baselines: also PyTorch's formulations."""
     rows = []
     for setting, name in product(settings, ENTRIES[entry][1]):
-        progress(f"{name}: n={short(setting.n)} p={setting.p:g}")
+        progress(f"{name}: n={short(setting.n)} p={setting.p:g} {setting.data}")
         # Each row compiles for its own shape; without this they count as one function's recompiles.
         torch.compiler.reset()
-        rows.append(measure(ROWS[name](setting, compiled), rounds, peak, progress))
+        case = ROWS[name](setting, compiled)
+        if not baselines:
+            case = replace(case, baselines=())
+        rows.append(measure(case, rounds, peak, progress))
     return rows
 
 
@@ -116,6 +123,7 @@ def measure(
         }
         for name, spread in interleave(timed, rounds, setting.seed).items()
     }
+    faults = page_faults(case.gcext) if case.gcext in timed else None
     for variant in timed if peak else ():
         if variant is not case.floor:
             progress(f"{case.name}: memory of {variant.name}")
@@ -138,7 +146,8 @@ def measure(
         "torch_peak_bytes": figure(usual, "peak_bytes"),
         "baseline": usual,
         "floor": case.floor and case.floor.does,
-        "k": setting.k, "seed": setting.seed, "rounds": rounds,
+        "k": setting.k, "seed": setting.seed, "data": setting.data, "rounds": rounds,
+        "page_faults": faults,
         **case.facts,
         **{f"{also.name}_ms": figure(also.name) for also in case.also},
         "variants": variants,
@@ -149,9 +158,21 @@ def measure(
     return Row(case.name, setting.n, setting.p, "cpu", ours, theirs, floor, extra)
 
 
+def page_faults(variant: Variant) -> float:
+    """Return the median of the pages that a call has to be given, over some calls."""
+    counts = []
+    for _ in range(9):
+        variant.reset()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        result = variant.run()
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        del result
+    return statistics.median(counts)
+
+
 def peak_of(row: str, variant: str, setting: Setting) -> int | None:
     """Return the bytes that a variant of a row takes beyond its inputs."""
-    small = Setting(min(setting.n, _WARM), setting.p, setting.seed, setting.m)
+    small = replace(setting, n=min(setting.n, _WARM))
     return peak_bytes(partial(_prepare, row, variant), small, setting)
 
 
