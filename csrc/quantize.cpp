@@ -21,10 +21,14 @@ namespace {
 // by cell: no result depends on the number of threads.
 
 std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor>& memory,
-                                const std::optional<Tensor>& out, double decay) {
-  const Source source = quantize_args(tensor, memory, out, decay);
+                                const std::optional<Tensor>& out, double decay,
+                                const std::optional<Tensor>& sent,
+                                const std::optional<Tensor>& next) {
+  int64_t* next_at = nullptr;
+  const Source source = sign_args(tensor, memory, out, decay, sent, next, next_at);
   const int64_t n = tensor.numel();
   Tensor bits = empty((n + 7) / 8, ScalarType::Byte, tensor), info = no_info(tensor);
+  if (next_at != nullptr) set_sent(next_at, kInfKey, 0, 0);
   if (n == 0) return {bits, info};
   const KernelFpEnv env;
   const QuantizeTable& table = GCEXT_TABLE(quantize_table);
@@ -43,6 +47,7 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
     tally.top = std::max(tally.top, cell.top);
     if (tally.top < kInfKey)
       table.tally_signs(acc, cell.size, cell.top, packed + cell.begin / 8, tally.bins);
+    if (next_at != nullptr) store(table, source, n, cell, acc);
   });
   uint64_t bins[kBins] = {};
   for (const Tally& tally : tallies) {
@@ -54,7 +59,9 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
   }
   const uint32_t mean = exact_mean_bits(bins, static_cast<uint64_t>(n));
   if (mean == 0) std::memset(packed, 0, static_cast<size_t>((n + 7) / 8));
-  if (source.out != nullptr) {
+  if (next_at != nullptr) {
+    set_sent(next_at, 0, n, mean);
+  } else if (source.out != nullptr) {
     for_cells(table, source, cells, parts, [&](const Cell& cell, float* acc) {
       table.subtract_signs(acc, cell.size, float_of(mean));
       store(table, source, n, cell, acc);
@@ -206,7 +213,8 @@ Tensor level_values(const Tensor& norms, const Tensor& at, const Tensor& level, 
 
 GCEXT_OPERATOR(
     CPU, sign,
-    "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay) -> (Tensor bits, Tensor info)")
+    "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, Tensor? sent=None, Tensor(b!)? "
+    "next=None) -> (Tensor bits, Tensor info)")
 GCEXT_OPERATOR(
     CPU, levels,
     "(Tensor tensor, Tensor? memory, Tensor(a!)? out, float decay, int steps, int bucket, bool "

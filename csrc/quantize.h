@@ -31,6 +31,10 @@
 // kept: first to validate them, then to write out. So where a sum is not finite nothing was
 // written; but on CUDA, which reports it deferred, out then becomes a copy of memory.
 //
+// sign, with `next`: out_i = acc_i, and next is what was sent of it, all of it; the next call takes
+// both, as `sent` and memory, and subtracts as it reads: common/source.h. One pass, and the same
+// bits; out is not memory, and where a sum is not finite it is anything.
+//
 //   sign    bits uint8 [(n+7)/8]: element i is bit i & 7 of byte i >> 3, a one is negative
 //           info int64[4], see select.h: n | status | where | bits of scale
 //   levels  norms float32, one a bucket (fit: norm');  at int32 (int64 from 2^31

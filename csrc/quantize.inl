@@ -14,9 +14,26 @@ namespace {
 constexpr int64_t kBatch = 64;  // draws made at a time, in loops of one kind each
 constexpr int kWindow = 28;     // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
 
+// Elements that are all before the cut of what was sent, or all behind it.
+void add_rest(const float* tensor, const float* memory, float b, const Taken& taken, int64_t n,
+              float* acc) {
+  if (b == 1.0f) {
+    for (int64_t i = 0; i < n; ++i) acc[i] = tensor[i] + rest_of(memory[i], taken);
+  } else {
+    for (int64_t i = 0; i < n; ++i) acc[i] = tensor[i] + b * rest_of(memory[i], taken);
+  }
+}
+
 uint32_t accumulate(const Source& s, int64_t begin, int64_t n, float* acc) {
   const float* tensor = s.tensor + begin;
-  if (s.memory == nullptr) {
+  if (s.sent != nullptr) {
+    Taken taken = taken_of(s.sent);
+    const int64_t cut = s.sent[kSentCut] - begin, ties = cut < 0 ? 0 : cut < n ? cut : n;
+    const float* const memory = s.memory + begin;
+    add_rest(tensor, memory, s.b, taken, ties, acc);
+    ++taken.low;
+    add_rest(tensor + ties, memory + ties, s.b, taken, n - ties, acc + ties);
+  } else if (s.memory == nullptr) {
     std::memcpy(acc, tensor, static_cast<size_t>(n) * sizeof(float));
   } else if (s.b == 1.0f) {  // same bits, and no slow path on denormals
     for (int64_t i = 0; i < n; ++i) acc[i] = tensor[i] + s.memory[begin + i];

@@ -9,10 +9,10 @@ cudaError_t launch_sign(const SignLaunch& args, cudaStream_t stream) {
   const int64_t blocks = blocks_for(args.n, kQuantizeThreads, args.max_blocks);
   GCEXT_LAUNCH(quantize_clear_kernel, 1, kQuantizeThreads, stream, state);
   GCEXT_LAUNCH(sign_tally_kernel, blocks, kQuantizeThreads, stream, args.source, args.n, args.bits,
-               state);
+               args.next != nullptr, state);
   GCEXT_LAUNCH(quantize_report_kernel, 1, 1, stream, true, args.n, state, args.info);
   GCEXT_LAUNCH(sign_subtract_kernel, blocks, kQuantizeThreads, stream, args.source, args.n,
-               args.bits, state, args.info);
+               args.bits, args.next, state, args.info);
   return cudaSuccess;
 }
 

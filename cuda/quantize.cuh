@@ -20,9 +20,9 @@
 //
 //   8. Back: a thread a level.
 //
-// Traffic: sign reads tensor and memory twice and writes out and n/8 bytes, 20 bytes an element;
-// levels read them three times (fit: four) and write 6 bytes for each level that is not 0 beside
-// out. Back: 10 bytes a level, and the norms.
+// Traffic: sign reads tensor and memory twice and writes out and n/8 bytes, 20 bytes an element,
+// and with next once, 12; levels read them three times (fit: four) and write 6 bytes for each level
+// that is not 0 beside out. Back: 10 bytes a level, and the norms.
 #pragma once
 
 #include "common.cuh"
@@ -80,23 +80,30 @@ __global__ void quantize_report_kernel(bool mean, int64_t n, QuantizeState* stat
   info[kInfoMean] = exact_mean_bits(state->bins, static_cast<uint64_t>(n));
 }
 
-// Step 1.
+__device__ inline float sign_sum(const Source& s, const Held& held, int64_t i) {
+  return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * held.rest(s.memory[i], i);
+}
+
+// Step 1; where the subtraction is deferred, out becomes the sum.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    sign_tally_kernel(Source source, int64_t n, uint8_t* bits, QuantizeState* state) {
+    sign_tally_kernel(Source source, int64_t n, uint8_t* bits, bool deferred,
+                      QuantizeState* state) {
   __shared__ uint64_t bins[kBins];
+  const Held held = held_of(source);
   for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) bins[i] = 0;
   __syncthreads();
   const ElementRange range = element_range(n);
   const int lane = threadIdx.x % kWarp;
   for (int64_t at = range.begin; at < range.end; at += kQuantizeThreads) {
     const int64_t i = at + threadIdx.x;
-    const float acc = i < range.end ? sum_at(source, i) : 0.0f;
+    const float acc = i < range.end ? sign_sum(source, held, i) : 0.0f;
     const uint32_t key = key_of(acc);
     if (key >= kInfKey) {
       note(source, i, &state->first);
     } else if (key != 0) {
       atomic_add(&bins[bin_of(key)], mantissa_of(key));
     }
+    if (deferred && i < range.end) source.out[i] = acc;
     const unsigned word = __ballot_sync(kWholeWarp, acc < 0);
     if (lane < 4 && i - lane + 8 * lane < n)
       bits[(i - lane) / 8 + lane] = static_cast<uint8_t>(word >> (8 * lane));
@@ -109,16 +116,21 @@ __global__ void __launch_bounds__(kQuantizeThreads)
 
 // Step 3.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    sign_subtract_kernel(Source source, int64_t n, uint8_t* bits, const QuantizeState* state,
-                         const int64_t* info) {
+    sign_subtract_kernel(Source source, int64_t n, uint8_t* bits, int64_t* next,
+                         const QuantizeState* state, const int64_t* info) {
+  if (grid_first() == 0) {
+    begin_next(source, next, state->refused);
+    if (next != nullptr && !state->refused) set_sent(next, 0, n, info[kInfoMean]);
+  }
   if (state->refused) return restore(source, grid_first(), n, grid_stride());
   const float scale = float_of(static_cast<uint32_t>(info[kInfoMean]));
   if (info[kInfoMean] == 0) {
     for (int64_t i = grid_first(); i < ceil_div(n, 8); i += grid_stride()) bits[i] = 0;
   }
-  if (source.out == nullptr) return;
+  if (source.out == nullptr || next != nullptr) return;
+  const Held held = held_of(source);
   for (int64_t i = grid_first(); i < n; i += grid_stride()) {
-    const float acc = sum_at(source, i);
+    const float acc = sign_sum(source, held, i);
     source.out[i] = acc - (acc < 0 ? -scale : scale);
   }
 }

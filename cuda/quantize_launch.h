@@ -17,6 +17,7 @@ struct SignLaunch {
   int64_t n;
   uint8_t* bits;  // (n+7)/8
   int64_t* info;
+  int64_t* next;       // what is sent of source.out, which then is the sum; or nullptr
   void* scratch;       // sign_scratch_bytes(), 8-byte aligned
   int64_t max_blocks;  // at most kQuantizeBlocks; the result does not depend on it
 };

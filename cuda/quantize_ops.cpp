@@ -10,12 +10,11 @@
 namespace gcext {
 namespace {
 
-Source args(const Tensor& tensor, const std::optional<Tensor>& memory,
-            const std::optional<Tensor>& out, double decay) {
+void check_on_device(const Tensor& tensor,
+                     std::initializer_list<const std::optional<Tensor>*> others) {
   check_device(tensor, tensor, "quantize: tensor");
-  for (const auto* each : {&memory, &out})
-    if (each->has_value()) check_device(**each, tensor, "quantize: memory and out");
-  return quantize_args(tensor, memory, out, decay);
+  for (const auto* each : others)
+    if (each->has_value()) check_device(**each, tensor, "quantize: memory, out, sent and next");
 }
 
 // Of no element: select's info is all zeros then.
@@ -25,16 +24,20 @@ Tensor info_for(const Tensor& tensor) {
 }
 
 std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor>& memory,
-                                const std::optional<Tensor>& out, double decay) {
-  const Source source = args(tensor, memory, out, decay);
+                                const std::optional<Tensor>& out, double decay,
+                                const std::optional<Tensor>& sent,
+                                const std::optional<Tensor>& next) {
+  check_on_device(tensor, {&memory, &out, &sent, &next});
+  int64_t* next_at = nullptr;
+  const Source source = sign_args(tensor, memory, out, decay, sent, next, next_at);
   const int64_t n = tensor.numel();
   const CurrentStream stream(tensor);
   Tensor bits = empty((n + 7) / 8, ScalarType::Byte, tensor), info = info_for(tensor);
   if (n == 0) return {bits, info};
   Tensor scratch = empty(sign_scratch_bytes(), ScalarType::Byte, tensor);
   check_launch("sign", launch_sign({source, n, bits.mutable_data_ptr<uint8_t>(),
-                                    info.mutable_data_ptr<int64_t>(), scratch.mutable_data_ptr(),
-                                    kQuantizeBlocks},
+                                    info.mutable_data_ptr<int64_t>(), next_at,
+                                    scratch.mutable_data_ptr(), kQuantizeBlocks},
                                    stream));
   return {bits, info};
 }
@@ -44,7 +47,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& out, double decay,
                                                   int64_t steps, int64_t bucket, bool largest,
                                                   double clip, bool fit, int64_t seed) {
-  const Source source = args(tensor, memory, out, decay);
+  check_on_device(tensor, {&memory, &out});
+  const Source source = quantize_args(tensor, memory, out, decay);
   check_levels(steps, bucket);
   const int64_t n = tensor.numel();
   const bool wide = n > INT32_MAX;

@@ -38,6 +38,7 @@
 
 #include "common.cuh"
 #include "select_launch.h"
+#include "sum.cuh"
 
 namespace gcext {
 
@@ -136,36 +137,6 @@ struct SelectPart {
 __device__ inline SelectPart part_of(const SelectGrid& grid, int64_t block) {
   const int64_t item = last_not_above(grid.first, grid.count, block);
   return {grid.works + item, block - grid.first[item]};
-}
-
-// What memory lacks, in registers.
-struct Held {
-  Taken taken;
-  int64_t cut;
-
-  // Element i less what was sent of it.
-  __device__ float rest(float m, int64_t i) const {
-    Taken at = taken;
-    at.low += i >= cut;
-    return rest_of(m, at);
-  }
-};
-
-__device__ inline Held held_of(const Source& source) {
-  if (source.sent == nullptr) return {{UINT32_MAX, 0, 0}, INT64_MAX};  // no key is that large
-  return {taken_of(source.sent), source.sent[kSentCut]};
-}
-
-// One thread, when memory has been read: of a refused item next is a copy of sent, and nothing is
-// sent yet of another.
-__device__ inline void begin_next(const SelectItem& item, bool refused) {
-  if (item.next == nullptr) return;
-  const int64_t* const sent = refused ? item.source.sent : nullptr;
-  if (sent == nullptr) {
-    set_sent(item.next, kInfKey, 0, 0);
-  } else {
-    set_sent(item.next, sent[kSentKey], sent[kSentCut], sent[kSentBits]);
-  }
 }
 
 // acc after step 2: stored, or recomputed where it is not.

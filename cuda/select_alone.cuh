@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kWideThreads) select_tiny_kernel(ItemChunk chu
   // Step 3.
   if (threadIdx.x == 0) {
     report(first, source.out != nullptr, item.info);
-    begin_next(item, first.sum != kNowhere || untouchable);
+    begin_next(source, item.next, first.sum != kNowhere || untouchable);
   }
   if (first.sum != kNowhere || untouchable)
     return restore(source, threadIdx.x, item.n, kWideThreads);

@@ -69,7 +69,7 @@ std::tuple<Tensor, Tensor, Tensor> select_many(const std::vector<Tensor>& tensor
 
 Tensor select_rest(const Tensor& memory, const Tensor& sent) {
   check_dense(memory, ScalarType::Float, "select_rest: memory");
-  check_sent(sent);
+  check_sent("select_rest", sent);
   check_device(sent, memory, "select_rest: sent");
   const int64_t n = memory.numel();
   const CurrentStream stream(memory);

@@ -8,7 +8,7 @@ namespace gcext {
 // Step 3, one thread.
 __device__ inline void end_stream(SelectWork& work) {
   work.refused = report(work.first, work.item.source.out != nullptr, work.item.info) != kSelectOk;
-  begin_next(work.item, work.refused);
+  begin_next(work.item.source, work.item.next, work.refused);
   const bool enough = work.collected >= work.rank || work.bound == 1;
   if (work.overflow || !enough) work.all = 1;
 }

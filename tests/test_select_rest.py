@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from emu import quantize
 from emu.backends import BACKENDS, same_bits
 from emu.select import Schedule, make
 from isa_kit import at_every_isa
@@ -23,6 +24,10 @@ INF = 0x7F800000
 
 def nothing() -> Tensor:
     return torch.tensor([INF, 0, 0])
+
+
+def zeros(n: int) -> Tensor:
+    return torch.where(torch.randn(n) < 0, 0.0, -0.0)
 
 
 def anything() -> Tensor:
@@ -130,6 +135,47 @@ def test_many(kind: Kind, ternary: bool, scope: str) -> None:
             assert same_bits(ops.select_rest(total, sent), memory)
 
 
+def check_signs(run: Any, gradients: list[Tensor], b: float) -> None:
+    """Compare a chain of signs with one whose residuals are written, by the CPU."""
+    memory, total, sent = torch.zeros_like(gradients[0]), torch.zeros_like(gradients[0]), nothing()
+    for tensor in gradients:
+        written, out, next = torch.empty_like(memory), torch.full_like(total, 5.0), anything()
+        bits, info = ops.sign(tensor, memory, written, b)
+        got = run(tensor, total, out, b, sent, next)
+        assert torch.equal(got[0], bits)
+        assert got[1].tolist() == info.tolist()
+        memory, total, sent = written, out, next
+        assert same_bits(ops.select_rest(total, sent), memory)
+
+
+@pytest.mark.parametrize("backend", ["cpu", *BACKENDS])
+@pytest.mark.parametrize("kind", [*KINDS, zeros], ids=name_of)
+def test_sign(backend: str, kind: Kind) -> None:
+    draw = random.Random(name_of(kind))
+    run = ops.sign if backend == "cpu" else quantize.make(backend).sign
+    for n in (1, 9, 4097, 9001) if backend != "cpu" else (1, 9, 4097, 70_001):
+        gradients = [kind(n) * 0.25 for _ in range(3)]
+        check_signs(run, gradients, draw.choice([1.0, 0.9]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bad", ["tensor", "sum"])
+def test_cuda_restores_what_signs_were_sent(backend: str, bad: str) -> None:
+    tensor, memory = torch.randn(9000), torch.randn(9000)
+    tensor[5] = 3e38 if bad == "sum" else float("nan")
+    memory[5] = 3e38
+    out, next, sent = torch.zeros(9000), anything(), torch.tensor([INF, 0, 0])
+    info = quantize.make(backend).sign(tensor, memory, out, 1.0, sent, next)[1]
+    assert info[1] != 0
+    assert same_bits(out, memory)
+    assert torch.equal(next, sent)
+
+
+def test_sign_in_place_cannot_defer() -> None:
+    with pytest.raises(RuntimeError, match="next needs memory apart from out"):
+        ops.sign(torch.zeros(3), None, torch.zeros(3), 1.0, None, nothing())
+
+
 CORPUS = """
 import hashlib
 import torch
@@ -155,6 +201,9 @@ def test_same_bytes_for_every_isa_and_thread_count() -> None:
 
 def test_the_operators_are_sound() -> None:
     total, out, sent = torch.randn(100), torch.empty(100), nothing()
+    torch.library.opcheck(
+        torch.ops.gcext.sign.default, (torch.randn(100), total, out, 0.5, sent, nothing())
+    )
     args = torch.randn(100), total, out, 10, 1.0, 0.5, False, sent, nothing()
     torch.library.opcheck(torch.ops.gcext.select.default, args)
     torch.library.opcheck(torch.ops.gcext.select_rest.default, (total, sent))
@@ -164,7 +213,7 @@ def test_the_operators_are_sound() -> None:
         ops.select(total, total, out, 1, 1.0, 1.0, True, sent[:2], None)
 
 
-@pytest.mark.parametrize("spec", ["stc:p=0.1", "topk:p=0.01"])
+@pytest.mark.parametrize("spec", ["stc:p=0.1", "topk:p=0.01", "sign"])
 def test_feedback_resumes_from_a_sum_as_from_a_residual(spec: str) -> None:
     """Committed, pending and rolled back; state_dict holds plain residuals."""
     straight, other = gcext.ErrorFeedback(spec), gcext.ErrorFeedback(spec)

@@ -41,10 +41,26 @@ struct SelectArgs {
   bool wide;      // indices are int64
 };
 
-inline void check_sent(const Tensor& sent) {
-  check_dense(sent, ScalarType::Long, "select: sent and next");
-  GCEXT_CHECK(sent.numel() == kSentSize, "select: sent and next must have ", +kSentSize,
+inline void check_sent(const char* op, const Tensor& sent) {
+  check_dense(sent, ScalarType::Long, (std::string(op) + ": sent and next").c_str());
+  GCEXT_CHECK(sent.numel() == kSentSize, op, ": sent and next must have ", +kSentSize,
               " elements, got ", sent.numel(), ".");
+}
+
+// Gives the source what memory lacks. Returns where what is sent of out goes, which then is the
+// sum; nullptr: nowhere.
+inline int64_t* sent_args(const char* op, const std::optional<Tensor>& out,
+                          const std::optional<Tensor>& sent, const std::optional<Tensor>& next,
+                          Source& source) {
+  GCEXT_CHECK(out.has_value() || !(sent.has_value() || next.has_value()), op,
+              ": sent and next need out. Pass where the sum goes.");
+  if (sent.has_value()) {
+    check_sent(op, *sent);
+    source.sent = sent->const_data_ptr<int64_t>();
+  }
+  if (!next.has_value()) return nullptr;
+  check_sent(op, *next);
+  return next->mutable_data_ptr<int64_t>();
 }
 
 inline SelectArgs select_args(const Tensor& tensor, const std::optional<Tensor>& memory,
@@ -59,16 +75,7 @@ inline SelectArgs select_args(const Tensor& tensor, const std::optional<Tensor>&
                   nullptr,
                   out.has_value() && !memory.has_value(),
                   n > INT32_MAX};
-  GCEXT_CHECK(out.has_value() || !(sent.has_value() || next.has_value()),
-              "select: sent and next need out. Pass where the sum goes.");
-  if (sent.has_value()) {
-    check_sent(*sent);
-    args.source.sent = sent->const_data_ptr<int64_t>();
-  }
-  if (next.has_value()) {
-    check_sent(*next);
-    args.next = next->mutable_data_ptr<int64_t>();
-  }
+  args.next = sent_args("select", out, sent, next, args.source);
   return args;
 }
 
@@ -112,6 +119,18 @@ inline Source quantize_args(const Tensor& tensor, const std::optional<Tensor>& m
               "quantize: tensor must have less than 2^39 elements, got ", tensor.numel(),
               ". Encode in parts.");
   return source_args("quantize", tensor, memory, out, 1, decay);
+}
+
+// What sign takes. In place nothing may be written before all is validated, so there is no next.
+inline Source sign_args(const Tensor& tensor, const std::optional<Tensor>& memory,
+                        const std::optional<Tensor>& out, double decay,
+                        const std::optional<Tensor>& sent, const std::optional<Tensor>& next,
+                        int64_t*& next_at) {
+  Source source = quantize_args(tensor, memory, out, decay);
+  next_at = sent_args("sign", out, sent, next, source);
+  GCEXT_CHECK(next_at == nullptr || memory.has_value(),
+              "sign: next needs memory apart from out. Pass two slots.");
+  return source;
 }
 
 // scale: of a ternary packet its magnitude, else 0.

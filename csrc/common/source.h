@@ -7,7 +7,7 @@
 
 namespace gcext {
 
-// What a select sent of a sum that still stands in memory, int64[3]: its elements of a key above
+// What was sent of a sum that still stands in memory, int64[3]: its elements of a key above
 // kSentKey, and those of that key before index kSentCut. They were sent as kSentBits with their own
 // sign, or, where that is negative, as they are.
 enum SentField { kSentKey, kSentCut, kSentBits, kSentSize };
@@ -30,8 +30,10 @@ GCEXT_HD inline Taken taken_of(const int64_t* sent) {
           own ? 0 : static_cast<uint32_t>(sent[kSentBits])};
 }
 
+// A zero was sent as positive, whatever its sign: m + 0 has none.
 GCEXT_HD inline float rest_of(float m, const Taken& taken) {
-  return key_of(m) >= taken.low ? m - float_of((bits_of(m) & taken.keep) | taken.bits) : m;
+  const float sent = float_of((bits_of(m + 0.0f) & taken.keep) | taken.bits);
+  return key_of(m) >= taken.low ? m - sent : m;
 }
 
 struct Source {

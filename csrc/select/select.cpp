@@ -382,7 +382,7 @@ std::tuple<Tensor, Tensor, Tensor> select_model(const Tensors& tensor, const Ten
 
 Tensor select_rest(const Tensor& memory, const Tensor& sent) {
   check_dense(memory, ScalarType::Float, "select_rest: memory");
-  check_sent(sent);
+  check_sent("select_rest", sent);
   const SelectTable& table = GCEXT_TABLE(select_table);
   const float* const from = memory.const_data_ptr<float>();
   const int64_t* const what = sent.const_data_ptr<int64_t>();

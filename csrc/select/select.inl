@@ -78,7 +78,7 @@ inline uint32_t largest(Words x) { return _mm512_reduce_max_epu32(x); }
 inline Mask at_least(Words keys, uint32_t low) { return _mm512_cmpge_epu32_mask(keys, all(low)); }
 inline Floats less(Floats m, Words low, Words keep, Words bits) {
   constexpr int kAndOr = 0xea;  // (a & b) | c
-  const Words sent = _mm512_ternarylogic_epi32(words_of(m), keep, bits, kAndOr);
+  const Words sent = _mm512_ternarylogic_epi32(words_of(m + all(0.0f)), keep, bits, kAndOr);
   const Mask mask = _mm512_cmpge_epu32_mask(keys_of(m), low);
   return _mm512_mask_sub_ps(m, mask, m, _mm512_castsi512_ps(sent));
 }
@@ -119,7 +119,7 @@ inline Mask at_least(Words keys, uint32_t low) {  // keys are positive as int32
       _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(keys, all(low - 1)))));
 }
 inline Floats less(Floats m, Words low, Words keep, Words bits) {
-  const Words sent = _mm256_or_si256(_mm256_and_si256(words_of(m), keep), bits);
+  const Words sent = _mm256_or_si256(_mm256_and_si256(words_of(m + all(0.0f)), keep), bits);
   const Words mask = _mm256_cmpgt_epi32(keys_of(m), plus(low, all(UINT32_MAX)));
   return m - _mm256_castsi256_ps(_mm256_and_si256(sent, mask));  // m - 0 is m
 }

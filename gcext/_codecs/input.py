@@ -18,8 +18,9 @@ __all__ = ["CodecInput", "Residual"]
 class Residual(NamedTuple):
     """A residual, as a codec leaves it: itself, or a sum and what was sent of it.
 
-    A codec that selects the largest need not write the residual: it is the sum, which has just been
-    written, less what was sent, and that is all above a magnitude. See csrc/select/select.h.
+    A codec need not write the residual where it follows from the sum, which has just been written:
+    of what selects the largest, all above a magnitude was sent; of signs, everything. The next
+    call subtracts that as it reads; csrc/common/source.h.
 
     Attributes:
         total: float32, contiguous: the residual, or the whole sum.

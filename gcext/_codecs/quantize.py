@@ -53,9 +53,14 @@ class Sign(Codec):
         """See Codec."""
         return 1 / max(n, 1)
 
+    @property
+    def defers_residual(self) -> bool:
+        """See Codec."""
+        return True
+
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
-        bits, info = ops.sign(acc.tensor, acc.memory, acc.out, acc.decay)
+        bits, info = ops.sign(acc.tensor, acc.memory, acc.out, acc.decay, acc.sent, acc.next)
         return Packet.from_kernel("sign", acc.op, acc.source, info, Signs.contents, (bits,))
 
 

@@ -47,9 +47,9 @@ class ErrorFeedback(Sender):
 
     Two slots and a swap: ``compress`` reads the residual and writes the next one beside it, so
     NaN, Inf, an overflow or no memory leave the residual as it was, bit for bit. One spare slot a
-    shape serves all names, unless several are pending at once. A slot of ``stc`` and ``topk``
-    holds the sum and what was sent of it, from which the residual is computed where it is read: it
-    is never written.
+    shape serves all names, unless several are pending at once. A slot of ``stc``, ``topk``
+    and ``sign`` holds the sum and what was sent of it, from which the residual is computed where it
+    is read: it is never written.
 
     Residuals are kept by name. Use the parameters' own: DDP's buckets change after the first step.
 

@@ -98,10 +98,18 @@ fake("narrow_float64", lambda x: x.new_empty((x.numel(),), dtype=torch.float32))
 
 
 def sign(
-    tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float
+    tensor: Tensor,
+    memory: Tensor | None,
+    out: Tensor | None,
+    decay: float,
+    sent: Tensor | None = None,
+    next: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the sign bits (uint8, 8 a byte) and info, with the mean magnitude's bits."""
-    bits, info = _ops.sign.default(tensor, memory, out, decay)
+    """Return the sign bits (uint8, 8 a byte) and info, with the mean magnitude's bits.
+
+    sent, next: as of select.
+    """
+    bits, info = _ops.sign.default(tensor, memory, out, decay, sent, next)
     return bits, info
 
 

@@ -17,10 +17,12 @@ EXPORT int64_t emu_levels_scratch_bytes(int64_t n, int64_t bucket) {
 }
 
 EXPORT void emu_sign(const float* tensor, const float* memory, float* out, float decay, int64_t n,
-                     uint8_t* bits, int64_t* info, void* scratch, int64_t max_blocks) {
+                     uint8_t* bits, int64_t* info, const int64_t* sent, int64_t* next,
+                     void* scratch, int64_t max_blocks) {
   const gcext::KernelFpEnv env;
-  gcext::launch_sign({source_of(tensor, memory, out, decay), n, bits, info, scratch, max_blocks},
-                     nullptr);
+  gcext::Source source = source_of(tensor, memory, out, decay);
+  source.sent = sent;
+  gcext::launch_sign({source, n, bits, info, next, scratch, max_blocks}, nullptr);
 }
 
 EXPORT void emu_level_values(const float* norms, int64_t buckets, int64_t bucket, const void* at,

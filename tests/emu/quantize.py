@@ -15,8 +15,9 @@ class Emu(Emulated):
     stem = "quantize"
 
     def sign(
-        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float
-    ) -> tuple[Tensor, Tensor]:
+        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float,
+        sent: Tensor | None = None, next: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         n = tensor.numel()
         size = (n + 7) // 8
         bits = torch.full((size + GUARD,), POISON & 0xFF, dtype=torch.uint8)
@@ -24,7 +25,7 @@ class Emu(Emulated):
         self.lib.emu_sign_scratch_bytes.restype = ctypes.c_int64
         self.lib.emu_sign(
             pointer(tensor), pointer(memory), pointer(out), ctypes.c_float(decay),
-            ctypes.c_int64(n), pointer(bits), pointer(info),
+            ctypes.c_int64(n), pointer(bits), pointer(info), pointer(sent), pointer(next),
             pointer(poisoned(self.lib.emu_sign_scratch_bytes())), self.max_blocks,
         )  # fmt: skip
         assert (bits[size:] == POISON & 0xFF).all()
@@ -74,12 +75,14 @@ class Cuda:
     """The operators on the first GPU. Their schedule is their own."""
 
     def sign(
-        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float
-    ) -> tuple[Tensor, Tensor]:
-        there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
-        bits, info = torch.ops.gcext.sign(*there, decay)
-        if out is not None:
-            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
+        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float,
+        sent: Tensor | None = None, next: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        there = [None if t is None else t.cuda() for t in (tensor, memory, out, sent, next)]
+        bits, info = torch.ops.gcext.sign(*there[:3], decay, *there[3:])
+        for old, new in ((out, there[2]), (next, there[4])):
+            if old is not None and new is not None:
+                old.copy_(new)
         return bits.cpu(), info.cpu()
 
     def levels(
