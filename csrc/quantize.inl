@@ -1,5 +1,6 @@
 // Bodies of quantize.h for one instruction set. Plain loops that the compiler turns into vectors;
 // only packing signs is beyond it.
+#include <cmath>
 #include <cstring>
 
 #if defined(__AVX2__)
@@ -12,7 +13,7 @@ namespace gcext::GCEXT_ISA {
 namespace {
 
 constexpr int64_t kBatch = 64;  // draws made at a time, in loops of one kind each
-constexpr int kWindow = 28;     // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
+constexpr int kWindow = 17;  // 24-bit mantissas moved by up to 17 bits: 4096 of them fit a double
 
 // Elements that are all before the cut of what was sent, or all behind it.
 void add_rest(const float* tensor, const float* memory, float b, const Taken& taken, int64_t n,
@@ -69,22 +70,44 @@ void pack_signs(const float* acc, int64_t n, uint8_t* bits) {
   }
 }
 
-// Mantissas within 2^28 of the largest are added in units of the lowest of these exponents; what
-// is smaller goes to its bin one by one.
+// Magnitudes within 2^17 of the largest are added as doubles, without a rounding, so in any order;
+// what is smaller goes to its bin one by one.
 void tally_signs(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint64_t* bins) {
   pack_signs(acc, n, bits);
   const uint32_t high = top >> 23 != 0 ? top >> 23 : 1;
   const uint32_t low = high > kWindow ? high - kWindow : 1;
-  uint64_t sum = 0;
-  uint32_t far = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t key = key_of(acc[i]);
-    const uint32_t exponent = key >> 23 != 0 ? key >> 23 : 1;
-    const uint32_t mantissa = mantissa_of(key);
-    const bool near = static_cast<int32_t>(exponent) >= static_cast<int32_t>(low);
-    sum += static_cast<uint64_t>(near ? mantissa : 0) << ((exponent - low) & 31);
-    far |= near ? 0 : mantissa;
+  const int32_t least = low > 1 ? static_cast<int32_t>(low << 23) : 0;
+  // In the compiler's own vectors, sixteen elements at a time.
+  typedef int32_t Keys __attribute__((vector_size(64), may_alias));
+  typedef float Half __attribute__((vector_size(32), may_alias));
+  typedef double Sums __attribute__((vector_size(64)));
+  Keys far_keys = {};
+  Sums sums[2] = {};
+  int64_t at = 0;
+  for (; at + 16 <= n; at += 16) {
+    Keys key;
+    std::memcpy(&key, acc + at, sizeof key);
+    key &= 0x7fffffff;
+    const Keys near = key & (Keys)(key >= least);
+    far_keys |= key ^ near;
+    Half half[2];
+    std::memcpy(half, &near, sizeof half);
+    for (int h = 0; h < 2; ++h) sums[h] += __builtin_convertvector(half[h], Sums);
   }
+  double whole = 0;
+  int32_t far = 0;
+  for (int j = 0; j < 8; ++j) whole += sums[0][j] + sums[1][j];
+  for (int j = 0; j < 16; ++j) far |= far_keys[j];
+  for (; at < n; ++at) {
+    const int32_t key = static_cast<int32_t>(key_of(acc[at]));
+    if (key >= least) {
+      whole += static_cast<double>(std::fabs(acc[at]));
+    } else {
+      far |= key;
+    }
+  }
+  // In units of the lowest exponent's last bit.
+  const uint64_t sum = static_cast<uint64_t>(std::ldexp(whole, 150 - static_cast<int>(low)));
   bins[low] += sum & ((uint64_t{1} << (high - low)) - 1);
   bins[high] += sum >> (high - low);
   for (int64_t i = 0; i < n && far != 0; ++i) {

@@ -154,15 +154,22 @@ namespace {
 int64_t release_memory() { return pool_release(); }
 int64_t kept_memory() { return pool_kept(); }
 
+Tensor pooled_floats(int64_t n) {
+  GCEXT_CHECK(n >= 0, "pooled_floats: n must not be negative, got ", n, ".");
+  return pooled_empty(n, ScalarType::Float, sizeof(float));
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
   m.def("release_memory() -> int");
   m.def("kept_memory() -> int");
+  m.def("pooled_floats(int n) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(gcext, CompositeExplicitAutograd, m) {
   m.impl("release_memory", TORCH_BOX(&release_memory));
   m.impl("kept_memory", TORCH_BOX(&kept_memory));
+  m.impl("pooled_floats", TORCH_BOX(&pooled_floats));
 }
 
 }  // namespace gcext

@@ -308,8 +308,7 @@ class Dense(Codec):
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
-        total, info = acc.add_deferred()
-        value = total.clone()
+        value, info = self._sum(acc)
         if acc.out is not None:
             inside = torch.inference_mode if acc.out.is_inference() else nullcontext
             with inside():  # only there an inference tensor may be written to
@@ -320,3 +319,18 @@ class Dense(Codec):
         return Packet.from_kernel(
             "dense", acc.op, acc.source, info, partial(Contents, None), (value,)
         )
+
+    @staticmethod
+    def _sum(acc: CodecInput) -> tuple[Tensor, Tensor]:
+        """Return the sum in a tensor of its own, and select's info."""
+        if acc.tensor.is_cuda:
+            total, info = acc.add_deferred()
+            return total.clone(), info
+        value = ops.pooled_floats(acc.tensor.numel())
+        if acc.out is None:
+            total, info = acc.add_deferred()
+            return value.copy_(total), info
+        memory = acc.out if acc.memory is None else acc.memory
+        info = ops.select(acc.tensor, memory, value, 0, 1.0, acc.decay, False)[2]
+        acc.check(info)
+        return value, info

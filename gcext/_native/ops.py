@@ -86,6 +86,15 @@ fake("select", _fake_select)
 fake("select_rest", lambda memory, sent: memory.new_empty((memory.numel(),)))
 
 
+def pooled_floats(n: int) -> Tensor:
+    """Return n float32 on the CPU, uninitialised, in memory that was in use before."""
+    made: Tensor = _ops.pooled_floats.default(n)
+    return made
+
+
+fake("pooled_floats", lambda n: torch.empty(n, dtype=torch.float32))
+
+
 def narrow_float64(tensor: Tensor) -> Tensor:
     """Return float64 values rounded to float32, denormals kept; on the CPU."""
     return _ops.narrow_float64.default(tensor)
