@@ -139,12 +139,19 @@ Tensor pooled_empty(int64_t n, ScalarType dtype, size_t element_size) {
   } catch (const std::bad_alloc&) {
     return empty({n}, dtype);  // has the error
   }
+  // Where torch fails, it may have called the deleter, or not.
+  static thread_local void* given = nullptr;
+  given = nullptr;
+  const auto give = [](void* data, void*) {
+    given = data;
+    pool_give(data);
+  };
   const int64_t stride = 1;
   AtenTensorHandle made = nullptr;
-  const auto failed = torch_from_blob(
-      at, 1, &n, &stride, 0, static_cast<int32_t>(dtype), 0, -1, &made, aoti_torch_layout_strided(),
-      nullptr, 0, [](void* data, void*) { pool_give(data); }, nullptr);
-  if (failed != 0) pool_give(at);
+  const auto failed =
+      torch_from_blob(at, 1, &n, &stride, 0, static_cast<int32_t>(dtype), 0, -1, &made,
+                      aoti_torch_layout_strided(), nullptr, 0, give, nullptr);
+  if (failed != 0 && given != at) pool_give(at);
   GCEXT_CHECK(failed == 0, "can't allocate memory for ", n, " elements.");
   return Tensor(made);
 }

@@ -308,29 +308,21 @@ class Dense(Codec):
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
-        value, info = self._sum(acc)
-        if acc.out is not None:
+        numel = acc.tensor.numel()
+        value = acc.tensor.new_empty(numel) if acc.tensor.is_cuda else ops.pooled_floats(numel)
+        if acc.out is None:
+            total, info = acc.add_deferred()
+            value.copy_(total)
+        else:
+            memory = acc.out if acc.memory is None else acc.memory
+            info = ops.select(acc.tensor, memory, value, 0, 1.0, acc.decay, False)[2]
+            acc.check(info)
             inside = torch.inference_mode if acc.out.is_inference() else nullcontext
             with inside():  # only there an inference tensor may be written to
                 if info.is_cuda:
-                    acc.out.masked_fill_(is_ok(info), 0.0)
+                    acc.out.copy_(memory).masked_fill_(is_ok(info), 0.0)
                 else:
                     acc.out.zero_()
         return Packet.from_kernel(
             "dense", acc.op, acc.source, info, partial(Contents, None), (value,)
         )
-
-    @staticmethod
-    def _sum(acc: CodecInput) -> tuple[Tensor, Tensor]:
-        """Return the sum in a tensor of its own, and select's info."""
-        if acc.tensor.is_cuda:
-            total, info = acc.add_deferred()
-            return total.clone(), info
-        value = ops.pooled_floats(acc.tensor.numel())
-        if acc.out is None:
-            total, info = acc.add_deferred()
-            return value.copy_(total), info
-        memory = acc.out if acc.memory is None else acc.memory
-        info = ops.select(acc.tensor, memory, value, 0, 1.0, acc.decay, False)[2]
-        acc.check(info)
-        return value, info
