@@ -49,7 +49,7 @@ def _designs() -> None:
     """What is designed once a process reads tensors of the CPU, which the emulator cannot tell."""
     for spec in SPECS:
         for n in SIZES:
-            gcext.codec(spec).encode(torch.randn(n), seed=1)
+            gcext.codec(spec).encode(torch.randn(n), torch.zeros(n), seed=1)
 
 
 @pytest.fixture(params=SPECS, ids=lambda spec: spec.replace("=", ""))
