@@ -316,7 +316,8 @@ class Dense(Codec):
         else:
             memory = acc.out if acc.memory is None else acc.memory
             info = ops.select(acc.tensor, memory, value, 0, 1.0, acc.decay, False)[2]
-            acc.check(info)
+            if not info.is_cuda and info.tolist()[1]:
+                acc.check(info)
             inside = torch.inference_mode if acc.out.is_inference() else nullcontext
             with inside():  # only there an inference tensor may be written to
                 if info.is_cuda:
