@@ -1,11 +1,11 @@
 #include "quantize.h"
 
 #include <cstring>
-#include <memory>
 #include <tuple>
 
 #include "common/arguments.h"
 #include "common/packet.h"
+#include "common/pool.h"
 #include "quantize_pass.h"
 
 namespace gcext {
@@ -103,8 +103,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
   const Cells cells(n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
   Tensor norms = empty(cells.buckets(), ScalarType::Float, tensor), info = no_info(tensor);
   const auto answer = [&](int64_t count) {
-    return std::tuple(norms, empty(count, index, tensor), empty(count, ScalarType::Short, tensor),
-                      info);
+    return std::tuple(
+        norms,
+        pooled_empty(count, index, index == ScalarType::Long ? sizeof(int64_t) : sizeof(int32_t)),
+        pooled_empty(count, ScalarType::Short, sizeof(int16_t)), info);
   };
   float* const norm = norms.mutable_data_ptr<float>();
   if (n == 0) return answer(0);
@@ -121,7 +123,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
     std::vector<Sum> sums(static_cast<size_t>(cells.count()));
     std::vector<FitSums> fits(static_cast<size_t>(fit ? cells.count() : 0));
     std::vector<int64_t> counts(static_cast<size_t>(parts + 1));
-    const std::unique_ptr<int16_t[]> drawn(new int16_t[static_cast<size_t>(n)]);
+    std::vector<int16_t, Pooled<int16_t>> drawn(static_cast<size_t>(n));
     const bool squared = !largest || clip > 0;
     for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
       sums[static_cast<size_t>(cell.index)] = {squared ? table.squares(acc, cell.size) : 0,
@@ -145,7 +147,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
       return answer(0);
     }
     for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
-      int16_t* const these = drawn.get() + cell.begin;
+      int16_t* const these = drawn.data() + cell.begin;
       counts[static_cast<size_t>(cell.part + 1)] +=
           table.levels(acc, cell.size, norm[cells.bucket_of(cell.index)], rule, cell.begin, these);
       if (fit) fits[static_cast<size_t>(cell.index)] = table.fit(acc, cell.size, these);
@@ -166,7 +168,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
     const auto write_out = [&](auto* places) {
       for_cells(table, source, cells, parts, [&](const Cell& cell, float* acc) {
         int64_t& next = counts[static_cast<size_t>(cell.part)];
-        const int16_t* const these = drawn.get() + cell.begin;
+        const int16_t* const these = drawn.data() + cell.begin;
         next += emit(these, cell.size, cell.begin, places + next, kept + next);
         if (source.out == nullptr) return;
         table.subtract_levels(acc, cell.size, norm[cells.bucket_of(cell.index)], rule.steps, these);

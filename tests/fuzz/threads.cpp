@@ -20,17 +20,17 @@ namespace {
 
 using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using Memory = const Optional&;
-using Sign = Two(const Tensor&, Memory, Memory, double);
+using Sign = Two(const Tensor&, Memory, Memory, double, Memory, Memory);
 using Levels = Four(const Tensor&, Memory, Memory, double, int64_t, int64_t, bool, double, bool,
                     int64_t);
 using EncodeCodes = Three(const Tensor&, Memory, Memory, double, int64_t, int64_t, int64_t, bool,
                           bool, int64_t);
 using Natural = Two(const Tensor&, Memory, Memory, double, double, int64_t);
-using Select = Three(const Tensor&, Memory, Memory, int64_t, double, double, bool);
+using Select = Three(const Tensor&, Memory, Memory, int64_t, double, double, bool, Memory, Memory);
 using SelectMany = Three(const Tensors&, const Tensors&, const Tensors&, const Numbers&, double,
-                         double, bool);
+                         double, bool, const Tensors&, const Tensors&);
 using SelectModel = Three(const Tensors&, const Tensors&, const Tensors&, int64_t, double, double,
-                          bool);
+                          bool, const Tensors&, const Tensors&);
 using SelectChunks = Three(const Tensor&, Memory, Memory, int64_t, int64_t, int64_t, double, double,
                            bool);
 using Adacomp = Three(const Tensor&, Memory, Memory, double, int64_t);
@@ -81,14 +81,25 @@ Bytes2 everything(uint64_t seed) {
   };
 
   with_residual([&](Memory m, Memory o) {
-    return find_operator<Select>("select")(x, m, o, kNumel / 50, 1, 1, true);
+    return find_operator<Select>("select")(x, m, o, kNumel / 50, 1, 1, true, none, none);
   });
+  // Of a memory of which the first half was sent.
+  const Optional lacks = tensor_of(std::vector<int64_t>{0x3e800000, kNumel / 2, 0x3e000000});
+  const Optional sum = out(), next = tensor_of(std::vector<int64_t>(3));
+  keep(&made, find_operator<Select>("select")(x, Optional(memory), sum, kNumel / 9, 1, 1, true,
+                                              lacks, next));
+  keep(&made, *sum);
+  keep(&made, *next);
+  keep(&made, find_operator<Sign>("sign")(x, Optional(memory), sum, 1, lacks, next));
+  keep(&made, *sum);
+  keep(&made, *next);
   with_residual([&](Memory m, Memory o) {
     return find_operator<SelectChunks>("select_chunks")(x, m, o, 1000, 10, 8, 1, 1, false);
   });
   with_residual(
       [&](Memory m, Memory o) { return find_operator<Adacomp>("adacomp")(x, m, o, 1, 500); });
-  with_residual([&](Memory m, Memory o) { return find_operator<Sign>("sign")(x, m, o, 1); });
+  with_residual(
+      [&](Memory m, Memory o) { return find_operator<Sign>("sign")(x, m, o, 1, none, none); });
   with_residual([&](Memory m, Memory o) {
     return find_operator<Levels>("levels")(x, m, o, 1, 7, 512, false, 0, false, key);
   });
@@ -102,8 +113,9 @@ Bytes2 everything(uint64_t seed) {
   });
   const std::vector<float> half(values.begin(), values.begin() + kNumel / 2);
   const Tensors two{x, tensor_of(half)};
-  keep(&made, find_operator<SelectMany>("select_many")(two, {}, {}, {900, 500}, 1, 1, true));
-  keep(&made, find_operator<SelectModel>("select_model")(two, {}, {}, 2000, 1, 1, false));
+  keep(&made,
+       find_operator<SelectMany>("select_many")(two, {}, {}, {900, 500}, 1, 1, true, {}, {}));
+  keep(&made, find_operator<SelectModel>("select_model")(two, {}, {}, 2000, 1, 1, false, {}, {}));
   keep(&made, find_operator<Sketch>("sketch")(x, none, 5, 4000, key));
   keep(&made, find_operator<RandomSupport>("random_support")(key, kNumel / 10, kNumel));
   const std::vector<float> chunks(values.begin(), values.begin() + (1 << 17));
@@ -120,9 +132,11 @@ Bytes2 everything(uint64_t seed) {
   keep(&made, find_operator<PolarBits>("polar_pack")(symbols));
 
   // Packets of these, to be aggregated.
-  const Three sent = find_operator<Select>("select")(x, none, none, kNumel / 20, 1, 1, true);
-  const Three more = find_operator<Select>("select")(memory, none, none, kNumel / 30, 1, 1, false);
-  const Two signs = find_operator<Sign>("sign")(x, none, none, 1);
+  const Three sent =
+      find_operator<Select>("select")(x, none, none, kNumel / 20, 1, 1, true, none, none);
+  const Three more =
+      find_operator<Select>("select")(memory, none, none, kNumel / 30, 1, 1, false, none, none);
+  const Two signs = find_operator<Sign>("sign")(x, none, none, 1, none, none);
   const auto* info = std::get<2>(sent).const_data_ptr<int64_t>();
   const float scale = std::fabs(std::get<1>(sent).const_data_ptr<float>()[0]);
   if (info[0] != std::get<0>(sent).numel()) broken("select: another count");

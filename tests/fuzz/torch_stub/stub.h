@@ -192,6 +192,10 @@ Function* find_operator(const char* name) {
 using torch::stable::aoti_torch_empty_strided;
 using torch::stable::AtenTensorHandle;
 
+// There is no torch_from_blob here, as in torch 2.10, so results are tensors of their own.
+using AOTITorchError = int32_t;
+inline int32_t aoti_torch_layout_strided() { return 0; }
+
 #define STD_TORCH_CHECK(condition, ...) \
   if (!(condition)) ::torch::stable::refuse(__VA_ARGS__)
 #define TORCH_ERROR_CODE_CHECK(call) static_cast<void>(call)
