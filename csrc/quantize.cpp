@@ -103,10 +103,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
   const Cells cells(n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
   Tensor norms = empty(cells.buckets(), ScalarType::Float, tensor), info = no_info(tensor);
   const auto answer = [&](int64_t count) {
-    return std::tuple(
-        norms,
-        pooled_empty(count, index, index == ScalarType::Long ? sizeof(int64_t) : sizeof(int32_t)),
-        pooled_empty(count, ScalarType::Short, sizeof(int16_t)), info);
+    return std::tuple(norms, pooled_empty(count, index), pooled_empty(count, ScalarType::Short),
+                      info);
   };
   float* const norm = norms.mutable_data_ptr<float>();
   if (n == 0) return answer(0);

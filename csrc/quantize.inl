@@ -29,7 +29,7 @@ uint32_t accumulate(const Source& s, int64_t begin, int64_t n, float* acc) {
   const float* tensor = s.tensor + begin;
   if (s.sent != nullptr) {
     Taken taken = taken_of(s.sent);
-    const int64_t cut = s.sent[kSentCut] - begin, ties = cut < 0 ? 0 : cut < n ? cut : n;
+    const int64_t ties = before_cut(s.sent, begin, n);
     const float* const memory = s.memory + begin;
     add_rest(tensor, memory, s.b, taken, ties, acc);
     ++taken.low;

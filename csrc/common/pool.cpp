@@ -130,8 +130,9 @@ int64_t pool_kept() {
   return static_cast<int64_t>(bytes);
 }
 
-Tensor pooled_empty(int64_t n, ScalarType dtype, size_t element_size) {
-  const size_t bytes = static_cast<size_t>(n) * element_size;
+Tensor pooled_empty(int64_t n, ScalarType dtype) {
+  const size_t size = dtype == ScalarType::Long ? 8 : dtype == ScalarType::Short ? 2 : 4;
+  const size_t bytes = static_cast<size_t>(n) * size;
   if (bytes < kPooled || torch_from_blob == nullptr) return empty({n}, dtype);
   void* at = nullptr;
   try {
@@ -163,7 +164,7 @@ int64_t kept_memory() { return pool_kept(); }
 
 Tensor pooled_floats(int64_t n) {
   GCEXT_CHECK(n >= 0, "pooled_floats: n must not be negative, got ", n, ".");
-  return pooled_empty(n, ScalarType::Float, sizeof(float));
+  return pooled_empty(n, ScalarType::Float);
 }
 
 }  // namespace

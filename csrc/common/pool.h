@@ -53,6 +53,7 @@ struct Pooled {
 };
 
 // A new CPU tensor of one dimension, over memory of the pool where it is large. Fails as `empty`.
-Tensor pooled_empty(int64_t n, ScalarType dtype, size_t element_size);
+// dtype: Short, Int, Long or Float.
+Tensor pooled_empty(int64_t n, ScalarType dtype);
 
 }  // namespace gcext

@@ -30,6 +30,12 @@ GCEXT_HD inline Taken taken_of(const int64_t* sent) {
           own ? 0 : static_cast<uint32_t>(sent[kSentBits])};
 }
 
+// How many of the n elements from `begin` on are before the cut.
+inline int64_t before_cut(const int64_t* sent, int64_t begin, int64_t n) {
+  const int64_t cut = sent[kSentCut] - begin;
+  return cut < 0 ? 0 : cut < n ? cut : n;
+}
+
 // A zero was sent as positive, whatever its sign: m + 0 has none.
 GCEXT_HD inline float rest_of(float m, const Taken& taken) {
   const float sent = float_of((bits_of(m + 0.0f) & taken.keep) | taken.bits);

@@ -151,9 +151,8 @@ int64_t stream_with(const Source& s, const Taken& taken, int64_t begin, int64_t 
   int64_t count = 0, at = 0;
 #if defined(GCEXT_SELECT_VECTORS)
   // Pointers of its own: after each store the compiler would read those of `s` again.
-  const float *const tensor = s.tensor + begin, *const memory =
-                                                    s.memory +
-                                                    (kMemory != Memory::kNone ? begin : 0);
+  const float* const tensor = s.tensor + begin;
+  const float* const memory = kMemory == Memory::kNone ? nullptr : s.memory + begin;
   float* const out = s.out == nullptr ? nullptr : s.out + begin;
   uint32_t *place_to = to.start, *bits_to = to.bits;
   const Floats a = all(s.a), b = all(s.b);
@@ -217,7 +216,7 @@ int64_t stream(const Source& s, int64_t begin, int64_t n, bool bypass, uint32_t 
   if (s.sent == nullptr)
     return stream_of<Memory::kWhole>(s, {}, begin, n, bypass, start, low, to, highest);
   const Taken at = taken_of(s.sent), after{at.low + 1, at.keep, at.bits};
-  const int64_t cut = s.sent[kSentCut] - begin, ties = cut < 0 ? 0 : cut < n ? cut : n;
+  const int64_t ties = before_cut(s.sent, begin, n);
   const bool whole = ties == 0 || ties == n;  // stores past the cache need aligned ones
   int64_t count = 0;
   if (ties > 0) {
@@ -233,11 +232,10 @@ int64_t stream(const Source& s, int64_t begin, int64_t n, bool bypass, uint32_t 
 
 void rest(const float* memory, const int64_t* sent, int64_t begin, int64_t n, float* to) {
   Taken taken = taken_of(sent);
-  const int64_t end = begin + n, cut = sent[kSentCut];
-  int64_t i = begin;
-  for (; i < end && i < cut; ++i) to[i] = rest_of(memory[i], taken);
+  const int64_t cut = begin + before_cut(sent, begin, n);
+  for (int64_t i = begin; i < cut; ++i) to[i] = rest_of(memory[i], taken);
   ++taken.low;
-  for (; i < end; ++i) to[i] = rest_of(memory[i], taken);
+  for (int64_t i = cut; i < begin + n; ++i) to[i] = rest_of(memory[i], taken);
 }
 
 int64_t narrow(const uint32_t* bits, int64_t n, uint32_t low, uint32_t high, uint32_t* keys,
