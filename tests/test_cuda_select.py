@@ -263,7 +263,8 @@ def test_a_useless_sample_falls_back() -> None:
 @pytest.mark.parametrize("where", [0, 30_000, 176_000])
 def test_a_concentrated_support(where: int) -> None:
     """Blocks without candidates around one that needs all its slabs; the k-th key far above the
-    bound, so that the search begins anew."""
+    bound, so that the search begins anew.
+    """
     n, k = 200_000, 3000
     tensor = torch.randn(n) * 1e-6
     tensor[where : where + 12_000] = torch.randint(1, 9, (12_000,)).float()
