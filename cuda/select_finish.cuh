@@ -129,6 +129,7 @@ __device__ inline void emit_share(const SelectItem& item, const Share& share, Em
     uint64_t g = whole.greater + (before & 0xffffu), e = whole.equal + (before >> 16);
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
+      __syncwarp();  // a row's pairs are stored together
       const uint64_t ties = e + __popc(equals[j] & lanes_below());
       const uint32_t key = key_of(element[j].acc);
       const bool tie = element[j].inside && key == whole.kth;
@@ -151,6 +152,7 @@ __device__ inline void emit_share(const SelectItem& item, const Share& share, Em
 struct FinishMemory {
   SharedCopy<SelectHead> head;
   SharedCopy<Search> search;
+  SharedCopy<BlockCounts> own;  // of the part, as they were before the phase
   uint32_t slab_of[kSlabs];
   uint64_t warp_sums[kWarps];
   Found found;
@@ -160,18 +162,19 @@ struct FinishMemory {
   uint64_t bins[kBins];
 };
 
-// Every thread must call it.
-__device__ inline Share share_of(const SelectHead& head, int64_t block, uint32_t* slab_of) {
+// The part's share. Every thread must call it.
+__device__ inline Share share_of(int64_t block, FinishMemory& shared) {
+  const SelectHead& head = *shared.head;
   Share share = {head.item.source, block * head.plan.step, head.plan.step, nullptr, nullptr, 0};
   if (head.item.n - share.begin < share.size) share.size = head.item.n - share.begin;
   if (head.all) return share;
-  share.size = static_cast<int64_t>(head.counts[block].candidates);
+  share.size = static_cast<int64_t>((*shared.own).candidates);
   share.pool = head.pool;
-  share.slab_of = slab_of;
+  share.slab_of = shared.slab_of;
   share.slab_shift = head.plan.slab_shift;
   const int64_t slabs = ceil_div(share.size, int64_t{1} << share.slab_shift);
   if (static_cast<int64_t>(threadIdx.x) < slabs)
-    slab_of[threadIdx.x] = head.slab_of[block * kSlabs + threadIdx.x];
+    shared.slab_of[threadIdx.x] = head.slab_of[block * kSlabs + threadIdx.x];
   __syncthreads();
   return share;
 }
@@ -190,7 +193,7 @@ __device__ inline void finish_round(const Part& part, int round, FinishMemory& s
   Search& search = *shared.search;
   for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) shared.counts[i] = 0;
   __syncthreads();
-  count_digits(share_of(head, part.block, shared.slab_of), search, shared.counts);
+  count_digits(share_of(part.block, shared), search, shared.counts);
   __syncthreads();
   for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) {
     if (shared.counts[i] != 0) atomic_add(&work.digits[i], shared.counts[i]);
@@ -211,7 +214,7 @@ __device__ inline void finish_tally(const Part& part, FinishMemory& shared) {
   for (int i = threadIdx.x; i < kBins; i += kSelectThreads) shared.bins[i] = 0;
   if (threadIdx.x == 0) shared.greater = shared.equal = 0;
   __syncthreads();
-  tally_share(share_of(head, part.block, shared.slab_of), search.key, shared.bins, &shared.greater,
+  tally_share(share_of(part.block, shared), search.key, shared.bins, &shared.greater,
               &shared.equal);
   __syncthreads();
   for (int i = threadIdx.x; i < kBins; i += kSelectThreads) {
@@ -250,8 +253,8 @@ __device__ inline void finish_tally(const Part& part, FinishMemory& shared) {
 __device__ inline void finish_emit(const Part& part, FinishMemory& shared) {
   const SelectHead& head = *shared.head;
   const Search& search = *shared.search;
-  const BlockCounts& before = head.counts[part.block];
-  emit_share(head.item, share_of(head, part.block, shared.slab_of),
+  const BlockCounts& before = *shared.own;
+  emit_share(head.item, share_of(part.block, shared),
              {search.key, search.mean, search.rank, before.greater, before.equal},
              shared.warp_counts);
 }
@@ -286,6 +289,7 @@ __global__ void __launch_bounds__(kSelectThreads)
     if (head.item.k == 0) continue;
     wait_for(&work.done, static_cast<uint32_t>(phase));
     shared.search.take(work.search);
+    shared.own.take(head.counts[part.block]);
     if (phase < kPhaseTally) {
       if ((*shared.search).shift >= 0) finish_round(part, phase - kPhaseRound, shared);
     } else if (phase == kPhaseTally) {
