@@ -20,8 +20,8 @@ namespace gcext {
 
 constexpr int kCombineThreads = 256;
 constexpr int kCombineWarps = kCombineThreads / kWarp;
-constexpr int kSumTile = 4096;  // 32 KiB of float64
-constexpr int kLeastSumTile = 256;
+constexpr int kSumTile = 5120;  // 40 KiB of float64: of 20 packets at p = 0.01 two rows each
+constexpr int kLeastSumTile = kSumTile / 16;
 constexpr int kRows = 4;           // of 32 entries that a warp loads in a go
 constexpr int kHeldPackets = 128;  // in shared memory, with their cursors
 constexpr int kPacketChunk = 64;   // 2.5 KiB: kernel arguments may take 4 KiB
@@ -42,13 +42,13 @@ struct EntryRows {
   int place[kRows];  // in the tile; its size, or more: of no entry, or one beyond it
   float value[kRows];
 
-  __device__ void load(const PacketView& p, int64_t first, int64_t begin, int size) {
+  __device__ void load(const PacketView& p, int64_t first, int rows, int64_t begin, int size) {
     from = first;
     int64_t at[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t e = from + r * kWarp + threadIdx.x % kWarp;
-      at[r] = e < p.k ? index_at(p, e) - begin : size;
+      at[r] = r < rows && e < p.k ? index_at(p, e) - begin : size;
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -71,6 +71,14 @@ struct EntryRows {
   }
 };
 
+// Rows that most tiles need, were the entries spread evenly.
+__device__ inline int rows_of(const PacketView& p, int64_t tile, int64_t numel) {
+  const float expected =
+      static_cast<float>(p.k) * static_cast<float>(tile) / static_cast<float>(numel);
+  const int rows = 1 + static_cast<int>(expected * 1.2f / kWarp);
+  return rows < kRows ? rows : kRows;
+}
+
 // Steps 2 and 3.
 __global__ void __launch_bounds__(kCombineThreads)
     combine_sum_kernel(const WeightedPacket* packets, int64_t m, int64_t numel, int64_t tile,
@@ -85,7 +93,7 @@ __global__ void __launch_bounds__(kCombineThreads)
   if (holds) {
     for (int j = threadIdx.x; j < m; j += kCombineThreads) {
       *held[j] = packets[j];
-      const PacketView& p = packets[j].packet;
+      const PacketView p = packets[j].packet;
       cursors[j] = p.dense ? 0 : first_entry_from(p, blockIdx.x * run * tile);
     }
     __syncthreads();
@@ -96,10 +104,13 @@ __global__ void __launch_bounds__(kCombineThreads)
     for (int i = threadIdx.x; i < size; i += kCombineThreads) sum[i] = 0.0;
     for (int64_t base = 0; base < m; base += kCombineWarps) {
       const int64_t own = base + warp;
-      EntryRows rows;
+      EntryRows entries;
+      int rows = 0;
       if (own < m) {
-        const PacketView& p = holds ? (*held[own]).packet : packets[own].packet;
-        if (!p.dense) rows.load(p, holds ? cursors[own] : first_entry_from(p, begin), begin, size);
+        const PacketView p = holds ? (*held[own]).packet : packets[own].packet;
+        rows = rows_of(p, tile, numel);
+        const int64_t from = p.dense ? 0 : holds ? cursors[own] : first_entry_from(p, begin);
+        if (!p.dense) entries.load(p, from, rows, begin, size);
       }
       for (int64_t j = base; j < base + kCombineWarps && j < m; ++j) {
         __syncthreads();
@@ -109,12 +120,12 @@ __global__ void __launch_bounds__(kCombineThreads)
           for (int i = threadIdx.x; i < size; i += kCombineThreads)
             sum[i] += each.weight * static_cast<double>(p.value[begin + i]);
         } else if (j == own) {
-          int count = rows.add(each.weight, size, sum);
-          int64_t passed = rows.from + count;
-          while (count == kRows * kWarp) {  // there may be more of them
+          int count = entries.add(each.weight, size, sum);
+          int64_t passed = entries.from + count;
+          while (count == rows * kWarp) {  // there may be more of them
             __syncwarp();
-            rows.load(p, passed, begin, size);
-            count = rows.add(each.weight, size, sum);
+            entries.load(p, passed, rows, begin, size);
+            count = entries.add(each.weight, size, sum);
             passed += count;
           }
           if (holds && threadIdx.x % kWarp == 0) cursors[j] = passed;
