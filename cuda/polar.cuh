@@ -289,7 +289,7 @@ __device__ inline void polar_store_symbols(const PolarGroups& groups, int64_t gr
 }
 
 // Steps 2 to 5.
-__global__ void __launch_bounds__(kPolarThreads)
+__global__ void __launch_bounds__(kPolarThreads, 5)
     polar_encode_kernel(PolarEncodeLaunch a, const uint32_t* before, uint8_t* scratch) {
   __shared__ uint64_t low_llr[(kPolarLanes / 8) << (kLowLevel + 1)];
   __shared__ uint64_t low_word[kLowRows];
