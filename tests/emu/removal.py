@@ -1,8 +1,8 @@
 """Removes each barrier, __syncwarp and fence of cuda/ in turn: does the race check notice?
 
 `make cuda-removals` writes docs/cuda-race.md; `python -m emu.removal FILE ...`, with tests/ on
-PYTHONPATH, runs some files of cuda/. What was run before with the same sources is not run again (build/removals).
-It fails where a removal goes unnoticed that EXPLAINED does not explain.
+PYTHONPATH, runs some files of cuda/. What was run before with the same sources is not run again
+(build/removals). It fails where a removal goes unnoticed that EXPLAINED does not explain.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def run(removal: Removal, kept: dict[str, str]) -> str:
     stems = kernels_of(removal.file)
     for name in sorted({file for stem in stems for file in includes(stem)} - {removal.file}):
         digest.update((ROOT / "cuda" / name).read_bytes())
-    for name in ("race.cpp", "cuemu.h"):
+    for name in ("race.cpp", "race.h", "cuemu.h"):
         digest.update((HERE / name).read_bytes())
     key = digest.hexdigest()
     if key not in kept:
