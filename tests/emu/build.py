@@ -72,21 +72,22 @@ def build(name: str, hooks: str | None = None) -> Path:
         return _make(name, FLAGS, [here / f"{name}.cpp"], ".so")
     flags = [flag for flag in FLAGS if flag != "-shared"]
     flags += ["-c", "-g1", f'-DCUEMU_HOOKS="{hooks}.h"']
+    header = here / f"{hooks}.h"  # which is included by the macro alone
     # Linked without the sanitizer: its runtime is <hooks>.cpp.
     objects = [
-        _make(hooks, flags, [here / f"{hooks}.cpp"], ".o"),
-        _make(name, [*flags, *INSTRUMENT], [here / f"{name}.cpp"], ".o"),
+        _make(hooks, flags, [here / f"{hooks}.cpp"], ".o", header),
+        _make(name, [*flags, *INSTRUMENT], [here / f"{name}.cpp"], ".o", header),
     ]
     return _make(f"{name}-{hooks}", ["-shared"], objects, ".so")
 
 
-def _make(name: str, flags: list[str], sources: list[Path], suffix: str) -> Path:
+def _make(name: str, flags: list[str], sources: list[Path], suffix: str, *more: Path) -> Path:
     """Return what the compiler makes of the sources, which is kept until one of them changes."""
     cxx = compiler()
     if cxx is None:
         raise RuntimeError("emu: needs a C++17 compiler. Install g++ or clang.")
     digest = hashlib.sha256(" ".join([cxx, *flags]).encode())
-    for source in sources:
+    for source in [*sources, *more]:
         for path in sorted(_sources(source, set())):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     target = TREE / "build" / "emu" / f"{name}-{digest.hexdigest()[:16]}{suffix}"
