@@ -41,7 +41,7 @@ CUEMU_UNORDERED(unordered_count, count)
 USERS = {"common.cuh": ["select_chunks", "adacomp", "rice", "encode_codes"]}
 
 # Of slow tests, those that run.
-FEW = {"dct": "not (denormals or zero or scales)"}
+FEW = {"dct": "test_values or test_refuses or test_wide or ties"}
 
 # (file, function, statement): why it is not noticed when it is missing.
 EXPLAINED: dict[tuple[str, str, int], str] = {}
