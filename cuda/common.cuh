@@ -10,7 +10,7 @@
 
 #ifdef GCEXT_CUEMU
 #define GCEXT_LAUNCH(kernel, blocks, threads, stream, ...) \
-  ::cuemu::launch(blocks, threads, stream, [=]() mutable { kernel(__VA_ARGS__); })
+  ::cuemu::launch(#kernel, blocks, threads, stream, [=]() mutable { kernel(__VA_ARGS__); })
 #else
 // Enqueues a kernel; leaves the calling launcher with the error of a launch that failed.
 #define GCEXT_LAUNCH(kernel, blocks, threads, stream, ...)                                \

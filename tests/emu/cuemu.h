@@ -1,5 +1,5 @@
 // CUDA on the CPU, for tests: kernels written for nvcc run unchanged, one fiber per CUDA thread,
-// one block at a time.
+// one block at a time, or several that take turns (cuemu::residents, cuemu::yield).
 //
 //   1. A block's fibers run warp by warp, lane by lane, each until it waits or ends.
 //   2. A warp operation is carried out once every lane of its mask that still runs waits in it.
@@ -16,6 +16,10 @@
 // a GPU, speed. __shared__ is for plain functions only: GCC cannot place a template's
 // statics in a named section. No dynamic shared memory, no cooperative groups; a launch runs at
 // once, or when tests/fakegpu, which has streams, wants it.
+//
+// Hooks: compiled with -DCUEMU_HOOKS='"file.h"', the emulator calls the functions of that file,
+// which are declared at "Hooks" below, and with -fsanitize=thread the kernels, and only they, call
+// __tsan_read4 and the like, which that file may define too. Without the macro the hooks are empty.
 #pragma once
 
 #include <sys/mman.h>
@@ -38,6 +42,13 @@
 #define __host__
 #define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("cuemu_shared")))
+
+// On what is the emulator's own: -fsanitize=thread instruments the kernels alone.
+#ifdef CUEMU_HOOKS
+#define CUEMU_PLAIN __attribute__((no_sanitize("thread")))
+#else
+#define CUEMU_PLAIN
+#endif
 
 extern "C" char __start_cuemu_shared[] __attribute__((weak));
 extern "C" char __stop_cuemu_shared[] __attribute__((weak));
@@ -75,8 +86,8 @@ cuemu_switch:
   ret
 .size cuemu_switch, .-cuemu_switch
 )");
-inline void switch_to(Context& from, Context& to) { cuemu_switch(&from.sp, to.sp); }
-inline void prepare(Context& context, char* stack, void (*entry)()) {
+CUEMU_PLAIN inline void switch_to(Context& from, Context& to) { cuemu_switch(&from.sp, to.sp); }
+CUEMU_PLAIN inline void prepare(Context& context, char* stack, void (*entry)()) {
   // As after a call: 8 bytes off a multiple of 16.
   void** top = reinterpret_cast<void**>(stack + kStack) - 1;
   *--top = reinterpret_cast<void*>(entry);
@@ -85,8 +96,8 @@ inline void prepare(Context& context, char* stack, void (*entry)()) {
 }
 #else
 using Context = ucontext_t;
-inline void switch_to(Context& from, Context& to) { swapcontext(&from, &to); }
-inline void prepare(Context& context, char* stack, void (*entry)()) {
+CUEMU_PLAIN inline void switch_to(Context& from, Context& to) { swapcontext(&from, &to); }
+CUEMU_PLAIN inline void prepare(Context& context, char* stack, void (*entry)()) {
   getcontext(&context);
   context.uc_stack.ss_sp = stack;
   context.uc_stack.ss_size = kStack;
@@ -108,55 +119,117 @@ struct Thread {
   uint64_t taken = 0;     // to the last one carried out: `given` may be of the next by then
   unsigned partners = 0;  // its lanes
   Index index;
+  void* hook = nullptr;  // for CUEMU_HOOKS
 };
 
+inline std::function<void()> body;
+inline Index grid_size, block_size;
+// Of the block whose turn it is, as is shared memory.
 inline Context scheduler;
 inline std::vector<Thread> threads;
 inline Thread* self = nullptr;
-inline std::function<void()> body;
-inline Index block, grid_size, block_size;
+inline Index block;
 inline uint64_t barrier_result = 0;
 
-[[noreturn]] inline void fail(const char* what, const Thread& thread) {
+// A block that may run: what is above, while another has its turn.
+struct Turn {
+  Context at;  // where it goes on
+  Context scheduler;
+  std::vector<Thread> threads;
+  Thread* self = nullptr;
+  Index block;
+  uint64_t barrier_result = 0;
+  std::vector<char> shared;
+  bool running = false;
+};
+
+inline int residents = 1;  // blocks that take turns
+inline std::vector<Turn> turns;
+inline int turn = 0;
+inline Context grid;
+
+// In a kernel: the next block has its turn.
+CUEMU_PLAIN inline void yield() {
+  if (residents > 1) switch_to(turns[turn].at, grid);
+}
+
+}  // namespace cuemu
+
+// --- Hooks. ---
+#ifdef CUEMU_HOOKS
+#include CUEMU_HOOKS
+#else
+namespace cuemu::hooks {
+inline void launch_begin(const char* /*kernel*/, int64_t /*blocks*/, int64_t /*threads*/,
+                         cudaStream_t) {}
+inline void launch_end() {}
+// Of the block `cuemu::block`.
+inline void block_begin() {}
+inline void block_end() {}
+inline void thread_begin(Thread&) {}
+inline void thread_end(Thread&) {}
+// Control goes to this thread, or to the scheduler where it is null.
+inline void before_switch(Thread* /*to*/) {}
+// Around every barrier and warp operation, in the thread; a barrier has no mask.
+inline void arrive(Op, unsigned /*mask*/) {}
+inline void leave(Op, unsigned /*mask*/) {}
+// Around every atomic; the access inside is not instrumented.
+inline void atomic_begin(void* /*at*/, size_t /*size*/) {}
+inline void atomic_end(void* /*at*/, size_t /*size*/) {}
+inline void fence(bool /*block_scope*/) {}
+}  // namespace cuemu::hooks
+#endif
+
+namespace cuemu {
+
+[[noreturn]] CUEMU_PLAIN inline void fail(const char* what, const Thread& thread) {
   std::fprintf(stderr, "cuemu: %s, block %u thread %u mask %08x op %d\n", what, block.x,
                thread.index.x, thread.mask, static_cast<int>(thread.op));
   std::abort();
 }
 
-inline void enter() {
+CUEMU_PLAIN inline void enter() {
+  hooks::thread_begin(*self);
   body();
+  hooks::thread_end(*self);
   self->state = State::ended;
+  hooks::before_switch(nullptr);
   switch_to(self->context, scheduler);
   std::abort();  // never resumed
 }
 
-inline void wait(State state, Op op, unsigned mask, uint64_t given) {
+CUEMU_PLAIN inline void wait(State state, Op op, unsigned mask, uint64_t given) {
   self->state = state;
   self->op = op;
   self->mask = mask;
   self->given = given;
+  hooks::before_switch(nullptr);
   switch_to(self->context, scheduler);
 }
 
-inline unsigned lane() { return self->index.x % kWarp; }
+CUEMU_PLAIN inline unsigned lane() { return self->index.x % kWarp; }
 
 // The first thread of this one's warp, its operation carried out.
-inline const Thread* warp_op(Op op, unsigned mask, uint64_t given) {
+CUEMU_PLAIN inline const Thread* warp_op(Op op, unsigned mask, uint64_t given) {
   if ((mask >> lane() & 1) == 0) {
     self->op = op;
     self->mask = mask;
     fail("mask without the calling lane", *self);
   }
+  hooks::arrive(op, mask);
   wait(State::in_warp_op, op, mask, given);
+  hooks::leave(op, mask);
   return self - lane();
 }
 
-inline uint64_t barrier(Op op, bool flag) {
+CUEMU_PLAIN inline uint64_t barrier(Op op, bool flag) {
+  hooks::arrive(op, 0);
   wait(State::in_barrier, op, 0, flag);
+  hooks::leave(op, 0);
   return barrier_result;
 }
 
-inline bool carry_out_warp_ops(Thread* warp, int lanes) {
+CUEMU_PLAIN inline bool carry_out_warp_ops(Thread* warp, int lanes) {
   bool any = false;
   for (int i = 0; i < lanes; ++i) {
     if (warp[i].state != State::in_warp_op) continue;
@@ -181,7 +254,7 @@ inline bool carry_out_warp_ops(Thread* warp, int lanes) {
   return any;
 }
 
-inline bool carry_out_barrier() {
+CUEMU_PLAIN inline bool carry_out_barrier() {
   const Thread* first = nullptr;
   uint64_t running = 0, set = 0;
   for (const Thread& thread : threads) {
@@ -201,7 +274,7 @@ inline bool carry_out_barrier() {
   return true;
 }
 
-inline void run_block() {
+CUEMU_PLAIN inline void run_block() {
   const int count = static_cast<int>(threads.size()), warps = (count + kWarp - 1) / kWarp;
   if (__start_cuemu_shared != nullptr)
     std::memset(__start_cuemu_shared, 0xa5,
@@ -214,7 +287,9 @@ inline void run_block() {
       do {
         for (int i = 0; i < lanes; ++i) {
           self = warp + (reversed ? lanes - 1 - i : i);
-          if (self->state == State::ready) switch_to(scheduler, self->context);
+          if (self->state != State::ready) continue;
+          hooks::before_switch(self);
+          switch_to(scheduler, self->context);
         }
       } while (carry_out_warp_ops(warp, lanes));
     }
@@ -224,37 +299,86 @@ inline void run_block() {
 // Where it is set, launches go there, and run when their stream does: tests/fakegpu.
 inline void (*enqueue)(cudaStream_t stream, std::function<void()> work) = nullptr;
 
-inline void run_grid(int64_t blocks, int64_t count, std::function<void()> run) {
+CUEMU_PLAIN inline void enter_block() {
+  hooks::block_begin();
+  run_block();
+  hooks::block_end();
+  turns[turn].running = false;
+  switch_to(turns[turn].at, grid);
+  std::abort();  // never resumed
+}
+
+// Makes what is `mine` that of the block whose turn it is, or keeps it there: each undoes the
+// other.
+CUEMU_PLAIN inline void exchange(Turn& mine) {
+  std::swap(scheduler, mine.scheduler);
+  std::swap(threads, mine.threads);
+  std::swap(self, mine.self);
+  std::swap(block, mine.block);
+  std::swap(barrier_result, mine.barrier_result);
+}
+
+CUEMU_PLAIN inline void take_turn(Turn& mine) {
+  const size_t shared = residents > 1 && __start_cuemu_shared != nullptr
+                            ? static_cast<size_t>(__stop_cuemu_shared - __start_cuemu_shared)
+                            : 0;
+  mine.shared.resize(shared);
+  exchange(mine);
+  if (shared != 0) std::memcpy(__start_cuemu_shared, mine.shared.data(), shared);
+  switch_to(grid, mine.at);
+  if (shared != 0) std::memcpy(mine.shared.data(), __start_cuemu_shared, shared);
+  exchange(mine);
+}
+
+CUEMU_PLAIN inline void run_grid(const char* kernel, int64_t blocks, int64_t count,
+                                 cudaStream_t stream, std::function<void()> run) {
   static char* stacks = nullptr;
   static int64_t capacity = 0;
-  if (count > capacity) {  // never freed: the next launch needs them again
-    void* grown = mmap(nullptr, kStack * static_cast<size_t>(count), PROT_READ | PROT_WRITE,
+  const int64_t needed = (count + 1) * residents;
+  if (needed > capacity) {  // never freed: the next launch needs them again
+    void* grown = mmap(nullptr, kStack * static_cast<size_t>(needed), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (grown == MAP_FAILED) std::abort();
     stacks = static_cast<char*>(grown);
-    capacity = count;
+    capacity = needed;
   }
   body = std::move(run);
   grid_size = {static_cast<unsigned>(blocks), 1, 1};
   block_size = {static_cast<unsigned>(count), 1, 1};
-  for (int64_t b = 0; b < blocks; ++b) {
-    block = {static_cast<unsigned>(reversed ? blocks - 1 - b : b), 0, 0};
-    threads.assign(static_cast<size_t>(count), Thread{});
-    for (int64_t i = 0; i < count; ++i) {
-      threads[i].index.x = static_cast<unsigned>(i);
-      prepare(threads[i].context, stacks + kStack * i, enter);
+  hooks::launch_begin(kernel, blocks, count, stream);
+  turns.resize(residents);
+  int64_t begun = 0, ended = 0;
+  while (ended < blocks) {
+    for (turn = 0; turn < residents; ++turn) {
+      Turn& mine = turns[turn];
+      if (!mine.running) {
+        if (begun == blocks) continue;
+        char* stack = stacks + kStack * (count + 1) * turn;
+        mine.block = {static_cast<unsigned>(reversed ? blocks - 1 - begun : begun), 0, 0};
+        mine.threads.assign(static_cast<size_t>(count), Thread{});
+        for (int64_t i = 0; i < count; ++i, stack += kStack) {
+          mine.threads[i].index.x = static_cast<unsigned>(i);
+          prepare(mine.threads[i].context, stack, enter);
+        }
+        prepare(mine.at, stack, enter_block);
+        mine.running = true;
+        ++begun;
+      }
+      take_turn(mine);
+      if (!mine.running) ++ended;
     }
-    run_block();
   }
+  hooks::launch_end();
 }
 
-inline void launch(int64_t blocks, int64_t count, cudaStream_t stream, std::function<void()> run) {
-  if (enqueue == nullptr) return run_grid(blocks, count, std::move(run));
-  enqueue(stream, [=] { run_grid(blocks, count, run); });
+CUEMU_PLAIN inline void launch(const char* kernel, int64_t blocks, int64_t count,
+                               cudaStream_t stream, std::function<void()> run) {
+  if (enqueue == nullptr) return run_grid(kernel, blocks, count, stream, std::move(run));
+  enqueue(stream, [=] { run_grid(kernel, blocks, count, stream, run); });
 }
 
 template <class T>
-uint64_t to_word(T x) {
+CUEMU_PLAIN uint64_t to_word(T x) {
   static_assert(sizeof(T) <= 8, "cuemu: shuffles carry at most 8 bytes");
   uint64_t word = 0;
   std::memcpy(&word, &x, sizeof x);
@@ -263,7 +387,7 @@ uint64_t to_word(T x) {
 
 // The value of lane `from`, or of this one where from is out of the segment.
 template <class T>
-T shuffle(unsigned mask, T x, int from) {
+CUEMU_PLAIN T shuffle(unsigned mask, T x, int from) {
   const Thread* warp = warp_op(Op::shuffle, mask, to_word(x));
   const bool inside = from >= 0 && from < kWarp;
   if (inside && (self->partners >> from & 1) == 0)
@@ -273,7 +397,7 @@ T shuffle(unsigned mask, T x, int from) {
 }
 
 // The lanes of this one's last operation that gave this value.
-inline unsigned lanes_where(const Thread* warp, uint64_t value) {
+CUEMU_PLAIN inline unsigned lanes_where(const Thread* warp, uint64_t value) {
   unsigned lanes = 0;
   for (int i = 0; i < kWarp; ++i) {
     if ((self->partners >> i & 1) != 0 && warp[i].taken == value) lanes |= 1u << i;
@@ -281,94 +405,112 @@ inline unsigned lanes_where(const Thread* warp, uint64_t value) {
   return lanes;
 }
 
+// By value: what a kernel asks here is no access to memory.
+CUEMU_PLAIN inline Index thread_index() { return self->index; }
+CUEMU_PLAIN inline Index block_index() { return block; }
+CUEMU_PLAIN inline Index block_dim() { return block_size; }
+CUEMU_PLAIN inline Index grid_dim() { return grid_size; }
+
 }  // namespace cuemu
 
-#define threadIdx (::cuemu::self->index)
-#define blockIdx (::cuemu::block)
-#define blockDim (::cuemu::block_size)
-#define gridDim (::cuemu::grid_size)
+#define threadIdx (::cuemu::thread_index())
+#define blockIdx (::cuemu::block_index())
+#define blockDim (::cuemu::block_dim())
+#define gridDim (::cuemu::grid_dim())
 
-inline void __syncthreads() { ::cuemu::barrier(::cuemu::Op::barrier, false); }
-inline int __syncthreads_or(int x) {
+CUEMU_PLAIN inline void __syncthreads() { ::cuemu::barrier(::cuemu::Op::barrier, false); }
+CUEMU_PLAIN inline int __syncthreads_or(int x) {
   return static_cast<int>(::cuemu::barrier(::cuemu::Op::some, x != 0));
 }
-inline int __syncthreads_and(int x) {
+CUEMU_PLAIN inline int __syncthreads_and(int x) {
   return static_cast<int>(::cuemu::barrier(::cuemu::Op::every, x != 0));
 }
-inline int __syncthreads_count(int x) {
+CUEMU_PLAIN inline int __syncthreads_count(int x) {
   return static_cast<int>(::cuemu::barrier(::cuemu::Op::count, x != 0));
 }
 
-inline void __syncwarp(unsigned mask = 0xffffffffu) {
+CUEMU_PLAIN inline void __syncwarp(unsigned mask = 0xffffffffu) {
   ::cuemu::warp_op(::cuemu::Op::sync, mask, 0);
 }
-inline unsigned __ballot_sync(unsigned mask, int x) {
+CUEMU_PLAIN inline unsigned __ballot_sync(unsigned mask, int x) {
   return ::cuemu::lanes_where(::cuemu::warp_op(::cuemu::Op::ballot, mask, x != 0), 1);
 }
-inline int __any_sync(unsigned mask, int x) {
+CUEMU_PLAIN inline int __any_sync(unsigned mask, int x) {
   return ::cuemu::lanes_where(::cuemu::warp_op(::cuemu::Op::any, mask, x != 0), 1) != 0;
 }
-inline int __all_sync(unsigned mask, int x) {
+CUEMU_PLAIN inline int __all_sync(unsigned mask, int x) {
   return ::cuemu::lanes_where(::cuemu::warp_op(::cuemu::Op::all, mask, x != 0), 0) == 0;
 }
 template <class T>
-unsigned __match_any_sync(unsigned mask, T x) {
+CUEMU_PLAIN unsigned __match_any_sync(unsigned mask, T x) {
   const uint64_t word = ::cuemu::to_word(x);
   return ::cuemu::lanes_where(::cuemu::warp_op(::cuemu::Op::match, mask, word), word);
 }
 template <class T>
-T __shfl_sync(unsigned mask, T x, int from) {
+CUEMU_PLAIN T __shfl_sync(unsigned mask, T x, int from) {
   return ::cuemu::shuffle(mask, x, from % ::cuemu::kWarp);
 }
 template <class T>
-T __shfl_up_sync(unsigned mask, T x, unsigned by) {
+CUEMU_PLAIN T __shfl_up_sync(unsigned mask, T x, unsigned by) {
   return ::cuemu::shuffle(mask, x, static_cast<int>(::cuemu::lane()) - static_cast<int>(by));
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T x, unsigned by) {
+CUEMU_PLAIN T __shfl_down_sync(unsigned mask, T x, unsigned by) {
   return ::cuemu::shuffle(mask, x, static_cast<int>(::cuemu::lane() + by));
 }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T x, int with) {
+CUEMU_PLAIN T __shfl_xor_sync(unsigned mask, T x, int with) {
   return ::cuemu::shuffle(mask, x, static_cast<int>(::cuemu::lane()) ^ with);
 }
 
 // Integers only: a float atomic in a kernel must not compile.
 template <class T>
-T atomicAdd(T* to, T x) {
+CUEMU_PLAIN T atomicAdd(T* to, T x) {
   static_assert(static_cast<T>(0.5) == 0, "cuemu: no atomics on floats");
+  ::cuemu::hooks::atomic_begin(to, sizeof *to);
   const T old = *to;
   *to = old + x;
+  ::cuemu::hooks::atomic_end(to, sizeof *to);
   return old;
 }
 template <class T>
-T atomicMin(T* to, T x) {
+CUEMU_PLAIN T atomicMin(T* to, T x) {
+  ::cuemu::hooks::atomic_begin(to, sizeof *to);
   const T old = *to;
   if (x < old) *to = x;
+  ::cuemu::hooks::atomic_end(to, sizeof *to);
   return old;
 }
 template <class T>
-T atomicMax(T* to, T x) {
+CUEMU_PLAIN T atomicMax(T* to, T x) {
+  ::cuemu::hooks::atomic_begin(to, sizeof *to);
   const T old = *to;
   if (x > old) *to = x;
+  ::cuemu::hooks::atomic_end(to, sizeof *to);
   return old;
 }
 template <class T>
-T atomicOr(T* to, T x) {
+CUEMU_PLAIN T atomicOr(T* to, T x) {
+  ::cuemu::hooks::atomic_begin(to, sizeof *to);
   const T old = *to;
   *to = old | x;
+  ::cuemu::hooks::atomic_end(to, sizeof *to);
   return old;
 }
 template <class T>
-T atomicExch(T* to, T x) {
+CUEMU_PLAIN T atomicExch(T* to, T x) {
+  ::cuemu::hooks::atomic_begin(to, sizeof *to);
   const T old = *to;
   *to = x;
+  ::cuemu::hooks::atomic_end(to, sizeof *to);
   return old;
 }
 template <class T>
-T atomicCAS(T* to, T expected, T x) {
+CUEMU_PLAIN T atomicCAS(T* to, T expected, T x) {
+  ::cuemu::hooks::atomic_begin(to, sizeof *to);
   const T old = *to;
   if (old == expected) *to = x;
+  ::cuemu::hooks::atomic_end(to, sizeof *to);
   return old;
 }
 struct alignas(16) float4 {
@@ -379,8 +521,8 @@ T __ldcs(const T* from) {
   return *from;
 }
 
-inline void __threadfence() {}
-inline void __threadfence_block() {}
+CUEMU_PLAIN inline void __threadfence() { ::cuemu::hooks::fence(false); }
+CUEMU_PLAIN inline void __threadfence_block() { ::cuemu::hooks::fence(true); }
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
