@@ -139,6 +139,8 @@ namespace cuemu::hooks {
 inline void launch_begin(const char* /*kernel*/, int64_t /*blocks*/, int64_t /*threads*/,
                          cudaStream_t) {}
 inline void launch_end() {}
+// Where this thread finds the kernel's arguments.
+inline void arguments(const void* /*at*/, size_t /*size*/) {}
 // Of the block `cuemu::block`.
 inline void block_begin() {}
 inline void block_end() {}
@@ -304,10 +306,22 @@ CUEMU_PLAIN inline void run_grid(const char* kernel, int64_t blocks, int64_t cou
   hooks::launch_end();
 }
 
-CUEMU_PLAIN inline void launch(const char* kernel, int64_t blocks, int64_t count,
-                               cudaStream_t stream, std::function<void()> run) {
-  if (enqueue == nullptr) return run_grid(kernel, blocks, count, stream, std::move(run));
-  enqueue(stream, [=] { run_grid(kernel, blocks, count, stream, run); });
+// A kernel with its arguments, which on a GPU are in no memory that a kernel can write.
+template <class Body>
+struct Call {
+  Body run;
+  CUEMU_PLAIN void operator()() {
+    hooks::arguments(&run, sizeof run);
+    run();
+  }
+};
+
+template <class Body>
+CUEMU_PLAIN void launch(const char* kernel, int64_t blocks, int64_t count, cudaStream_t stream,
+                        Body run) {
+  std::function<void()> call = Call<Body>{std::move(run)};
+  if (enqueue == nullptr) return run_grid(kernel, blocks, count, stream, std::move(call));
+  enqueue(stream, [=] { run_grid(kernel, blocks, count, stream, call); });
 }
 
 template <class T>
