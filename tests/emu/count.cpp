@@ -102,7 +102,8 @@ std::vector<Lane> lanes;
 Lane* current = nullptr;
 bool in_atomic = false;
 uint64_t threads_begin = 0, threads_bytes = 0, shared_begin = 0, shared_bytes = 0;
-uint64_t arguments_begin = 0, arguments_bytes = 0;
+const void* const* arguments_at = nullptr;
+const size_t* arguments_bytes = nullptr;
 
 Page& page_of(uint64_t number) {
   const size_t slot = number % 64;
@@ -326,7 +327,7 @@ void access(const void* code, const void* where, uint64_t bytes, bool written) {
   if (in_range(at, shared_begin, shared_bytes)) {
     kind = written ? kSharedWrite : kSharedRead;
   } else if (in_range(at, current->stack_end - kStackBytes, kStackBytes + 512) ||
-             in_range(at, arguments_begin, arguments_bytes) ||
+             in_range(at, reinterpret_cast<uint64_t>(*arguments_at), *arguments_bytes) ||
              in_range(at, threads_begin, threads_bytes) ||
              in_range(at, reinterpret_cast<uint64_t>(__ehdr_start),
                       static_cast<uint64_t>(_end - __ehdr_start))) {
@@ -345,7 +346,10 @@ void access(const void* code, const void* where, uint64_t bytes, bool written) {
 
 namespace cuemu::hooks {
 
-void count_launch(const char* kernel, int64_t blocks, int64_t threads, void* stream) {
+void count_launch(const char* kernel, int64_t blocks, int64_t threads, void* stream,
+                  const void* const* at, const size_t* bytes) {
+  arguments_at = at;
+  arguments_bytes = bytes;
   const auto known = std::find(names.begin(), names.end(), kernel);
   launches.emplace_back();
   launch = &launches.back();
@@ -361,11 +365,6 @@ void count_launch(const char* kernel, int64_t blocks, int64_t threads, void* str
 void count_launch_end() {
   launch = nullptr;
   current = nullptr;
-}
-
-void count_arguments(const void* at, size_t bytes) {
-  arguments_begin = reinterpret_cast<uint64_t>(at);
-  arguments_bytes = bytes;
 }
 
 void count_block(const char* threads, size_t bytes, const char* shared, size_t size,
@@ -502,3 +501,13 @@ EXPORT void* count_memset(void* to, int byte, size_t bytes) {
   access(__builtin_return_address(0), to, bytes, true);
   return std::memset(to, byte, bytes);
 }
+
+// What launchers and adapters allocate with new, likewise: as aligned as a GPU's memory is, else
+// counts would depend on malloc.
+EXPORT void* count_new(size_t bytes) {
+  void* at = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  if (at == nullptr) std::abort();
+  return at;
+}
+EXPORT void count_delete(void* at) { std::free(at); }
+EXPORT void count_delete_sized(void* at, size_t) { std::free(at); }

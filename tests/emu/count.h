@@ -12,10 +12,9 @@ CUEMU_PLAIN inline bool is_barrier(Op op) {
 
 CUEMU_PLAIN inline void launch_begin(const char* kernel, int64_t blocks, int64_t count,
                                      cudaStream_t stream) {
-  count_launch(kernel, blocks, count, stream);
+  count_launch(kernel, blocks, count, stream, &arguments.at, &arguments.bytes);
 }
 CUEMU_PLAIN inline void launch_end() { count_launch_end(); }
-CUEMU_PLAIN inline void arguments(const void* at, size_t bytes) { count_arguments(at, bytes); }
 CUEMU_PLAIN inline void block_begin() {
   count_block(reinterpret_cast<const char*>(threads.data()), threads.size() * sizeof(Thread),
               __start_cuemu_shared,

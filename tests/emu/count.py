@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,13 @@ KERNEL = [
     "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0",
     "-DGCEXT_CUEMU", '-DCUEMU_HOOKS="count.h"', f"-I{HERE}",
 ]  # fmt: skip
+
+
+# What count.cpp has in their place.
+RENAMED = {
+    "memcpy": "memcpy", "memset": "memset",
+    "_Znwm": "new", "_ZdlPv": "delete", "_ZdlPvm": "delete_sized",
+}  # fmt: skip
 
 
 class Launch(ctypes.Structure):
@@ -75,40 +82,61 @@ def _is_gcc(name: str) -> bool:
     return "clang" not in text and "Free Software Foundation" in text
 
 
-@functools.cache
-def counted_library(name: str) -> ctypes.CDLL:
-    """Compile ``<name>.cpp`` with counters, if something that it includes has changed."""
+def _made(
+    name: str, kind: str, sources: list[Path],
+    commands: Callable[[str, Path], list[list[str]]],
+) -> Path:  # fmt: skip
+    """Return the file that the commands write, in build/emu, made if its sources have changed."""
     cxx = gxx()
     if cxx is None:
         raise RuntimeError("emu: counting needs g++ and objcopy. Install GCC.")
+    known: set[Path] = set()
+    for source in sources:
+        _sources(source, known)
     digest = hashlib.sha256(" ".join([cxx, *KERNEL]).encode())
-    for path in sorted(_sources(HERE / f"{name}.cpp", set()) | _sources(HERE / "count.cpp", set())
-                       | _sources(HERE / "count.h", set())):
+    for path in sorted(known):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    target = ROOT / "build" / "emu" / f"{name}-count-{digest.hexdigest()[:16]}.so"
+    target = ROOT / "build" / "emu" / f"{name}-{digest.hexdigest()[:16]}{kind}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        kernels, counters, part = (target.with_suffix(f".{os.getpid()}{i}.o") for i in range(3))
-        renames = [f"--redefine-sym={each}=count_{each}" for each in ("memcpy", "memset")]
-        for command in (
-            [cxx, *KERNEL, "-c", str(HERE / f"{name}.cpp"), "-o", str(kernels)],
-            [cxx, *COMMON, "-c", str(HERE / "count.cpp"), "-o", str(counters)],
-            ["objcopy", *renames, str(kernels)],
-            [cxx, "-shared", str(kernels), str(counters), "-o", str(part)],
-        ):
+        part = target.with_suffix(f".{os.getpid()}.o")
+        for command in commands(cxx, part):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
                 raise RuntimeError(f"emu: {command[0]} failed.\n{done.stderr}")
-        kernels.unlink()
-        counters.unlink()
         part.rename(target)  # when whole, as tests may run in parallel
-    return ctypes.CDLL(str(target))
+    return target
+
+
+@functools.cache
+def counted_library(name: str) -> ctypes.CDLL:
+    """Compile ``<name>.cpp`` with counters, if something that it includes has changed."""
+    kernels, counters = HERE / f"{name}.cpp", HERE / "count.cpp"
+
+    def compile_counters(cxx: str, part: Path) -> list[list[str]]:
+        return [[cxx, *COMMON, "-c", str(counters), "-o", str(part)]]
+
+    counting = _made("count", ".o", [counters], compile_counters)
+
+    def compile_kernels(cxx: str, part: Path) -> list[list[str]]:
+        made = str(part.with_suffix(".kernels.o"))
+        renames = [f"--redefine-sym={old}=count_{new}" for old, new in RENAMED.items()]
+        return [
+            [cxx, *KERNEL, "-c", str(kernels), "-o", made],
+            ["objcopy", *renames, made],
+            [cxx, "-shared", made, str(counting), "-o", str(part)],
+            ["rm", made],
+        ]
+
+    return ctypes.CDLL(str(_made(f"{name}-count", ".so", [kernels, counters, HERE / "count.h"],
+                                 compile_kernels)))  # fmt: skip
 
 
 class Counted:
     """The counters of the libraries that were used."""
 
-    def __init__(self) -> None:
+    def __init__(self, dry: bool) -> None:
+        self.dry = dry
         self._libraries: list[ctypes.CDLL] = []
 
     def load(self, name: str) -> ctypes.CDLL:
@@ -116,6 +144,7 @@ class Counted:
         library = counted_library(name)
         if library not in self._libraries:
             library.count_reset()
+            library.emu_dry(int(self.dry))
             library.count_name.restype = ctypes.c_char_p
             self._libraries.append(library)
         return library
@@ -167,9 +196,12 @@ def _lines(library: ctypes.CDLL, codes: list[int]) -> list[str]:
 
 
 @contextmanager
-def counting() -> Iterator[Counted]:
-    """Count what emulated kernels do whose adapter is made within."""
-    counted, before = Counted(), Emulated.load
+def counting(dry: bool = False) -> Iterator[Counted]:
+    """Count what emulated kernels do whose adapter is made within.
+
+    dry: launches are listed and run nothing, so that no memory of theirs is touched.
+    """
+    counted, before = Counted(dry), Emulated.load
     Emulated.load = staticmethod(counted.load)
     try:
         yield counted

@@ -129,6 +129,16 @@ inline std::function<void()> body;
 inline Index block, grid_size, block_size;
 inline uint64_t barrier_result = 0;
 
+// Where the running thread has the kernel's arguments.
+struct Arguments {
+  const void* at;
+  size_t bytes;
+};
+inline Arguments arguments = {nullptr, 0};
+
+// Launches are shown to the hooks, and run nothing.
+inline bool dry = false;
+
 }  // namespace cuemu
 
 // --- Hooks. ---
@@ -139,8 +149,6 @@ namespace cuemu::hooks {
 inline void launch_begin(const char* /*kernel*/, int64_t /*blocks*/, int64_t /*threads*/,
                          cudaStream_t) {}
 inline void launch_end() {}
-// Where this thread finds the kernel's arguments.
-inline void arguments(const void* /*at*/, size_t /*size*/) {}
 // Of the block `cuemu::block`.
 inline void block_begin() {}
 inline void block_end() {}
@@ -292,7 +300,7 @@ CUEMU_PLAIN inline void run_grid(const char* kernel, int64_t blocks, int64_t cou
   grid_size = {static_cast<unsigned>(blocks), 1, 1};
   block_size = {static_cast<unsigned>(count), 1, 1};
   hooks::launch_begin(kernel, blocks, count, stream);
-  for (int64_t b = 0; b < blocks; ++b) {
+  for (int64_t b = 0; b < (dry ? 0 : blocks); ++b) {
     block = {static_cast<unsigned>(reversed ? blocks - 1 - b : b), 0, 0};
     threads.assign(static_cast<size_t>(count), Thread{});
     for (int64_t i = 0; i < count; ++i) {
@@ -306,12 +314,12 @@ CUEMU_PLAIN inline void run_grid(const char* kernel, int64_t blocks, int64_t cou
   hooks::launch_end();
 }
 
-// A kernel with its arguments, which on a GPU are in no memory that a kernel can write.
+// A kernel with its arguments, which are in no memory that a kernel reaches on a GPU.
 template <class Body>
 struct Call {
   Body run;
   CUEMU_PLAIN void operator()() {
-    hooks::arguments(&run, sizeof run);
+    arguments = {&run, sizeof run};
     run();
   }
 };
