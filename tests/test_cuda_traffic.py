@@ -9,6 +9,9 @@ import torch
 from emu.backends import pointer
 from emu.count import Launch, counting, gxx
 
+from bench.gpu_cases import CASES, Case, Kit
+from bench.gpu_count import count
+
 pytestmark = pytest.mark.skipif(gxx() is None, reason="counting needs g++ and objcopy")
 
 
@@ -57,7 +60,7 @@ def test_distinct_sectors_of_blocks_and_launches() -> None:
 
 @pytest.mark.parametrize(
     ("what", "wavefronts", "conflicts"),
-    [(8, 1, 0), (9, 2, 1), (10, 32, 31), (11, 1, 0), (12, 1, 0), (13, 2, 0)],
+    [(8, 1, 0), (9, 2, 1), (10, 32, 31), (11, 1, 0), (12, 1, 0), (13, 2, 0), (19, 4, 0)],
 )
 def test_bank_conflicts(what: int, wavefronts: int, conflicts: int) -> None:
     found = traffic(what)
@@ -73,3 +76,59 @@ def test_atomics() -> None:
     shared = traffic(16)
     assert (shared.shared_atomics, shared.shared_atomic_addresses) == (32, 16)
     assert (shared.shared_atomic_most, shared.barriers, shared.atomics) == (2, 2, 0)
+
+
+# What a call may ask for, at n elements: launches; words an element requested and, of each launch,
+# distinct; wavefronts an element beyond one a turn. `python -m bench gpu-count --kernel select
+# --n 3M --detail --lines 12` says which line asks for them. Who makes a kernel better lowers these.
+SLACK = 1.02  # compilers differ in what they reload
+LIMITS = {
+    "stc, feedback, p=0.001": (3_000_000, 7, 4.87, 3.09, 0.001),
+    "stc, feedback, p=0.01": (300_000, 3, 3.95, 3.38, 0.005),
+    "stc, feedback, p=0.1": (3_000_000, 7, 7.11, 4.59, 0.001),
+    "stc, in place, p=0.01": (300_000, 4, 5.29, 4.34, 0.005),
+    "topk, no residual, p=0.01": (300_000, 3, 1.74, 1.27, 0.005),
+    "stc of 32,768, p=0.01": (32_768, 1, 7.18, 4.02, 0.007),
+    "rest": (300_000, 1, 2.75, 2.00, 0.0),
+    "combine, 20 packets, p=0.01": (300_000, 2, 14.91, 1.41, 0.051),
+    "combine, 4 dense packets": (300_000, 2, 5.63, 5.00, 0.0),
+    "combine_add, p=0.01": (300_000, 1, 0.175, 0.175, 0.0),
+    "sign, feedback": (300_000, 4, 4.36, 3.04, 0.0),
+    "sign, in place": (300_000, 4, 5.70, 5.04, 0.0),
+    "sign, no residual": (300_000, 4, 1.70, 1.04, 0.0),
+    "qsgd, 15 steps of 512": (300_000, 6, 13.08, 3.78, 0.0),
+    "terngrad": (300_000, 6, 12.76, 3.50, 0.0),
+    "level_values, k=n/2": (300_000, 1, 1.38, 1.26, 0.0),
+    "hadamard, chunks of 2^10": (300_000, 2, 4.0, 4.0, 1.25),
+    "hadamard, chunks of 2^13": (300_000, 2, 4.0, 4.0, 1.25),
+    "hadamard, chunks of 2^16": (300_000, 4, 8.0, 8.0, 1.25),
+}
+# Launches at any size, and those of a model of 160 tensors of its own sizes.
+LAUNCHES = {"stc, feedback, p=0.01": 7, "stc of a model of 160 tensors, p=0.01": 12}
+
+
+def case_of(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_no_more_traffic_than_before(name: str) -> None:
+    n, launches, requested, once, conflicts = LIMITS[name]
+    found = count(case_of(name), n)
+    assert found.total.launches == found.chain == launches
+    assert found.total.requested <= requested * SLACK
+    assert found.total.once <= once * SLACK
+    assert found.total.conflicts <= conflicts * SLACK
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_launches(name: str) -> None:
+    """Of every size, as the host enqueues them: nothing runs."""
+    case = case_of(name)
+    sizes = [case.n] if "model" in name else [10**6, 10**7, 10**8]
+    for n in sizes:
+        with counting(dry=True) as counted:
+            case.run(Kit(counted, True), n)
+            launches = counted.launches()
+        assert 0 < len(launches) <= LAUNCHES[name]
+        assert {launch.stream for launch in launches} == {0}

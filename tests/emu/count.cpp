@@ -12,10 +12,11 @@
 //            conflicts;
 //   atomics  lanes meet that give the same address.
 //
-// The compiler splits float4 and structs of words into their words: those of one lane, one after
-// the other in program and memory and within 16 aligned bytes of global memory, are taken together;
-// likewise bytes within a word. A longer copy is taken as accesses of 8 bytes. Not counted: fiber
-// stacks (a GPU's registers and local memory), arguments and constants, the emulator's own data.
+// A float4 is one access, and so is a copy of any struct of up to 16 bytes; a longer one is taken as
+// accesses of 8. Where the compiler stores the words of a struct one by one, those of one lane, one
+// after the other in program and memory and within 16 aligned bytes of global memory, are taken
+// together, likewise bytes within a word. Not counted: fiber stacks (a GPU's registers and local
+// memory), arguments and constants, the emulator's own data.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -319,7 +320,6 @@ void record(const void* code, uint64_t at, uint64_t bytes, Kind kind) {
   log.push_back({code, at, code, static_cast<uint8_t>(bytes), static_cast<uint8_t>(bytes), kind});
 }
 
-// `shared` follows the kind of global memory by 2.
 void access(const void* code, const void* where, uint64_t bytes, bool written) {
   if (current == nullptr || in_atomic || bytes == 0) return;
   uint64_t at = reinterpret_cast<uint64_t>(where);
@@ -333,13 +333,13 @@ void access(const void* code, const void* where, uint64_t bytes, bool written) {
                       static_cast<uint64_t>(_end - __ehdr_start))) {
     return;
   }
-  while (bytes > 16) {
-    const uint64_t piece = 8 - at % 8;
+  for (const bool split = bytes > 16; split && bytes != 0;) {
+    const uint64_t piece = std::min(bytes, 8 - at % 8);
     record(code, at, piece, kind);
     at += piece;
     bytes -= piece;
   }
-  record(code, at, bytes, kind);
+  if (bytes != 0) record(code, at, bytes, kind);
 }
 
 }  // namespace

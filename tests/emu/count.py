@@ -24,10 +24,11 @@ from emu.backends import Emulated
 from emu.build import HERE, ROOT, _sources
 
 COMMON = ["-std=c++17", "-O2", "-fPIC", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
-# As in build.py; nothing that joins or splits accesses otherwise than the source does.
+# As in build.py; nothing that joins or splits accesses otherwise than the source does: a float4 is
+# one, and so is a struct that a register pair holds.
 KERNEL = [
     *COMMON, "-g1", "-Wno-unknown-pragmas", "-ffp-contract=off", "-fno-strict-aliasing",
-    "-fno-tree-vectorize", "-fno-store-merging", "-fno-tree-loop-distribute-patterns",
+    "-fno-tree-sra", "-fno-tree-vectorize", "-fno-store-merging", "-fno-tree-loop-distribute-patterns",
     "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0",
     "-DGCEXT_CUEMU", '-DCUEMU_HOOKS="count.h"', f"-I{HERE}",
 ]  # fmt: skip

@@ -468,8 +468,16 @@ CUEMU_PLAIN T atomicCAS(T* to, T expected, T x) {
   ::cuemu::hooks::atomic_end(to, sizeof *to);
   return old;
 }
+// Copied as one access of 16 bytes, as on a GPU.
 struct alignas(16) float4 {
-  float x, y, z, w;
+  union {
+    struct {
+      float x, y, z, w;
+    };
+    float whole __attribute__((vector_size(16)));
+  };
+  constexpr float4() : whole{} {}
+  constexpr float4(float a, float b, float c, float d) : whole{a, b, c, d} {}
 };
 template <class T>
 T __ldcs(const T* from) {

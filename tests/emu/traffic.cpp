@@ -17,6 +17,7 @@ __attribute__((noinline)) void keep(const void* at) { asm volatile("" ::"r"(at) 
 __global__ void traffic_kernel(int what, Long given, float* x, uint32_t* words, Pair* pairs,
                                Long* longs) {
   __shared__ uint32_t cell[32 * 33];
+  __shared__ float4 quad[32];
   const unsigned t = threadIdx.x, lane = t % 32;
   float sum = 0;
   switch (what) {
@@ -88,6 +89,10 @@ __global__ void traffic_kernel(int what, Long given, float* x, uint32_t* words, 
         sum += x[32 * i + lane];
         __syncwarp();
       }
+      break;
+    case 19:  // four turns of eight lanes
+      quad[lane] = float4{1, 2, 3, 4};
+      keep(quad);
       break;
   }
   keep(&sum);
