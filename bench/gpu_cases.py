@@ -185,7 +185,7 @@ def _levels(kit: Kit, n: int, out: bool, steps: int, bucket: int, *norm: object)
     norms, at, _, _ = kit.make("quantize", "kQuantizeBlocks").levels(
         kit.normal(n), memory, there, 1.0, steps, bucket, *norm, out, 7
     )
-    return (3 if out else 1) * n + norms.numel() + 1.5 * at.numel()
+    return float((3 if out else 1) * n + norms.numel() + 1.5 * at.numel())
 
 
 def _qsgd(kit: Kit, n: int) -> float:
@@ -230,7 +230,7 @@ def _pack(kit: Kit, n: int) -> float:
     index, value = kit.packets(1, n, 0.01)
     emu, info = kit.make("rice"), torch.empty(0, dtype=torch.int64)
     out = emu.pack_ternary(index, value, [info], [n])
-    return 2 * value[0].numel() + out.numel() / 4
+    return float(2 * value[0].numel() + out.numel() / 4)
 
 
 def _unpack(kit: Kit, n: int) -> float:
@@ -238,7 +238,7 @@ def _unpack(kit: Kit, n: int) -> float:
     if kit.dry:
         size = emu.bound(k, n)
         emu.unpack_ternary(torch.zeros(size, dtype=torch.uint8), [0], [size], [size], [k], [n], [0])
-        return 2 * k + size / 4
+        return float(2 * k + size / 4)
     index, value = kit.packets(1, n, 0.01)
     wire = importlib.import_module("wire_bodies")
     body = wire.Body("ternary", (n,), index=index[0].numpy(), value=value[0].numpy(), scale=0.5)
@@ -246,7 +246,7 @@ def _unpack(kit: Kit, n: int) -> float:
     k, begin, end, remainder, scale, _ = wire.locate(packed).encoded
     message = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
     emu.unpack_ternary(message, [begin], [end], [remainder], [k], [n], [scale])
-    return 2 * k + (end - begin) / 4
+    return float(2 * k + (end - begin) / 4)
 
 
 def _hadamard(level: int) -> Case:
@@ -312,7 +312,7 @@ def _dct(kit: Kit, n: int) -> float:
     index, _, _ = kit.make("dct").dct_select(
         kit.normal(n), kit.normal(n), kit.zeros(n), 1.0, rows, 1024, 64, k, True
     )
-    return 3 * n + 2 * index.numel()
+    return float(3 * n + 2 * index.numel())
 
 
 def _dct_values(kit: Kit, n: int) -> float:
@@ -368,7 +368,7 @@ def _encode(table: int, width: int, bucket: int, random: bool) -> Callable[[Kit,
         scales, bits, _ = kit.make("encode_codes").encode_codes(
             kit.normal(n), kit.normal(n), kit.zeros(n), 1.0, table, width, bucket, random, random, 7
         )
-        return 3 * n + (4 * scales.numel() + bits.numel()) / 4
+        return float(3 * n + (4 * scales.numel() + bits.numel()) / 4)
 
     return run
 

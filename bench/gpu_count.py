@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -146,19 +147,49 @@ def show(results: Iterable[Result], detail: bool, lines: bool) -> None:
     for result in results:
         ends = (f"{result.floor:.3f}", f"{result.ratio:.2f}")
         row(result.total, (result.name, f"{result.n:,}"), ends)
-        for kernel in result.kernels if detail else ():
-            row(kernel, (f"  {kernel.name}, {kernel.blocks} blocks", ""), ("", ""))
+        for each in result.kernels if detail else ():
+            row(each, (f"  {each.name}, {each.blocks} blocks", ""), ("", ""))
     Console(width=200).print(table)
     for result in results if lines else ():
         typer.echo(f"\n{result.name}: {result.formula} at least")
-        for kernel, kind, place, words in result.lines:
-            typer.echo(f"  {words:8.4f} {kind:12} {kernel:28} {place}")
+        for name, kind, place, words in result.lines:
+            typer.echo(f"  {words:8.4f} {kind:12} {name:28} {place}")
     typer.echo(
         "\nread, written: requested, a sector once an access of a warp; block: distinct sectors of"
         " each block; once: of each\nlaunch; atomics: lanes on global + on shared memory; meet:"
         " lanes of a warp on one address, mean <= most;\nconflicts: extra wavefronts of shared"
         " memory an element; barriers: of all blocks <= of one. Counts are no times."
     )
+
+
+def page(results: Iterable[Result]) -> str:
+    """Return the results as docs/results/cuda-counts.md."""
+    titles = (
+        "kernel", "case", "n", "launches", "read", "written", "block", "once", "at least", "",
+        "ratio", "atomics, global + shared", "lanes meeting", "conflicts", "barriers of a block",
+    )  # fmt: skip
+    lines = [
+        "# What the CUDA kernels ask of memory",
+        "",
+        "Written by `python -m bench gpu-count --page docs/results/cuda-counts.md`. **Counts under",
+        "the emulator, not times**: no GPU took part. [CUDA](../cuda.md#what-was-counted) explains",
+        "the columns. Words of 4 bytes an element; k: elements that are sent; m: packets.",
+        "",
+        "| " + " | ".join(titles) + " |",
+        "|" + "---|" * len(titles),
+    ]  # fmt: skip
+    for each in results:
+        total = each.total
+        cells = (
+            each.kernel, each.name, f"{each.n:,}", str(total.launches), f"{total.read:.3f}",
+            f"{total.written:.3f}", f"{total.block:.3f}", f"{total.once:.3f}", each.formula,
+            f"{each.floor:.3f}", f"{each.ratio:.2f}",
+            f"{total.atomics:.4f} + {total.shared_atomics:.3f}",
+            f"{total.meet:.1f}, most {total.meet_most}", f"{total.conflicts:.3f}",
+            str(total.barriers_most),
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def command(
@@ -169,6 +200,7 @@ def command(
     detail: Annotated[bool, typer.Option(help="A row for each kernel too.")] = False,
     lines: Annotated[int, typer.Option(help="Places in the code with the most sectors.")] = 0,
     json_: options.Json = None,
+    page_: Annotated[Path | None, typer.Option("--page", help="Where the table goes.")] = None,
 ) -> None:
     """Count what the CUDA kernels do to memory, without a GPU. Counts are no times."""
     emulator()
@@ -187,3 +219,5 @@ def command(
     show(results, detail, lines > 0)
     if json_ is not None:
         json_.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    if page_ is not None:
+        page_.write_text(page(results))

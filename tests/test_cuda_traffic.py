@@ -1,4 +1,4 @@
-"""What the CUDA kernels ask of memory, counted under the emulator: the counter, then the kernels."""
+"""What the CUDA kernels ask of memory, counted under the emulator; before, the counter itself."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Emulated:
     load: ClassVar[Callable[[str], ctypes.CDLL]] = staticmethod(library)
 
     def __init__(self, max_blocks: int = 1024, reverse: bool = False) -> None:
-        self.lib = self.load(self.stem)
+        self.lib = type(self).load(self.stem)
         self.max_blocks = ctypes.c_int64(max_blocks)
         self.lib.emu_reverse(int(reverse))
 

@@ -12,9 +12,9 @@
 //            conflicts;
 //   atomics  lanes meet that give the same address.
 //
-// A float4 is one access, and so is a copy of any struct of up to 16 bytes; a longer one is taken as
-// accesses of 8. Where the compiler stores the words of a struct one by one, those of one lane, one
-// after the other in program and memory and within 16 aligned bytes of global memory, are taken
+// A float4 is one access, and so is a copy of any struct of up to 16 bytes; a longer one is taken
+// as accesses of 8. Where the compiler stores the words of a struct one by one, those of one lane,
+// one after the other in program and memory and within 16 aligned bytes of global memory, are taken
 // together, likewise bytes within a word. Not counted: fiber stacks (a GPU's registers and local
 // memory), arguments and constants, the emulator's own data.
 #include <algorithm>
@@ -43,7 +43,7 @@ struct CountedLaunch {
   int64_t block_reads, block_writes;      // distinct ones of a block, summed over the blocks
   int64_t once_reads, once_writes, once;  // distinct ones of the launch; once: either, or atomic
   int64_t atomics, atomic_warps, atomic_sectors, atomic_addresses, atomic_most;  // global memory
-  int64_t shared, wavefronts, conflicts;                             // of warps
+  int64_t shared, wavefronts, conflicts;                                         // of warps
   int64_t shared_atomics, shared_atomic_warps, shared_atomic_addresses, shared_atomic_most;
   int64_t barriers, barriers_most;  // of all blocks, of one
   int64_t warp_ops;                 // arrivals of lanes
@@ -146,7 +146,8 @@ int64_t sectors_of(const Group& group, bool read, bool written) {
   uint64_t sector[2 * kLanes];
   size_t count = 0;
   for (unsigned i = 0; i < group.count; ++i) {
-    const uint64_t first = group.at[i] / kSector, last = (group.at[i] + group.bytes[i] - 1) / kSector;
+    const uint64_t first = group.at[i] / kSector,
+                   last = (group.at[i] + group.bytes[i] - 1) / kSector;
     for (uint64_t s = first; s <= last; ++s) {
       if (count == 0 || sector[count - 1] != s) sector[count++] = s;
     }
@@ -456,19 +457,19 @@ EXPORT const char* count_name(int64_t kernel) {
 }
 
 // GCC's -fsanitize=thread calls these; the address of the access is that of the return.
-#define COUNT_ACCESS(bytes)                                                              \
-  EXPORT void __tsan_read##bytes(const void* at) {                                       \
-    access(__builtin_return_address(0), at, bytes, false);                               \
-  }                                                                                      \
-  EXPORT void __tsan_write##bytes(const void* at) {                                      \
-    access(__builtin_return_address(0), at, bytes, true);                                \
+#define COUNT_ACCESS(bytes)                                \
+  EXPORT void __tsan_read##bytes(const void* at) {         \
+    access(__builtin_return_address(0), at, bytes, false); \
+  }                                                        \
+  EXPORT void __tsan_write##bytes(const void* at) {        \
+    access(__builtin_return_address(0), at, bytes, true);  \
   }
-#define COUNT_UNALIGNED(bytes)                                                           \
-  EXPORT void __tsan_unaligned_read##bytes(const void* at) {                             \
-    access(__builtin_return_address(0), at, bytes, false);                               \
-  }                                                                                      \
-  EXPORT void __tsan_unaligned_write##bytes(const void* at) {                            \
-    access(__builtin_return_address(0), at, bytes, true);                                \
+#define COUNT_UNALIGNED(bytes)                                \
+  EXPORT void __tsan_unaligned_read##bytes(const void* at) {  \
+    access(__builtin_return_address(0), at, bytes, false);    \
+  }                                                           \
+  EXPORT void __tsan_unaligned_write##bytes(const void* at) { \
+    access(__builtin_return_address(0), at, bytes, true);     \
   }
 COUNT_ACCESS(1)
 COUNT_ACCESS(2)

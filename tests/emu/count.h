@@ -17,8 +17,7 @@ CUEMU_PLAIN inline void launch_begin(const char* kernel, int64_t blocks, int64_t
 CUEMU_PLAIN inline void launch_end() { count_launch_end(); }
 CUEMU_PLAIN inline void block_begin() {
   count_block(reinterpret_cast<const char*>(threads.data()), threads.size() * sizeof(Thread),
-              __start_cuemu_shared,
-              static_cast<size_t>(__stop_cuemu_shared - __start_cuemu_shared),
+              __start_cuemu_shared, static_cast<size_t>(__stop_cuemu_shared - __start_cuemu_shared),
               static_cast<unsigned>(threads.size()));
 }
 CUEMU_PLAIN inline void block_end() { count_block_end(); }
