@@ -24,11 +24,10 @@ cudaError_t launch_combine(const CombineLaunch& args, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-cudaError_t launch_combine_add(const PacketView& packet, float alpha, int64_t numel, float* dense,
-                               int64_t max_blocks, cudaStream_t stream) {
-  if (packet.k == 0) return cudaSuccess;
-  GCEXT_LAUNCH(combine_add_kernel, blocks_for(packet.k, kCombineThreads, max_blocks),
-               kCombineThreads, stream, packet, alpha, numel, dense);
+cudaError_t launch_combine_add(const CombineAddLaunch& args, cudaStream_t stream) {
+  if (args.packet.k == 0) return cudaSuccess;
+  GCEXT_LAUNCH(combine_add_kernel, blocks_for(args.packet.k, kCombineThreads, args.max_blocks),
+               kCombineThreads, stream, args);
   return cudaSuccess;
 }
 

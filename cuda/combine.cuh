@@ -58,11 +58,12 @@ __global__ void __launch_bounds__(kCombineThreads)
 }
 
 // combine_add_: a thread an entry. Indices are distinct, so no two threads meet.
-__global__ void __launch_bounds__(kCombineThreads)
-    combine_add_kernel(PacketView p, float alpha, int64_t numel, float* dense) {
+__global__ void __launch_bounds__(kCombineThreads) combine_add_kernel(CombineAddLaunch a) {
+  if (a.info != nullptr && a.info[kInfoStatus] != kSelectOk) return;
+  const PacketView& p = a.packet;
   for (int64_t e = grid_first(); e < p.k; e += grid_stride()) {
     const int64_t i = p.dense ? e : index_at(p, e);
-    if (i >= 0 && i < numel) dense[i] += alpha * p.value[e];
+    if (i >= 0 && i < a.numel) a.dense[i] += a.alpha * p.value[e];
   }
 }
 
