@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARES = (0.001, 0.01, 0.1)
 BLOCK, RATE = 1024, 0.5  # of polar codes
 CHUNK = 4096  # of sparseloco
+CHUNK_OF_ROTATION = 1 << 16
 
 
 class Kit:
@@ -249,13 +250,31 @@ def _unpack(kit: Kit, n: int) -> float:
     return float(2 * k + (end - begin) / 4)
 
 
-def _hadamard(level: int) -> Case:
-    def run(kit: Kit, n: int) -> float:
-        whole = kit.elements = n >> level << level
-        kit.make("hadamard").hadamard(kit.normal(whole), 1 << level, 1, False)
-        return 2 * whole
+def _rotate(kit: Kit, n: int) -> float:
+    kit.make("rotate").rotate(kit.normal(n), CHUNK_OF_ROTATION, BLOCK, 1)
+    return 2 * n
 
-    return Case("hadamard", f"hadamard, chunks of 2^{level}", 1 << 20, "2n", run)
+
+def _rotate_back(kit: Kit, n: int) -> float:
+    symbols, scale = kit.zeros(n // 8, torch.uint8), kit.normal(n // CHUNK_OF_ROTATION)
+    kit.make("rotate").rotate_back(symbols, scale, n, CHUNK_OF_ROTATION, BLOCK, 1)
+    return n + n / 32
+
+
+def _polar_rotated(kit: Kit, n: int) -> float:
+    """What the codec polar does with a residual."""
+    from gcext.polar import _code, _design
+
+    kept, values = round(RATE * BLOCK), kit.normal(n)
+    frozen = _design.frozen_set(BLOCK, kept, True)
+    weight, correction = _code._steps(kept, BLOCK, True, True)
+    rotate, polar = kit.make("rotate"), kit.make("polar")
+    rotated, norm = rotate.rotate(values, CHUNK_OF_ROTATION, BLOCK, 1)
+    _, bad, symbols = polar.encode(rotated, frozen, kept, n, weight, correction)
+    info = torch.zeros(4, dtype=torch.int64)
+    scale = rotate.rotate_scale(rotated, symbols, norm, bad, info, CHUNK_OF_ROTATION)
+    rotate.rotate_fit(values, symbols, scale, CHUNK_OF_ROTATION, BLOCK, 1)
+    return 2 * n + RATE * n / 32
 
 
 def _polar(soft: bool) -> Callable[[Kit, int], float]:
@@ -411,7 +430,9 @@ CASES = [
     Case("gram", "gram, 4 ternary and 4 dense packets", 10**6, "4n + 8k + 2m^2", _gram_mixed),
     Case("rice", "pack, p=0.01", 10**7, "2k + bytes/4", _pack),
     Case("rice", "unpack, p=0.01", 10**7, "2k + bytes/4", _unpack),
-    *map(_hadamard, (10, 13, 16)),
+    Case("rotate", "rotate, chunks of 2^16", 1 << 20, "2n", _rotate),
+    Case("rotate", "rotate_back, chunks of 2^16", 1 << 20, "n + n/32", _rotate_back),
+    Case("rotate", "polar, rotated, all, memory", 1 << 20, "2n + n/64", _polar_rotated),
     Case("polar", "polar encode, hard, rate 1/2, N=1024", 1 << 20, "n/32 + n/64", _polar(False)),
     Case("polar", "polar encode, soft, rate 1/2, N=1024", 1 << 20, "n + n/64", _polar(True)),
     Case("polar", "polar decode, rate 1/2, N=1024", 1 << 20, "n/64 + n/32", _polar_decode),
