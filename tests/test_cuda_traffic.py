@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from emu.backends import pointer
 from emu.build import ROOT
 from emu.count import Launch, counting, gxx
+from typer.testing import CliRunner
 
+from bench import gpu_cases
+from bench.__main__ import app
 from bench.gpu_cases import CASES, Case, Kit
 from bench.gpu_count import count
 
@@ -144,3 +150,25 @@ def test_the_resources_page_has_every_kernel() -> None:
     command = [sys.executable, str(ROOT / "tools" / "cuda_resources.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_command(tmp_path: Path) -> None:
+    files = [tmp_path / "counts.json", tmp_path / "counts.md"]
+    given = ["--kernel", "combine", "--n", "10K", "--detail", "--lines", "3"]
+    done = CliRunner().invoke(
+        app, ["gpu-count", *given, "--json", str(files[0]), "--page", str(files[1])]
+    )
+    assert done.exit_code == 0, done.output
+    assert "Counts are no times." in done.output
+    assert re.search(r"combine_sum_kernel +.*combine\.cuh:\d+", done.output)
+    results = json.loads(files[0].read_text())
+    assert [each["kernel"] for each in results] == ["combine"] * 3
+    assert files[1].read_text().count("\n| combine |") == 3
+
+
+def test_the_command_names_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["gpu-count", "--kernel", "combin"])
+    assert done.exit_code == 2
+    monkeypatch.setattr(gpu_cases, "ROOT", tmp_path)  # as installed
+    with pytest.raises(ValueError, match=r"bench: counting needs .* in a clone"):
+        gpu_cases.emulator()
