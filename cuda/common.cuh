@@ -48,6 +48,16 @@ __device__ inline void atomic_min(uint64_t* to, uint64_t x) {
   atomicMin(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(x));
 }
 
+// What other blocks write meanwhile, read in a loop until it is what is waited for.
+__device__ inline uint32_t polled(uint32_t* from) {
+#ifdef GCEXT_CUEMU
+  return atomicAdd(from, 0u);  // where the emulator may run another block
+#else
+  __nanosleep(64);  // leaves the memory to those who are waited for
+  return *const_cast<volatile uint32_t*>(from);
+#endif
+}
+
 // Of rising numbers, the place of the last one not above x: the item whose blocks, numbered through
 // all items, hold block x. first[0] <= x.
 template <class T>
