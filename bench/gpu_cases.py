@@ -250,12 +250,20 @@ def _unpack(kit: Kit, n: int) -> float:
     return float(2 * k + (end - begin) / 4)
 
 
+def _chunks(kit: Kit, n: int) -> int:
+    """Return as many elements in whole chunks."""
+    kit.elements = max(n // CHUNK_OF_ROTATION, 1) * CHUNK_OF_ROTATION
+    return kit.elements
+
+
 def _rotate(kit: Kit, n: int) -> float:
+    n = _chunks(kit, n)
     kit.make("rotate").rotate(kit.normal(n), CHUNK_OF_ROTATION, BLOCK, 1)
     return 2 * n
 
 
 def _rotate_back(kit: Kit, n: int) -> float:
+    n = _chunks(kit, n)
     symbols, scale = kit.zeros(n // 8, torch.uint8), kit.normal(n // CHUNK_OF_ROTATION)
     kit.make("rotate").rotate_back(symbols, scale, n, CHUNK_OF_ROTATION, BLOCK, 1)
     return n + n / 32
@@ -265,6 +273,7 @@ def _polar_rotated(kit: Kit, n: int) -> float:
     """What the codec polar does with a residual."""
     from gcext.polar import _code, _design
 
+    n = _chunks(kit, n)
     kept, values = round(RATE * BLOCK), kit.normal(n)
     frozen = _design.frozen_set(BLOCK, kept, True)
     weight, correction = _code._steps(kept, BLOCK, True, True)
