@@ -36,7 +36,9 @@ struct CombineAddLaunch {
   int64_t max_blocks;
 };
 
-constexpr int64_t kCombineBlocks = 65536;
+// Each owns a run of the elements: as many as run at once on the largest GPU.
+constexpr int64_t kCombineBlocks = 528;
+constexpr int64_t kCombineAddBlocks = 65536;
 
 cudaError_t launch_combine(const CombineLaunch& args, cudaStream_t stream);
 cudaError_t launch_combine_add(const CombineAddLaunch& args, cudaStream_t stream);

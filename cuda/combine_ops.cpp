@@ -41,10 +41,10 @@ void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha,
   const PacketView packet = view_on_device("combine_add_", index, value, dense.numel(), dense);
   if (info.has_value()) check_device(*info, dense, "combine_add_: info");
   const CurrentStream stream(dense);
-  check_launch("combine_add_",
-               launch_combine_add({packet, static_cast<float>(alpha), dense.numel(),
-                                   dense.mutable_data_ptr<float>(), add_info(info), kCombineBlocks},
-                                  stream));
+  check_launch("combine_add_", launch_combine_add({packet, static_cast<float>(alpha), dense.numel(),
+                                                   dense.mutable_data_ptr<float>(), add_info(info),
+                                                   kCombineAddBlocks},
+                                                  stream));
 }
 
 // A launch a tensor.

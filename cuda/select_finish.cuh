@@ -260,7 +260,7 @@ __device__ inline void finish_emit(const Part& part, FinishMemory& shared) {
 }
 
 // Steps 4 to 6, or of items that are sums alone the restoring.
-__global__ void __launch_bounds__(kSelectThreads)
+__global__ void __launch_bounds__(kSelectThreads, 3)
     select_finish_kernel(SelectGrid grid, int first_phase) {
   __shared__ FinishMemory shared;
   __shared__ Part part;
