@@ -92,15 +92,15 @@ def test_atomics() -> None:
 # --n 3M --detail --lines 12` says which line asks for them. Who makes a kernel better lowers these.
 SLACK = 1.02  # compilers differ in what they reload
 LIMITS = {
-    "stc, feedback, p=0.001": (3_000_000, 7, 4.87, 3.09, 0.001),
-    "stc, feedback, p=0.01": (300_000, 3, 3.95, 3.38, 0.005),
-    "stc, feedback, p=0.1": (3_000_000, 7, 7.11, 4.59, 0.001),
-    "stc, in place, p=0.01": (300_000, 4, 5.29, 4.34, 0.005),
-    "topk, no residual, p=0.01": (300_000, 3, 1.74, 1.27, 0.005),
-    "stc of 32,768, p=0.01": (32_768, 1, 7.18, 4.02, 0.007),
+    "stc, feedback, p=0.001": (1_000_000, 3, 3.25, 3.11, 0.002),
+    "stc, feedback, p=0.01": (1_000_000, 3, 3.41, 3.17, 0.002),
+    "stc, feedback, p=0.1": (1_000_000, 3, 4.70, 3.74, 0.02),
+    "stc, in place, p=0.01": (300_000, 4, 4.77, 4.43, 0.005),
+    "topk, no residual, p=0.01": (300_000, 3, 1.54, 1.24, 0.005),
+    "stc of 32,768, p=0.01": (32_768, 1, 7.22, 4.02, 0.007),
     "rest": (300_000, 1, 2.75, 2.00, 0.0),
-    "combine, 20 packets, p=0.01": (300_000, 2, 14.91, 1.41, 0.051),
-    "combine, 4 dense packets": (300_000, 2, 5.63, 5.00, 0.0),
+    "combine, 20 packets, p=0.01": (300_000, 2, 2.23, 1.41, 0.052),
+    "combine, 4 dense packets": (300_000, 2, 5.06, 5.00, 0.0),
     "combine_add, p=0.01": (300_000, 1, 0.175, 0.175, 0.0),
     "sign, feedback": (300_000, 4, 4.36, 3.04, 0.0),
     "sign, in place": (300_000, 4, 5.70, 5.04, 0.0),
@@ -113,8 +113,8 @@ LIMITS = {
 }
 # Launches at any size, and those of a model of 160 tensors of its own sizes.
 LAUNCHES = {
-    "stc, feedback, p=0.01": 7,
-    "stc of a model of 160 tensors, p=0.01": 12,
+    "stc, feedback, p=0.01": 3,
+    "stc of a model of 160 tensors, p=0.01": 7,
     "polar, rotated, all, memory": 5,
 }
 
