@@ -13,13 +13,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+TREE = Path(os.environ.get("GCEXT_EMU_TREE", ROOT))  # whose kernels are built: removal.py
 FLAGS = [
     "-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror",
     "-Wno-unknown-pragmas", "-ffp-contract=off", "-fvisibility=hidden",
     "-fno-strict-aliasing",  # as nvcc treats device code: 64-bit atomics cast their pointers
     "-fsanitize=alignment,bounds,signed-integer-overflow,shift",
     "-fsanitize-undefined-trap-on-error",
-    "-DGCEXT_CUEMU", f"-I{HERE}",
+    "-DGCEXT_CUEMU", f"-I{TREE / 'tests' / 'emu'}",
 ]  # fmt: skip
 
 INSTRUMENT = ["-fsanitize=thread", "--param=tsan-distinguish-volatile=1"]  # GCC 11 or later
@@ -33,13 +34,23 @@ def compiler() -> str | None:
     return next((name for name in names if shutil.which(name)), None)
 
 
+@functools.cache
+def can_instrument() -> bool:
+    """Return whether the compiler instruments accesses as hooks need it."""
+    cxx = compiler()
+    if cxx is None:
+        return False
+    command = [cxx, *INSTRUMENT, "-x", "c++", "-c", os.devnull, "-o", os.devnull]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
 def _sources(path: Path, known: set[Path]) -> set[Path]:
     """Add to ``known`` the file and what it includes by quoted names."""
     if path.exists() and path not in known:
         known.add(path)
         text = path.read_text(errors="ignore")  # of an object there is nothing to find
         for name in re.findall(r'^#include "(.+)"', text, re.MULTILINE):
-            for folder in (path.parent, HERE):
+            for folder in (path.parent, TREE / "tests" / "emu"):
                 _sources((folder / name).resolve(), known)
     return known
 
@@ -56,29 +67,30 @@ def library(name: str) -> ctypes.CDLL:
 
 def build(name: str, hooks: str | None = None) -> Path:
     """Return the library of the file, with what <hooks>.cpp does at the hooks of cuemu.h."""
-    flags = FLAGS
+    here = TREE / "tests" / "emu"
     if hooks is None:
-        return _make(name, flags, [HERE / f"{name}.cpp"], ".so")
+        return _make(name, FLAGS, [here / f"{name}.cpp"], ".so")
     flags = [flag for flag in FLAGS if flag != "-shared"]
     flags += ["-c", "-g1", f'-DCUEMU_HOOKS="{hooks}.h"']
+    header = here / f"{hooks}.h"  # which is included by the macro alone
     # Linked without the sanitizer: its runtime is <hooks>.cpp.
     objects = [
-        _make(hooks, flags, [HERE / f"{hooks}.cpp"], ".o"),
-        _make(name, [*flags, *INSTRUMENT], [HERE / f"{name}.cpp"], ".o"),
+        _make(hooks, flags, [here / f"{hooks}.cpp"], ".o", header),
+        _make(name, [*flags, *INSTRUMENT], [here / f"{name}.cpp"], ".o", header),
     ]
     return _make(f"{name}-{hooks}", ["-shared"], objects, ".so")
 
 
-def _make(name: str, flags: list[str], sources: list[Path], suffix: str) -> Path:
+def _make(name: str, flags: list[str], sources: list[Path], suffix: str, *more: Path) -> Path:
     """Return what the compiler makes of the sources, which is kept until one of them changes."""
     cxx = compiler()
     if cxx is None:
         raise RuntimeError("emu: needs a C++17 compiler. Install g++ or clang.")
     digest = hashlib.sha256(" ".join([cxx, *flags]).encode())
-    for source in sources:
+    for source in [*sources, *more]:
         for path in sorted(_sources(source, set())):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    target = ROOT / "build" / "emu" / f"{name}-{digest.hexdigest()[:16]}{suffix}"
+    target = TREE / "build" / "emu" / f"{name}-{digest.hexdigest()[:16]}{suffix}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         # Renamed when whole, as tests may run in parallel.

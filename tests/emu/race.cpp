@@ -423,11 +423,9 @@ void leave(Op, unsigned mask) {
   }
 }
 
-void atomic_begin(void* at, size_t size) {
-  strong_access(at, size, kRead | kWrite, __builtin_return_address(0));
+void atomic_from(void* at, size_t size, const void* from) {
+  strong_access(at, size, kRead | kWrite, from);
 }
-
-void atomic_end(void*, size_t) {}
 
 void fence(bool block_scope) {
   if (block_scope) return;
