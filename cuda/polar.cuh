@@ -33,6 +33,11 @@ namespace gcext {
 
 constexpr int kPolarThreads = 256;
 constexpr int kRankThreads = 1024;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kPolarBlocks = 4;  // of a multiprocessor, which has 1,024 threads there
+#else
+constexpr int kPolarBlocks = 5;
+#endif
 constexpr int kLowLevel = 8;        // 32 KiB of LLRs for the nodes up to 2^8 rows
 constexpr int64_t kLowRows = 1024;  // 8 KiB for the codeword up to N = 2^10
 constexpr int kScaleRows = 16;      // of values that a lane has in flight
@@ -289,7 +294,7 @@ __device__ inline void polar_store_symbols(const PolarGroups& groups, int64_t gr
 }
 
 // Steps 2 to 5.
-__global__ void __launch_bounds__(kPolarThreads, 5)
+__global__ void __launch_bounds__(kPolarThreads, kPolarBlocks)
     polar_encode_kernel(PolarEncodeLaunch a, const uint32_t* before, uint8_t* scratch) {
   __shared__ uint64_t low_llr[(kPolarLanes / 8) << (kLowLevel + 1)];
   __shared__ uint64_t low_word[kLowRows];
