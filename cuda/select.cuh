@@ -247,9 +247,9 @@ __device__ inline void wait_for(uint32_t* count, uint32_t least) {
   if (threadIdx.x == 0) {
     while (polled(count) < least) {
     }
+    __threadfence();
   }
   __syncthreads();
-  __threadfence();
 }
 
 }  // namespace gcext
