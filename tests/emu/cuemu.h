@@ -131,6 +131,16 @@ inline Thread* self = nullptr;
 inline Index block;
 inline uint64_t barrier_result = 0;
 
+// Where the running thread has the kernel's arguments.
+struct Arguments {
+  const void* at;
+  size_t bytes;
+};
+inline Arguments arguments = {nullptr, 0};
+
+// Launches are shown to the hooks, and run nothing.
+inline bool dry = false;
+
 // A block that may run: what is above, while another has its turn.
 struct Turn {
   Context at;  // where it goes on
@@ -348,7 +358,7 @@ CUEMU_PLAIN inline void run_grid(const char* kernel, int64_t blocks, int64_t cou
   hooks::launch_begin(kernel, blocks, count, stream);
   turns.resize(residents);
   int64_t begun = 0, ended = 0;
-  while (ended < blocks) {
+  while (ended < (dry ? 0 : blocks)) {
     for (turn = 0; turn < residents; ++turn) {
       Turn& mine = turns[turn];
       if (!mine.running) {
@@ -371,10 +381,22 @@ CUEMU_PLAIN inline void run_grid(const char* kernel, int64_t blocks, int64_t cou
   hooks::launch_end();
 }
 
-CUEMU_PLAIN inline void launch(const char* kernel, int64_t blocks, int64_t count,
-                               cudaStream_t stream, std::function<void()> run) {
-  if (enqueue == nullptr) return run_grid(kernel, blocks, count, stream, std::move(run));
-  enqueue(stream, [=] { run_grid(kernel, blocks, count, stream, run); });
+// A kernel with its arguments, which are in no memory that a kernel reaches on a GPU.
+template <class Body>
+struct Call {
+  Body run;
+  CUEMU_PLAIN void operator()() {
+    arguments = {&run, sizeof run};
+    run();
+  }
+};
+
+template <class Body>
+CUEMU_PLAIN void launch(const char* kernel, int64_t blocks, int64_t count, cudaStream_t stream,
+                        Body run) {
+  std::function<void()> call = Call<Body>{std::move(run)};
+  if (enqueue == nullptr) return run_grid(kernel, blocks, count, stream, std::move(call));
+  enqueue(stream, [=] { run_grid(kernel, blocks, count, stream, call); });
 }
 
 template <class T>
@@ -513,8 +535,16 @@ CUEMU_PLAIN T atomicCAS(T* to, T expected, T x) {
   ::cuemu::hooks::atomic_end(to, sizeof *to);
   return old;
 }
+// Copied as one access of 16 bytes, as on a GPU.
 struct alignas(16) float4 {
-  float x, y, z, w;
+  union {
+    struct {
+      float x, y, z, w;
+    };
+    float whole __attribute__((vector_size(16)));
+  };
+  constexpr float4() : whole{} {}
+  constexpr float4(float a, float b, float c, float d) : whole{a, b, c, d} {}
 };
 template <class T>
 T __ldcs(const T* from) {
