@@ -65,7 +65,7 @@ mutants: $(VENV)/installed
 	$(BIN)/python tests/fuzz/mutants.py
 
 # Data races in the kernels, which run on the CPU; then each barrier, fence and __syncwarp removed in turn.
-CUDA_TESTS := $(filter-out %_emulator.py %_race.py, $(wildcard tests/test_cuda_*.py))
+CUDA_TESTS := $(filter-out %_emulator.py %_race.py %_traffic.py, $(wildcard tests/test_cuda_*.py))
 cuda-race: $(VENV)/installed
 	PYTHONPATH=tests GCEXT_EMU_HOOKS=race $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
 	  -p emu.race -m "not cuda" $(CUDA_TESTS)

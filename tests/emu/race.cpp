@@ -1,9 +1,8 @@
 // Finds data races in kernels that run under the emulator: two accesses to one byte by different
 // threads, at least one of them a write and not both strong, that nothing orders. Atomics are
-// strong, and so are reads and writes of volatile objects. GCC's
-// -fsanitize=thread puts a call before every access of a kernel; those calls end here and not in
-// libtsan, which knows neither shared memory nor fences, remembers four accesses a word, and has
-// too few threads for a grid.
+// strong, and so are reads and writes of volatile objects. GCC's -fsanitize=thread puts a call
+// before every access of a kernel; those calls end here and not in libtsan, which knows neither
+// shared memory nor fences, remembers four accesses a word, and has too few threads for a grid.
 //
 // What orders an access before another, as in PTX's memory model:
 //
@@ -13,10 +12,11 @@
 //      it by 1 and 2, a later atomic on that word, __threadfence() by Y that follows that one.
 //      What X's fence follows comes before what follows Y's.
 //
-// Nothing else does: not an atomic alone, not the order in which blocks happen to run, and not
-// shuffles, ballots and matches, of which CUDA says that they imply no memory barrier. So a race is
-// found whatever the schedule, as long as both accesses are made. __threadfence_block() orders
-// nothing here.
+// The atomics may be volatile reads and writes, and are on global memory. Nothing else orders: not
+// an atomic alone, not the order in which blocks happen to run, and not shuffles, ballots and
+// matches, of which CUDA says that they imply no memory barrier. So a race is found whatever the
+// schedule, as long as both accesses are made. __threadfence_block() orders nothing here. Two
+// blocks take turns: where one waits for another, both go on.
 //
 // How it is kept. A thread's time is two numbers: `interval`, the barriers it has passed, and
 // `step`, its releases (__syncwarp, __threadfence). A segment is what a thread does at one time. An
@@ -204,8 +204,12 @@ void report(const char* what, uint32_t where, const char* before, const Mark& ma
   reports += line;
 }
 
-enum Kind { kRead = 0, kWrite = 1, kStrong = 2 };  // bits
-constexpr const char* kNames[] = {"read", "write", "volatile read", "atomic or volatile write"};
+enum Kind { kRead = 1, kWrite = 2, kStrong = 4 };  // bits
+
+const char* name_of(int kind) {
+  if ((kind & kStrong) == 0) return (kind & kWrite) != 0 ? "write" : "read";
+  return (kind & kWrite) != 0 ? "atomic or volatile write" : "volatile read";
+}
 
 // Keeps the mark beside those that nothing orders before it.
 void keep(Mark (&marks)[4], const Mark& mark) {
@@ -226,7 +230,7 @@ void access_cell(Cell& cell, int kind, const Mark& mark, uintptr_t at) {
     if (other.segment == 0 || other.segment == mark.segment) return;
     if (mark.strong && other.strong) return;
     if (now->knows(segments[other.segment])) return;
-    report(kNames[kind], mark.where, kNames[other_kind], other, at);
+    report(name_of(kind), mark.where, name_of(other_kind), other, at);
   };
   check(cell.write, kWrite);
   for (const Mark& other : cell.strong_write) check(other, kWrite | kStrong);
@@ -340,11 +344,16 @@ void strong_access(void* at, size_t size, int kind, const void* from) {
   if (!in_shared(place)) cuemu::yield();
   now = time;
   access(place, size, kind | kStrong, from);
+  if (in_shared(place)) return;  // a fence beside it orders nothing here: barriers are for that
   if (time->has_fenced) share(std::array{time});
   if (time->fenced == nullptr && words.empty()) return;
-  KnownPtr& word = words[place_of(place)];
-  time->pending = both(time->pending, word);
-  if ((kind & kWrite) != 0) word = both(word, time->fenced);
+  KnownPtr& word = words[place];
+  if ((kind & kRead) != 0) time->pending = both(time->pending, word);
+  if (kind == kWrite) {
+    word = time->fenced;  // what was written before it is not what is read
+  } else if ((kind & kWrite) != 0) {
+    word = both(word, time->fenced);
+  }
 }
 
 bool orders(cuemu::Op op) {
@@ -369,6 +378,8 @@ bool orders(cuemu::Op op) {
 }  // namespace
 
 namespace cuemu::hooks {
+
+const bool two_blocks_take_turns = (residents = 2, true);
 
 void launch_begin(const char* kernel, int64_t, int64_t, cudaStream_t) {
   kernel_name = kernel;
