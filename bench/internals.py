@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 import gcext
-from gcext._native.ops import hadamard as hadamard
-from gcext._native.ops import polar_unpack as unpack  # packed bits to symbols
 from gcext._native.ops import select as select  # accumulate and exact top-k
+from gcext._native.polar import polar_pack as pack_symbols  # to packed bits
+from gcext._native.polar import polar_unpack as unpack  # packed bits to symbols
+from gcext._native.polar import rotate as rotate
+from gcext._native.polar import rotate_back as rotate_back
 from gcext._packet.codes import Contents
 from gcext._wire import TILE as TILE  # indices that share a Rice parameter
 from gcext._wire import bits_pack as bits_pack
@@ -19,9 +21,9 @@ from gcext.aggregate._project import project as project  # its coefficients, fro
 from gcext.polar._design import crossover as crossover  # rate to distortion
 from gcext.polar._design import frozen_set as frozen_set
 from gcext.polar._values import chunks_of as chunks_of  # how a rotated vector is split
-from gcext.polar._values import seed_of as seed_of  # the seed of one chunk's rotation
+from gcext.polar._values import layout_of as layout_of  # the sizes of a rotation's chunks
 
-__all__ = ["unpack"]
+__all__ = ["pack_symbols", "unpack"]
 
 
 def pairs(packet: gcext.Packet) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 import gcext
 from gcext import polar
 
-from .internals import chunks_of, dense, hadamard, seed_of
+from .internals import chunks_of, dense, layout_of, pack_symbols, rotate, rotate_back
 from .report import Row
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -151,18 +151,19 @@ def subsampled_signs(x: Tensor, bits: list[int], seed: int) -> Tensor:
     Which ones is drawn from the seed. The rotation is polar's, the scale |x|^2 / <y, signs> too.
     """
     generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for index, (start, size) in enumerate(chunks_of(len(x), 1024)):
-        part = x[start : start + size]
-        part = torch.nn.functional.pad(part, (0, size - len(part)))
-        y = hadamard(part, size, seed_of(seed, index), False)
-        chosen = torch.randperm(size, generator=generator)[: bits[index]]
-        signs = torch.zeros(size)
-        signs[chosen] = 1.0 - 2.0 * (y[chosen] < 0).float()
-        agreement = float(y.double() @ signs.double())
-        scale = float(part.double().square().sum()) / agreement if agreement else 0.0
-        parts.append(hadamard(scale * signs, size, seed_of(seed, index), True))
-    return torch.cat(parts)[: len(x)]
+    size, least = layout_of(1024)
+    y, norm = rotate(x, size, least, seed)
+    chosen, scale = torch.zeros(len(y), dtype=torch.bool), torch.zeros(len(norm))
+    for index, (start, count) in enumerate(chunks_of(len(x), 1024)):
+        part = slice(start, start + count)
+        chosen[part][torch.randperm(count, generator=generator)[: bits[index]]] = True
+        agreement = float(y[part][chosen[part]].double().abs().sum())
+        scale[index] = float(norm[index]) / agreement if agreement else 0.0
+    # A vector of -1, 0 and 1 is half the sum of two of signs, which are all that is rotated back.
+    halves = [torch.where(chosen, y < 0, rest) for rest in torch.tensor([False, True])]
+    signs = [pack_symbols(half.to(torch.uint8)) for half in halves]
+    back = [rotate_back(each, scale / 2, len(x), size, least, seed) for each in signs]
+    return back[0] + back[1]
 
 
 def variance(real: list[Tensor], rounds: int = 8, n: int = 1 << 16) -> list[Row]:

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "common/arguments.h"
 #include "common/packet.h"
 #include "select/select.h"
 
@@ -162,7 +163,10 @@ int64_t first_overflow(const Targets& targets, double alpha) {
   return first == INT64_MAX ? -1 : first.load();
 }
 
-void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
+void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha,
+                  const std::optional<Tensor>& info) {
+  if (const int64_t* const field = add_info(info); field != nullptr && field[kInfoStatus] != 0)
+    return;
   add_all(Targets("combine_add_", {dense}, {index}, {value}), alpha);
 }
 
@@ -186,7 +190,8 @@ GCEXT_OPERATOR(CPU, combine,
                "(Tensor[] index, Tensor[] value, float[] weights, int numel, float[] scale=[], "
                "Tensor[]? norms=None, int[] steps=[], int[] bucket=[]) -> Tensor")
 GCEXT_OPERATOR(CPU, combine_add_,
-               "(Tensor(a!) dense, Tensor index, Tensor value, float alpha) -> ()")
+               "(Tensor(a!) dense, Tensor index, Tensor value, float alpha, Tensor? info=None) -> "
+               "()")
 GCEXT_OPERATOR(CPU, combine_add_many_,
                "(Tensor(a!)[] dense, Tensor[] index, Tensor[] value, float alpha) -> ()")
 GCEXT_OPERATOR(CPU, combine_add_finite_,

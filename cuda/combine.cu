@@ -2,6 +2,21 @@
 #include "combine.cuh"
 
 namespace gcext {
+namespace {
+
+// The longest tile of which a warp loads the entries in a go, were they spread evenly.
+int64_t combine_tile(const CombineLaunch& args) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < args.m; ++i) {
+    const PacketView& packet = args.packets[i].packet;
+    if (!packet.dense && packet.k > most) most = packet.k;
+  }
+  int64_t tile = kSumTile;
+  while (tile > kLeastSumTile && most > args.numel / tile * kRows * kWarp) tile /= 2;
+  return tile;
+}
+
+}  // namespace
 
 cudaError_t launch_take(const WeightedPacket* packets, int64_t m, WeightedPacket* to,
                         cudaStream_t stream) {
@@ -19,16 +34,16 @@ cudaError_t launch_combine(const CombineLaunch& args, cudaStream_t stream) {
   if (const cudaError_t error = launch_take(args.packets, args.m, args.scratch, stream);
       error != cudaSuccess)
     return error;
-  GCEXT_LAUNCH(combine_sum_kernel, blocks_for(args.numel, kSumTile, args.max_blocks),
-               kCombineThreads, stream, args.scratch, args.m, args.numel, args.out);
+  const int64_t tile = combine_tile(args);
+  GCEXT_LAUNCH(combine_sum_kernel, blocks_for(args.numel, tile, args.max_blocks), kCombineThreads,
+               stream, args.scratch, args.m, args.numel, tile, args.out);
   return cudaSuccess;
 }
 
-cudaError_t launch_combine_add(const PacketView& packet, float alpha, int64_t numel, float* dense,
-                               int64_t max_blocks, cudaStream_t stream) {
-  if (packet.k == 0) return cudaSuccess;
-  GCEXT_LAUNCH(combine_add_kernel, blocks_for(packet.k, kCombineThreads, max_blocks),
-               kCombineThreads, stream, packet, alpha, numel, dense);
+cudaError_t launch_combine_add(const CombineAddLaunch& args, cudaStream_t stream) {
+  if (args.packet.k == 0) return cudaSuccess;
+  GCEXT_LAUNCH(combine_add_kernel, blocks_for(args.packet.k, kCombineThreads, args.max_blocks),
+               kCombineThreads, stream, args);
   return cudaSuccess;
 }
 

@@ -26,10 +26,21 @@ struct CombineLaunch {
   int64_t max_blocks;  // at most kCombineBlocks; the result does not depend on it
 };
 
-constexpr int64_t kCombineBlocks = 65536;
+// dense += alpha * the packet, unless info reports an error.
+struct CombineAddLaunch {
+  PacketView packet;
+  float alpha;
+  int64_t numel;
+  float* dense;
+  const int64_t* info;  // may be null
+  int64_t max_blocks;
+};
+
+// Each owns a run of the elements: as many as run at once on the largest GPU.
+constexpr int64_t kCombineBlocks = 528;
+constexpr int64_t kCombineAddBlocks = 65536;
 
 cudaError_t launch_combine(const CombineLaunch& args, cudaStream_t stream);
-cudaError_t launch_combine_add(const PacketView& packet, float alpha, int64_t numel, float* dense,
-                               int64_t max_blocks, cudaStream_t stream);
+cudaError_t launch_combine_add(const CombineAddLaunch& args, cudaStream_t stream);
 
 }  // namespace gcext

@@ -1,5 +1,6 @@
 // The operators of csrc/combine.cpp on CUDA: checks, allocation, the current stream. The schemas
 // are _ops.so's.
+#include "../csrc/common/arguments.h"
 #include "combine_launch.h"
 #include "device.h"
 
@@ -33,14 +34,17 @@ Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& valu
   return out;
 }
 
-void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha) {
+void combine_add_(Tensor dense, Tensor index, Tensor value, double alpha,
+                  const std::optional<Tensor>& info) {
   check_dense(dense, ScalarType::Float, "combine_add_: dense");
   check_device(dense, dense, "combine_add_: dense");
   const PacketView packet = view_on_device("combine_add_", index, value, dense.numel(), dense);
+  if (info.has_value()) check_device(*info, dense, "combine_add_: info");
   const CurrentStream stream(dense);
-  check_launch("combine_add_",
-               launch_combine_add(packet, static_cast<float>(alpha), dense.numel(),
-                                  dense.mutable_data_ptr<float>(), kCombineBlocks, stream));
+  check_launch("combine_add_", launch_combine_add({packet, static_cast<float>(alpha), dense.numel(),
+                                                   dense.mutable_data_ptr<float>(), add_info(info),
+                                                   kCombineAddBlocks},
+                                                  stream));
 }
 
 // A launch a tensor.
@@ -49,7 +53,7 @@ void combine_add_many_(const std::vector<Tensor>& dense, const std::vector<Tenso
   GCEXT_CHECK(index.size() == dense.size() && value.size() == dense.size(),
               "combine_add_many_: needs an index and a value for every tensor, got ", index.size(),
               " and ", value.size(), " for ", dense.size(), ".");
-  for (size_t i = 0; i < dense.size(); ++i) combine_add_(dense[i], index[i], value[i], alpha);
+  for (size_t i = 0; i < dense.size(); ++i) combine_add_(dense[i], index[i], value[i], alpha, {});
 }
 
 }  // namespace

@@ -51,6 +51,31 @@ __device__ inline void atomic_min(uint64_t* to, uint64_t x) {
   atomicMin(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(x));
 }
 
+// What other blocks write meanwhile, read in a loop until it is what is waited for.
+__device__ inline uint32_t polled(uint32_t* from) {
+#ifdef GCEXT_CUEMU
+  return atomicAdd(from, 0u);  // where the emulator may run another block
+#else
+  __nanosleep(64);  // leaves the memory to those who are waited for
+  return *const_cast<volatile uint32_t*>(from);
+#endif
+}
+
+// A copy in shared memory of what every thread reads. Every thread must call `take`.
+template <class T>
+struct SharedCopy {
+  static_assert(sizeof(T) % sizeof(uint64_t) == 0, "copied in words of 8 bytes");
+  uint64_t words[sizeof(T) / sizeof(uint64_t)];
+
+  __device__ void take(const T& from) {
+    for (unsigned i = threadIdx.x; i < sizeof(T) / sizeof(uint64_t); i += blockDim.x)
+      words[i] = reinterpret_cast<const uint64_t*>(&from)[i];
+    __syncthreads();
+  }
+  __device__ const T& operator*() const { return *reinterpret_cast<const T*>(words); }
+  __device__ T& operator*() { return *reinterpret_cast<T*>(words); }
+};
+
 // Of rising numbers, the place of the last one not above x: the item whose blocks, numbered through
 // all items, hold block x. first[0] <= x.
 template <class T>

@@ -269,6 +269,17 @@ __device__ inline void polar_gather(const uint64_t* word, int64_t lanes, int64_t
   }
 }
 
+// The codeword of a group to its place among all symbols, which begin on a multiple of 8 bytes.
+__device__ inline void polar_store_symbols(const PolarGroups& groups, int64_t group,
+                                           const uint64_t* word, uint8_t* symbols) {
+  uint8_t* to = symbols + groups.start(group) / 8;
+  if (groups.whole(group)) {
+    GCEXT_EACH(i, groups.block) reinterpret_cast<uint64_t*>(to)[i] = word[i];
+  } else {
+    polar_gather(word, groups.lanes_of(group), groups.symbols(group), to);
+  }
+}
+
 // Steps 2 to 5.
 __global__ void __launch_bounds__(kPolarThreads)
     polar_encode_kernel(PolarEncodeLaunch a, const uint32_t* before, uint8_t* scratch) {
@@ -295,6 +306,7 @@ __global__ void __launch_bounds__(kPolarThreads)
     m.message = lanes == kPolarLanes ? reinterpret_cast<uint64_t*>(to) : rows;
     polar_walk(m, a.levels);
     if (lanes < kPolarLanes) polar_gather(rows, lanes, a.kept * lanes, to);
+    if (a.symbols != nullptr) polar_store_symbols(a.groups, group, m.word, a.symbols);
   }
 }
 
@@ -328,12 +340,7 @@ __global__ void __launch_bounds__(kPolarThreads)
     }
     __syncthreads();
     polar_transform(word, block);
-    uint8_t* to = a.packed + a.groups.start(group) / 8;
-    if (a.groups.whole(group)) {
-      GCEXT_EACH(i, block) reinterpret_cast<uint64_t*>(to)[i] = word[i];
-    } else {
-      polar_gather(word, lanes, a.groups.symbols(group), to);
-    }
+    polar_store_symbols(a.groups, group, word, a.packed);
   }
 }
 

@@ -16,6 +16,7 @@ struct PolarEncodeLaunch {
   double weight;
   int correction;
   uint8_t* message;  // 8-byte aligned
+  uint8_t* symbols;  // the codewords, 8-byte aligned; null: not asked for
   int64_t* bad;      // the first index of a value that is not finite, or -1
   void* scratch;     // polar_scratch_bytes(), 8-byte aligned, uninitialised
   int64_t blocks;    // polar_blocks() or fewer; the result does not depend on it

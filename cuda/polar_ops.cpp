@@ -18,8 +18,9 @@ int check_frozen(const Tensor& frozen, const Tensor& like) {
   return polar_level(frozen.numel());
 }
 
-std::tuple<Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& frozen, int64_t free,
-                                        int64_t numel, double weight, int64_t correction) {
+std::tuple<Tensor, Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& frozen,
+                                                int64_t free, int64_t numel, double weight,
+                                                int64_t correction, bool symbols) {
   const bool soft = check_polar_source(source, numel);
   check_polar_steps(weight, correction);
   const int levels = check_frozen(frozen, source);
@@ -29,6 +30,7 @@ std::tuple<Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& froz
   const PolarGroups groups(numel, frozen.numel());
   const int64_t blocks = polar_blocks(groups);
   Tensor message = empty(groups.message_bytes(free), ScalarType::Byte, source);
+  Tensor packed = empty(symbols ? (numel + 7) / 8 : 0, ScalarType::Byte, source);
   Tensor bad = empty(1, ScalarType::Long, source);
   Tensor scratch = empty(polar_scratch_bytes(groups, blocks), ScalarType::Byte, source);
   const void* from = source.const_data_ptr();
@@ -41,11 +43,12 @@ std::tuple<Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& froz
                                weight,
                                static_cast<int>(correction),
                                message.mutable_data_ptr<uint8_t>(),
+                               symbols ? packed.mutable_data_ptr<uint8_t>() : nullptr,
                                bad.mutable_data_ptr<int64_t>(),
                                scratch.mutable_data_ptr(),
                                blocks};
   check_launch("polar", launch_polar_encode(args, stream));
-  return {message, bad};
+  return {message, bad, packed};
 }
 
 Tensor polar_decode(const Tensor& message, const Tensor& frozen, int64_t numel) {

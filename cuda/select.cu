@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "select_alone.cuh"
 #include "select_open.cuh"
 #include "select_stream.cuh"
+#include "select_tiny.cuh"
 
 namespace gcext {
 namespace {
@@ -16,17 +16,16 @@ bool is_tiny(const SelectItem& item, const SelectSchedule& how) {
   return item.n <= how.tiny || item.n == 0;
 }
 
-// Where things are in scratch: the works, the first block of each, the pools.
+// Where things are in scratch: the works, the first block of each, the ticket, the pools.
 int64_t round_up(int64_t bytes) { return ceil_div(bytes, 16) * 16; }
 
 int64_t head_bytes(int64_t works) {
-  return round_up(works * static_cast<int64_t>(sizeof(SelectWork))) + round_up(works * 8);
+  return round_up(works * static_cast<int64_t>(sizeof(SelectWork))) + round_up(works * 8 + 8);
 }
 
 int64_t pool_bytes(const SelectPlan& plan) {
   const int64_t a_block = sizeof(BlockCounts) + kSlabs * sizeof(uint32_t);
-  return round_up((plan.pool_capacity() + plan.gathered_capacity()) *
-                      static_cast<int64_t>(sizeof(Candidate)) +
+  return round_up(plan.pool_capacity() * static_cast<int64_t>(sizeof(Candidate)) +
                   plan.blocks * a_block);
 }
 
@@ -73,26 +72,21 @@ cudaError_t launch_select(const SelectItem* items, int64_t count, void* scratch,
   if (const cudaError_t error = launch_tiny(tiny, stream); error != cudaSuccess) return error;
   const int64_t works = static_cast<int64_t>(tasks.size());
   if (works == 0) return cudaSuccess;
-  // The large ones come first, so that a grid can leave the medium ones out.
-  const auto medium = std::stable_partition(
-      tasks.begin(), tasks.end(),
-      [&](const SelectTask& task) { return !plan_of(task.item.n, task.item.k, how).medium; });
-  const int64_t larges = medium - tasks.begin();
-
   char* const base = static_cast<char*>(scratch);
-  SelectGrid grid = {static_cast<SelectWork*>(scratch), nullptr, works};
+  SelectGrid grid = {static_cast<SelectWork*>(scratch), nullptr, nullptr, works, 0};
   grid.first =
       reinterpret_cast<int64_t*>(base + round_up(works * static_cast<int64_t>(sizeof(SelectWork))));
-  int64_t blocks = 0, large_blocks = 0, offset = head_bytes(works);
+  grid.ticket = reinterpret_cast<uint32_t*>(grid.first + works);
+  int64_t offset = head_bytes(works), most = 0;
   bool in_place = false;
   for (SelectTask& task : tasks) {
     const SelectPlan plan = plan_of(task.item.n, task.item.k, how);
-    task.first_block = blocks;
+    task.first_block = grid.blocks;
     task.offset = offset;
-    blocks += plan.blocks;
-    if (!plan.medium) large_blocks = blocks;
+    grid.blocks += plan.blocks;
     offset += pool_bytes(plan);
     in_place = in_place || task.item.in_place;
+    most = std::max(most, task.item.k);
   }
   for (int64_t at = 0; at < works; at += kTaskChunk) {
     const int64_t here = works - at < kTaskChunk ? works - at : kTaskChunk;
@@ -101,18 +95,11 @@ cudaError_t launch_select(const SelectItem* items, int64_t count, void* scratch,
     GCEXT_LAUNCH(select_open_kernel, here, kWideThreads, stream, chunk, at, grid, base, how);
   }
   if (in_place) {
-    GCEXT_LAUNCH(select_check_kernel, works + blocks, kWideThreads, stream, grid);
+    GCEXT_LAUNCH(select_check_kernel, grid.blocks, kWideThreads, stream, grid);
   }
-  GCEXT_LAUNCH(select_stream_kernel, blocks, kSelectThreads, stream, grid);
-  if (larges < works) {
-    GCEXT_LAUNCH(select_medium_kernel, works - larges, kWideThreads, stream, grid.works + larges);
-  }
-  if (larges == 0) return cudaSuccess;
-  for (int round = 0; round < kRounds; ++round) {
-    GCEXT_LAUNCH(select_round_kernel, large_blocks, kSelectThreads, stream, grid, round);
-  }
-  GCEXT_LAUNCH(select_tally_kernel, large_blocks, kSelectThreads, stream, grid);
-  GCEXT_LAUNCH(select_emit_kernel, large_blocks, kSelectThreads, stream, grid);
+  GCEXT_LAUNCH(select_stream_kernel, grid.blocks, kSelectThreads, stream, grid);
+  GCEXT_LAUNCH(select_finish_kernel, std::min(grid.blocks, how.finish_blocks), kSelectThreads,
+               stream, grid, most == 0 ? kPhaseEmit : kPhaseRound);
   return cudaSuccess;
 }
 

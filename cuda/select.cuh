@@ -13,18 +13,21 @@
 //    pool, shows in the counts: then every later step reads all elements of the stored acc instead
 //    of the candidates. So the result is exact whatever the sample was, without the host.
 // 3. Report: status and where. From here on nothing is done if the status is set, but restoring.
-// 4. Three rounds of a radix select (select_finish.cuh) find the k-th key, 11, 11 and 9 bits: a
-//    histogram of the keys that share the digits found so far, walked from the top. What is left of
-//    the rank is the number of ties due.
+// 4. Rounds of a radix select (select_finish.cuh) find the k-th key, 11 bits each: a histogram of
+//    the keys of an interval, walked from the top. It begins at the bound, in steps of 2^9, which
+//    takes two rounds; or, where the k-th key is 2^20 keys above or there is no bound, takes
+//    those of all 31 bits. What is left of the rank is the number of ties due.
 // 5. Tally: keys greater than and equal to the k-th per block, the exact sum of the greater ones by
 //    exponent; a scan over the blocks; the count, and the mean correctly rounded.
 // 6. Emit in order of index: an element with g greater and e equal ones before it goes to place g +
 //    min(e, ties due), so ties go to the lowest indices. out is updated in the same pass, or, with
 //    next, the first tie that is not due is the cut there.
 //
-// Where a step ends with something that needs all blocks, the block that comes last does it. A tiny
-// item is one block's work from end to end (select_alone.cuh), with all elements for candidates; of
-// a medium one, steps 4 to 6 are one block's work.
+// Steps 4 to 6 are one launch: its blocks draw tickets, in the order of steps and within a step of
+// the stream's blocks, and wait until the step before is done for their item. Whoever is waited for
+// has drawn a lower ticket, so is running: no number of blocks must run at once. Where a step ends
+// with something that needs all of it, the block that comes last does it. A tiny item is one
+// block's work from end to end (select_tiny.cuh), with all elements for candidates.
 //
 // Everything that blocks add up is an integer, so the result does not depend on the order of
 // execution.
@@ -48,16 +51,13 @@ constexpr int kWarps = kSelectThreads / kWarp;
 constexpr int kQuads = 4;  // of four elements, that a thread has in flight
 constexpr int kSelectTile = kSelectThreads * kQuads * 4;
 constexpr int kSlabs = 16;  // that a block may need
-constexpr int kRounds = 3;
-constexpr int kDigits = 1 << 11;
-constexpr int kAhead = 4;  // loads in flight in the later passes
-// The largest k of a medium item: beyond it one SM takes longer for its passes over 1.3k candidates
-// than four launches do.
-constexpr int64_t kMediumMost = int64_t{1} << 14;
+constexpr int kDigitBits = 11;
+constexpr int kDigits = 1 << kDigitBits;
+constexpr int kTopShift = 20;              // of the digits of an interval that holds all keys
+constexpr int kBoundShift = 9;             // of one that begins at a bound
+constexpr int kRounds = 4;                 // at most: shifts 9, 20, 9, 0
+constexpr int kAhead = 4;                  // loads in flight in the later passes
 constexpr uint32_t kNoBound = UINT32_MAX;  // above every key, NaN's too: no candidates
-
-GCEXT_HD inline int digit_shift(int round) { return round == 0 ? 20 : round == 1 ? 9 : 0; }
-GCEXT_HD inline int digit_bits(int round) { return round == 2 ? 9 : 11; }
 
 struct alignas(8) Candidate {
   uint32_t place;  // in its block's range
@@ -73,20 +73,16 @@ struct SelectPlan {
   int64_t blocks, step;  // a block's range, whole tiles
   int64_t slabs;         // in the pool
   int slab_shift;        // a slab is 1 << slab_shift candidates
-  bool medium;           // one block does steps 4 to 6, on candidates gathered beside the pool
 
   GCEXT_HD int64_t pool_capacity() const { return slabs << slab_shift; }
-  GCEXT_HD int64_t gathered_capacity() const { return medium ? pool_capacity() : 0; }
 };
 
 // Candidates are collected unless they would be more than a quarter of all. The pool holds 2k +
-// n/16 of them and a slab a block, and never takes more than 7/8 of n words. Of a medium item that
-// and as much again for the gathered ones is less than n words, as 20k <= n.
+// n/16 of them and a slab a block, and never takes more than 7/8 of n words.
 GCEXT_HD inline SelectPlan plan_of(int64_t n, int64_t k, const SelectSchedule& how) {
   SelectPlan plan = {};
   plan.step = ceil_div(ceil_div(n, kSelectTile), how.max_blocks) * kSelectTile;
   plan.blocks = ceil_div(n, plan.step);
-  plan.medium = n <= how.medium && plan.blocks <= kWideThreads && k <= n / 20 && k <= kMediumMost;
   while ((int64_t{kSlabs} << plan.slab_shift) < plan.step) ++plan.slab_shift;
   if (k == 0 || k > n / 4) return plan;
   const int64_t slab = int64_t{1} << plan.slab_shift;
@@ -95,46 +91,65 @@ GCEXT_HD inline SelectPlan plan_of(int64_t n, int64_t k, const SelectSchedule& h
   return plan;
 }
 
-// Tickets: the last block to draw one finishes the step.
-enum Phase { kPhaseStream, kPhaseRound, kPhaseTally = kPhaseRound + kRounds, kPhases };
+// What the blocks of an item do together; see `arrived`.
+enum Phase { kPhaseRound, kPhaseTally = kPhaseRound + kRounds, kPhaseEmit, kPhases };
+
+// Where the search for the k-th key stands.
+struct Search {
+  uint64_t rank;  // of the k-th key, among those of the interval; at last, the ties due
+  uint32_t key;   // where the interval begins; at last, the k-th key
+  int32_t width;  // log2 of the interval's length, or 32: no end
+  int32_t shift;  // of the next round's digits, or -1: found
+  uint32_t mean;  // bits; after the tally
+};
+
+// The search for the k-th of all keys.
+__device__ inline Search all_keys(int64_t k) {
+  return {static_cast<uint64_t>(k), 0, 32, kTopShift, 0};
+}
+
+// What no block changes once the stream is done, or before it, and every block reads.
+struct SelectHead {
+  SelectItem item;
+  SelectPlan plan;
+  Candidate* pool;
+  uint32_t* slab_of;  // kSlabs a block
+  BlockCounts* counts;
+  uint32_t bound;    // candidates' least key
+  uint32_t all;      // every element is read: the candidates are useless
+  uint32_t refused;  // the status is not kSelectOk
+};
 
 // One item on the device, from open to emit.
 struct SelectWork {
-  SelectItem item;
-  SelectPlan plan;
-  Candidate *pool, *gathered;
-  uint32_t* slab_of;  // kSlabs a block
-  BlockCounts* counts;
-
-  uint64_t digits[kDigits];  // keys by digit, of those that share the digits before
+  SelectHead head;
+  Search search;
+  uint64_t digits[kDigits];  // keys by digit, of those of the interval
   uint64_t bins[kBins];      // sums of mantissas above the k-th key, as in select.h
   FirstNonFinite first;
   uint64_t collected;  // candidates
-  // Of the k-th key, among those that share its digits found so far; after the last, the ties due.
-  uint64_t rank;
-  uint32_t key;    // the digits of the k-th key found so far, zeros below
-  uint32_t mean;   // bits
-  uint32_t bound;  // candidates' least key
   uint32_t slabs_taken;
-  uint32_t overflow;  // of the pool
-  uint32_t all;       // every element is read: the candidates are useless
-  uint32_t refused;   // the status is not kSelectOk
-  uint32_t arrived[kPhases];
+  uint32_t overflow;          // of the pool
+  uint32_t streamed;          // blocks that are done with the stream
+  uint32_t arrived[kPhases];  // and with each phase
+  uint32_t done;              // phases that are
 };
 
 // All items of a launch sequence: block b of the grid works for the item with first[j] <= b.
 struct SelectGrid {
   SelectWork* works;
   int64_t* first;
+  uint32_t* ticket;  // the next one of steps 4 to 6
   int64_t count;
+  int64_t blocks;  // of all items
 };
 
-struct SelectPart {
+struct Part {
   SelectWork* work;
   int64_t block;  // of the item's
 };
 
-__device__ inline SelectPart part_of(const SelectGrid& grid, int64_t block) {
+__device__ inline Part part_of(const SelectGrid& grid, int64_t block) {
   const int64_t item = last_not_above(grid.first, grid.count, block);
   return {grid.works + item, block - grid.first[item]};
 }
@@ -156,32 +171,17 @@ struct Share {
   int64_t begin;            // of the range
   int64_t size;             // elements, or candidates
   const Candidate* pool;    // nullptr: elements
-  const uint32_t* slab_of;  // nullptr: the pool is in one piece
+  const uint32_t* slab_of;  // the block's, in shared memory
   int slab_shift;
 
   __device__ Element at(int64_t e) const {
     if (e >= size) return {0, 0.0f, false};
     if (pool == nullptr) return {begin + e, stored_acc(source, begin + e), true};
-    int64_t from = e;
-    if (slab_of != nullptr) {
-      const int64_t slab = slab_of[e >> slab_shift];
-      from = (slab << slab_shift) + (e & ((int64_t{1} << slab_shift) - 1));
-    }
-    const Candidate c = pool[from];
+    const int64_t slab = slab_of[e >> slab_shift];
+    const Candidate c = pool[(slab << slab_shift) + (e & ((int64_t{1} << slab_shift) - 1))];
     return {begin + c.place, float_of(c.bits), true};
   }
 };
-
-__device__ inline Share share_of(const SelectWork& work, int64_t block) {
-  Share share = {work.item.source, block * work.plan.step, work.plan.step, nullptr, nullptr, 0};
-  if (work.item.n - share.begin < share.size) share.size = work.item.n - share.begin;
-  if (work.all) return share;
-  share.size = static_cast<int64_t>(work.counts[block].candidates);
-  share.pool = work.pool;
-  share.slab_of = work.slab_of + block * kSlabs;
-  share.slab_shift = work.plan.slab_shift;
-  return share;
-}
 
 // body(elements) for the whole share in order, kAhead of a thread at a time, all loads in flight. A
 // warp has consecutive ones, a row of lanes after the other, so that emission synchronizes with
@@ -239,6 +239,17 @@ __device__ inline bool arrives_last(uint32_t* arrived, int64_t blocks, uint32_t*
   __syncthreads();
   __threadfence();
   return *flag != 0;
+}
+
+// Waits until *count is at least `least`, and sees what was written before it became that. Every
+// thread must call it.
+__device__ inline void wait_for(uint32_t* count, uint32_t least) {
+  if (threadIdx.x == 0) {
+    while (polled(count) < least) {
+    }
+  }
+  __syncthreads();
+  __threadfence();
 }
 
 }  // namespace gcext

@@ -1,35 +1,42 @@
-// select on CUDA, steps 4 to 6 of select.cuh: the search, the tally, the emission. A block reads
-// its share: the candidates of its range, or, where those are useless, the range itself.
+// select on CUDA, steps 4 to 6 of select.cuh: the search, the tally, the emission. For each of them
+// every block of the stream has a part, its share: the candidates of its range, or, where those are
+// useless, the range itself.
 #pragma once
 
 #include "select.cuh"
 
 namespace gcext {
 
-// Step 4: counts the share's keys that have the digits found so far. counts is shared memory,
-// zeroed.
-__device__ inline void count_digits(const Share& share, int round, uint32_t found,
-                                    uint32_t* counts) {
-  const int shift = digit_shift(round), bits = digit_bits(round);
+// Step 4: counts the share's keys of the interval. counts is shared memory, zeroed.
+__device__ inline void count_digits(const Share& share, const Search& search, uint32_t* counts) {
   for_elements(share, [&](const Element& element) {
-    const uint32_t key = key_of(element.acc);
-    const bool counted = element.inside && static_cast<uint64_t>(key) >> (shift + bits) ==
-                                               static_cast<uint64_t>(found) >> (shift + bits);
-    add_to_bin(counts, counted ? static_cast<int>(key >> shift & ((1u << bits) - 1)) : -1);
+    const uint32_t key = key_of(element.acc), above = key - search.key;
+    const bool counted =
+        element.inside && key >= search.key && static_cast<uint64_t>(above) >> search.width == 0;
+    const uint32_t digit = above >> search.shift;
+    add_to_bin(counts, !counted ? -1 : digit < kDigits ? static_cast<int>(digit) : kDigits - 1);
   });
 }
 
-// Step 4: the digit whose keys, counted from the top, reach the rank; none where there are fewer.
+// Step 4: goes on to the digit whose keys, counted from the top, reach the rank, or to the lowest
+// where there are fewer. Every thread must call it; the search is memory that all of them see.
 template <class Count>
-__device__ inline void append_digit(const Count* counts, int round, uint32_t* key, uint64_t* rank,
-                                    uint64_t* warp_sums, Found* found) {
-  if (threadIdx.x == 0) *found = {0, *rank};
+__device__ inline void narrow(const Count* counts, Search* search, uint64_t* warp_sums,
+                              Found* found) {
+  if (threadIdx.x == 0) *found = {0, search->rank};
   __syncthreads();
-  find_from_top(counts, kDigits, *rank, warp_sums, found);
+  find_from_top(counts, kDigits, search->rank, warp_sums, found);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    *key |= found->digit << digit_shift(round);
-    *rank = found->rank;
+  if (threadIdx.x != 0) return;
+  search->key += found->digit << search->shift;
+  search->rank = found->rank;
+  if (search->shift != kTopShift && search->width > 31 && found->digit == kDigits - 1) {
+    search->shift = kTopShift;  // anywhere above
+  } else {
+    search->width = search->shift;
+    search->shift = search->width == 0            ? -1
+                    : search->width <= kDigitBits ? 0
+                                                  : search->width - kDigitBits;
   }
 }
 
@@ -122,6 +129,7 @@ __device__ inline void emit_share(const SelectItem& item, const Share& share, Em
     uint64_t g = whole.greater + (before & 0xffffu), e = whole.equal + (before >> 16);
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
+      __syncwarp();  // a row's pairs are stored together
       const uint64_t ties = e + __popc(equals[j] & lanes_below());
       const uint32_t key = key_of(element[j].acc);
       const bool tie = element[j].inside && key == whole.kth;
@@ -140,82 +148,156 @@ __device__ inline void emit_share(const SelectItem& item, const Share& share, Em
   });
 }
 
-// Step 4, one round.
-__global__ void __launch_bounds__(kSelectThreads) select_round_kernel(SelectGrid grid, int round) {
-  __shared__ uint32_t counts[kDigits];
-  __shared__ uint64_t warp_sums[kWarps];
-  __shared__ Found found;
-  __shared__ uint32_t flag;
-  const SelectPart part = part_of(grid, blockIdx.x);
-  SelectWork& work = *part.work;
-  if (work.refused || work.item.k == 0) return;
-  for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) counts[i] = 0;
+// What the phases of a part need in shared memory.
+struct FinishMemory {
+  SharedCopy<SelectHead> head;
+  SharedCopy<Search> search;
+  SharedCopy<BlockCounts> own;  // of the part, as they were before the phase
+  uint32_t slab_of[kSlabs];
+  uint64_t warp_sums[kWarps];
+  Found found;
+  uint32_t greater, equal, flag;
+  uint32_t warp_counts[kWarps];
+  uint32_t counts[kDigits];
+  uint64_t bins[kBins];
+};
+
+// The part's share. Every thread must call it.
+__device__ inline Share share_of(int64_t block, FinishMemory& shared) {
+  const SelectHead& head = *shared.head;
+  Share share = {head.item.source, block * head.plan.step, head.plan.step, nullptr, nullptr, 0};
+  if (head.item.n - share.begin < share.size) share.size = head.item.n - share.begin;
+  if (head.all) return share;
+  share.size = static_cast<int64_t>((*shared.own).candidates);
+  share.pool = head.pool;
+  share.slab_of = shared.slab_of;
+  share.slab_shift = head.plan.slab_shift;
+  const int64_t slabs = ceil_div(share.size, int64_t{1} << share.slab_shift);
+  if (static_cast<int64_t>(threadIdx.x) < slabs)
+    shared.slab_of[threadIdx.x] = head.slab_of[block * kSlabs + threadIdx.x];
   __syncthreads();
-  count_digits(share_of(work, part.block), round, work.key, counts);
+  return share;
+}
+
+// The block that ends a phase says so.
+__device__ inline void end_phase(SelectWork& work, uint32_t done) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) atomicExch(&work.done, done);
+}
+
+// Step 4, one round.
+__device__ inline void finish_round(const Part& part, int round, FinishMemory& shared) {
+  SelectWork& work = *part.work;
+  const SelectHead& head = *shared.head;
+  Search& search = *shared.search;
+  for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) shared.counts[i] = 0;
+  __syncthreads();
+  count_digits(share_of(part.block, shared), search, shared.counts);
   __syncthreads();
   for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) {
-    if (counts[i] != 0) atomic_add(&work.digits[i], counts[i]);
+    if (shared.counts[i] != 0) atomic_add(&work.digits[i], shared.counts[i]);
   }
-  if (!arrives_last(&work.arrived[kPhaseRound + round], work.plan.blocks, &flag)) return;
-  append_digit(work.digits, round, &work.key, &work.rank, warp_sums, &found);
+  if (!arrives_last(&work.arrived[kPhaseRound + round], head.plan.blocks, &shared.flag)) return;
+  narrow(work.digits, &search, shared.warp_sums, &shared.found);
   for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) work.digits[i] = 0;
+  if (threadIdx.x == 0) work.search = search;
+  __syncthreads();
+  end_phase(work, search.shift < 0 ? kPhaseTally : kPhaseRound + round + 1);
 }
 
 // Step 5. The last block makes each block's counts those of the blocks before it.
-__global__ void __launch_bounds__(kSelectThreads) select_tally_kernel(SelectGrid grid) {
-  __shared__ uint64_t bins[kBins];
-  __shared__ uint64_t warp_sums[kWarps];
-  __shared__ uint32_t greater, equal, flag;
-  const SelectPart part = part_of(grid, blockIdx.x);
+__device__ inline void finish_tally(const Part& part, FinishMemory& shared) {
   SelectWork& work = *part.work;
-  if (work.refused || work.item.k == 0) return;
-  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) bins[i] = 0;
-  if (threadIdx.x == 0) greater = equal = 0;
+  const SelectHead& head = *shared.head;
+  Search& search = *shared.search;
+  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) shared.bins[i] = 0;
+  if (threadIdx.x == 0) shared.greater = shared.equal = 0;
   __syncthreads();
-  tally_share(share_of(work, part.block), work.key, bins, &greater, &equal);
+  tally_share(share_of(part.block, shared), search.key, shared.bins, &shared.greater,
+              &shared.equal);
   __syncthreads();
   for (int i = threadIdx.x; i < kBins; i += kSelectThreads) {
-    if (bins[i] != 0) atomic_add(&work.bins[i], bins[i]);
+    if (shared.bins[i] != 0) atomic_add(&work.bins[i], shared.bins[i]);
   }
   if (threadIdx.x == 0) {
-    work.counts[part.block].greater = greater;
-    work.counts[part.block].equal = equal;
+    head.counts[part.block].greater = shared.greater;
+    head.counts[part.block].equal = shared.equal;
   }
-  if (!arrives_last(&work.arrived[kPhaseTally], work.plan.blocks, &flag)) return;
-  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) bins[i] = work.bins[i];
+  if (!arrives_last(&work.arrived[kPhaseTally], head.plan.blocks, &shared.flag)) return;
+  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) shared.bins[i] = work.bins[i];
   uint64_t all_greater = 0, all_equal = 0;  // of the blocks in earlier turns of the loop
-  for (int64_t at = 0; at < work.plan.blocks; at += kSelectThreads) {
+  for (int64_t at = 0; at < head.plan.blocks; at += kSelectThreads) {
     const int64_t i = at + threadIdx.x;
-    const bool inside = i < work.plan.blocks;
+    const bool inside = i < head.plan.blocks;
     uint64_t greaters, equals;
     const uint64_t greaters_before =
-        block_exclusive_sum(inside ? work.counts[i].greater : 0, warp_sums, &greaters);
+        block_exclusive_sum(inside ? head.counts[i].greater : 0, shared.warp_sums, &greaters);
     const uint64_t equals_before =
-        block_exclusive_sum(inside ? work.counts[i].equal : 0, warp_sums, &equals);
+        block_exclusive_sum(inside ? head.counts[i].equal : 0, shared.warp_sums, &equals);
     if (inside) {
-      work.counts[i].greater = all_greater + greaters_before;
-      work.counts[i].equal = all_equal + equals_before;
+      head.counts[i].greater = all_greater + greaters_before;
+      head.counts[i].equal = all_equal + equals_before;
     }
     all_greater += greaters;
     all_equal += equals;
   }
-  if (threadIdx.x == 0) work.mean = settle_mean(work.item, work.key, all_greater, &work.rank, bins);
+  if (threadIdx.x == 0) {
+    work.search.mean = settle_mean(head.item, search.key, all_greater, &search.rank, shared.bins);
+    work.search.rank = search.rank;
+  }
+  end_phase(work, kPhaseEmit);
 }
 
 // Step 6.
-__global__ void __launch_bounds__(kSelectThreads) select_emit_kernel(SelectGrid grid) {
-  __shared__ uint32_t warp_counts[kWarps];
-  const SelectPart part = part_of(grid, blockIdx.x);
-  const SelectWork& work = *part.work;
-  if (work.refused) {
-    const int64_t begin = part.block * work.plan.step, end = begin + work.plan.step;
-    return restore(work.item.source, begin + threadIdx.x, end < work.item.n ? end : work.item.n,
-                   kSelectThreads);
+__device__ inline void finish_emit(const Part& part, FinishMemory& shared) {
+  const SelectHead& head = *shared.head;
+  const Search& search = *shared.search;
+  const BlockCounts& before = *shared.own;
+  emit_share(head.item, share_of(part.block, shared),
+             {search.key, search.mean, search.rank, before.greater, before.equal},
+             shared.warp_counts);
+}
+
+// Steps 4 to 6, or of items that are sums alone the restoring.
+__global__ void __launch_bounds__(kSelectThreads, 3)
+    select_finish_kernel(SelectGrid grid, int first_phase) {
+  __shared__ FinishMemory shared;
+  __shared__ Part part;
+  __shared__ int phase;
+  const SelectWork* held = nullptr;  // whose head is in shared memory
+  for (;;) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      const int64_t ticket = atomicAdd(grid.ticket, 1u);
+      phase = first_phase + static_cast<int>(ticket / grid.blocks);
+      if (phase < kPhases) part = part_of(grid, ticket % grid.blocks);
+    }
+    __syncthreads();
+    if (phase >= kPhases) return;
+    SelectWork& work = *part.work;
+    if (&work != held) shared.head.take(work.head);
+    held = &work;
+    const SelectHead& head = *shared.head;
+    if (head.refused) {
+      if (phase != kPhaseEmit) continue;
+      const int64_t begin = part.block * head.plan.step, end = begin + head.plan.step;
+      restore(head.item.source, begin + threadIdx.x, end < head.item.n ? end : head.item.n,
+              kSelectThreads);
+      continue;
+    }
+    if (head.item.k == 0) continue;
+    wait_for(&work.done, static_cast<uint32_t>(phase));
+    shared.search.take(work.search);
+    shared.own.take(head.counts[part.block]);
+    if (phase < kPhaseTally) {
+      if ((*shared.search).shift >= 0) finish_round(part, phase - kPhaseRound, shared);
+    } else if (phase == kPhaseTally) {
+      finish_tally(part, shared);
+    } else {
+      finish_emit(part, shared);
+    }
   }
-  if (work.item.k == 0) return;
-  const BlockCounts before = work.counts[part.block];
-  emit_share(work.item, share_of(work, part.block),
-             {work.key, work.mean, work.rank, before.greater, before.equal}, warp_counts);
 }
 
 }  // namespace gcext

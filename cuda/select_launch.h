@@ -28,11 +28,8 @@ struct SelectSchedule {
   // Up to here an item is one block's work: at 32 elements a thread the passes of one block cost as
   // much as the launches that they save.
   int64_t tiny = int64_t{1} << 15;
-  // Up to here, where k is small (plan_of in select.cuh), one block does what follows the stream.
-  // Should the candidates be useless, it reads all elements five times, at what one SM
-  // reads, 60 to 100 GB/s: by estimate 0.2 to 0.35 ms for a million. A larger item would wait too
-  // long.
-  int64_t medium = int64_t{1} << 21;
+  // Of all items, in what follows the stream: as many as run at once, or a few more.
+  int64_t finish_blocks = 1024;
   bool distrust = false;  // as if every sample had given a bound above all keys
 };
 

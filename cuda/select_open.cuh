@@ -7,6 +7,7 @@ namespace gcext {
 
 constexpr int kGroup = kWarp;       // consecutive elements sampled together: a cache line
 constexpr int kGroupsPerWarp = 32;  // 32,768 samples: +-28 % of the candidates at p = 0.01
+constexpr int kSampleAhead = 8;     // of them, loads in flight
 constexpr int kCoarseShift = 19;    // 8 bits of exponent and 4 of mantissa
 constexpr int kCoarse = 1 << 12;    // more than kInfKey >> kCoarseShift
 constexpr int kFineShift = 8;       // the bound is this coarse: 2^-15 of itself
@@ -52,15 +53,29 @@ __device__ inline uint32_t sampled_bound(const Source& source, int64_t n, int64_
   const Held held = held_of(source);
   uint32_t keys[kGroupsPerWarp];
 #pragma unroll
-  for (int j = 0; j < kGroupsPerWarp; ++j) {
-    keys[j] = 0;
-    if (j >= own) continue;
-    const int64_t g = warp * own + j;
-    const uint64_t mixed = (static_cast<uint64_t>(g) + 1) * 0x9e3779b97f4a7c15u;
-    const int64_t i = (g * stratum + static_cast<int64_t>(mixed >> 33) % stratum) * kGroup + lane;
-    float acc = source.a * source.tensor[i];
-    if (source.memory != nullptr) acc += source.b * held.rest(source.memory[i], i);
-    keys[j] = key_of(acc) < kInfKey ? key_of(acc) : kInfKey;
+  for (int from = 0; from < kGroupsPerWarp; from += kSampleAhead) {
+    // All addresses first, then all loads: one latency for as many groups.
+    int64_t i[kSampleAhead];
+    float tensor[kSampleAhead], memory[kSampleAhead];
+#pragma unroll
+    for (int j = 0; j < kSampleAhead; ++j) {
+      const int64_t g = warp * own + (from + j < own ? from + j : 0);
+      const uint64_t mixed = (static_cast<uint64_t>(g) + 1) * 0x9e3779b97f4a7c15u >> 33;
+      const int64_t within = static_cast<int64_t>(mixed * static_cast<uint64_t>(stratum) >> 31);
+      i[j] = (g * stratum + within) * kGroup + lane;
+    }
+#pragma unroll
+    for (int j = 0; j < kSampleAhead; ++j) {
+      tensor[j] = source.tensor[i[j]];
+      memory[j] = source.memory == nullptr ? 0.0f : source.memory[i[j]];
+    }
+#pragma unroll
+    for (int j = 0; j < kSampleAhead; ++j) {
+      float acc = source.a * tensor[j];
+      if (source.memory != nullptr) acc += source.b * held.rest(memory[j], i[j]);
+      const uint32_t key = key_of(acc) < kInfKey ? key_of(acc) : kInfKey;
+      keys[from + j] = from + j < own ? key : 0;
+    }
   }
   const auto clear = [&] {
     for (int i = threadIdx.x; i < kCoarse; i += kWideThreads) shared->counts[i] = 0;
@@ -110,58 +125,47 @@ __device__ inline uint32_t sampled_bound(const Source& source, int64_t n, int64_
   return bound < 1 ? 1 : bound < kInfKey ? bound : kInfKey - 1;
 }
 
-__device__ inline void take_sample(SelectWork& work, SampleMemory* shared) {
-  if (work.bound != 1) return;
-  const uint32_t bound = sampled_bound(work.item.source, work.item.n, work.item.k, shared);
-  if (threadIdx.x == 0) work.bound = bound;
-}
-
-// Step 1, a block an item. The sample of an in-place form is taken beside the check.
+// Step 1, a block an item.
 __global__ void __launch_bounds__(kWideThreads)
     select_open_kernel(TaskChunk chunk, int64_t at, SelectGrid grid, char* scratch,
                        SelectSchedule how) {
   __shared__ SampleMemory shared;
   const SelectTask& task = chunk.task[blockIdx.x];
   SelectWork& work = grid.works[at + blockIdx.x];
-  for (int i = threadIdx.x; i < kDigits; i += kWideThreads) work.digits[i] = 0;
-  for (int i = threadIdx.x; i < kBins; i += kWideThreads) work.bins[i] = 0;
-  if (threadIdx.x < kPhases) work.arrived[threadIdx.x] = 0;
-  if (threadIdx.x == 0) {
-    const SelectPlan plan = plan_of(task.item.n, task.item.k, how);
-    work.item = task.item;
-    work.plan = plan;
-    work.pool = reinterpret_cast<Candidate*>(scratch + task.offset);
-    work.gathered = work.pool + plan.pool_capacity();
-    work.counts = reinterpret_cast<BlockCounts*>(work.gathered + plan.gathered_capacity());
-    work.slab_of = reinterpret_cast<uint32_t*>(work.counts + plan.blocks);
-    work.first = {kNowhere, kNowhere, kNowhere};
-    work.collected = 0;
-    work.rank = static_cast<uint64_t>(task.item.k);
-    work.key = work.mean = work.slabs_taken = work.overflow = work.refused = 0;
-    work.all = plan.slabs == 0;
-    work.bound = work.all ? kNoBound : how.distrust ? kInfKey : 1;
-    grid.first[at + blockIdx.x] = task.first_block;
-  }
+  const SelectPlan plan = plan_of(task.item.n, task.item.k, how);
+  uint64_t* const words = reinterpret_cast<uint64_t*>(&work);
+  for (unsigned i = threadIdx.x; i < sizeof(SelectWork) / sizeof *words; i += kWideThreads)
+    words[i] = 0;
   __syncthreads();
-  if (!task.item.in_place) take_sample(work, &shared);
+  uint32_t bound = plan.slabs == 0 ? kNoBound : how.distrust ? kInfKey : 1;
+  if (bound == 1) bound = sampled_bound(task.item.source, task.item.n, task.item.k, &shared);
+  if (threadIdx.x != 0) return;
+  work.head.item = task.item;
+  work.head.plan = plan;
+  work.head.pool = reinterpret_cast<Candidate*>(scratch + task.offset);
+  work.head.counts = reinterpret_cast<BlockCounts*>(work.head.pool + plan.pool_capacity());
+  work.head.slab_of = reinterpret_cast<uint32_t*>(work.head.counts + plan.blocks);
+  work.head.bound = bound;
+  work.head.all = plan.slabs == 0;
+  work.search = all_keys(task.item.k);
+  work.first = {kNowhere, kNowhere, kNowhere};
+  grid.first[at + blockIdx.x] = task.first_block;
+  if (at + blockIdx.x == 0) *grid.ticket = 0;
 }
 
-// Step 1 of the in-place form, before anything is written: the grid's first blocks sample an item
-// each, the others check tensor, from its end to its beginning, so that the stream finds the
-// beginning in the cache.
+// Step 1 of the in-place form, before anything is written: checks tensor, from its end to its
+// beginning, so that the stream finds the beginning in the cache.
 __global__ void __launch_bounds__(kWideThreads) select_check_kernel(SelectGrid grid) {
-  __shared__ SampleMemory shared;
-  if (blockIdx.x < grid.count) {
-    SelectWork& work = grid.works[blockIdx.x];
-    if (work.item.in_place) take_sample(work, &shared);
-    return;
-  }
-  const SelectPart part = part_of(grid, gridDim.x - 1 - static_cast<int64_t>(blockIdx.x));
-  SelectWork& work = *part.work;
-  if (!work.item.in_place) return;
-  const float* tensor = work.item.source.tensor;
-  const int64_t begin = part.block * work.plan.step;
-  const int64_t end = begin + work.plan.step < work.item.n ? begin + work.plan.step : work.item.n;
+  __shared__ Part part;
+  __shared__ SharedCopy<SelectHead> copy;
+  if (threadIdx.x == 0) part = part_of(grid, gridDim.x - 1 - static_cast<int64_t>(blockIdx.x));
+  __syncthreads();
+  copy.take(part.work->head);
+  const SelectHead& head = *copy;
+  if (!head.item.in_place) return;
+  const float* tensor = head.item.source.tensor;
+  const int64_t begin = part.block * head.plan.step;
+  const int64_t end = begin + head.plan.step < head.item.n ? begin + head.plan.step : head.item.n;
   const bool aligned = is_aligned(tensor);
   uint64_t first = kNowhere;
   for (int64_t i = begin + 4 * static_cast<int64_t>(threadIdx.x); i < end; i += kSelectTile) {
@@ -171,7 +175,7 @@ __global__ void __launch_bounds__(kWideThreads) select_check_kernel(SelectGrid g
       if (key_of(t.x[c]) >= kInfKey && where < first) first = where;
     }
   }
-  if (first != kNowhere) atomic_min(&work.first.tensor, first);
+  if (first != kNowhere) atomic_min(&part.work->first.tensor, first);
 }
 
 }  // namespace gcext

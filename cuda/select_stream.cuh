@@ -7,10 +7,15 @@ namespace gcext {
 
 // Step 3, one thread.
 __device__ inline void end_stream(SelectWork& work) {
-  work.refused = report(work.first, work.item.source.out != nullptr, work.item.info) != kSelectOk;
-  begin_next(work.item.source, work.item.next, work.refused);
-  const bool enough = work.collected >= work.rank || work.bound == 1;
-  if (work.overflow || !enough) work.all = 1;
+  SelectHead& head = work.head;
+  head.refused = report(work.first, head.item.source.out != nullptr, head.item.info) != kSelectOk;
+  begin_next(head.item.source, head.item.next, head.refused);
+  const bool enough = work.collected >= work.search.rank || head.bound == 1;
+  if (work.overflow || !enough) head.all = 1;
+  if (!head.all && head.bound != 1) {
+    work.search.key = head.bound;
+    work.search.shift = kBoundShift;
+  }
 }
 
 // What a lane has of a tile: four consecutive elements four times, as its warp has 512.
@@ -134,52 +139,67 @@ struct Places {
 // Checks again a lane's elements, from i on, whose `top` is not finite.
 __device__ inline void find_non_finite(const Source& source, bool in_place, const Lane& lane,
                                        int64_t i, FirstNonFinite* first) {
-  for (int e = 0; e < 4 * kQuads; ++e) {
+  FirstNonFinite own = {kNowhere, kNowhere, kNowhere};
+  for (int e = 4 * kQuads - 1; e >= 0; --e) {
     const uint64_t where = static_cast<uint64_t>(i + quad_at(e >> 2) + (e & 3));
     // Where the sum is finite, so are the two.
     if (key_of(element_of(lane, e)) < kInfKey) continue;
-    if (where < first->sum) first->sum = where;
+    own.sum = where;
     // In place memory is gone: only where the sum is not finite can be reported.
     if (in_place) continue;
-    if (where < first->tensor && key_of(source.tensor[where]) >= kInfKey) first->tensor = where;
-    if (where < first->memory && source.memory != nullptr &&
-        key_of(source.memory[where]) >= kInfKey)
-      first->memory = where;
+    if (key_of(source.tensor[where]) >= kInfKey) own.tensor = where;
+    if (source.memory != nullptr && key_of(source.memory[where]) >= kInfKey) own.memory = where;
   }
+  if (own.sum != kNowhere) atomic_min(&first->sum, own.sum);
+  if (own.tensor != kNowhere) atomic_min(&first->tensor, own.tensor);
+  if (own.memory != kNowhere) atomic_min(&first->memory, own.memory);
 }
 
 // Steps 2 and 3. One barrier a tile: the warps' counts of a tile are read while those of the next
-// are written elsewhere.
+// are written elsewhere. A warp's candidates of a tile go through shared memory, so that it writes
+// them side by side.
 __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(SelectGrid grid) {
+  __shared__ SharedCopy<SelectHead> copy;
+  __shared__ Candidate staged[kWarps][kSelectTile / kWarps];
   __shared__ uint32_t warp_counts[2][kWarps];
   __shared__ uint32_t slab_of[kSlabs];
   __shared__ uint32_t full, flag;
-  const SelectPart part = part_of(grid, blockIdx.x);
+  __shared__ Part part;
+  __shared__ Held held;
+  if (threadIdx.x == 0) {
+    part = part_of(grid, blockIdx.x);
+    held = held_of(part.work->head.item.source);
+    full = 0;
+  }
+  __syncthreads();
   SelectWork& work = *part.work;
-  const Source source = work.item.source;
-  const Held held = held_of(source);
-  const bool in_place = work.item.in_place;
-  const int64_t begin = part.block * work.plan.step;
-  const int64_t end = begin + work.plan.step < work.item.n ? begin + work.plan.step : work.item.n;
-  const int shift = work.plan.slab_shift;
-  const int warp = threadIdx.x / kWarp;
-  const int64_t own_at = warp * (kSelectTile / kWarps) + threadIdx.x % kWarp * 4;
+  copy.take(work.head);
+  const SelectHead& head = *copy;
+  const Source& source = head.item.source;
+  const bool in_place = head.item.in_place;
+  const int64_t begin = part.block * head.plan.step;
+  const int64_t end = begin + head.plan.step < head.item.n ? begin + head.plan.step : head.item.n;
+  const int shift = head.plan.slab_shift;
+  const int warp = threadIdx.x / kWarp, lane_id = threadIdx.x % kWarp;
+  const int64_t own_at = warp * (kSelectTile / kWarps) + lane_id * 4;
   const bool aligned =
       is_aligned(source.tensor) && is_aligned(source.memory) && is_aligned(source.out);
-  Candidate* const pool = work.pool;
-  const uint32_t pool_slabs = static_cast<uint32_t>(work.plan.slabs);
-  FirstNonFinite bad = {kNowhere, kNowhere, kNowhere};
-  uint32_t bound = work.bound, count = 0, slabs = 0;
+  uint32_t bound = head.bound, count = 0, slabs = 0;
   int parity = 0;
-  if (threadIdx.x == 0) full = 0;
   const bool untouchable = in_place && work.first.tensor != kNowhere;
   for (int64_t tile = untouchable ? end : begin; tile < end; tile += kSelectTile, parity ^= 1) {
     const int64_t at = tile + own_at;
     const bool whole = aligned && tile + kSelectTile <= end;
     const Lane lane = stream_lane(source, held, at, end, whole, bound);
-    if (lane.top >= kInfKey) find_non_finite(source, in_place, lane, at, &bad);
+    if (lane.top >= kInfKey) find_non_finite(source, in_place, lane, at, &work.first);
     const Places place = Places::of(lane.candidates);
-    if (threadIdx.x % kWarp == 0) warp_counts[parity][warp] = place.all;
+    for (uint32_t left = lane.candidates; left != 0; left &= left - 1) {
+      const int e = __ffs(static_cast<int>(left)) - 1;
+      staged[warp][place(lane.candidates, e)] = {
+          static_cast<uint32_t>(at + quad_at(e >> 2) + (e & 3) - begin),
+          bits_of(element_of(lane, e))};
+    }
+    if (lane_id == 0) warp_counts[parity][warp] = place.all;
     __syncthreads();
     uint32_t first = count, tile_count = 0;
     for (int w = 0; w < kWarps; ++w) {
@@ -191,7 +211,7 @@ __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(Select
       if (threadIdx.x == 0) {
         for (uint32_t s = slabs; s < needed; ++s) {
           slab_of[s] = atomicAdd(&work.slabs_taken, 1u);
-          if (slab_of[s] >= pool_slabs) full = 1;
+          if (slab_of[s] >= static_cast<uint32_t>(head.plan.slabs)) full = 1;
         }
       }
       __syncthreads();
@@ -203,30 +223,24 @@ __global__ void __launch_bounds__(kSelectThreads, 3) select_stream_kernel(Select
       }
     }
     count += tile_count;
-    for (uint32_t left = lane.candidates; left != 0; left &= left - 1) {
-      const int e = __ffs(static_cast<int>(left)) - 1;
-      const uint32_t to = first + place(lane.candidates, e);
+    for (uint32_t j = lane_id; j < place.all; j += kWarp) {
+      const uint32_t to = first + j;
       const int64_t slab = slab_of[to >> shift];
-      pool[(slab << shift) + (to & ((1u << shift) - 1))] = {
-          static_cast<uint32_t>(at + quad_at(e >> 2) + (e & 3) - begin),
-          bits_of(element_of(lane, e))};
+      head.pool[(slab << shift) + (to & ((1u << shift) - 1))] = staged[warp][j];
     }
+    __syncwarp();
   }
-  if (bad.sum != kNowhere) atomic_min(&work.first.sum, bad.sum);
-  if (bad.tensor != kNowhere) atomic_min(&work.first.tensor, bad.tensor);
-  if (bad.memory != kNowhere) atomic_min(&work.first.memory, bad.memory);
   __syncthreads();
   if (full == 0) {
     for (uint32_t s = threadIdx.x; s < slabs; s += kSelectThreads)
-      work.slab_of[part.block * kSlabs + s] = slab_of[s];
+      head.slab_of[part.block * kSlabs + s] = slab_of[s];
   }
   if (threadIdx.x == 0) {
-    work.counts[part.block].candidates = count;
+    head.counts[part.block].candidates = count;
     if (count != 0) atomic_add(&work.collected, count);
     if (full) atomicOr(&work.overflow, 1u);
   }
-  if (arrives_last(&work.arrived[kPhaseStream], work.plan.blocks, &flag) && threadIdx.x == 0)
-    end_stream(work);
+  if (arrives_last(&work.streamed, head.plan.blocks, &flag) && threadIdx.x == 0) end_stream(work);
 }
 
 }  // namespace gcext

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gcext import polar
-from gcext._native import ops
+from gcext._native import polar as ops
 from gcext.polar import _design as design
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -67,6 +67,17 @@ def test_add_same_bytes(backend: str, numel: int) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_is_added_where_an_encoder_failed(backend: str) -> None:
+    index, value = torch.tensor([0, 2], dtype=torch.int32), torch.tensor([1.0, 2.0])
+    for status in (0, 3):
+        info = torch.tensor([2, status, 0, 0])
+        for add in (make(backend).combine_add, torch.ops.gcext.combine_add_):
+            dense = torch.ones(4)
+            add(dense, index, value, -1.0, info)
+            assert dense.tolist() == ([1, 1, 1, 1] if status else [0, 1, -1, 1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_wrong_index_writes_nowhere(backend: str) -> None:
     """Validating the indices first would wait for the GPU, so the kernels must be safe without."""
     index = torch.tensor([-5, 2, 9, 10, 2**31 - 1], dtype=torch.int32)

@@ -11,7 +11,7 @@ from emu.backends import BACKENDS, same_bits
 from emu.polar import make
 
 from gcext import polar
-from gcext._native import ops
+from gcext._native import polar as ops
 from gcext.polar import _code as _polar_code
 from gcext.polar import _design as design
 
@@ -36,12 +36,14 @@ def check(
     else:
         source = torch.randint(0, 256, ((numel + 7) // 8,), dtype=torch.uint8)
     weight, correction = _polar_code._steps(kept, block, soft, draw.random() < 0.7)
-    want, _ = ops.polar_encode(source, frozen, kept, numel, weight, correction)
+    want, *_ = ops.polar_encode(source, frozen, kept, numel, weight, correction)
     run = make(backend, draw.choice([1, 2, 1024]), draw.random() < 0.3)
-    got, bad = run.encode(source, frozen, kept, numel, weight, correction)
+    got, bad, symbols = run.encode(source, frozen, kept, numel, weight, correction)
     assert int(bad) == -1
     assert same_bits(got, want)
-    assert same_bits(run.decode(got, frozen, numel), ops.polar_decode(want, frozen, numel))
+    decoded = ops.polar_decode(want, frozen, numel)
+    assert same_bits(run.decode(got, frozen, numel), decoded)
+    assert same_bits(symbols, decoded)
 
 
 def sizes(block: int, draw: random.Random) -> int:
@@ -95,12 +97,14 @@ def test_any_frozen_set(backend: str) -> None:
         ).byte()
         free, numel = int((1 - frozen).sum()), 64 * draw.choice([3, 64, 70]) - draw.randint(0, 9)
         source = torch.randint(0, 256, ((numel + 7) // 8,), dtype=torch.uint8)
-        want, _ = ops.polar_encode(source, frozen, free, numel, 3.0, 9)
-        got, _ = make(backend, reverse=seed % 2 == 0).encode(source, frozen, free, numel, 3.0, 9)
-        assert same_bits(got, want)
-        assert same_bits(
-            make(backend).decode(got, frozen, numel), ops.polar_decode(want, frozen, numel)
+        want, *_ = ops.polar_encode(source, frozen, free, numel, 3.0, 9)
+        got, _, symbols = make(backend, reverse=seed % 2 == 0).encode(
+            source, frozen, free, numel, 3.0, 9
         )
+        assert same_bits(got, want)
+        decoded = ops.polar_decode(want, frozen, numel)
+        assert same_bits(make(backend).decode(got, frozen, numel), decoded)
+        assert same_bits(symbols, decoded)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -109,18 +113,19 @@ def test_the_first_value_that_is_not_finite(backend: str) -> None:
     source = torch.randn(32 * 64 * 3 + 5)
     for first, value in ((5000, float("nan")), (2100, float("inf")), (7, -float("inf"))):
         source[first] = value
-        _, bad = make(backend).encode(source, frozen, 16, len(source), 10.0, 8)
+        _, bad, _ = make(backend).encode(source, frozen, 16, len(source), 10.0, 8)
         assert int(bad) == first
     source = torch.full((32 * 64,), 3.4e38)
-    _, bad = make(backend).encode(source, frozen, 16, len(source), 10.0, 8)
+    _, bad, _ = make(backend).encode(source, frozen, 16, len(source), 10.0, 8)
     assert int(bad) == -1
 
 
 def test_what_does_not_fit_the_frozen_set_is_not_written() -> None:
     frozen = design.frozen_set(64, 30)
     source = torch.randint(0, 256, (100,), dtype=torch.uint8)
-    message, _ = make("emu").encode(source, frozen, 31, 800, 1.0, 0)
+    message, _, symbols = make("emu").encode(source, frozen, 31, 800, 1.0, 0)
     assert (message == POISON).all()
+    assert (symbols == POISON).all()
     assert (make("emu").decode(message, frozen, 800) == POISON).all()
 
 
@@ -154,8 +159,8 @@ def test_encode_is_captured_in_a_graph() -> None:
     ops.polar_encode(source, frozen, 512, 100_000, 20.0, 14)  # loads the kernels
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        got, _ = ops.polar_encode(source, frozen, 512, 100_000, 20.0, 14)
+        got, *_ = ops.polar_encode(source, frozen, 512, 100_000, 20.0, 14)
     source.copy_(torch.randn(100_000))
     graph.replay()
-    want, _ = ops.polar_encode(source.cpu(), frozen.cpu(), 512, 100_000, 20.0, 14)
+    want, *_ = ops.polar_encode(source.cpu(), frozen.cpu(), 512, 100_000, 20.0, 14)
     assert same_bits(got.cpu(), want)

@@ -12,7 +12,7 @@ from isa_kit import at_every_isa
 from polar_kit import RATES, bits, code, distortion
 
 from gcext import polar
-from gcext._native import ops
+from gcext._native import polar as ops
 from gcext.polar import _code as _polar_code
 from gcext.polar import _design as design
 
@@ -72,7 +72,7 @@ def test_every_pair_of_llrs_in_f_and_g(correction: int) -> None:
         weight = total / len(group)  # a step is 1
         if weight == 0:
             continue
-        message, _ = ops.polar_encode(
+        message, *_ = ops.polar_encode(
             torch.from_numpy(group), torch.from_numpy(frozen), 2, len(group), weight, correction
         )
         got = np.unpackbits(message.numpy(), bitorder="little").reshape(2, 64).T
@@ -278,6 +278,16 @@ def test_refuses_wrong_sources() -> None:
                 polar.encode(source, soft=True, list_size=size)
 
 
+@pytest.mark.parametrize("kept", [0, 1, 13, 64])
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_symbols_are_what_the_message_decodes_to(kept: int, soft: bool) -> None:
+    frozen = design.frozen_set(64, kept, soft)
+    for numel in (0, 5, 64 * 64, 64 * 64 * 2 + 77):
+        source = torch.randn(numel) if soft else torch.randint(0, 256, (-(-numel // 8),)).byte()
+        message, _, symbols = ops.polar_encode(source, frozen, kept, numel, 9.0, 4, True)
+        assert torch.equal(symbols, ops.polar_decode(message, frozen, numel))
+
+
 def test_operators() -> None:
     frozen = design.frozen_set(64, 30)
     source = torch.randint(0, 256, (100,), dtype=torch.uint8)
@@ -285,8 +295,8 @@ def test_operators() -> None:
     cases = [
         ("polar_pack", (source,)),
         ("polar_unpack", (source, 797)),
-        ("polar_encode", (source, frozen, 30, 800, 1.0, 0)),
-        ("polar_encode", (values, frozen, 30, 777, 12.0, 8)),
+        ("polar_encode", (source, frozen, 30, 800, 1.0, 0, False)),
+        ("polar_encode", (values, frozen, 30, 777, 12.0, 8, True)),
         ("polar_decode", (torch.zeros(49, dtype=torch.uint8), frozen, 800)),
         ("polar_search", (values, frozen, 30, 777, 100, 4, None)),
         ("polar_search", (source, frozen, 30, 800, 100, 1, 7)),

@@ -49,9 +49,9 @@ class Cpu:
 
 SCHEDULES = {
     "tiny": Schedule(tiny=10**9),
-    "medium": Schedule(tiny=0),
-    "large": Schedule(tiny=0, medium=0, max_blocks=3),
-    "all": Schedule(tiny=0, medium=0, distrust=True, reverse=True),
+    "large": Schedule(tiny=0),
+    "few": Schedule(tiny=0, max_blocks=3, finish_blocks=2),
+    "all": Schedule(tiny=0, distrust=True, reverse=True),
 }
 
 

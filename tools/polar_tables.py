@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcext._native import ops
+from gcext._native import polar as ops
 from gcext.polar import _code, _design
 from gcext.polar._design import ORDERS, TABLES, VERSION, computed_set, order
 
@@ -37,7 +37,7 @@ def wrong(source: Tensor, frozen: Tensor) -> int:
     block, numel = len(frozen), 8 * len(source)
     kept = block - int(frozen.sum())
     weight, correction = _code._steps(kept, block, soft=False, linear=True)
-    message, _ = ops.polar_encode(source, frozen, kept, numel, weight, correction)
+    message, *_ = ops.polar_encode(source, frozen, kept, numel, weight, correction)
     return int(ops.polar_unpack(source ^ ops.polar_decode(message, frozen, numel), numel).sum())
 
 

@@ -141,12 +141,13 @@ inline void check_gram_scale(double scale, bool dense) {
   GCEXT_CHECK(scale == 0 || !dense, "gram: a dense packet has no scale, got ", scale, ". Pass 0.");
 }
 
-// log2 of the size of a chunk.
-inline int hadamard_level(int64_t n, int64_t size) {
-  const int level = check_power_of_two("hadamard: size", size, 6, 24);
-  GCEXT_CHECK(n % size == 0, "hadamard: values must be whole chunks of ", size, ", got ", n,
-              ". Pad with zeros.");
-  return level;
+// The info of combine_add_, which adds nothing where that reports an error; nullptr without one.
+inline const int64_t* add_info(const std::optional<Tensor>& info) {
+  if (!info.has_value()) return nullptr;
+  check_dense(*info, ScalarType::Long, "combine_add_: info");
+  GCEXT_CHECK(info->numel() == kInfoSize, "combine_add_: info must be an encoder's, got ",
+              info->numel(), " numbers.");
+  return info->const_data_ptr<int64_t>();
 }
 
 inline void check_levels(int64_t steps, int64_t bucket) {

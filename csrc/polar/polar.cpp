@@ -56,10 +56,13 @@ bool quantise_group(const PolarTable& table, const float* value, int64_t rows, i
   return true;
 }
 
-std::tuple<Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& frozen, int64_t free,
-                                        int64_t numel, double weight, int64_t correction) {
+std::tuple<Tensor, Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& frozen,
+                                                int64_t free, int64_t numel, double weight,
+                                                int64_t correction, bool symbols) {
   check_polar_steps(weight, correction);
   PolarEncoding encoding(source, frozen, free, numel);
+  Tensor packed = empty(symbols ? (numel + 7) / 8 : 0, ScalarType::Byte, source);
+  uint8_t* const codeword = packed.mutable_data_ptr<uint8_t>();
   const PolarGroups& groups = encoding.groups;
   const PolarProgram program = encoding.code.program();
   const int64_t block = encoding.code.block();
@@ -110,9 +113,11 @@ std::tuple<Tensor, Tensor> polar_encode(const Tensor& source, const Tensor& froz
       }
       table.encode(program, words, step, static_cast<int>(correction), work, rows.data(), ahead);
       encoding.write(group, rows.data());
+      if (symbols) write_rows(work.codeword, block, lanes, n, codeword + start / 8);
     }
   });
-  return encoding.result();
+  const auto [message, bad] = encoding.result();
+  return {message, bad, packed};
 }
 
 Tensor polar_decode(const Tensor& message, const Tensor& frozen, int64_t numel) {
@@ -191,7 +196,7 @@ Tensor polar_unpack(const Tensor& packed, int64_t numel) {
 
 GCEXT_OPERATOR(CPU, polar_encode,
                "(Tensor source, Tensor frozen, int free, int numel, float weight, int "
-               "correction) -> (Tensor message, Tensor bad)")
+               "correction, bool symbols) -> (Tensor message, Tensor bad, Tensor symbols)")
 GCEXT_OPERATOR(CPU, polar_decode, "(Tensor message, Tensor frozen, int numel) -> Tensor")
 GCEXT_OPERATOR(CPU, polar_pack, "(Tensor symbols) -> Tensor")
 GCEXT_OPERATOR(CPU, polar_unpack, "(Tensor packed, int numel) -> Tensor")

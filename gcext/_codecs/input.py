@@ -139,18 +139,9 @@ class CodecInput(NamedTuple):
 
         Where info has an error out stays as it is, bit for bit: a product with 0 would not do.
         """
-        if self.out is None:
-            return
-        out, everywhere = self.out.view(-1), self.out.new_empty(0, dtype=torch.int32)
-        if not info.is_cuda:
-            ops.combine_add_(out, everywhere if index is None else index, value, -1.0)
-            return
-        held = out if index is None else out.index_select(0, index)
-        rest = held.clone()
-        ops.combine_add_(rest, everywhere, value, -1.0)
-        torch.where(is_ok(info), rest, held, out=held)
-        if index is not None:
-            out.index_copy_(0, index.long(), held)
+        if self.out is not None:
+            where = self.out.new_empty(0, dtype=torch.int32) if index is None else index
+            ops.combine_add_(self.out.view(-1), where, value, -1.0, info)
 
     def restore(self, info: Tensor) -> None:
         """Make out a copy of memory where info got an error after ``add_deferred``: status.mark."""

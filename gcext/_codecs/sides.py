@@ -14,6 +14,7 @@ from gcext._codecs.input import CodecInput
 from gcext._codecs.keys import exact_mean, keys, subtract
 from gcext._codecs.topk import count_of
 from gcext._native import ops
+from gcext._native.polar import polar_pack
 from gcext._native.status import is_ok, require_memory
 from gcext._packet.codes import Contents
 from gcext._packet.packet import Packet
@@ -151,6 +152,6 @@ class Dryden(Codec):
         negative = (order >= up.index.numel()) & (index < total.numel())
         means = _means(up.mean, down.mean)
         subtract(acc, index, torch.where(negative, means[1], means[0]), info[0], info)
-        whole = means, ops.polar_pack(negative.to(torch.uint8))
+        whole = means, polar_pack(negative.to(torch.uint8))
         finish = partial(_contents, 1)
         return Packet.from_kernel("codes", acc.op, acc.source, info, finish, whole, (index,))

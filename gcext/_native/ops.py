@@ -1,6 +1,6 @@
 """The operators of the native code: types here, the fake for torch.compile beside each.
 
-Those over the tensors of a whole model are in gcext._native.lists.
+Those over the tensors of a whole model are in gcext._native.lists, polar's in gcext._native.polar.
 
 A wrapper takes what the schema takes, in its order; the kernel's header has the contract. Tensors
 are flat and contiguous. Where an operator encodes ``a*tensor + b*memory``, all three are float32
@@ -29,7 +29,8 @@ def fake(name: str, function: Callable[..., Any]) -> None:
     torch.library.register_fake(f"gcext::{name}", function)
 
 
-def _bytes(bits: int) -> int:
+def bytes_for(bits: int) -> int:
+    """Return how many bytes so many packed bits take."""
     return (bits + 7) // 8
 
 
@@ -122,7 +123,7 @@ def sign(
     return bits, info
 
 
-fake("sign", lambda x, *_: (x.new_empty((_bytes(x.numel()),), dtype=torch.uint8), _info(x)))
+fake("sign", lambda x, *_: (x.new_empty((bytes_for(x.numel()),), dtype=torch.uint8), _info(x)))
 
 
 def levels(
@@ -248,12 +249,17 @@ def combine(
 fake("combine", _fake_sum)
 
 
-def combine_add_(dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> None:
-    """Add alpha times a packet to float32 ``dense`` in place; csrc/combine.h."""
-    _ops.combine_add_.default(dense, index, value, alpha)
+def combine_add_(
+    dense: Tensor, index: Tensor, value: Tensor, alpha: float, info: Tensor | None = None
+) -> None:
+    """Add alpha times a packet to float32 ``dense`` in place; csrc/combine.h.
+
+    info: nothing is added where it reports an error.
+    """
+    _ops.combine_add_.default(dense, index, value, alpha, info)
 
 
-fake("combine_add_", lambda dense, index, value, alpha: None)
+fake("combine_add_", lambda dense, index, value, alpha, info=None: None)
 
 
 def gram(
@@ -313,90 +319,3 @@ def vote(
 
 
 fake("vote", lambda plane, index, value, scale, n: _fake_sum(index, [*plane, *value], None, n))
-
-
-# --- polar: lossy source coding, csrc/polar/polar.h and hadamard.h ---
-
-
-def polar_encode(
-    source: Tensor, frozen: Tensor, free: int, numel: int, weight: float, correction: int
-) -> tuple[Tensor, Tensor]:
-    """Return the message, packed uint8, and the index of the first non-finite value or -1.
-
-    source: uint8, 8 symbols each, lowest bit first, or float32 values. frozen: uint8 of shape (N,)
-    with ``free`` zeros. weight: LLR steps of a sign, or of the mean magnitude. correction: four
-    times the steps of ln 2, or 0 for min-sum.
-    """
-    message, bad = _ops.polar_encode.default(source, frozen, free, numel, weight, correction)
-    return message, bad
-
-
-def polar_search(
-    source: Tensor,
-    frozen: Tensor,
-    free: int,
-    numel: int,
-    weight: int,
-    list_size: int,
-    seed: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Return what polar_encode does, by a list or (with a seed) by randomised rounding.
-
-    weight: of a sign, or of a block's mean magnitude, in units of 1/128 nat.
-    """
-    message, bad = _ops.polar_search.default(
-        source, frozen, free, numel, weight, list_size, None if seed is None else signed(seed)
-    )
-    return message, bad
-
-
-def _fake_message(
-    source: Tensor, frozen: Tensor, free: int, numel: int, *_: Any
-) -> tuple[Tensor, Tensor]:
-    blocks = -(-numel // frozen.numel())
-    message = source.new_empty((_bytes(free * blocks),), dtype=torch.uint8)
-    return message, source.new_empty((1,), dtype=torch.int64)
-
-
-fake("polar_encode", _fake_message)
-fake("polar_search", _fake_message)
-
-
-def polar_decode(message: Tensor, frozen: Tensor, numel: int) -> Tensor:
-    """Return the codewords' first numel symbols, packed uint8."""
-    return _ops.polar_decode.default(message, frozen, numel)
-
-
-fake("polar_decode", lambda message, frozen, n: message.new_empty((_bytes(n),)))
-
-
-def polar_pack(symbols: Tensor) -> Tensor:
-    """Return uint8 symbols (any non-zero is a one) as packed uint8, lowest bit first."""
-    return _ops.polar_pack.default(symbols)
-
-
-fake("polar_pack", lambda symbols: symbols.new_empty((_bytes(symbols.numel()),)))
-
-
-def polar_unpack(packed: Tensor, numel: int) -> Tensor:
-    """Return numel symbols, uint8 0 or 1, of packed uint8."""
-    return _ops.polar_unpack.default(packed, numel)
-
-
-fake("polar_unpack", lambda packed, numel: packed.new_empty((numel,)))
-
-
-def polar_order(density: Tensor, block: int) -> Tensor:
-    """Return a block's indices, int32, the most reliable first, for a channel's LLR density."""
-    return _ops.polar_order.default(density, block)
-
-
-fake("polar_order", lambda x, block: x.new_empty((block,), dtype=torch.int32))
-
-
-def hadamard(values: Tensor, size: int, seed: int, inverse: bool) -> Tensor:
-    """Return float32 values rotated in chunks of ``size``, or rotated back; hadamard.h."""
-    return _ops.hadamard.default(values, size, signed(seed), inverse)
-
-
-fake("hadamard", lambda values, *_: torch.empty_like(values))

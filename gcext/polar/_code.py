@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gcext._native import ops
+from gcext._native import polar as ops
 from gcext._native.library import DTYPES, require_device
 from gcext.polar._design import frozen_set, sign_weight, tenth
 
@@ -109,7 +109,7 @@ def encode(
         fine, frozen = _fine_weight(kept, block, soft), frozen_set(block, kept, soft)
         message, bad = ops.polar_search(symbols, frozen, kept, numel, fine, list_size, seed)
     else:
-        message, bad = code(symbols, numel, block, kept, soft, linear)
+        message, bad, _ = code(symbols, numel, block, kept, soft, linear)
     if soft and (where := int(bad)) >= 0:
         got = float(symbols[where])
         raise ValueError(
@@ -130,15 +130,21 @@ def check(rate: float, block: int) -> None:
 
 
 def code(
-    symbols: Tensor, numel: int, block: int, kept: int, soft: bool, linear: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Return the message of what _prepare gives, and where it is not finite, or -1.
+    source: Tensor,
+    numel: int,
+    block: int,
+    kept: int,
+    soft: bool,
+    linear: bool = True,
+    symbols: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the message of what _prepare gives, where it is not finite, or -1, and the symbols.
 
-    Waits for nothing.
+    symbols: whether to return what the message decodes to, packed. Waits for nothing.
     """
-    frozen = frozen_set(block, kept, soft, symbols.device)
+    frozen = frozen_set(block, kept, soft, source.device)
     weight, correction = _steps(kept, block, soft, linear)
-    return ops.polar_encode(symbols, frozen, kept, numel, weight, correction)
+    return ops.polar_encode(source, frozen, kept, numel, weight, correction, symbols)
 
 
 def decode(coded: Coded) -> Tensor:

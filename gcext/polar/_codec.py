@@ -13,14 +13,13 @@ from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
 from gcext._codecs.seeds import derive
 from gcext._codecs.topk import count_of, random_support, share, top_support
-from gcext._native.status import ROTATED, mark
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
 from gcext._spec import option
 from gcext.polar import _code as coder
 from gcext.polar._design import expect, tells_apart
-from gcext.polar._rotated import code_rotated
-from gcext.polar._values import Polar, block_for, chunks_of
+from gcext.polar._rotated import code_rotated, fit_scale
+from gcext.polar._values import Polar, block_for
 
 __all__ = ["PolarSigns"]
 
@@ -127,15 +126,19 @@ class PolarSigns(Codec):
         else:
             support = index = None
             value, info = acc.add_deferred()
+        n = value.numel()
         if self.rotate:
-            biased = acc.out is not None
-            coded, bad = self._rotated(value, derive(seed, "rotation"), biased)
-            mark(info, bad, ROTATED)
+            key = derive(seed, "rotation")
+            coded, symbols = code_rotated(value, *self._code_of(n), key, info)
+            acc.check(info)
+            if acc.out is not None:
+                coded, estimate = fit_scale(value, coded, symbols)
+                acc.take(index, estimate, info)
         else:
             coded = self._plain(value)
-        acc.check(info)
-        if acc.out is not None:
-            acc.take(index, coded.decode(value.numel()), info)
+            acc.check(info)
+            if acc.out is not None:
+                acc.take(index, coded.decode(n), info)
         acc.restore(info)
 
         def finish(message: Tensor, scale: Tensor, _: float) -> Contents:
@@ -153,21 +156,10 @@ class PolarSigns(Codec):
         n = value.numel()
         rate, block = self._code_of(n)
         kept = round(rate * block)
-        message, _ = coder.code(value, n, block, kept, soft=True)
+        message, *_ = coder.code(value, n, block, kept, soft=True)
         signs = Polar(message, block, kept, True, value.new_ones(1))
         scale = _positive(_dot(value, signs.decode(n))) / max(n, 1)
         return replace(signs, scale=scale.float().view(1))
-
-    def _rotated(self, value: Tensor, seed: int, biased: bool) -> tuple[Polar, Tensor]:
-        coded, bad = code_rotated(value, *self._code_of(value.numel()), seed)
-        if biased:  # <x, s*c> / <c, c> of each chunk, the estimate being s times a rotated c
-            estimate, scale = coded.decode(value.numel()), coded.scale.clone()
-            for i, (start, size) in enumerate(chunks_of(value.numel(), coded.block)):
-                part, s = slice(start, start + size), scale[i].double()
-                best = _positive(_dot(value[part], estimate[part])) / (s * size)
-                scale[i] = torch.where(s > 0, best, s)
-            coded = replace(coded, scale=scale)
-        return coded, bad
 
 
 def _positive(x: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gcext._native import ops
+from gcext._native import polar as ops
 from gcext._native.library import DTYPES, require_device
+from gcext._native.status import is_ok
 from gcext.polar import _code as coder
-from gcext.polar._values import Polar, chunks_of, seed_of
+from gcext.polar._values import Polar, chunks_of, layout_of
 
-__all__ = ["Rotated", "code_rotated", "encode_rotated"]
+__all__ = ["Rotated", "code_rotated", "encode_rotated", "fit_scale"]
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,6 @@ class Rotated:
         made = self.coded
         code = Polar(made.message, made.block, made.kept, made.soft, self.scale, self.seed)
         return code.decode(math.prod(self.shape)).view(self.shape)
-
-
-def _total(x: Tensor) -> Tensor:
-    """Return the sum of a power of two of values, float64 of shape (), by a fixed tree."""
-    while len(x) > 1:
-        half = len(x) // 2
-        x = x[:half] + x[half:]
-    return x[0]
 
 
 def encode_rotated(tensor: Tensor, rate: float = 0.5, block: int = 1024, *, seed: int) -> Rotated:
@@ -95,8 +88,9 @@ def encode_rotated(tensor: Tensor, rate: float = 0.5, block: int = 1024, *, seed
             f"polar: tensor must be finite in float32, got {float(flat[where])} at index {where}. "
             "Skip the step or clip the gradient."
         )
-    code, bad = code_rotated(flat, rate, block, seed)
-    if bool(bad):
+    info = torch.zeros(4, dtype=torch.int64, device=flat.device)
+    code, _ = code_rotated(flat, rate, block, seed, info)
+    if not bool(is_ok(info)):
         raise ValueError(
             "polar: tensor must be finite in float32 when rotated, got an overflow. "
             "Scale the tensor down."
@@ -106,28 +100,23 @@ def encode_rotated(tensor: Tensor, rate: float = 0.5, block: int = 1024, *, seed
     return Rotated(coded, code.scale.cpu(), seed, tuple(tensor.shape))
 
 
-def code_rotated(flat: Tensor, rate: float, block: int, seed: int) -> tuple[Polar, Tensor]:
-    """Return the code of flat, finite, float32 values, and whether rotating made them infinite.
+def code_rotated(
+    flat: Tensor, rate: float, block: int, seed: int, info: Tensor
+) -> tuple[Polar, Tensor]:
+    """Return the code of flat, finite, float32 values, and its symbols.
 
-    The latter is a bool on the values' device: this waits for nothing.
+    Where rotating made a value infinite, ``info`` gets the status ROTATED: this waits for nothing.
     """
-    chunks = chunks_of(len(flat), block)
-    rotated, norms = [], []
-    for index, (start, size) in enumerate(chunks):
-        x = torch.nn.functional.pad(
-            flat[start : start + size], (0, max(0, start + size - len(flat)))
-        )
-        norms.append(_total(x.double().square()))
-        rotated.append(ops.hadamard(x, size, seed_of(seed, index), False))
-    y = torch.cat(rotated) if rotated else flat
+    size, least = layout_of(block)
+    y, norm = ops.rotate(flat, size, least, seed)
     kept = round(rate * block)
-    message, where = coder.code(y, len(y), block, kept, soft=True)
-    code = Polar(message, block, kept, True, y.new_ones(1))
-    agreeing = code.decode(len(y)).mul_(y)  # exact: by plus or minus 1
-    scale, zero = y.new_zeros(len(chunks)), y.new_zeros((), dtype=torch.float64)
-    for index, (start, size) in enumerate(chunks):
-        part = slice(start, start + size)
-        agreement = _total(agreeing[part].double())
-        scale[index] = torch.where(agreement > 0, norms[index] / agreement, zero)
-    bad = (where >= 0).any() | ~torch.isfinite(scale).all()
-    return replace(code, scale=scale, seed=seed), bad
+    message, bad, symbols = coder.code(y, len(y), block, kept, soft=True, symbols=True)
+    scale = ops.rotate_scale(y, symbols, norm, bad, info, size)
+    return Polar(message, block, kept, True, scale, seed), symbols
+
+
+def fit_scale(flat: Tensor, code: Polar, symbols: Tensor) -> tuple[Polar, Tensor]:
+    """Return the code with the scales of least squares, and what it decodes to."""
+    assert code.seed is not None
+    scale, estimate = ops.rotate_fit(flat, symbols, code.scale, *layout_of(code.block), code.seed)
+    return replace(code, scale=scale), estimate

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gcext._native import ops
+from gcext._native import polar as ops
 from gcext._packet.codes import Code, register_code, signed
 from gcext.polar._design import frozen_set
 
-__all__ = ["Polar", "block_for", "chunks_of", "seed_of"]
+__all__ = ["Polar", "block_for", "chunks_of", "layout_of"]
 
 _CHUNK = 1 << 16
 _ANY = 1 << 13  # the longest block that a packet of few symbols may have
@@ -36,7 +36,7 @@ def chunks_of(numel: int, block: int) -> list[tuple[int, int]]:
     [(0, 65536), (65536, 8192)]
     """
     result, start = [], 0
-    largest, least = max(block, _CHUNK), max(block, 64)
+    largest, least = layout_of(block)
     while start < numel:
         rest = min(numel - start, largest)
         size = max(least, 1 << (rest - 1).bit_length())
@@ -45,9 +45,9 @@ def chunks_of(numel: int, block: int) -> list[tuple[int, int]]:
     return result
 
 
-def seed_of(seed: int, chunk: int) -> int:
-    """Return the seed of a chunk's rotation."""
-    return seed + 0x9E3779B97F4A7C15 * chunk
+def layout_of(block: int) -> tuple[int, int]:
+    """Return the size of a rotation's chunks, and the least that the last one has."""
+    return max(block, _CHUNK), max(block, 64)
 
 
 @register_code
@@ -83,14 +83,10 @@ class Polar(Code):
         """See Code."""
         if sent == 0:  # no frozen set is needed
             return self.scale.new_zeros(0)
-        chunks = chunks_of(sent, self.block) if self.seed is not None else [(0, sent)]
-        symbols = sum(size for _, size in chunks)
         frozen = frozen_set(self.block, self.kept, self.soft, self.device)
-        bits = ops.polar_decode(self.message, frozen, symbols)
-        value = signed(bits, symbols, self.scale, run=chunks[0][1])
         if self.seed is None:
-            return value
-        for chunk, (start, size) in enumerate(chunks):
-            y = value[start : start + size]
-            y.copy_(ops.hadamard(y, size, seed_of(self.seed, chunk), True))
-        return value[:sent].clone()
+            symbols = ops.polar_decode(self.message, frozen, sent)
+            return signed(symbols, sent, self.scale, run=sent)
+        padded = sum(size for _, size in chunks_of(sent, self.block))
+        symbols = ops.polar_decode(self.message, frozen, padded)
+        return ops.rotate_back(symbols, self.scale, sent, *layout_of(self.block), self.seed)

@@ -16,8 +16,10 @@ EXPORT void emu_combine(int64_t m, const void* const* index, const float* const*
 }
 
 EXPORT void emu_combine_add(float* dense, int64_t numel, const void* index, const float* value,
-                            int64_t k, int wide, int is_dense, float alpha, int64_t max_blocks) {
+                            int64_t k, int wide, int is_dense, float alpha, const int64_t* info,
+                            int64_t max_blocks) {
   const gcext::KernelFpEnv env;
-  gcext::launch_combine_add({index, value, k, wide != 0, is_dense != 0}, alpha, numel, dense,
-                            max_blocks, nullptr);
+  gcext::launch_combine_add(
+      {{index, value, k, wide != 0, is_dense != 0}, alpha, numel, dense, info, max_blocks},
+      nullptr);
 }

@@ -30,11 +30,14 @@ class Emu(Emulated):
         assert (out[numel:] == POISON).all()
         return out[:numel]
 
-    def combine_add(self, dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> None:
+    def combine_add(
+        self, dense: Tensor, index: Tensor, value: Tensor, alpha: float, info: Tensor | None = None
+    ) -> None:
         self.lib.emu_combine_add(
             pointer(dense), ctypes.c_int64(dense.numel()), pointer(index), pointer(value),
             ctypes.c_int64(value.numel()), int(index.dtype == torch.int64),
-            int(index.numel() != value.numel()), ctypes.c_float(alpha), self.max_blocks,
+            int(index.numel() != value.numel()), ctypes.c_float(alpha), pointer(info),
+            self.max_blocks,
         )  # fmt: skip
 
 
@@ -47,9 +50,12 @@ class Cuda:
         there = [[t.cuda() for t in each] for each in (index, value)]
         return torch.ops.gcext.combine(*there, list(weights), numel).cpu()
 
-    def combine_add(self, dense: Tensor, index: Tensor, value: Tensor, alpha: float) -> None:
+    def combine_add(
+        self, dense: Tensor, index: Tensor, value: Tensor, alpha: float, info: Tensor | None = None
+    ) -> None:
         there = dense.cuda()
-        torch.ops.gcext.combine_add_(there, index.cuda(), value.cuda(), alpha)
+        info = None if info is None else info.cuda()
+        torch.ops.gcext.combine_add_(there, index.cuda(), value.cuda(), alpha, info)
         dense.copy_(there)
 
 

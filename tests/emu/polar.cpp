@@ -19,12 +19,12 @@ struct Scratch {
 
 EXPORT void emu_polar_encode(const float* value, const uint8_t* packed, const uint8_t* frozen,
                              int64_t numel, int levels, int64_t kept, double weight, int correction,
-                             int64_t max_blocks, uint8_t* message, int64_t* bad) {
+                             int64_t max_blocks, uint8_t* message, uint8_t* symbols, int64_t* bad) {
   const gcext::KernelFpEnv env;
   const gcext::PolarGroups groups(numel, int64_t{1} << levels);
   Scratch scratch(groups, max_blocks);
   gcext::launch_polar_encode({value, packed, frozen, groups, levels, kept, weight, correction,
-                              message, bad, scratch.words.data(), scratch.blocks},
+                              message, symbols, bad, scratch.words.data(), scratch.blocks},
                              nullptr);
 }
 

@@ -25,17 +25,19 @@ class Emu(Emulated):
 
     def encode(
         self, source: Tensor, frozen: Tensor, free: int, numel: int, weight: float, correction: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         block = frozen.numel()
         soft = source.dtype == torch.float32
         size = (free * -(-numel // block) + 7) // 8
         message, bad = _bytes(size), torch.full((1,), POISON, dtype=torch.int64)
+        symbols = _bytes((numel + 7) // 8)
         self.lib.emu_polar_encode(
             pointer(source if soft else None), pointer(None if soft else source), pointer(frozen),
             ctypes.c_int64(numel), block.bit_length() - 1, ctypes.c_int64(free),
-            ctypes.c_double(weight), correction, self.max_blocks, pointer(message), pointer(bad),
+            ctypes.c_double(weight), correction, self.max_blocks, pointer(message),
+            pointer(symbols), pointer(bad),
         )  # fmt: skip
-        return _checked(message, size), bad
+        return _checked(message, size), bad, _checked(symbols, (numel + 7) // 8)
 
     def decode(self, message: Tensor, frozen: Tensor, numel: int) -> Tensor:
         size = (numel + 7) // 8
@@ -64,11 +66,11 @@ class Cuda:
 
     def encode(
         self, source: Tensor, frozen: Tensor, free: int, numel: int, weight: float, correction: int
-    ) -> tuple[Tensor, Tensor]:
-        message, bad = torch.ops.gcext.polar_encode(
-            source.cuda(), frozen.cuda(), free, numel, weight, correction
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        message, bad, symbols = torch.ops.gcext.polar_encode(
+            source.cuda(), frozen.cuda(), free, numel, weight, correction, True
         )
-        return message.cpu(), bad.cpu()
+        return message.cpu(), bad.cpu(), symbols.cpu()
 
     def decode(self, message: Tensor, frozen: Tensor, numel: int) -> Tensor:
         return torch.ops.gcext.polar_decode(message.cuda(), frozen.cuda(), numel).cpu()

@@ -67,8 +67,8 @@ EXPORT int64_t emu_select_scratch_bytes(int64_t n, int64_t k) {
   return gcext::select_scratch_bytes(&item, 1, {});
 }
 
-// Of the first item that was no tiny one; the large ones come first.
+// Of the first item that was no tiny one.
 EXPORT int64_t emu_select_collected(const gcext::SelectWork* work) {
   return static_cast<int64_t>(work->collected);
 }
-EXPORT int emu_select_all(const gcext::SelectWork* work) { return work->all != 0; }
+EXPORT int emu_select_all(const gcext::SelectWork* work) { return work->head.all != 0; }

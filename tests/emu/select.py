@@ -18,7 +18,7 @@ class Schedule(NamedTuple):
 
     max_blocks: int = 2048
     tiny: int = 1 << 15
-    medium: int = 1 << 21
+    finish_blocks: int = 1024
     distrust: bool = False
     reverse: bool = False
 

@@ -37,9 +37,13 @@ using Adacomp = Three(const Tensor&, Memory, Memory, double, int64_t);
 using BinMeans = Two(const Tensor&, const Tensor&, const Tensor&, Memory, int64_t, double);
 using DctSelect = Three(const Tensor&, Memory, Memory, double, int64_t, int64_t, int64_t, int64_t,
                         bool);
-using Hadamard = Tensor(const Tensor&, int64_t, int64_t, bool);
+using Rotate = Two(const Tensor&, int64_t, int64_t, int64_t);
+using RotateScale = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                           const Tensor&, int64_t);
+using RotateFit = Two(const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, int64_t);
+using RotateBack = Tensor(const Tensor&, const Tensor&, int64_t, int64_t, int64_t, int64_t);
 using Sketch = Two(const Tensor&, const Optional&, int64_t, int64_t, int64_t);
-using PolarEncode = Two(const Tensor&, const Tensor&, int64_t, int64_t, double, int64_t);
+using PolarEncode = Three(const Tensor&, const Tensor&, int64_t, int64_t, double, int64_t, bool);
 using PolarDecode = Tensor(const Tensor&, const Tensor&, int64_t);
 using PolarBits = Tensor(const Tensor&);
 using PolarSymbols = Tensor(const Tensor&, int64_t);
@@ -118,18 +122,27 @@ Bytes2 everything(uint64_t seed) {
   keep(&made, find_operator<SelectModel>("select_model")(two, {}, {}, 2000, 1, 1, false, {}, {}));
   keep(&made, find_operator<Sketch>("sketch")(x, none, 5, 4000, key));
   keep(&made, find_operator<RandomSupport>("random_support")(key, kNumel / 10, kNumel));
-  const std::vector<float> chunks(values.begin(), values.begin() + (1 << 17));
-  keep(&made, find_operator<Hadamard>("hadamard")(tensor_of(chunks), 1 << 14, key, false));
-
   std::vector<uint8_t> frozen(64, 1);
   for (size_t i = 32; i < 64; ++i) frozen[i] = 0;
   const Tensor set = tensor_of(frozen);
-  const Two polar = find_operator<PolarEncode>("polar_encode")(x, set, 32, kNumel, 20, 0);
+  const Three polar = find_operator<PolarEncode>("polar_encode")(x, set, 32, kNumel, 20, 0, true);
   keep(&made, polar);
   const Tensor packed = find_operator<PolarDecode>("polar_decode")(std::get<0>(polar), set, kNumel);
   keep(&made, packed);
   const Tensor symbols = find_operator<PolarSymbols>("polar_unpack")(packed, kNumel);
   keep(&made, find_operator<PolarBits>("polar_pack")(symbols));
+
+  const Two turned = find_operator<Rotate>("rotate")(x, 1 << 14, 64, key);
+  keep(&made, turned);
+  const auto& [y, norm] = turned;
+  const Tensor signs = find_operator<PolarBits>("polar_pack")(
+      tensor_of(std::vector<uint8_t>(static_cast<size_t>(y.numel()), 1)));
+  const Tensor scale = find_operator<RotateScale>("rotate_scale")(
+      y, signs, norm, tensor_of(std::vector<int64_t>{-1}), tensor_of(std::vector<int64_t>(4, 0)),
+      1 << 14);
+  keep(&made, scale);
+  keep(&made, find_operator<RotateFit>("rotate_fit")(x, signs, scale, 1 << 14, 64, key));
+  keep(&made, find_operator<RotateBack>("rotate_back")(signs, scale, kNumel, 1 << 14, 64, key));
 
   // Packets of these, to be aggregated.
   const Three sent =

@@ -1,0 +1,45 @@
+"""The CUDA kernels of rotate give the CPU's bytes: emulated, and on a GPU if there is one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from emu.backends import BACKENDS, same_bits
+from emu.rotate import make
+
+from gcext._native import polar as ops
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("level", [6, 7, 8, 9, 10, 12, 13, 14, 16, 17])
+def test_same_bytes(backend: str, level: int) -> None:
+    size = 1 << level
+    draw = random.Random(size)
+    for _ in range(12 if level < 12 else 2):
+        least = 1 << draw.randint(6, level)
+        whole = draw.choice([0, 1, 2, 130 if level < 10 else 1])
+        n = whole * size + draw.choice([0, 1, size // 2, size - 1])
+        torch.manual_seed(draw.randrange(2**31))
+        values = torch.randn(n) * 10.0 ** draw.randint(-42, 37)
+        values[::7] = draw.choice([0.0, -0.0])
+        args = (size, least, draw.randrange(-(2**63), 2**63))
+        run = make(backend, draw.choice([1, 2, 1024]), draw.random() < 0.3)
+        rotated, norm = ops.rotate(values, *args)
+        for got, want in zip(run.rotate(values, *args), (rotated, norm), strict=True):
+            assert same_bits(got, want)
+        symbols = torch.randint(0, 256, (rotated.numel() // 8,), dtype=torch.uint8)
+        if draw.random() < 0.8:  # of what agrees
+            symbols = ops.polar_pack((rotated < 0).to(torch.uint8))
+        bad = torch.tensor([draw.choice([-1, -1, 3])])
+        status = draw.choice([0, 0, 2])
+        info, expected = (torch.tensor([0, status, 0, 0]) for _ in range(2))
+        scale = ops.rotate_scale(rotated, symbols, norm, bad, expected, size)
+        assert same_bits(run.rotate_scale(rotated, symbols, norm, bad, info, size), scale)
+        assert torch.equal(info, expected) or n == 0
+        wanted = ops.rotate_fit(values, symbols, scale, *args)
+        for got, want in zip(run.rotate_fit(values, symbols, scale, *args), wanted, strict=True):
+            assert same_bits(got, want)
+        back = run.rotate_back(symbols, scale, n, *args)
+        assert same_bits(back, ops.rotate_back(symbols, scale, n, *args))
