@@ -5,9 +5,14 @@
 #pragma once
 
 #include "../../csrc/common/fpenv.h"
+#include "../../cuda/kernels.h"
 #include "cuemu.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Runs lanes, warps and blocks from the last to the first: a result must not depend on it.
 EXPORT void emu_reverse(int on) { cuemu::reversed = on != 0; }
+
+// The kernels that are loaded beforehand.
+EXPORT int64_t emu_kernels() { return static_cast<int64_t>(gcext::load_kernels()); }
+EXPORT const char* emu_kernel(int64_t i) { return gcext::kernels()[i].signature; }
