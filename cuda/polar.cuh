@@ -35,6 +35,7 @@ constexpr int kPolarThreads = 256;
 constexpr int kRankThreads = 1024;
 constexpr int kLowLevel = 8;        // 32 KiB of LLRs for the nodes up to 2^8 rows
 constexpr int64_t kLowRows = 1024;  // 8 KiB for the codeword up to N = 2^10
+constexpr int kScaleRows = 16;      // of values that a lane has in flight
 constexpr uint64_t kEachByte = 0x0101010101010101u;
 
 // Step 1. before[i]: free indices below i; N + 1 entries.
@@ -206,7 +207,14 @@ __device__ inline bool polar_scale_of(const PolarEncodeLaunch& a, int64_t group,
     if (j < kPolarLanes) {
       float sum = 0.0f;
       if (j < lanes) {
-        for (int64_t i = j; i < n; i += lanes) sum += fabsf(value[i] * factor);
+        for (int64_t at = j; at < n; at += kScaleRows * lanes) {
+          float v[kScaleRows];
+#pragma unroll
+          for (int r = 0; r < kScaleRows; ++r)
+            v[r] = at + r * lanes < n ? value[at + r * lanes] : 0.0f;
+#pragma unroll
+          for (int r = 0; r < kScaleRows; ++r) sum += fabsf(v[r] * factor);
+        }
       }
       lane_sum[j] = sum;
     }
@@ -281,7 +289,7 @@ __device__ inline void polar_store_symbols(const PolarGroups& groups, int64_t gr
 }
 
 // Steps 2 to 5.
-__global__ void __launch_bounds__(kPolarThreads)
+__global__ void __launch_bounds__(kPolarThreads, 5)
     polar_encode_kernel(PolarEncodeLaunch a, const uint32_t* before, uint8_t* scratch) {
   __shared__ uint64_t low_llr[(kPolarLanes / 8) << (kLowLevel + 1)];
   __shared__ uint64_t low_word[kLowRows];

@@ -33,6 +33,7 @@
 namespace gcext {
 
 constexpr int kQuantizeThreads = 256;
+constexpr int kSignRows = 4;  // of 32 elements, that a warp has in flight
 
 // On the device, between the kernels of one call.
 struct QuantizeState {
@@ -84,7 +85,46 @@ __device__ inline float sign_sum(const Source& s, const Held& held, int64_t i) {
   return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * held.rest(s.memory[i], i);
 }
 
-// Step 1; where the subtraction is deferred, out becomes the sum.
+// The sums of one thread's magnitudes by exponent: those near the largest of the warp's first ones
+// in registers, as a shared counter on which the lanes of a warp meet costs them a turn each.
+struct NearBins {
+  static constexpr int kNear = 6;
+  int first = -1;  // bin; -1: not known yet
+  uint64_t sum[kNear] = {};
+
+  // Every lane must call it, with keys of finite values.
+  template <int kCount>
+  __device__ void add(const uint32_t (&key)[kCount], uint64_t* bins) {
+    if (first < 0) {
+      uint32_t top = 0;
+      for (int r = 0; r < kCount; ++r) top = key[r] > top ? key[r] : top;
+      for (int step = kWarp / 2; step > 0; step /= 2) {
+        const uint32_t other = __shfl_xor_sync(kWholeWarp, top, step);
+        top = other > top ? other : top;
+      }
+      first = bin_of(top) < kNear ? 0 : bin_of(top) - kNear + 1;
+    }
+#pragma unroll
+    for (int r = 0; r < kCount; ++r) {
+      const int at = bin_of(key[r]) - first;
+      const uint64_t mantissa = mantissa_of(key[r]);
+#pragma unroll
+      for (int j = 0; j < kNear; ++j) sum[j] += at == j ? mantissa : 0;
+      if ((at < 0 || at >= kNear) && key[r] != 0) atomic_add(&bins[at + first], mantissa);
+    }
+  }
+  // Every lane must call it.
+  __device__ void flush(uint64_t* bins) {
+    for (int j = 0; j < kNear; ++j) {
+      for (int step = kWarp / 2; step > 0; step /= 2)
+        sum[j] += __shfl_xor_sync(kWholeWarp, sum[j], step);
+      if (threadIdx.x % kWarp == 0 && sum[j] != 0) atomic_add(&bins[first + j], sum[j]);
+    }
+  }
+};
+
+// Step 1; where the subtraction is deferred, out becomes the sum. A warp takes rows of 32 elements
+// side by side, all loads in flight.
 __global__ void __launch_bounds__(kQuantizeThreads)
     sign_tally_kernel(Source source, int64_t n, uint8_t* bits, bool deferred,
                       QuantizeState* state) {
@@ -94,20 +134,34 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   __syncthreads();
   const ElementRange range = element_range(n);
   const int lane = threadIdx.x % kWarp;
-  for (int64_t at = range.begin; at < range.end; at += kQuantizeThreads) {
-    const int64_t i = at + threadIdx.x;
-    const float acc = i < range.end ? sign_sum(source, held, i) : 0.0f;
-    const uint32_t key = key_of(acc);
-    if (key >= kInfKey) {
-      note(source, i, &state->first);
-    } else if (key != 0) {
-      atomic_add(&bins[bin_of(key)], mantissa_of(key));
+  NearBins near;
+  for (int64_t at = range.begin + int64_t{threadIdx.x / kWarp} * kSignRows * kWarp; at < range.end;
+       at += int64_t{kSignRows} * kQuantizeThreads) {
+    float acc[kSignRows];
+    uint32_t key[kSignRows];
+    unsigned own = 0;  // the row of signs that this lane writes a byte of
+#pragma unroll
+    for (int r = 0; r < kSignRows; ++r) {
+      const int64_t i = at + r * kWarp + lane;
+      acc[r] = i < range.end ? sign_sum(source, held, i) : 0.0f;
     }
-    if (deferred && i < range.end) source.out[i] = acc;
-    const unsigned word = __ballot_sync(kWholeWarp, acc < 0);
-    if (lane < 4 && i - lane + 8 * lane < n)
-      bits[(i - lane) / 8 + lane] = static_cast<uint8_t>(word >> (8 * lane));
+#pragma unroll
+    for (int r = 0; r < kSignRows; ++r) {
+      const int64_t i = at + r * kWarp + lane;
+      key[r] = key_of(acc[r]);
+      if (key[r] >= kInfKey) {
+        note(source, i, &state->first);
+        key[r] = 0;
+      }
+      if (deferred && i < range.end) source.out[i] = acc[r];
+      const unsigned row = __ballot_sync(kWholeWarp, acc[r] < 0);
+      if (lane / 4 == r) own = row;
+    }
+    near.add(key, bins);
+    if (lane < 4 * kSignRows && at + 8 * lane < range.end)
+      bits[at / 8 + lane] = static_cast<uint8_t>(own >> (8 * (lane % 4)));
   }
+  near.flush(bins);
   __syncthreads();
   for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) {
     if (bins[i] != 0) atomic_add(&state->bins[i], bins[i]);

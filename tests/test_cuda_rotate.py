@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
 from emu.backends import BACKENDS, same_bits
+from emu.deferred import DeferredCodec, OnDevice
 from emu.rotate import make
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import gcext
+from gcext._codecs.input import CodecInput
 from gcext._native import polar as ops
 
 
@@ -43,3 +48,57 @@ def test_same_bytes(backend: str, level: int) -> None:
             assert same_bits(got, want)
         back = run.rotate_back(symbols, scale, n, *args)
         assert same_bits(back, ops.rotate_back(symbols, scale, n, *args))
+
+
+# Of the operators of gcext that an encode calls, by cuda/*.cu; select's are emulated.
+LAUNCHES = {
+    "random_support": 0,
+    "rotate": 1,
+    "polar_encode": 2,
+    "rotate_scale": 1,
+    "rotate_fit": 1,
+    "combine_add_": 1,
+}
+SELECT = 3
+# Operators of torch that allocate or view.
+NO_KERNEL = {"empty", "empty_like", "new_empty", "view", "slice", "select", "as_strided", "detach"}
+NO_KERNEL |= {"alias", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "_unsafe_view"}
+
+
+class Launches(TorchDispatchMode):
+    """Counts the kernels that the same calls launch on CUDA."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        space, name = func._schema.name.split("::")
+        if space == "gcext":
+            self.names += [name] * LAUNCHES[name]
+        elif name not in NO_KERNEL:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+@pytest.mark.parametrize(("select", "most"), [("", 15), ("select=randomk,p=0.5", 17)])
+def test_launches_of_an_encode_at_any_size(select: str, most: int, feedback: bool) -> None:
+    seen = set()
+    for n in (1000, 70_000, 200_000):
+        x = torch.randn(n)
+        codec = DeferredCodec(gcext.codec(f"polar:rate=0.5,block=256,{select}".rstrip(",")))
+        codec.encode(x, seed=0)  # designs the code
+        total = x.clone()
+        info = torch.zeros(4, dtype=torch.int64).as_subclass(OnDevice)
+        launches = Launches()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CodecInput, "add_deferred", lambda _, made=(total, info): made)
+            with launches:
+                if feedback:
+                    codec.advance(x, torch.zeros(n), total, seed=1)
+                else:
+                    codec.encode(x, seed=1)
+        seen.add(len(launches.names))
+        assert len(launches.names) + SELECT <= most, launches.names
+    assert len(seen) == 1
