@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 import gcext._wire as _wire
-from gcext._native import ops
 from gcext._native.library import capturing, current_stream
+from gcext._native.polar import polar_unpack
 from gcext._packet.streams import Ready, use_here
 from gcext.polar._cache import Kept
 
@@ -205,7 +205,7 @@ def _sent(frozen: Tensor, device: torch.device) -> Tensor:
     words = np.pad(bits, (0, -bits.size % 8)).view(np.int64).tolist()
     there = torch.zeros(len(words), dtype=torch.int64, device=device)
     torch._foreach_add_(list(there.unbind()), words)
-    return ops.polar_unpack(there.view(torch.uint8)[: bits.size], frozen.numel())
+    return polar_unpack(there.view(torch.uint8)[: bits.size], frozen.numel())
 
 
 def _made_set(block: int, kept: int, soft: bool) -> Tensor:
