@@ -5,6 +5,7 @@
 # make docs   the user's guide and the API reference, in build/docs/index.html; every warning is an error
 # make wheels   an sdist and manylinux wheels of this Python in dist/: docs/install.md
 # make fuzz SECONDS=600   hostile packets against the decoder and the aggregating kernels, under sanitizers: docs/testing.md
+# make cuda-race   every kernel under the emulator, every access checked for races; make cuda-removals: docs/cuda-race.md
 # make gpu-test, make gpu-bench   on a machine with nvcc and a GPU; make fake-gpu-test: with nvcc, without one: docs/cuda.md
 VENV ?= .venv
 PYTHON ?= python3
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc cuda -type f)
 CPP := $(shell find csrc cuda tests/emu tests/fakegpu tests/fuzz -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format docs bench drill race fuzz threads mutants gpu-test gpu-bench fake-gpu-test wheels clean
+.PHONY: demo test lint format docs bench drill race fuzz threads mutants gpu-test gpu-bench fake-gpu-test wheels cuda-race cuda-removals clean
 demo: $(VENV)/installed
 	@mkdir -p demo
 	$(BIN)/python -m gcext fl --data digits --method fedavg --method stc --method pstc \
@@ -62,6 +63,15 @@ threads:
 # One check of the wire format removed or inverted at a time: which the tests notice.
 mutants: $(VENV)/installed
 	$(BIN)/python tests/fuzz/mutants.py
+
+# Data races in the kernels, which run on the CPU; then each barrier, fence and __syncwarp removed in turn.
+CUDA_TESTS := $(filter-out %_emulator.py %_race.py, $(wildcard tests/test_cuda_*.py))
+cuda-race: $(VENV)/installed
+	PYTHONPATH=tests GCEXT_EMU_HOOKS=race $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+	  -p emu.race -m "not cuda" $(CUDA_TESTS)
+
+cuda-removals: $(VENV)/installed
+	PYTHONPATH=tests $(BIN)/python -m emu.removal
 
 # Every test, where to have no CUDA is a failure; then the kernels' own under compute-sanitizer; what torch
 # asks CUDA in vain is torch's.

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from . import gpu, link, options, polar, race, report, rows, server
+from . import gpu, gpu_count, link, options, polar, race, report, rows, server
 from .case import Setting
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -68,6 +68,7 @@ for _entry, (_help, _) in rows.ENTRIES.items():
     _add(_entry, _command(_entry), _help)
 _add("polar", polar.command)
 _add("gpu", gpu.command)
+_add("gpu-count", gpu_count.command)
 _add("server", server.command)
 _add("link", link.command)
 _add("race", race.command)

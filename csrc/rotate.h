@@ -33,7 +33,7 @@
 
 namespace gcext {
 
-constexpr int kMinRotateLevel = 6, kMaxRotateLevel = 24;
+constexpr int kMinRotateLevel = 6, kMaxRotateLevel = 20;
 
 // The chunks of n values.
 struct RotateChunks {

@@ -12,7 +12,7 @@ int64_t combine_tile(const CombineLaunch& args) {
     if (!packet.dense && packet.k > most) most = packet.k;
   }
   int64_t tile = kSumTile;
-  while (tile > kLeastSumTile && most > args.numel / tile * kRows * kWarp) tile /= 2;
+  while (tile > kLeastSumTile && most > args.numel / tile * kEntryRows * kWarp) tile /= 2;
   return tile;
 }
 

@@ -103,8 +103,8 @@ __device__ inline void link_entries(Row* rows, int m, const Window& window, uint
         high[c] = wide ? index[1] : there ? 0 : ~0u;
         value[c] = there ? row.value[lane] : 0.0f;
       }
-      // A lane without an entry in the window takes a head and a link behind the others', so that
-      // nothing branches. `own` are the entries of row `lane`.
+      // A lane without an entry in the window takes a head behind the others', so that nothing
+      // branches. `own` are the entries of row `lane`.
       unsigned inside[kTogether];
       uint32_t place[kTogether], at[kTogether], number = 0, own = 0;
       more = false;
@@ -131,10 +131,12 @@ __device__ inline void link_entries(Row* rows, int m, const Window& window, uint
         }
         for (int c = 0; c < kTogether; ++c) {
           const uint32_t minus = bits_of(value[c]) >> 31;
-          links[(inside[c] >> lane & 1) != 0 ? at[c] : kMeetLinks + lane] =
+          if ((inside[c] >> lane & 1) == 0) continue;
+          links[at[c]] =
               (static_cast<uint32_t>(2 * (first + c)) + minus) << 16 | (before[c] & 0xffff);
         }
       }
+      __syncwarp();  // every lane has read the rows
       if (own > 0) {
         Row& row = rows[first + lane];
         row.index += row.stride * own;
@@ -151,7 +153,7 @@ __global__ void __launch_bounds__(kGramThreads, kMeetBlocksEach)
     gram_meet_kernel(const WeightedPacket* packets, int64_t m, int64_t numel, Row* far_rows,
                      uint64_t* count) {
   __shared__ uint32_t head[kMeetTile + kWarp];
-  __shared__ uint32_t links[kMeetLinks + kWarp];
+  __shared__ uint32_t links[kMeetLinks];
   __shared__ Row near_rows[kMeetPackets];
   __shared__ uint32_t used;
 

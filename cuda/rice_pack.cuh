@@ -115,6 +115,13 @@ __device__ inline uint32_t word_at(const uint32_t* word, int64_t from) {
   return shift == 0 ? low : low >> shift | word[i + 1] << (32 - shift);
 }
 
+// Byte i of words of which others are changed at the same time, by atomics: those and a volatile
+// read are no race.
+__device__ inline int byte_at(const uint32_t* word, int64_t i) {
+  const volatile uint32_t* const at = word + (i >> 2);
+  return static_cast<int>(*at >> (8 * (i & 3)) & 0xff);
+}
+
 // Step 2.
 __global__ void __launch_bounds__(kRiceThreads)
     rice_write_kernel(Chunk<PackItem> chunk, uint8_t* out, const PackTotals* totals) {
@@ -155,12 +162,11 @@ __global__ void __launch_bounds__(kRiceThreads)
   }
 
   const Numbers numbers{part.item.index, part.item.wide};
-  uint8_t* table = out + part.item.at;
-  uint32_t* stream = reinterpret_cast<uint32_t*>(table);
+  uint32_t* stream = reinterpret_cast<uint32_t*>(out + part.item.at);
   const TileRange range = tile_range(part, k);
   for (int64_t tile = range.begin; tile < range.end; ++tile) {
     const int64_t n = tile_numbers(tile, k), first = tile * kTile;
-    const int b = table[kTableEntry * tile];
+    const int b = byte_at(stream, kTableEntry * tile);
     for (int i = threadIdx.x; i <= kUnary; i += kRiceThreads) unary[i] = 0;
     if (threadIdx.x == 0) signs[kSigns] = 0;
     uint64_t gap[kOwn], q = 0, zeros;

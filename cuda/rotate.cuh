@@ -36,12 +36,12 @@ __device__ inline int tile_place(int i) { return i ^ (i >> 5 & 7) ^ (i >> 3 & 24
 // The strides 2^done .. 2^(done + strides - 1) of the g-th group of 2^strides values that belong
 // together: load(i) and store(k, i, x) for each of them.
 template <class Load, class Store>
-__device__ inline void rotate_group(int64_t g, int done, int strides, const Load& load,
+__device__ inline void rotate_group(int g, int done, int strides, const Load& load,
                                     const Store& store) {
   const int width = 1 << strides;
-  const int64_t first = (g >> done << (done + strides)) | (g & ((int64_t{1} << done) - 1));
+  const int first = (g >> done << (done + strides)) | (g & ((1 << done) - 1));
   float v[kRun];
-  for (int k = 0; k < kRun; ++k) v[k] = k < width ? load(first + (int64_t{k} << done)) : 0.0f;
+  for (int k = 0; k < kRun; ++k) v[k] = k < width ? load(first + (k << done)) : 0.0f;
   for (int s = 0; s < kRadix; ++s) {
     for (int k = 0; k < kRun; ++k) {
       if (s >= strides || (k >> s & 1) != 0) continue;
@@ -51,16 +51,16 @@ __device__ inline void rotate_group(int64_t g, int done, int strides, const Load
     }
   }
   for (int k = 0; k < kRun; ++k) {
-    if (k < width) store(k, first + (int64_t{k} << done), v[k]);
+    if (k < width) store(k, first + (k << done), v[k]);
   }
 }
 
 // The signs of the warp's values first + k*step + lane, k < kRun, each k's 32 in lane k. first and
 // step are multiples of 32. Every lane must call it.
-__device__ inline uint32_t run_signs(uint64_t key, int64_t first, int64_t step, int round) {
+__device__ inline uint32_t run_signs(uint64_t key, int first, int step, int round) {
   const int k = threadIdx.x % kWarp;
   if (k >= kRun) return 0;
-  const int64_t i = first + k * step;
+  const int i = first + k * step;
   return static_cast<uint32_t>(rotate_signs(key, i / 64, round) >> (i % 64));
 }
 
@@ -82,11 +82,11 @@ __device__ inline void rotate_round(float* x, int level, uint64_t key, int round
   const bool before = flip == Flip::before || flip == Flip::both;
   const bool after = flip == Flip::after || flip == Flip::both;
   const float factor = rotate_factor(level, round);
-  const int64_t size = int64_t{1} << level;
+  const int size = 1 << level;
   const int tile_level = level < kRotateTileLevel ? level : kRotateTileLevel,
             tile = 1 << tile_level;
   const int warp_first = threadIdx.x / kWarp * kWarp;
-  for (int64_t begin = 0; begin < size; begin += tile) {
+  for (int begin = 0; begin < size; begin += tile) {
     for (int at = 0; at < tile; at += kRun * kRotateThreads) {
       const uint32_t signs =
           before ? run_signs(key, begin + at + warp_first, kRotateThreads, round) : 0;
@@ -101,8 +101,8 @@ __device__ inline void rotate_round(float* x, int level, uint64_t key, int round
       const int strides = tile_level - done < kRadix ? tile_level - done : kRadix;
       for (int g = static_cast<int>(threadIdx.x); g < tile >> strides; g += kRotateThreads) {
         rotate_group(
-            g, done, strides, [&](int64_t i) { return x[tile_place(static_cast<int>(i))]; },
-            [&](int, int64_t i, float y) { x[tile_place(static_cast<int>(i))] = y; });
+            g, done, strides, [&](int i) { return x[tile_place(i)]; },
+            [&](int, int i, float y) { x[tile_place(i)] = y; });
       }
       __syncthreads();
     }
@@ -126,13 +126,13 @@ __device__ inline void rotate_round(float* x, int level, uint64_t key, int round
     const int strides = level - done < kRadix ? level - done : kRadix;
     const bool last = done + strides == level, flips = last && after;
     // At least 2^(kRotateTileLevel + 1 - kRadix) groups, so all threads take as many.
-    for (int64_t g = threadIdx.x; g < size >> strides; g += kRotateThreads) {
-      const int64_t g0 = g - threadIdx.x % kWarp;
-      const int64_t first = (g0 >> done << (done + strides)) | (g0 & ((int64_t{1} << done) - 1));
-      const uint32_t signs = flips ? run_signs(key, first, int64_t{1} << done, 0) : 0;
+    for (int g = static_cast<int>(threadIdx.x); g < size >> strides; g += kRotateThreads) {
+      const int g0 = g / kWarp * kWarp;
+      const int first = (g0 >> done << (done + strides)) | (g0 & ((1 << done) - 1));
+      const uint32_t signs = flips ? run_signs(key, first, 1 << done, 0) : 0;
       rotate_group(
-          g, done, strides, [&](int64_t i) { return work[i]; },
-          [&](int k, int64_t i, float y) {
+          g, done, strides, [&](int i) { return work[i]; },
+          [&](int k, int i, float y) {
             y = flipped(y, signs, k);
             if (last) {
               store(i, y);
@@ -152,19 +152,19 @@ __device__ inline void rotate_round(float* x, int level, uint64_t key, int round
 // kRotateThreads.
 template <class Term>
 __device__ inline double chunk_sum(double* sums, int level, const Term& term) {
-  const int64_t size = int64_t{1} << level;
-  const int columns = size / kRun < kRotateThreads ? static_cast<int>(size / kRun) : kRotateThreads;
+  const int size = 1 << level;
+  const int columns = size / kRun < kRotateThreads ? size / kRun : kRotateThreads;
   const int t = static_cast<int>(threadIdx.x);
   if (t < columns) {
     int levels = 0;  // of runs of eight rows
-    while (static_cast<int64_t>(columns) * kRun << levels < size) ++levels;
+    while (columns * kRun << levels < size) ++levels;
     double waiting[kMaxPartial], sum = 0;
-    for (int64_t run = 0; run < int64_t{1} << levels; ++run) {
-      int64_t row = 0;
+    for (int run = 0; run < 1 << levels; ++run) {
+      int row = 0;
       for (int bit = 0; bit < levels; ++bit) row |= (run >> bit & 1) << (levels - 1 - bit);
       double v[kRun];
       for (int k = 0; k < kRun; ++k) {
-        const int64_t high = (k & 1) << 2 | (k & 2) | k >> 2;
+        const int high = (k & 1) << 2 | (k & 2) | k >> 2;
         v[k] = term((high << levels | row) * columns + t);
       }
       sum = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
@@ -191,37 +191,37 @@ __device__ inline double chunk_sum(double* sums, int level, const Term& term) {
   return sum;
 }
 
-__global__ void __launch_bounds__(kRotateThreads) rotate_kernel(RotateLaunch a) {
+__global__ void __launch_bounds__(kRotateThreads, 2) rotate_kernel(RotateLaunch a) {
   __shared__ float x[kRotateTile];
   __shared__ double sums[kRotateThreads];
   for (int64_t chunk = blockIdx.x; chunk < a.chunks.count; chunk += gridDim.x) {
     const int level = rotate_level(a.chunks.size_of(chunk));
-    const int64_t count = a.chunks.values_of(chunk);
+    const int count = static_cast<int>(a.chunks.values_of(chunk));
     const float* from = a.values + a.chunks.start(chunk);
     float* to = a.rotated + a.chunks.start(chunk);
     const uint64_t key = rotate_key(a.seed, chunk);
-    const auto padded = [&](int64_t i) { return i < count ? from[i] : 0.0f; };
-    const double norm = chunk_sum(sums, level, [&](int64_t i) {
+    const auto padded = [&](int i) { return i < count ? from[i] : 0.0f; };
+    const double norm = chunk_sum(sums, level, [&](int i) {
       const double y = static_cast<double>(padded(i));
       return y * y;
     });
     if (threadIdx.x == 0) a.norm[chunk] = norm;
-    const auto store = [&](int64_t i, float y) { to[i] = y; };
+    const auto store = [&](int i, float y) { to[i] = y; };
     rotate_round(x, level, key, 0, Flip::before, padded, to, store);
-    rotate_round(x, level, key, 1, Flip::before, [&](int64_t i) { return to[i]; }, to, store);
+    rotate_round(x, level, key, 1, Flip::before, [&](int i) { return to[i]; }, to, store);
   }
 }
 
-__device__ inline bool symbol_at(const uint8_t* symbols, int64_t i) {
+__device__ inline bool symbol_at(const uint8_t* symbols, int i) {
   return (symbols[i / 8] >> (i % 8) & 1) != 0;
 }
 
-__global__ void __launch_bounds__(kRotateThreads) rotate_scale_kernel(RotateScaleLaunch a) {
+__global__ void __launch_bounds__(kRotateThreads, 2) rotate_scale_kernel(RotateScaleLaunch a) {
   __shared__ double sums[kRotateThreads];
   for (int64_t chunk = blockIdx.x; chunk < a.chunks.count; chunk += gridDim.x) {
     const float* y = a.rotated + a.chunks.start(chunk);
     const uint8_t* symbols = a.symbols + a.chunks.start(chunk) / 8;
-    const double agreement = chunk_sum(sums, rotate_level(a.chunks.size_of(chunk)), [&](int64_t i) {
+    const double agreement = chunk_sum(sums, rotate_level(a.chunks.size_of(chunk)), [&](int i) {
       return static_cast<double>(symbol_at(symbols, i) ? -y[i] : y[i]);
     });
     if (threadIdx.x != 0) continue;
@@ -235,42 +235,35 @@ __global__ void __launch_bounds__(kRotateThreads) rotate_scale_kernel(RotateScal
   }
 }
 
-// Symbols of a scale to the values of a chunk; see rotate_round.
-template <class Store>
-__device__ inline void rotate_chunk_back(float* x, const uint8_t* symbols, float scale, int level,
-                                         uint64_t key, float* work, const Store& store) {
-  rotate_round(
-      x, level, key, 0, Flip::none,
-      [&](int64_t i) { return symbol_at(symbols, i) ? -scale : scale; }, work,
-      [&](int64_t i, float y) { work[i] = y; });
-  rotate_round(x, level, key, 1, Flip::both, [&](int64_t i) { return work[i]; }, work, store);
-}
-
 __global__ void __launch_bounds__(kRotateThreads) rotate_back_kernel(RotateBackLaunch a) {
   __shared__ float x[kRotateTile];
   __shared__ double sums[kRotateThreads];
   for (int64_t chunk = blockIdx.x; chunk < a.chunks.count; chunk += gridDim.x) {
-    const int64_t start = a.chunks.start(chunk), size = a.chunks.size_of(chunk);
-    const int64_t count = a.chunks.values_of(chunk);
-    const int level = rotate_level(size);
+    const int64_t start = a.chunks.start(chunk);
+    const int size = static_cast<int>(a.chunks.size_of(chunk)), level = rotate_level(size);
+    const int count = static_cast<int>(a.chunks.values_of(chunk));
     const uint8_t* symbols = a.symbols + start / 8;
-    float* out = a.out + start;
-    float* work = count < size ? a.tail : out;
+    float* work = count < size ? a.tail : a.out + start;
     const uint64_t key = rotate_key(a.seed, chunk);
+    const auto stored = [&](int i) { return work[i]; };
+    const auto store = [&](int i, float y) { work[i] = y; };
     float scale = a.scale[chunk];
-    if (a.values != nullptr) {
+    for (bool fits = a.values != nullptr;; fits = false) {
+      rotate_round(
+          x, level, key, 0, Flip::none,
+          [&](int i) { return symbol_at(symbols, i) ? -scale : scale; }, work, store);
+      rotate_round(x, level, key, 1, Flip::both, stored, work, store);
+      if (!fits) break;
       const float* values = a.values + start;
-      rotate_chunk_back(x, symbols, scale, level, key, work,
-                        [&](int64_t i, float y) { work[i] = y; });
-      const double dot = chunk_sum(sums, level, [&](int64_t i) {
+      const double dot = chunk_sum(sums, level, [&](int i) {
         return i < count ? static_cast<double>(values[i]) * static_cast<double>(work[i]) : 0.0;
       });
       scale = rotate_fitted(scale, dot, size);
       if (threadIdx.x == 0) a.fitted[chunk] = scale;
     }
-    rotate_chunk_back(x, symbols, scale, level, key, work, [&](int64_t i, float y) {
-      if (i < count) out[i] = y;
-    });
+    if (count < size) {
+      for (int i = threadIdx.x; i < count; i += kRotateThreads) a.out[start + i] = work[i];
+    }
   }
 }
 

@@ -7,7 +7,7 @@ return CPU tensors.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import pytest
@@ -46,9 +46,10 @@ class Emulated:
     """The kernels of one base name under tests/emu/cuemu.h, and their schedule."""
 
     stem: ClassVar[str]
+    load: ClassVar[Callable[[str], ctypes.CDLL]] = staticmethod(library)
 
     def __init__(self, max_blocks: int = 1024, reverse: bool = False) -> None:
-        self.lib = library(self.stem)
+        self.lib = type(self).load(self.stem)
         self.max_blocks = ctypes.c_int64(max_blocks)
         self.lib.emu_reverse(int(reverse))
 

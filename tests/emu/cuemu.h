@@ -1,5 +1,5 @@
 // CUDA on the CPU, for tests: kernels written for nvcc run unchanged, one fiber per CUDA thread,
-// one block at a time.
+// one block at a time, or several that take turns (cuemu::residents, cuemu::yield).
 //
 //   1. A block's fibers run warp by warp, lane by lane, each until it waits or ends.
 //   2. A warp operation is carried out once every lane of its mask that still runs waits in it.
@@ -122,12 +122,46 @@ struct Thread {
   void* hook = nullptr;  // for CUEMU_HOOKS
 };
 
+inline std::function<void()> body;
+inline Index grid_size, block_size;
+// Of the block whose turn it is, as is shared memory.
 inline Context scheduler;
 inline std::vector<Thread> threads;
 inline Thread* self = nullptr;
-inline std::function<void()> body;
-inline Index block, grid_size, block_size;
+inline Index block;
 inline uint64_t barrier_result = 0;
+
+// Where the running thread has the kernel's arguments.
+struct Arguments {
+  const void* at;
+  size_t bytes;
+};
+inline Arguments arguments = {nullptr, 0};
+
+// Launches are shown to the hooks, and run nothing.
+inline bool dry = false;
+
+// A block that may run: what is above, while another has its turn.
+struct Turn {
+  Context at;  // where it goes on
+  Context scheduler;
+  std::vector<Thread> threads;
+  Thread* self = nullptr;
+  Index block;
+  uint64_t barrier_result = 0;
+  std::vector<char> shared;
+  bool running = false;
+};
+
+inline int residents = 1;  // blocks that take turns
+inline std::vector<Turn> turns;
+inline int turn = 0;
+inline Context grid;
+
+// In a kernel: the next block has its turn.
+CUEMU_PLAIN inline void yield() {
+  if (residents > 1) switch_to(turns[turn].at, grid);
+}
 
 }  // namespace cuemu
 
@@ -275,39 +309,94 @@ CUEMU_PLAIN inline void run_block() {
 // Where it is set, launches go there, and run when their stream does: tests/fakegpu.
 inline void (*enqueue)(cudaStream_t stream, std::function<void()> work) = nullptr;
 
+CUEMU_PLAIN inline void enter_block() {
+  hooks::block_begin();
+  run_block();
+  hooks::block_end();
+  turns[turn].running = false;
+  switch_to(turns[turn].at, grid);
+  std::abort();  // never resumed
+}
+
+// Makes what is `mine` that of the block whose turn it is, or keeps it there: each undoes the
+// other.
+CUEMU_PLAIN inline void exchange(Turn& mine) {
+  std::swap(scheduler, mine.scheduler);
+  std::swap(threads, mine.threads);
+  std::swap(self, mine.self);
+  std::swap(block, mine.block);
+  std::swap(barrier_result, mine.barrier_result);
+}
+
+CUEMU_PLAIN inline void take_turn(Turn& mine) {
+  const size_t shared = residents > 1 && __start_cuemu_shared != nullptr
+                            ? static_cast<size_t>(__stop_cuemu_shared - __start_cuemu_shared)
+                            : 0;
+  mine.shared.resize(shared);
+  exchange(mine);
+  if (shared != 0) std::memcpy(__start_cuemu_shared, mine.shared.data(), shared);
+  switch_to(grid, mine.at);
+  if (shared != 0) std::memcpy(mine.shared.data(), __start_cuemu_shared, shared);
+  exchange(mine);
+}
+
 CUEMU_PLAIN inline void run_grid(const char* kernel, int64_t blocks, int64_t count,
                                  cudaStream_t stream, std::function<void()> run) {
   static char* stacks = nullptr;
   static int64_t capacity = 0;
-  if (count > capacity) {  // never freed: the next launch needs them again
-    void* grown = mmap(nullptr, kStack * static_cast<size_t>(count), PROT_READ | PROT_WRITE,
+  const int64_t needed = (count + 1) * residents;
+  if (needed > capacity) {  // never freed: the next launch needs them again
+    void* grown = mmap(nullptr, kStack * static_cast<size_t>(needed), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (grown == MAP_FAILED) std::abort();
     stacks = static_cast<char*>(grown);
-    capacity = count;
+    capacity = needed;
   }
   body = std::move(run);
   grid_size = {static_cast<unsigned>(blocks), 1, 1};
   block_size = {static_cast<unsigned>(count), 1, 1};
   hooks::launch_begin(kernel, blocks, count, stream);
-  for (int64_t b = 0; b < blocks; ++b) {
-    block = {static_cast<unsigned>(reversed ? blocks - 1 - b : b), 0, 0};
-    threads.assign(static_cast<size_t>(count), Thread{});
-    for (int64_t i = 0; i < count; ++i) {
-      threads[i].index.x = static_cast<unsigned>(i);
-      prepare(threads[i].context, stacks + kStack * i, enter);
+  turns.resize(residents);
+  int64_t begun = 0, ended = 0;
+  while (ended < (dry ? 0 : blocks)) {
+    for (turn = 0; turn < residents; ++turn) {
+      Turn& mine = turns[turn];
+      if (!mine.running) {
+        if (begun == blocks) continue;
+        char* stack = stacks + kStack * (count + 1) * turn;
+        mine.block = {static_cast<unsigned>(reversed ? blocks - 1 - begun : begun), 0, 0};
+        mine.threads.assign(static_cast<size_t>(count), Thread{});
+        for (int64_t i = 0; i < count; ++i, stack += kStack) {
+          mine.threads[i].index.x = static_cast<unsigned>(i);
+          prepare(mine.threads[i].context, stack, enter);
+        }
+        prepare(mine.at, stack, enter_block);
+        mine.running = true;
+        ++begun;
+      }
+      take_turn(mine);
+      if (!mine.running) ++ended;
     }
-    hooks::block_begin();
-    run_block();
-    hooks::block_end();
   }
   hooks::launch_end();
 }
 
-CUEMU_PLAIN inline void launch(const char* kernel, int64_t blocks, int64_t count,
-                               cudaStream_t stream, std::function<void()> run) {
-  if (enqueue == nullptr) return run_grid(kernel, blocks, count, stream, std::move(run));
-  enqueue(stream, [=] { run_grid(kernel, blocks, count, stream, run); });
+// A kernel with its arguments, which are in no memory that a kernel reaches on a GPU.
+template <class Body>
+struct Call {
+  Body run;
+  CUEMU_PLAIN void operator()() {
+    arguments = {&run, sizeof run};
+    run();
+  }
+};
+
+template <class Body>
+CUEMU_PLAIN void launch(const char* kernel, int64_t blocks, int64_t count, cudaStream_t stream,
+                        Body run) {
+  std::function<void()> call = Call<Body>{std::move(run)};
+  if (enqueue == nullptr) return run_grid(kernel, blocks, count, stream, std::move(call));
+  enqueue(stream, [=] { run_grid(kernel, blocks, count, stream, call); });
 }
 
 template <class T>
@@ -446,8 +535,16 @@ CUEMU_PLAIN T atomicCAS(T* to, T expected, T x) {
   ::cuemu::hooks::atomic_end(to, sizeof *to);
   return old;
 }
+// Copied as one access of 16 bytes, as on a GPU.
 struct alignas(16) float4 {
-  float x, y, z, w;
+  union {
+    struct {
+      float x, y, z, w;
+    };
+    float whole __attribute__((vector_size(16)));
+  };
+  constexpr float4() : whole{} {}
+  constexpr float4(float a, float b, float c, float d) : whole{a, b, c, d} {}
 };
 template <class T>
 T __ldcs(const T* from) {

@@ -12,6 +12,8 @@
 
 // Runs lanes, warps and blocks from the last to the first: a result must not depend on it.
 EXPORT void emu_reverse(int on) { cuemu::reversed = on != 0; }
+// Launches run nothing: what the host enqueues is all that is asked for.
+EXPORT void emu_dry(int on) { cuemu::dry = on != 0; }
 
 // The kernels that are loaded beforehand.
 EXPORT int64_t emu_kernels() { return static_cast<int64_t>(gcext::load_kernels()); }

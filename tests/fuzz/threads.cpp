@@ -65,6 +65,20 @@ void keep(Bytes2* all, const std::tuple<Parts...>& parts) {
 }
 void keep(Bytes2* all, const Tensor& tensor) { all->push_back(bytes_of(tensor)); }
 
+void keep_rotations(const Tensor& x, int64_t key, Bytes2* made) {
+  const Two turned = find_operator<Rotate>("rotate")(x, 1 << 14, 64, key);
+  keep(made, turned);
+  const auto& [y, norm] = turned;
+  const Tensor negative = find_operator<PolarBits>("polar_pack")(
+      tensor_of(std::vector<uint8_t>(static_cast<size_t>(y.numel()), 1)));
+  const Tensor scale = find_operator<RotateScale>("rotate_scale")(
+      y, negative, norm, tensor_of(std::vector<int64_t>{-1}), tensor_of(std::vector<int64_t>(4, 0)),
+      1 << 14);
+  keep(made, scale);
+  keep(made, find_operator<RotateFit>("rotate_fit")(x, negative, scale, 1 << 14, 64, key));
+  keep(made, find_operator<RotateBack>("rotate_back")(negative, scale, kNumel, 1 << 14, 64, key));
+}
+
 // Everything that the operators make of one tensor, in one order.
 Bytes2 everything(uint64_t seed) {
   Random random(seed);
@@ -132,17 +146,7 @@ Bytes2 everything(uint64_t seed) {
   const Tensor symbols = find_operator<PolarSymbols>("polar_unpack")(packed, kNumel);
   keep(&made, find_operator<PolarBits>("polar_pack")(symbols));
 
-  const Two turned = find_operator<Rotate>("rotate")(x, 1 << 14, 64, key);
-  keep(&made, turned);
-  const auto& [y, norm] = turned;
-  const Tensor signs = find_operator<PolarBits>("polar_pack")(
-      tensor_of(std::vector<uint8_t>(static_cast<size_t>(y.numel()), 1)));
-  const Tensor scale = find_operator<RotateScale>("rotate_scale")(
-      y, signs, norm, tensor_of(std::vector<int64_t>{-1}), tensor_of(std::vector<int64_t>(4, 0)),
-      1 << 14);
-  keep(&made, scale);
-  keep(&made, find_operator<RotateFit>("rotate_fit")(x, signs, scale, 1 << 14, 64, key));
-  keep(&made, find_operator<RotateBack>("rotate_back")(signs, scale, kNumel, 1 << 14, 64, key));
+  keep_rotations(x, key, &made);
 
   // Packets of these, to be aggregated.
   const Three sent =

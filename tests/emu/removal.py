@@ -1,0 +1,241 @@
+"""Removes each barrier, __syncwarp and fence of cuda/ in turn: does the race check notice?
+
+`make cuda-removals` writes docs/cuda-race.md; `python -m emu.removal FILE ...`, with tests/ on
+PYTHONPATH, runs some files of cuda/. What was run before with the same sources is not run again
+(build/removals). It fails where a removal goes unnoticed that EXPLAINED does not explain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BUILD = ROOT / "build" / "removals"
+TREE = BUILD / "tree"
+TABLE = ROOT / "docs" / "cuda-race.md"
+STATEMENT = re.compile(r"__(syncthreads|syncwarp|threadfence)\w*\(")
+SECONDS = 400
+
+# In place of a barrier that gives a value: the value, and no order.
+UNORDERED = """
+#define CUEMU_UNORDERED(name, op)                                             \\
+  CUEMU_PLAIN inline int name(int x) {                                        \\
+    ::cuemu::wait(::cuemu::State::in_barrier, ::cuemu::Op::op, 0, x != 0);    \\
+    return static_cast<int>(::cuemu::barrier_result);                         \\
+  }
+CUEMU_UNORDERED(unordered_or, some)
+CUEMU_UNORDERED(unordered_and, every)
+CUEMU_UNORDERED(unordered_count, count)
+"""
+
+# Which kernels' tests run for a file that several have; the first that notices is enough.
+USERS = {"common.cuh": ["select_chunks", "adacomp", "rice", "encode_codes"]}
+
+# Of slow tests, those that run.
+FEW = {
+    "dct": "test_values or test_refuses or test_wide or ties",
+    "select": "(same_bytes and (normal or ties)) or refuses or random_cases-1 or schedule or scan "
+    "or saves or concentrated or useless",
+}
+
+# (file, function, statement): why it is not noticed when it is missing.
+EXPLAINED: dict[tuple[str, str, int], str] = {}
+
+
+class Removal(NamedTuple):
+    """A statement, numbered within its function from 1, and where it is in its file."""
+
+    file: str
+    function: str
+    number: int
+    start: int
+    text: str
+
+
+def functions(text: str) -> list[tuple[int, str]]:
+    """Return where each function of a file begins, and its name."""
+    plain = re.sub(r"__launch_bounds__\([^)]*\)", lambda m: " " * len(m[0]), text)
+    pattern = r"^(?:__global__|__device__|GCEXT_HD|template|inline)\b[^;{]*?\b(\w+)\("
+    return [(m.start(), m[1]) for m in re.finditer(pattern, plain, re.MULTILINE)]
+
+
+def removals(path: Path) -> list[Removal]:
+    """Return the statements of a file that order something."""
+    text = path.read_text()
+    starts = functions(text)
+    counts: dict[str, int] = {}
+    found = []
+    for match in STATEMENT.finditer(text):
+        if "//" in text[text.rfind("\n", 0, match.start()) : match.start()]:
+            continue
+        name = [name for start, name in starts if start < match.start()][-1]
+        counts[name] = counts.get(name, 0) + 1
+        end = text.index(";", match.start())
+        found.append(
+            Removal(path.name, name, counts[name], match.start(), text[match.start() : end])
+        )
+    return found
+
+
+def without(text: str, removal: Removal) -> str:
+    """Return the file's text without the statement."""
+    before, after = text[: removal.start], text[removal.start :]
+    value = re.match(r"__syncthreads_(or|and|count)", after)
+    if value:
+        return before + "unordered_" + value[1] + after[value.end() :]
+    return before + "(void)0" + after[len(removal.text) :]
+
+
+def includes(stem: str) -> set[str]:
+    """Return the files of cuda/ that a kernel's .cu includes, itself among them."""
+    found: set[str] = set()
+    names = [f"{stem}.cu"]
+    while names:
+        name = names.pop()
+        path = ROOT / "cuda" / name
+        if name not in found and path.exists():
+            found.add(name)
+            names += re.findall(r'^#include "([\w.]+)"', path.read_text(), re.MULTILINE)
+    return found
+
+
+def kernels_of(file: str) -> list[str]:
+    """Return the kernels whose tests run when something of the file is removed."""
+    stems = [path.stem for path in sorted((ROOT / "cuda").glob("*.cu"))]
+    return USERS.get(file) or [stem for stem in stems if file in includes(stem)]
+
+
+def check(stem: str) -> str:
+    """Return what a kernel's tests notice in the tree, empty for nothing."""
+    command = [
+        sys.executable, "-m", "pytest", "-x", "-q", "-s", "-p", "emu.race",
+        "-p", "no:cacheprovider", "-m", "not cuda", f"tests/test_cuda_{stem}.py",
+    ]  # fmt: skip
+    if stem in FEW:
+        command += ["-k", FEW[stem]]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "tests"), "GCEXT_EMU_HOOKS": "race", "GCEXT_EMU_TREE": str(TREE),
+    }  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end within {SECONDS} s"
+    if done.returncode == 0:
+        return ""
+    text = done.stdout + done.stderr
+    if "emu: " in text and "failed." in text:
+        raise SystemExit(text)
+    race = re.search(r"race in (\w+): (.*? at \S+), (.*? at \S+),", text)
+    if race:
+        # The kinds of access and their lines, without the threads and the folders.
+        both = [re.sub(r" by block \d+ thread \d+| at (\S*/)?", " ", x) for x in race.groups()[1:]]
+        return f"race in `{race[1]}`: {', '.join(' '.join(x.split()) for x in both)}"
+    abort = re.search(r"cuemu: ([\w ]+)", text)
+    if abort:
+        return f"abort: {abort[1]}"
+    if "Fatal Python error: Illegal instruction" in text:
+        return "abort: an index out of bounds"  # or what else GCC's sanitizer traps
+    if "FAILED" in text:
+        return "wrong result"
+    raise SystemExit(text)
+
+
+def run(removal: Removal, kept: dict[str, str]) -> str:
+    """Return what notices the removal, from `kept` where its sources have been run."""
+    path = TREE / "cuda" / removal.file
+    text = path.read_text()
+    digest = hashlib.sha256(without(text, removal).encode())
+    stems = kernels_of(removal.file)
+    for name in sorted({file for stem in stems for file in includes(stem)} - {removal.file}):
+        digest.update((ROOT / "cuda" / name).read_bytes())
+    for name in ("race.cpp", "race.h", "cuemu.h"):
+        digest.update((HERE / name).read_bytes())
+    key = digest.hexdigest()
+    if key not in kept:
+        path.write_text(without(text, removal))
+        try:
+            kept[key] = next(filter(None, map(check, stems)), "")
+        finally:
+            path.write_text(text)
+            for made in (TREE / "build" / "emu").glob("*"):
+                if not made.name.startswith("race-"):
+                    made.unlink()
+        (BUILD / "kept.json").write_text(json.dumps(kept, indent=1))
+    return kept[key]
+
+
+def table(rows: list[tuple[Removal, str]]) -> str:
+    """Return the page."""
+    lines = [
+        "# Races in the CUDA kernels",
+        "",
+        "Each barrier, `__syncwarp` and fence of `cuda/`, removed alone, and what the race check",
+        "(`make cuda-race`, see [testing](testing.md)) says of the kernels without it.",
+        "`make cuda-removals` writes this page.",
+        "",
+    ]
+    unnoticed = sum(not noticed for _, noticed in rows)
+    lines += [f"{len(rows)} statements, {len(rows) - unnoticed} noticed.", ""]
+    file = ""
+    for removal, noticed in rows:
+        if removal.file != file:
+            file = removal.file
+            lines += [
+                "",
+                f"## {file}",
+                "",
+                "| function | statement | without it |",
+                "|---|---|---|",
+            ]
+        why = EXPLAINED.get((removal.file, removal.function, removal.number), "**not explained**")
+        lines.append(
+            f"| `{removal.function}` | {removal.number}: `{removal.text}` | "
+            f"{noticed or f'not noticed: {why}'} |"
+        )
+    return re.sub(r"\n\n\n+", "\n\n", "\n".join(lines)) + "\n"
+
+
+def main() -> None:
+    """Run what has to be run, write the page."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(TREE, ignore_errors=True)
+    for folder in ("cuda", "csrc"):
+        shutil.copytree(ROOT / folder, TREE / folder)
+    shutil.copytree(HERE, TREE / "tests" / "emu", ignore=shutil.ignore_patterns("*.py", "__*"))
+    with (TREE / "tests" / "emu" / "cuemu.h").open("a") as header:
+        header.write(UNORDERED)
+    store = BUILD / "kept.json"
+    kept: dict[str, str] = json.loads(store.read_text()) if store.exists() else {}
+    asked = set(sys.argv[1:])
+    rows = []
+    for path in sorted((ROOT / "cuda").glob("*.cu*")):
+        for removal in removals(path):
+            if asked and path.name not in asked:
+                continue
+            noticed = run(removal, kept)
+            print(f"{path.name} {removal.function} {removal.number}: {noticed or '-'}", flush=True)
+            rows.append((removal, noticed))
+    if not asked:
+        TABLE.write_text(table(rows))
+        print(f"The table is in {TABLE}.")
+    open_ = [
+        removal for removal, noticed in rows
+        if not noticed and (removal.file, removal.function, removal.number) not in EXPLAINED
+    ]  # fmt: skip
+    if open_:
+        sys.exit("\n".join(f"not noticed: {r.file} {r.function} {r.number}" for r in open_))
+
+
+if __name__ == "__main__":
+    main()
