@@ -6,15 +6,18 @@
 #include <cstdint>
 
 #include "../csrc/common/exact_mean.h"
+#include "kernels.h"
 #include "launch.h"
 
 #ifdef GCEXT_CUEMU
 #define GCEXT_LAUNCH(kernel, blocks, threads, stream, ...) \
-  ::cuemu::launch(#kernel, blocks, threads, stream, [=]() mutable { kernel(__VA_ARGS__); })
+  (GCEXT_REGISTER(kernel),                                 \
+   ::cuemu::launch(#kernel, blocks, threads, stream, [=]() mutable { kernel(__VA_ARGS__); }))
 #else
 // Enqueues a kernel; leaves the calling launcher with the error of a launch that failed.
 #define GCEXT_LAUNCH(kernel, blocks, threads, stream, ...)                                \
   do {                                                                                    \
+    GCEXT_REGISTER(kernel);                                                               \
     kernel<<<static_cast<unsigned>(blocks), threads, 0, stream>>>(__VA_ARGS__);           \
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error; \
   } while (0)

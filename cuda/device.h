@@ -5,10 +5,24 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <atomic>
+
 #include "../csrc/common/packet.h"
+#include "kernels.h"
 #include "launch.h"
 
 namespace gcext {
+
+// Loads all kernels on a device, the current one, if that was not done yet. With the first operator
+// there, as the library must not make a context (half a GB) on devices that gcext is not used on;
+// where a context exists when the library is loaded, gcext._native.library calls load_kernels.
+inline void load_kernels_once(int32_t device) {
+  static std::atomic<uint64_t> loaded{0};  // a bit a device; from 64 on they load every time
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
+  if ((loaded.load(std::memory_order_acquire) & bit) != 0) return;
+  load_kernels();  // twice where two threads come first: harmless
+  loaded.fetch_or(bit, std::memory_order_release);
+}
 
 // The tensor's device and its current stream, for the lifetime of the call. Scratch that the call
 // frees early is safe: torch's allocator hands it out again in the order of the stream.
@@ -18,6 +32,7 @@ class CurrentStream {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);
+    load_kernels_once(tensor.get_device_index());
   }
   operator cudaStream_t() const { return stream_; }
 

@@ -18,9 +18,10 @@ from xxhash import xxh3_64_intdigest
 
 import gcext
 from gcext import DecodeError, Packet
-from gcext._packet import device, wire
+from gcext._packet import device, streams, wire
 from gcext._packet.codes import Contents
 from gcext._packet.deferred import Deferred
+from gcext._packet.streams import Ready
 from gcext._packet.wire import Located
 
 
@@ -187,35 +188,80 @@ class Stream(nullcontext[None]):
     """What torch.Stream does for those who wait, and for those who use it."""
 
     def __init__(self) -> None:
-        self.waited: list[Stream] = []
-        self.used = 0
+        self.waited: list[str] = []
+        self.used = self.synchronized = 0
 
     def __enter__(self) -> None:
         self.used += 1
 
-    def wait_stream(self, other: Stream) -> None:
-        self.waited.append(other)
+    def record_event(self) -> str:
+        return "later"
+
+    def wait_event(self, event: str) -> None:
+        self.waited.append(event)
+
+    def synchronize(self) -> None:
+        self.synchronized += 1
 
 
 def test_members_made_on_several_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one's stream packs, after all the others; a single stream waits for no other."""
-    one, two, now = Stream(), Stream(), Stream()
+    """What reads waits once for each event of theirs, and is not on the current stream.
+
+    Where a packet has none, as others may still write to it, on the current one.
+    """
+    own, now = Stream(), Stream()
     select = DeferredCodec(gcext.codec("stc:p=0.1"))
 
-    def made_on(stream: Stream) -> Packet:
+    def made_at(event: str) -> Packet:
         packet = select.encode(torch.randn(9))
         assert packet.deferred is not None
-        packet.deferred.stream = cast(Any, stream)
+        packet.deferred.ready = Ready(cast(Any, now), cast(Any, event))
         return packet
 
-    monkeypatch.setattr(device, "current_stream", lambda device: now)
-    Packet.group([made_on(one), made_on(one)]).to_bytes()
-    assert (one.used, one.waited) == (1, [])
+    monkeypatch.setattr(Tensor, "record_stream", lambda x, stream: None)
+    monkeypatch.setattr(streams, "current_stream", lambda device: now)
+    monkeypatch.setattr(streams, "_own_stream", lambda device: own)
+    Packet.group([made_at("one"), made_at("one")]).to_bytes()
+    assert (own.used, own.waited, own.synchronized) == (1, ["one"], 1)
+    assert (now.used, now.waited) == (0, [])
     ordinary = gcext.stc(torch.randn(9))
-    Packet.group([made_on(two), made_on(one), made_on(two), ordinary, made_on(one)]).to_bytes()
-    assert (one.used, two.used, now.used) == (1, 1, 0)
-    assert two.waited == [one, now]
-    assert one.waited == now.waited == []
+    read = made_at("two")
+    assert (read.k, own.synchronized, read.is_settled) == (1, 2, True)
+    monkeypatch.setattr(type(read), "is_resident", False)  # as on a GPU
+    own.waited.clear()
+    Packet.group([read, made_at("three")]).to_bytes()
+    assert (own.waited, own.synchronized, now.waited) == (["three"], 3, [])
+    Packet.group([made_at("four"), ordinary]).to_bytes()
+    assert (own.synchronized, now.waited) == (3, ["four"])
+
+
+def test_a_hundred_packets_are_packed_with_one_synchronization(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A history asks for the bytes of a whole round; of other methods it takes two."""
+    own, now = Stream(), Stream()
+    codec, sign = gcext.codec("stc:p=0.1"), gcext.codec("sign")
+    tensors = {client: torch.randn(50 + client) for client in range(100)}
+    want = {client: codec.encode(x).to_bytes() for client, x in tensors.items()}
+    signs = {client: sign.encode(x).to_bytes() for client, x in tensors.items()}
+    monkeypatch.setattr(Tensor, "record_stream", lambda x, stream: None)
+    monkeypatch.setattr(streams, "current_stream", lambda device: now)
+    monkeypatch.setattr(streams, "_own_stream", lambda device: own)
+    history = gcext.History()
+    calls.clear()
+    history.put(1, {client: DeferredCodec(codec).encode(x) for client, x in tensors.items()})
+    assert (calls, own.synchronized) == (["pack_ternary"], 1)
+    assert {client: history.packet(client).to_bytes() for client in tensors} == want
+    calls.clear()
+    history.put(2, {client: DeferredCodec(sign).encode(x) for client, x in tensors.items()})
+    assert (calls, own.synchronized) == ([], 2)  # and within, for the sizes
+    assert {client: history.packet(client).to_bytes() for client in tensors} == signs
+    history.keep_unpacked(2)
+    history.put(3, {client: DeferredCodec(codec).encode(x) for client, x in tensors.items()})
+    assert (calls, own.synchronized) == (
+        ["pack_ternary"],
+        4,
+    )  # once more for the contents that are kept
 
 
 def test_a_shape_beyond_narrow_indices_beside_others() -> None:

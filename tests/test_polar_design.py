@@ -124,7 +124,7 @@ def test_sets_without_a_choice_and_shipped_ones_need_no_design(
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_use_goes_first() -> None:
-    kept = Kept(100)
+    kept: Kept[torch.Tensor] = Kept(100)
     made = []
 
     def make(key: int, size: int = 40) -> torch.Tensor:
@@ -187,3 +187,50 @@ def test_a_packet_has_no_block_beyond_its_elements(rotate: str) -> None:
     tiny = gcext.codec(f"polar:rate=1e-6,block={1 << 20},rotate={rotate}")  # a bit, whatever N is
     code = tiny.encode(x[:9], seed=1 if rotate == "true" else None).coded
     assert isinstance(code, Polar) and (code.block, code.kept) == (8192, 1)
+
+
+@pytest.mark.parametrize("block", [32, 64, 1024, 1 << 15])
+def test_a_set_reaches_a_device_as_arguments_of_kernels(block: int) -> None:
+    """Bit for bit; here the device is the CPU."""
+    for kept in (0, 1, block // 3, block - 1, block):
+        frozen = design.frozen_set(block, kept, soft=True)
+        assert torch.equal(design._sent(frozen, torch.device("cpu")), frozen)
+
+
+@pytest.mark.cuda
+def test_sets_are_kept_for_the_streams_that_use_them() -> None:
+    """One goes while another stream has yet to read it, and its memory is used again."""
+    one, other = torch.cuda.Stream(), torch.cuda.Stream()
+    key = 1024, 300, True
+    design._THERE.clear()
+    with torch.cuda.stream(one):
+        design.frozen_set(*key, "cuda:0")
+    with torch.cuda.stream(other):
+        copied = design.frozen_set(*key, "cuda:0").clone()
+    design._THERE.clear()
+    with torch.cuda.stream(one):
+        for size in (1024, 128, 16) * 8:  # would be given the set's memory
+            torch.full((size,), 7, dtype=torch.uint8, device="cuda")
+    one.synchronize()
+    other.synchronize()
+    assert torch.equal(copied.cpu(), design.frozen_set(*key))
+
+
+@pytest.mark.cuda
+def test_a_graph_may_hold_the_first_use_of_a_set() -> None:
+    codec, tensor = gcext.codec("polar:rate=0.40625,block=64,rotate=false"), torch.randn(300)
+    there = tensor.cuda()
+    gcext.codec("polar:rate=0.5,block=64,rotate=false").encode(there)  # loads the kernels
+    design._THERE.clear()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        packet = codec.encode(there)
+    assert len(design._THERE) == 0
+    for _ in range(3):
+        tensor = torch.randn(300)
+        there.copy_(tensor)
+        graph.replay()
+        assert packet.to_bytes() == codec.encode(tensor).to_bytes()
+        other = gcext.codec("polar:rate=0.25,block=64,rotate=false")
+        assert other.encode(there).to_bytes() == other.encode(tensor).to_bytes()
+        design._THERE.clear()

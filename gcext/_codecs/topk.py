@@ -19,6 +19,7 @@ from gcext._native import chunks, lists, ops
 from gcext._native.status import SCALED, is_ok, mark, raise_for
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
+from gcext._packet.streams import Ready
 from gcext._spec import option
 
 __all__ = ["STC", "Chunks", "Dense", "RandomK", "TopK", "count_of", "random_support", "share"]
@@ -145,8 +146,9 @@ class _Largest(Codec):
         if not info.is_cuda:
             return self._packets(accs, index, value, info.tolist(), ks)
         pairs = zip(index.split(ks), value.split(ks), strict=True)  # type: ignore[no-untyped-call]
+        ready = Ready.here(info.device)  # an event for all
         return [
-            Packet.from_kernel(self._method, acc.op, acc.source, its, Contents, cut=pair)
+            Packet.from_kernel(self._method, acc.op, acc.source, its, Contents, (), pair, ready)
             for acc, its, pair in zip(accs, info.unbind(), pairs, strict=True)
         ]
 

@@ -14,9 +14,10 @@ from gcext._codecs.base import Codec, Scope, require_contraction
 from gcext._codecs.input import Residual
 from gcext._links.sender import Sender
 from gcext._links.stages import Stage
-from gcext._native.library import current_stream, memory_error
+from gcext._native.library import capturing, current_stream, memory_error
 from gcext._native.status import COMPANION, is_ok, mark
 from gcext._packet.packet import Packet
+from gcext._packet.streams import Ready
 from gcext._spec import plain
 
 __all__ = ["Diagnostics", "ErrorFeedback"]
@@ -39,6 +40,47 @@ class Diagnostics:
     age: float
 
 
+@dataclass(eq=False, slots=True)
+class _Slot:
+    """The memory of a residual.
+
+    Attributes:
+        residual: in that memory.
+        stream: the stream that last encoded with it; None on the CPU. What is released after a
+            commit on another stream may still be read there.
+        captured: whether the memory is a graph's own.
+    """
+
+    residual: Residual
+    stream: torch.Stream | None = None
+    captured: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy the memory; a copy has been used on no stream."""
+        return _Slot, (self.residual,)
+
+    def tensor(self) -> Tensor:
+        """Return the residual; see Residual."""
+        return self.residual.tensor()
+
+    def key(self) -> object:
+        """Return what the slot may serve as a spare one: a shape, and on CUDA its stream."""
+        total = self.residual.total  # Tensor.device takes longer than is_cpu
+        return total.shape if total.is_cpu else (total.shape, total.device, self.stream)
+
+    def use(self, stream: torch.Stream | None) -> None:
+        """Keep the memory for a stream that it is read on or written to."""
+        if stream is not None and stream != self.stream:
+            for part in _parts([self.residual]):
+                part.record_stream(stream)
+
+    def copy(self) -> Tensor:
+        """Return the residual as a contiguous tensor of its own."""
+        total = self.residual.total
+        self.use(None if total.is_cpu else current_stream(total.device))
+        return _copy(self.residual)
+
+
 class ErrorFeedback(Sender):
     """A codec with a residual a tensor: what a packet lacks is added to the next one of that name.
 
@@ -50,6 +92,10 @@ class ErrorFeedback(Sender):
     shape serves all names, unless several are pending at once. A slot of ``stc``, ``topk``
     and ``sign`` holds the sum and what was sent of it, from which the residual is computed where it
     is read: it is never written.
+
+    In a CUDA graph ``compress`` of a name that has a residual already may be captured: each replay
+    encodes, and counts at once. There the next residual is copied back to where it was read, and
+    from then on always, as the graph knows that memory; the graph lives no longer than this object.
 
     Residuals are kept by name. Use the parameters' own: DDP's buckets change after the first step.
 
@@ -95,8 +141,9 @@ class ErrorFeedback(Sender):
         self.decay = decay
         self.diagnose = diagnose
         self.diagnostics: dict[str, Diagnostics] = {}
-        self._residuals: dict[str, Residual] = {}
-        self._spare: dict[object, list[Residual]] = {}
+        self._residuals: dict[str, _Slot] = {}
+        self._spare: dict[object, list[_Slot]] = {}
+        self._fixed: set[str] = set()  # names whose slot a graph reads and writes
 
     def __repr__(self) -> str:
         held = f"{len(self._residuals)} residuals, {len(self._pending)} pending"
@@ -105,14 +152,25 @@ class ErrorFeedback(Sender):
     def residual(self, name: str) -> Tensor:
         """Return a copy of a name's residual: float32, its tensor's shape."""
         with self._lock:
-            return _copy(self._residuals[name])
+            return self._residuals[name].copy()
 
-    def _encode(
-        self, tensor: Tensor, name: str, seed: int | None
-    ) -> tuple[Packet, Residual | None]:
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: all but the spare slots, which are kept by stream."""
+        return {**self.__dict__, "_spare": {}}
+
+    def _not_captured(self, commit: bool) -> str | None:
+        """See Sender."""
+        if not commit:
+            return "each replay counts at once, got commit=False. Leave that out"
+        if self.diagnose:
+            return "diagnostics synchronize, got diagnose=True. Leave that out"
+        return super()._not_captured(commit)
+
+    def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, _Slot]:
         memory, out = self._slots(tensor, name)
         try:
-            packet = self.codec.advance(tensor, memory, out, self.decay, seed)
+            slots = memory.residual, out.residual
+            packet = self.codec.advance(tensor, *slots, self.decay, seed)
         except BaseException:
             self._release(out)
             raise
@@ -122,13 +180,14 @@ class ErrorFeedback(Sender):
 
     def _encode_all(
         self, tensors: Mapping[str, Tensor], exact: Sequence[Packet]
-    ) -> tuple[list[Packet], Mapping[str, Residual | None]]:
+    ) -> tuple[list[Packet], Mapping[str, _Slot]]:
         """See Sender."""
-        slots: dict[str, tuple[Residual, Residual]] = {}
+        slots: dict[str, tuple[_Slot, _Slot]] = {}
         try:
             for name, tensor in tensors.items():
                 slots[name] = self._slots(tensor, name)
-            memories, outs = map(list, zip(*slots.values(), strict=True))
+            memories = [memory.residual for memory, _ in slots.values()]
+            outs = [out.residual for _, out in slots.values()]
             seeds, names = self._seeds.next_of(tensors), list(tensors)
             given = list(tensors.values())
             packets = self.codec.advance_many(
@@ -136,20 +195,20 @@ class ErrorFeedback(Sender):
             )
             _all_or_nothing([*exact, *packets], _parts(memories), _parts(outs))
         except BaseException:
-            for _, out in slots.values():
-                self._release(out)
+            for _, slot in slots.values():
+                self._release(slot)
             raise
         if self.diagnose:
             for name, packet, out in zip(tensors, packets, outs, strict=True):
                 self.diagnostics[name] = _diagnose(tensors[name], packet, out.tensor())
-        return packets, dict(zip(tensors, outs, strict=True))
+        return packets, {name: slot for name, (_, slot) in slots.items()}
 
     def _check_shape(self, tensor: Tensor, name: str) -> None:
         """See Sender."""
         slot = self._residuals.get(name)
         if slot is None:
             return
-        held = slot.total
+        held = slot.residual.total
         here = (held.is_cpu and tensor.is_cpu) or held.device == tensor.device
         if not here or held.shape != tensor.shape:
             raise ValueError(
@@ -157,42 +216,78 @@ class ErrorFeedback(Sender):
                 f"got {tuple(tensor.shape)} on {tensor.device}. Use another name."
             )
 
-    def _slots(self, tensor: Tensor, name: str) -> tuple[Residual, Residual]:
+    def _slots(self, tensor: Tensor, name: str) -> tuple[_Slot, _Slot]:
         """Return the residual of a name, zeros at first, and the slot of its next one."""
         self._check_shape(tensor, name)
         memory = self._residuals.get(name)
+        stream = None if tensor.is_cpu else current_stream(tensor.device)
         try:
+            if stream is not None and capturing():
+                return self._captured_slots(memory, name, stream)
             if memory is None:
                 with torch.inference_mode(False):  # later calls may be outside of it
                     zeros = torch.zeros(tensor.shape, dtype=torch.float32, device=tensor.device)
                     memory = self._slot_of(zeros)
+            memory.use(stream)
+            memory.stream = stream
             with suppress(KeyError, IndexError):  # none is spare, or other threads took them
-                return memory, self._spare[_slot_key(memory.total)].pop()
+                return memory, self._spare[memory.key()].pop()
             with torch.inference_mode(False):
-                return memory, self._slot_of(torch.empty_like(memory.total))
+                return memory, _Slot(_empty_like(memory.residual), stream)
         except RuntimeError as error:
             if lack := memory_error("ErrorFeedback", error):
                 raise lack from error
             raise
 
-    def _slot_of(self, total: Tensor) -> Residual:
-        """Return a slot that holds a residual."""
-        return Residual.whole(total) if self.codec.defers_residual else Residual(total)
+    def _captured_slots(
+        self, memory: _Slot | None, name: str, stream: torch.Stream
+    ) -> tuple[_Slot, _Slot]:
+        """Do as ``_slots`` while a graph is captured, whose replays go on with the same memory.
 
-    def _loaded(self, held: Tensor) -> Residual:
+        Zeros would be made, and a spare slot written to, by every replay.
+        """
+        if memory is None:
+            raise RuntimeError(
+                f"ErrorFeedback.compress: must not be captured in a CUDA graph: {name!r} has no "
+                "residual yet, which each replay would make anew. Compress it once outside of it."
+            )
+        self._fixed.add(name)
+        with torch.inference_mode(False):
+            return memory, _Slot(_empty_like(memory.residual), stream, captured=True)
+
+    def _slot_of(self, total: Tensor) -> _Slot:
+        """Return a slot that holds a residual."""
+        residual = Residual.whole(total) if self.codec.defers_residual else Residual(total)
+        return _Slot(residual, None if total.is_cpu else current_stream(total.device))
+
+    def _loaded(self, held: Tensor) -> _Slot:
         """Return a slot that holds a copy of a state's residual."""
         return self._slot_of(_copy(Residual(held)))
 
-    def _commit(self, name: str, slot: Residual) -> None:
-        """Swap the slots of a name."""
-        old = self._residuals.get(name)
-        self._residuals[name] = slot
-        if old is not None:
-            self._release(old)
+    def _commit(self, slots: Mapping[str, _Slot]) -> None:
+        """Swap the slots of names; copy where a graph knows the memory."""
+        fixed = [name for name in slots if name in self._fixed]
+        if fixed and not all(slots[name].captured for name in fixed) and self._is_captured(fixed):
+            raise RuntimeError(
+                "ErrorFeedback.commit: must not be captured in a CUDA graph, where each replay "
+                f"would commit {fixed[0]!r} again. Call it outside of it."
+            )
+        _assign([self._residuals[name] for name in fixed], [slots[name] for name in fixed])
+        for name, slot in slots.items():
+            old: _Slot | None = slot
+            if name not in self._fixed:
+                old, self._residuals[name] = self._residuals.get(name), slot
+            if old is not None:
+                self._release(old)
 
-    def _release(self, slot: Residual) -> None:
+    def _is_captured(self, names: Sequence[str]) -> bool:
+        """Return whether work on these residuals is being captured now."""
+        return capturing() and any(self._residuals[name].residual.total.is_cuda for name in names)
+
+    def _release(self, slot: _Slot) -> None:
         """See Sender. As many spare slots of a shape are kept as were pending at once."""
-        self._spare.setdefault(_slot_key(slot.total), []).append(slot)
+        if not slot.captured:
+            self._spare.setdefault(slot.key(), []).append(slot)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all residuals, pending ones included. Round-trips bit for bit."""
@@ -204,9 +299,9 @@ class ErrorFeedback(Sender):
                 "exact_below": self.exact_below,
                 "scope": self.scope,
                 "seeds": self._seeds.state_dict(),
-                "residuals": {name: _copy(slot) for name, slot in self._residuals.items()},
+                "residuals": {name: slot.copy() for name, slot in self._residuals.items()},
                 "pending": {
-                    name: None if slot is None else _copy(slot)
+                    name: None if slot is None else slot.copy()
                     for name, slot in self._pending.items()
                 },
                 **self._staged_state(),
@@ -270,7 +365,21 @@ class ErrorFeedback(Sender):
             name: None if held is None else self._loaded(held)
             for name, held in state["pending"].items()
         }
+        fixed = {name: self._residuals[name] for name in self._fixed}
+        for name, slot in fixed.items():
+            shape = slot.residual.total.shape
+            if name in residuals and residuals[name].residual.total.shape != shape:
+                raise ValueError(
+                    f"{owner}: {name!r}, which a CUDA graph compresses, must stay {tuple(shape)}, "
+                    f"got {tuple(residuals[name].residual.total.shape)}."
+                )
         self._load_stages(state.get("stages", []))
+        for name, slot in fixed.items():  # in place, for the graph; zeros where the state has none
+            if name not in residuals:
+                with torch.inference_mode(False):
+                    residuals[name] = self._slot_of(torch.zeros_like(slot.residual.total))
+        _assign(list(fixed.values()), [residuals[name] for name in fixed])
+        residuals.update(fixed)
         self._residuals, self._pending = residuals, pending
         self._seeds.counts = seeds
         self._spare.clear()
@@ -291,11 +400,32 @@ def _copy(slot: Residual) -> Tensor:
         return slot.total.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _slot_key(slot: Tensor) -> object:
-    """Return what a spare slot may serve: a shape, and on CUDA the stream that last used it."""
-    if slot.is_cpu:  # Tensor.device takes longer
-        return slot.shape
-    return slot.shape, slot.device, current_stream(slot.device)
+def _empty_like(residual: Residual) -> Residual:
+    """Return memory for another residual."""
+    sent = residual.sent
+    return Residual(
+        torch.empty_like(residual.total), None if sent is None else torch.empty_like(sent)
+    )
+
+
+def _assign(held: Sequence[_Slot], slots: Sequence[_Slot]) -> None:
+    """Copy what slots hold to those that are held, on the current streams."""
+    for pair in zip(held, slots, strict=True):
+        total = pair[0].residual.total
+        stream = None if total.is_cpu else current_stream(total.device)
+        if stream is None or pair[1].captured:  # there all is on the stream that captures
+            continue
+        for each in pair:
+            if each.residual.total.is_cpu:  # of a state that was loaded to there
+                continue
+            if each.stream is not None and each.stream != stream:
+                stream.wait_stream(each.stream)
+            each.use(stream)
+            each.stream = stream
+    for kind in Residual._fields:
+        to = [part for slot in held if (part := getattr(slot.residual, kind)) is not None]
+        if to:
+            torch._foreach_copy_(to, [getattr(slot.residual, kind) for slot in slots])
 
 
 def _parts(slots: Sequence[Residual]) -> list[Tensor]:
@@ -317,6 +447,10 @@ def _all_or_nothing(
         mark(info, ~every, COMPANION)
     for memory, out in zip(memories, outs, strict=True):
         torch.where(every, out, memory, out=out)
+    ready = Ready.here(infos[0].device)  # infos have changed
+    for packet in packets:
+        if packet.deferred is not None:
+            packet.deferred.ready = ready
 
 
 def _diagnose(tensor: Tensor, packet: Packet, residual: Tensor) -> Diagnostics:

@@ -164,9 +164,13 @@ class PowerSGD(Sender):
                 f"got {tuple(tensor.shape)} on {tensor.device}. Use another name."
             )
 
-    def _commit(self, name: str, slot: Any) -> None:
+    def _not_captured(self, commit: bool) -> str | None:
         """See Sender."""
-        self._held[name] = slot
+        return "no replay would move its residuals on. Encode outside of it"
+
+    def _commit(self, slots: Mapping[str, Any]) -> None:
+        """See Sender."""
+        self._held.update(slots)
 
     # --- Many workers: two collectives. ---
 

@@ -13,20 +13,19 @@ from typing import Any, TypeAlias, overload
 from torch import Tensor
 
 from gcext._codecs.base import Codec, Scope
-from gcext._codecs.input import Residual
 from gcext._codecs.registry import codec as make_codec
 from gcext._codecs.topk import Dense
 from gcext._links.named import Named, named_tensors
 from gcext._links.seeds import PacketSeeds
 from gcext._links.stages import Stage
-from gcext._native.library import release_memory
+from gcext._native.library import capturing, release_memory
 from gcext._packet.packet import Packet
 from gcext._packet.state import Lock, loading
 from gcext._spec import plain
 
 __all__ = ["Named", "Sender"]
 
-_Slot: TypeAlias = Residual | None  # None: the packet leaves no residual
+_Slot: TypeAlias = Any  # what a sender keeps of a name; None: the packet leaves no residual
 
 
 class Sender:
@@ -114,7 +113,8 @@ class Sender:
                 residual is as it was, and the next call goes on from there.
             TypeError: neither a tensor with its name nor a mapping of names to tensors.
             MemoryError: no memory for the work. The residuals stay as they were.
-            RuntimeError: a name is pending.
+            RuntimeError: a name is pending; or a CUDA graph is being captured whose replays would
+                not do what further calls do.
 
         >>> import gcext, torch
         >>> model = torch.nn.Linear(3, 2)
@@ -138,6 +138,7 @@ class Sender:
                 f"{owner}.compress: the name of a tensor must be a str, "
                 f"got {type(name).__name__}. Pass the parameter's name."
             )
+        self._refuse_capture((tensor,), commit)
         try:
             self._begin((name,))
             if self.stages:
@@ -196,6 +197,7 @@ class Sender:
                 stage.rollback(name)
 
     def _compress_all(self, tensors: dict[str, Tensor], commit: bool) -> Packet:
+        self._refuse_capture(tensors.values(), commit)
         try:
             self._begin(tensors)
             group, slots = self._encode_group(tensors)
@@ -264,6 +266,22 @@ class Sender:
         self.skipped = tuple(skipped)
         return tensors
 
+    def _refuse_capture(self, tensors: Iterable[Tensor], commit: bool) -> None:
+        """Raise RuntimeError where a CUDA graph is being captured that would not do as the call."""
+        if not capturing() or not any(tensor.is_cuda for tensor in tensors):
+            return
+        if (reason := self._not_captured(commit)) is not None:
+            owner = type(self).__name__
+            raise RuntimeError(f"{owner}.compress: must not be captured in a CUDA graph: {reason}.")
+
+    def _not_captured(self, commit: bool) -> str | None:
+        """Return why a graph cannot hold ``compress``, and what to do; None where it can."""
+        for stage in self.stages:
+            if type(stage).commit is not Stage.commit:  # it swaps tensors, at the capture alone
+                name = type(stage).__name__
+                return f"no replay would move the state of {name} on. Encode outside of it"
+        return None
+
     def _begin(self, names: Collection[str]) -> None:
         """Take names until ``_end``; RuntimeError where one is pending or another thread has it."""
         mine = get_ident()
@@ -321,8 +339,14 @@ class Sender:
         Without a name: the packets of every pending name, if there are any.
         """
         with self._lock:
-            names = self.pending if name is None else (name,)
-            self._settle({each: self._pending.pop(each) for each in names})
+            slots = {each: self._pending[each] for each in self._named(name)}
+            self._settle(slots)
+            for each in slots:
+                del self._pending[each]
+
+    def _named(self, name: str | None) -> tuple[str, ...]:
+        """Return a name, or without one all that are pending."""
+        return self.pending if name is None else (name,)
 
     def _count(self, slots: dict[str, _Slot], commit: bool) -> None:
         """Let new packets count, or be pending."""
@@ -334,9 +358,8 @@ class Sender:
 
     def _settle(self, slots: Mapping[str, _Slot]) -> None:
         """Let packets count: their slots become residuals, and their seeds are used."""
-        for name, slot in slots.items():
-            if slot is not None:
-                self._commit(name, slot)
+        self._commit({name: slot for name, slot in slots.items() if slot is not None})
+        for name in slots if self.stages else ():
             for stage in self.stages:
                 stage.commit(name)
         self._seeds.used(slots)
@@ -347,15 +370,15 @@ class Sender:
         Without a name: the packets of every pending name, if there are any.
         """
         with self._lock:
-            for each in self.pending if name is None else (name,):
+            for each in self._named(name):
                 if (slot := self._pending.pop(each)) is not None:
                     self._release(slot)
                 self._forget((each,))
 
-    def _commit(self, name: str, slot: Residual) -> None:
-        """Make ``slot`` the residual of a name."""
+    def _commit(self, slots: Mapping[str, Any]) -> None:
+        """Make the slots what is kept of their names."""
 
-    def _release(self, slot: Residual) -> None:
+    def _release(self, slot: Any) -> None:
         """Take back a slot that is not needed."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -65,7 +65,21 @@ def _load() -> tuple[dict[str, str], str]:
         return build, f"_cuda.so could not be loaded: {error}"
     if not torch.cuda.is_available():
         return build, "torch finds no CUDA device; see nvidia-smi"
+    _load_kernels()
     return build, ""
+
+
+def _load_kernels() -> None:
+    """Load the kernels on the devices that have a context; on others the first operator does.
+
+    To import gcext must not make one: it takes memory on a device that may be another process's.
+    """
+    has_context = getattr(torch._C, "_cuda_hasPrimaryContext", None)
+    if has_context is None or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return
+    for device in range(torch.cuda.device_count()):
+        if has_context(device):
+            torch.ops.gcext.load_kernels.default(device)
 
 
 _BUILD, _WHY_NO_CUDA = _load()

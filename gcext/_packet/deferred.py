@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from torch import Tensor
 
-from gcext._native.library import capturing, current_stream
+from gcext._native.library import current_stream
 from gcext._native.status import raise_for
 from gcext._packet.codes import Contents
+from gcext._packet.streams import Ready, reading
 
 __all__ = ["Deferred"]
 
@@ -18,30 +17,37 @@ __all__ = ["Deferred"]
 class Deferred:
     """A kernel's arrays and its info: size and errors of the packet are known to the device alone.
 
-    ``synchronize`` waits for the stream that encodes. The contents are safe on every stream after
-    that: the host has waited, and the memory is recorded on the stream that asked.
+    ``synchronize`` waits for what was enqueued up to ``ready``, not for what came later. The
+    contents are safe on every stream after that: the host has waited, and the packet that keeps
+    them records their memory on the stream that asked.
 
     While a CUDA graph is captured, the packet shows what the last replay wrote, and synchronizes
-    every time; ``to("cpu")`` and ``to_bytes()`` return what stays.
+    every time, with the current stream; ``to("cpu")`` and ``to_bytes()`` return what stays.
 
     Args:
         op: names the codec in errors.
         info: csrc/select/select.h.
         arrays: only info knows how much of them was written.
         finish: returns the contents, given info's numbers and the arrays.
+        ready: of packets that were encoded together; None: all that was enqueued so far.
     """
 
-    __slots__ = ("arrays", "captured", "finish", "info", "op", "stream")
+    __slots__ = ("arrays", "captured", "finish", "info", "op", "ready")
 
     def __init__(
-        self, op: str, info: Tensor, arrays: tuple[Tensor, ...], finish: Callable[..., Contents]
+        self,
+        op: str,
+        info: Tensor,
+        arrays: tuple[Tensor, ...],
+        finish: Callable[..., Contents],
+        ready: Ready | None = None,
     ) -> None:
         self.op = op
         self.info = info
         self.arrays = arrays
         self.finish = finish
-        self.stream = current_stream(info.device)
-        self.captured = self.stream is not None and capturing()
+        self.ready = Ready.here(info.device) if ready is None else ready
+        self.captured = self.ready is None
 
     @classmethod
     def of_many(
@@ -52,7 +58,8 @@ class Deferred:
         finish: returns the contents, given those of each part.
         """
         first = parts[0]
-        if any(part.stream != current_stream(first.info.device) for part in parts):
+        here = current_stream(first.info.device)
+        if any(part.ready is not None and part.ready.stream != here for part in parts):
             return None
 
         def finish_all(_: list[int], *arrays: Tensor) -> Contents:
@@ -64,31 +71,27 @@ class Deferred:
             return finish(made)
 
         arrays = [each for part in parts for each in (part.info, *part.arrays)]
-        return cls(first.op, first.info, tuple(arrays), finish_all)
+        whole = cls(first.op, first.info, tuple(arrays), finish_all)
+        if any(part.captured for part in parts):  # also where the graph is complete by now
+            whole.ready, whole.captured = None, True
+        return whole
 
     def synchronize(self) -> Contents:
         """Wait for the device and return the contents; raises the error that info reports."""
-        with self.encoding():
-            numbers = self.checked(self.info.tolist())
-            if self.captured:  # the next replay writes into the arrays
-                return self.finish(numbers, *(each.clone() for each in self.arrays))
-            contents = self.finish(numbers, *self.arrays)
-        if self.stream is not None:
-            self.stream.synchronize()  # finish may have copied
-            here = current_stream(self.info.device)
-            assert here is not None
-            for tensor in contents.tensors() if here != self.stream else ():
-                tensor.record_stream(here)
-        return contents
+        with reading(self.info.device, (self.after,)):
+            return self.contents(self.info.tolist())
 
-    def encoding(self) -> AbstractContextManager[object]:
-        """Be on the stream that encodes; of a graph, that of whoever replays and asks."""
-        stream = self.encoder()
-        return nullcontext() if stream is None else stream
+    @property
+    def after(self) -> Ready | None:
+        """What to wait for; None: all that the current stream of whoever asks has."""
+        return None if self.captured else self.ready
 
-    def encoder(self) -> torch.Stream | None:
-        """Return the stream that encodes; None on the CPU."""
-        return current_stream(self.info.device) if self.captured else self.stream
+    def contents(self, numbers: list[int]) -> Contents:
+        """Return the contents, given info's numbers; raises the error that they report."""
+        self.checked(numbers)
+        if self.captured:  # the next replay writes into the arrays
+            return self.finish(numbers, *(each.clone() for each in self.arrays))
+        return self.finish(numbers, *self.arrays)
 
     def checked(self, numbers: list[int]) -> list[int]:
         """Return info's numbers; raises what its status means."""

@@ -20,6 +20,7 @@ __all__ = ["decode", "decode_into", "overwrite"]
 def decode(packet: Packet, dtype: torch.dtype | None = None) -> list[Tensor]:
     """Return what a packet decodes to: a new tensor for each of its tensors."""
     dtype = as_dtype("Packet.to_dense", dtype)
+    packet.settle()
     return [_new(single).to(dtype) for single in packet.members or (packet,)]
 
 
@@ -31,6 +32,7 @@ def decode_into(
     outs = as_targets("Packet.to_dense", packet, out, dtype)
     singles = packet.members or (packet,)
     # What can raise comes first: deferred errors, and memory for what is not written directly.
+    packet.settle()
     entries = [single.entries() for single in singles]
     direct = [each.dtype == torch.float32 and each.is_contiguous() for each in outs]
     rest = [_new(s) for s, written in zip(singles, direct, strict=True) if not written]

@@ -19,6 +19,7 @@ from gcext._packet.arguments import as_packets
 from gcext._packet.budget import Budget, as_pair
 from gcext._packet.codes import Code, Contents, Merged, Random, Signs
 from gcext._packet.deferred import Deferred
+from gcext._packet.streams import SETTLED, Ready, reading, use_here
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -43,6 +44,16 @@ def _assemble(
     if len(arrays) > whole and count != arrays[-1].numel():  # those to be cut are of one length
         arrays = (*arrays[:whole], *(x[:count].clone() for x in arrays[whole:]))
     return finish(*arrays, scale)
+
+
+def _packed(packets: Sequence[Packet]) -> list[bytes]:
+    """Return the message of each of these packets, which are on devices, and keep it."""
+    messages = []
+    for packet, here in zip(packets, on_device.on_host(packets), strict=True):
+        messages.append(wire.pack(here))
+        if not packet.is_captured:
+            packet._bytes = messages[-1]
+    return messages
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -81,6 +92,7 @@ class Packet:
     encoded: wire.Encoded | wire.Located | None = None
     deferred: Deferred | None = None
     _bytes: bytes | None = field(default=None, init=False)
+    _settled: bool = field(default=False, init=False)  # the host has waited for the contents
 
     @classmethod
     def from_kernel(
@@ -92,6 +104,7 @@ class Packet:
         finish: Callable[..., Contents],
         whole: tuple[Tensor, ...] = (),
         cut: tuple[Tensor, ...] = (),
+        ready: Ready | None = None,
     ) -> Packet:
         """Return the packet of what a kernel left; on CUDA it is deferred.
 
@@ -100,6 +113,7 @@ class Packet:
             info: the kernel's; gcext._native.ops.
             finish: returns the contents, given ``whole``, the elements of ``cut`` that info reports
                 as written, and the scale (0 of a method that has none).
+            ready: of packets that one call encodes, to be recorded once; see Deferred.
 
         Raises what info reports: on the CPU at once, on CUDA when the packet is first read.
 
@@ -108,7 +122,7 @@ class Packet:
         scaled = method in ("ternary", "sign", "dct")
         if info.is_cuda:
             assemble = partial(_assemble, finish, len(whole), scaled)
-            deferred = Deferred(op, info, (*whole, *cut), assemble)
+            deferred = Deferred(op, info, (*whole, *cut), assemble, ready)
             return cls(method, tuple(source.shape), source.dtype, deferred=deferred)
         numbers = info.tolist()
         if numbers[1]:
@@ -135,9 +149,33 @@ class Packet:
             raise ValueError("Packet: needs a single packet, got a group. Use .members.")
         contents = deferred.synchronize()
         if not deferred.captured:
-            self._contents = contents
-            self.deferred = None  # what of its arrays is not among the contents is freed
+            self.keep(contents)
         return contents
+
+    def settle(self) -> None:
+        """Synchronize the deferred members of a group, all at once.
+
+        :meta private:
+        """
+        if any(member.deferred is not None for member in self.members):
+            on_device.settle(self.members)
+
+    def keep(self, contents: Contents) -> None:
+        """Keep the contents of a deferred packet, which the host has waited for.
+
+        :meta private:
+        """
+        use_here(contents.tensors())
+        self._settled = True
+        self._contents = contents
+        self.deferred = None  # what of its arrays is not among the contents is freed
+
+    def having(self, contents: Contents) -> Packet:
+        """Return the single packet with its contents elsewhere.
+
+        :meta private:
+        """
+        return Packet(self.method, self.shape, self.dtype, contents, merged=self.merged)
 
     @property
     def support(self) -> Tensor | Random | None:
@@ -165,6 +203,7 @@ class Packet:
     def k(self) -> int:
         """Elements that travel; of levels, those that are not zero."""
         if self.members:
+            self.settle()
             return sum(member.k for member in self.members)
         return self.contents.count(self.numel)
 
@@ -189,6 +228,14 @@ class Packet:
             if deferred is not None and deferred.captured:
                 return True
         return False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the host has waited for the contents, so that any stream may read them.
+
+        :meta private:
+        """
+        return self._settled
 
     @property
     def is_resident(self) -> bool:
@@ -354,19 +401,37 @@ class Packet:
     def to(self, device: torch.device | str) -> Packet:
         """Return the packet with its contents on ``device``."""
         if self.members:
+            self.settle()
             return replace(self, members=tuple(member.to(device) for member in self.members))
-        contents = self.contents.map(lambda tensor: tensor.to(device))
-        return Packet(self.method, self.shape, self.dtype, contents, merged=self.merged)
+        contents, moved = self.contents, torch.device(device)
+        fetched = self._settled and moved.type == "cpu" and self.device.type != "cpu"
+        with reading(self.device, (SETTLED if fetched else None,)):
+            return self.having(contents.map(lambda tensor: tensor.to(moved)))
 
     def to_bytes(self) -> bytes:
         """Return the message, docs/wire-format.md: one content, one byte string."""
         if self._bytes is not None:
             return self._bytes
-        captured = self.is_captured
-        message = wire.pack(self if self.is_resident else on_device.on_host(self))
-        if not captured:
-            self._bytes = message
-        return message
+        if self.is_resident:
+            self._bytes = wire.pack(self)
+            return self._bytes
+        return _packed((self,))[0]
+
+    @staticmethod
+    def pack_all(packets: Sequence[Packet]) -> list[bytes]:
+        """Return ``to_bytes()`` of each packet, those on a device synchronized all at once.
+
+        :meta private:
+        """
+        away = [packet for packet in packets if packet._bytes is None and packet._is_away]
+        made = dict(zip(map(id, away), _packed(away), strict=True))
+        return [made.get(id(packet)) or packet.to_bytes() for packet in packets]
+
+    @property
+    def _is_away(self) -> bool:
+        """Whether contents are on a device, or left there by a kernel."""
+        singles = self.members or (self,)
+        return any(each.deferred or each._contents for each in singles) and not self.is_resident
 
     @classmethod
     def from_bytes(

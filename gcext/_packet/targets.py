@@ -43,6 +43,7 @@ def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
         want = f"a group of {len(members)}" if packet.members else "a single packet"
         raise ValueError(f"Packet.add_to_: needs a tensor a member, got {got} for {want}.")
     numels = [math.prod(member.shape) for member in members]
+    packet.settle()
     entries = [member.entries() for member in members]
     index, value = [each[0] for each in entries], [each[1] for each in entries]
     plain = [_validate(*each) for each in zip(tensors, numels, value, strict=True)]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import torch
 
 from gcext._packet.arguments import as_packets
+from gcext._packet.device import settle
 from gcext._packet.packet import Packet
 from gcext._packet.state import Lock, loading
 from gcext.aggregate._clients import Client, as_client, in_order
@@ -139,9 +140,11 @@ class History:
                 f"History: rounds must rise from 0 on, got {round} after {last}. "
                 "To repeat a round, go back with restore or load_state_dict first."
             )
-        messages = {client: packets[client].to_bytes() for client in clients}
+        given = [packets[client] for client in clients]
+        messages = dict(zip(clients, Packet.pack_all(given), strict=True))
         kept: dict[Client, _Unpacked] = {}
         if self._rounds and self._cache:
+            settle([each for packet in given for each in packet.members or (packet,)])
             for client in clients:
                 packet = packets[client]
                 if not packet.is_resident:  # a copy: a captured packet changes with its graph

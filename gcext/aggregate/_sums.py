@@ -15,6 +15,7 @@ from gcext._packet.arguments import as_packets, as_targets
 from gcext._packet.budget import Budget
 from gcext._packet.codes import Levels, Random, Signs
 from gcext._packet.dense import overwrite
+from gcext._packet.device import settle
 from gcext._packet.packet import Packet
 from gcext.aggregate._finite import check_finite, largest, normalised
 
@@ -214,6 +215,7 @@ def per_tensor(
             ) from error
 
     if packets[0].method == "group":
+        settle([member for packet in packets for member in packet.members])
         return [called(members) for members in _columns(packets)]
     return called(packets)
 
@@ -221,6 +223,7 @@ def per_tensor(
 def pairs(packets: Sequence[Packet]) -> tuple[list[Tensor], list[Tensor]]:
     """Return indices (empty where a packet is dense) and float32 values, as the operators take."""
     none = torch.empty(0, dtype=torch.int32, device=packets[0].device)
+    settle(packets)
     entries = [packet.entries() for packet in packets]  # some packets compute them each time
     return [none if index is None else index for index, _ in entries], [v for _, v in entries]
 

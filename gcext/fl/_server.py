@@ -110,7 +110,7 @@ class Server:
 
     def _dense(self) -> Download:
         tensors = (self.held.weights, *self.held.trail)
-        return Download("dense", tuple(codec("dense").encode(x).to_bytes() for x in tensors))
+        return Download("dense", tuple(Packet.pack_all(codec("dense").encode(list(tensors)))))
 
     def combine(
         self, packets: dict[int, Packet], losses: dict[int, float], samples: dict[int, float]

@@ -108,8 +108,7 @@ class ReduceScatter:
             sent = self._sender.compress(others, commit=False) if others else None
             packets = list(sent.members) if sent else []
             packets.insert(own, exact)
-            for packet in packets:
-                packet.to_bytes()  # raises what is deferred
+            Packet.pack_all(packets)  # raises what is deferred
         except Exception as raised:
             error = raised
         failed = any_failed(error is not None, parts, group)
@@ -147,7 +146,7 @@ def _plain_codec(spec: str) -> Codec:
 
 def _all_to_all(packets: list[Packet], device: torch.device, group: ProcessGroup) -> list[Packet]:
     """Return the packets that all ranks have for this one, in rank order."""
-    messages = [packet.to_bytes() for packet in packets]
+    messages = Packet.pack_all(packets)
     mine = torch.tensor([len(each) for each in messages], device=device)
     theirs = torch.empty_like(mine)
     dist.all_to_all_single(theirs, mine, group=group)

@@ -10,26 +10,39 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-
-from torch import Tensor
+from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Kept"]
 
 
-class Kept:
-    """Tensors by key, of at most ``most`` bytes together; safe to use from many threads."""
+class _Sized(Protocol):
+    """A tensor, or what holds one."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+_Item = TypeVar("_Item", bound=_Sized)
+
+
+class Kept(Generic[_Item]):
+    """Tensors by key, of at most ``most`` bytes together; safe to use from many threads.
+
+    What goes is freed once nobody holds it. On CUDA whoever uses a tensor on another stream
+    than it was made on records that with the allocator.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.nbytes = 0
-        self._held: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._held: OrderedDict[Hashable, _Item] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Return how many tensors are kept."""
         return len(self._held)
 
-    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    def get(self, key: Hashable, make: Callable[[], _Item]) -> _Item:
         """Return the tensor of a key, made where it is not kept. Not to be written to.
 
         Two threads that ask for a new one may both make it.

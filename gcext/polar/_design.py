@@ -16,7 +16,7 @@ import functools
 import json
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 import gcext._wire as _wire
-from gcext._native import library as _lib  # noqa: F401  (loads the operators)
+from gcext._native.library import capturing, current_stream
+from gcext._native.polar import polar_unpack
+from gcext._packet.streams import Ready, use_here
 from gcext.polar._cache import Kept
 
 __all__ = [
@@ -48,8 +50,9 @@ TENTHS = 11
 _ONE = 1 << 32  # the unit of a crossover
 _BITS = 48  # fraction bits of a logarithm
 
-_ORDERS = Kept(1 << 24)  # int32: four of the longest block
-_SETS = Kept(1 << 23)  # uint8: eight of them
+_ORDERS: Kept[Tensor] = Kept(1 << 24)  # int32: four of the longest block
+_SETS: Kept[Tensor] = Kept(1 << 23)  # uint8: eight of them
+_THERE: Kept[_There] = Kept(1 << 23)  # the same on CUDA devices
 
 
 def _log2(x: int) -> int:
@@ -149,12 +152,60 @@ def expect(block: int, kept: int) -> None:
 def frozen_set(
     block: int, kept: int, soft: bool = False, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Return a uint8 tensor of shape (block,), 1 where an index is frozen. Not to be written to."""
+    """Return a uint8 tensor of shape (block,), 1 where an index is frozen. Not to be written to.
+
+    On CUDA for work on the current stream; nothing waits. While a graph is captured the set is made
+    by the graph, anew by each replay: what is kept here goes when others need its memory.
+    """
     device = torch.device(device)
     if device.type == "cpu":
         return _SETS.get((block, kept, soft), lambda: _made_set(block, kept, soft))
-    key = (block, kept, soft, device)
-    return _SETS.get(key, lambda: frozen_set(block, kept, soft).to(device))
+    if capturing():
+        return _sent(frozen_set(block, kept, soft), device)
+    there = _THERE.get(
+        (block, kept, soft, device), lambda: _There.of(frozen_set(block, kept, soft), device)
+    )
+    return there.use()
+
+
+class _There(NamedTuple):
+    """A set on a CUDA device, and what had to be enqueued to make it."""
+
+    frozen: Tensor
+    made: Ready
+
+    @classmethod
+    def of(cls, frozen: Tensor, device: torch.device) -> _There:
+        sent = _sent(frozen, device)
+        made = Ready.here(device)
+        assert made is not None
+        return cls(sent, made)
+
+    @property
+    def nbytes(self) -> int:
+        return self.frozen.nbytes
+
+    def use(self) -> Tensor:
+        """Return the set for the current stream, which waits for it, and keeps its memory."""
+        here = current_stream(self.frozen.device)
+        if here is not None and here != self.made.stream:
+            assert self.made.event is not None
+            here.wait_event(self.made.event)
+            use_here((self.frozen,))
+        return self.frozen
+
+
+def _sent(frozen: Tensor, device: torch.device) -> Tensor:
+    """Return a set on a device, where its bits come as arguments of kernels.
+
+    A copy from pageable memory would wait for all that the stream has, and is not allowed while a
+    graph is captured; pinned memory would have to stay as long as the graph.
+    """
+    bits = np.packbits(frozen.numpy(), bitorder="little")
+    words = np.pad(bits, (0, -bits.size % 8)).view(np.int64).tolist()
+    there = torch.zeros(len(words), dtype=torch.int64, device=device)
+    torch._foreach_add_(list(there.unbind()), words)
+    return polar_unpack(there.view(torch.uint8)[: bits.size], frozen.numel())
 
 
 def _made_set(block: int, kept: int, soft: bool) -> Tensor:

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../../csrc/common/fpenv.h"
+#include "../../cuda/kernels.h"
 #include "cuemu.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -13,3 +14,7 @@
 EXPORT void emu_reverse(int on) { cuemu::reversed = on != 0; }
 // Launches run nothing: what the host enqueues is all that is asked for.
 EXPORT void emu_dry(int on) { cuemu::dry = on != 0; }
+
+// The kernels that are loaded beforehand.
+EXPORT int64_t emu_kernels() { return static_cast<int64_t>(gcext::load_kernels()); }
+EXPORT const char* emu_kernel(int64_t i) { return gcext::kernels()[i].signature; }

@@ -8,6 +8,7 @@ gcext/_cuda.so, the operators of cuda/ over kernels that tests/emu/cuemu.h runs.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TO = ROOT / "build" / "fakegpu"
-SOURCES = ("gcext", "csrc", "cuda", "tests", "bench", "docs", "pyproject.toml", "README.md")
+SOURCES = (
+    "gcext", "csrc", "cuda", "tests", "bench", "docs", "examples", "pyproject.toml", "README.md",
+)  # fmt: skip
 FLAGS = [
     "-std=c++17", "-O2", "-fPIC", "-w", "-ffp-contract=off", "-fvisibility=hidden",
     "-fno-strict-aliasing", "-DGCEXT_CUEMU", "-DUSE_CUDA",
@@ -106,6 +109,8 @@ def main() -> None:
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tree / name)
+    record = tree / "gcext" / "_build.json"  # the build in place may be without CUDA
+    record.write_text(json.dumps({**json.loads(record.read_text()), "cuda_why": ""}))
     runtime = build_runtime(include)
     build_operators(tree, runtime)
     environment = {
