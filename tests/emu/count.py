@@ -29,7 +29,7 @@ COMMON = ["-std=c++17", "-O2", "-fPIC", "-Wall", "-Wextra", "-Werror", "-fvisibi
 KERNEL = [
     *COMMON, "-g1", "-Wno-unknown-pragmas", "-ffp-contract=off", "-fno-strict-aliasing",
     "-fno-tree-sra", "-fno-tree-vectorize", "-fno-store-merging",
-    "-fno-tree-loop-distribute-patterns", "-fsanitize=thread",
+    "-fno-tree-loop-distribute-patterns", "-fsanitize=thread", "-fno-threadsafe-statics",
     "--param=tsan-instrument-func-entry-exit=0",
     "-DGCEXT_CUEMU", '-DCUEMU_HOOKS="count.h"', f"-I{HERE}",
 ]  # fmt: skip
