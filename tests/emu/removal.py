@@ -80,6 +80,23 @@ EXPLAINED: dict[tuple[str, str, int], str] = {
         "redundant: element i is thread i % kRotateThreads's in each of these passes, and in what "
         "reads them"
     ),
+    ("select_finish.cuh", "narrow", 1): (
+        "redundant: the scan in `find_from_top` has barriers before `found` is written, and the "
+        "callers one before the counts are read"
+    ),
+    ("select_finish.cuh", "emit_share", 1): (
+        "orders nothing: it keeps the lanes together, so that a row's pairs are stored side by side"
+    ),
+    ("select_finish.cuh", "end_phase", 2): (
+        "needed after the tally, whose last counts other threads write than the one that ends "
+        "it: none of the runs reads them so soon"
+    ),
+    ("select_stream.cuh", "select_stream_kernel", 5): (
+        "redundant: `slab_of` and `full` are written before the barrier of their tile"
+    ),
+    ("select_tiny.cuh", "finish_tiny", 2): (
+        "redundant beside the first barrier of `narrow`, behind which the counts are read"
+    ),
 }
 
 
