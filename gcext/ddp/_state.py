@@ -128,7 +128,8 @@ class State:
         refuse(made, str(recipe))
         self._rank, world = place("ddp.State", process_group)
         self._method = self._make_method(world)
-        self._named = None if module is None else names_of(module)
+        self._named = None if module is None else names_of(module)  # by id
+        self._given = [] if module is None else list(module.parameters())  # no id is used again
         self._names: dict[int, str] = {}  # by id
         self._parameters: list[Tensor] = []  # so that no id is used again
         self._loaded: list[str] = []  # names that a state had, in the order of _parameters
