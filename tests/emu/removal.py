@@ -80,6 +80,19 @@ EXPLAINED: dict[tuple[str, str, int], str] = {
         "redundant: element i is thread i % kRotateThreads's in each of these passes, and in what "
         "reads them"
     ),
+    ("select_finish.cuh", "narrow", 1): (
+        "redundant: whoever calls has a barrier before, and `find_from_top` scans, with barriers, "
+        "before a thread writes what this one has set"
+    ),
+    ("select_finish.cuh", "emit_share", 1): (
+        "orders nothing: it lets a warp's lanes store a row together, for speed"
+    ),
+    ("select_tiny.cuh", "finish_tiny", 2): (
+        "redundant beside the first barrier of `narrow`, which follows at once; one is needed"
+    ),
+    ("select_stream.cuh", "select_stream_kernel", 5): (
+        "redundant: `full` and `slab_of` were written before the barrier of their tile"
+    ),
 }
 
 
