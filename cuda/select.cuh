@@ -241,15 +241,17 @@ __device__ inline bool arrives_last(uint32_t* arrived, int64_t blocks, uint32_t*
   return *flag != 0;
 }
 
-// Waits until *count is at least `least`, and sees what was written before it became that. Every
-// thread must call it.
-__device__ inline void wait_for(uint32_t* count, uint32_t least) {
+// Waits until *count is at least `least`; what it is then, and what was written before it became
+// that is seen. Every thread must call it; `value` is shared memory.
+__device__ inline uint32_t wait_for(uint32_t* count, uint32_t least, uint32_t* value) {
   if (threadIdx.x == 0) {
-    while (polled(count) < least) {
-    }
+    do {
+      *value = polled(count);
+    } while (*value < least);
     __threadfence();
   }
   __syncthreads();
+  return *value;
 }
 
 }  // namespace gcext

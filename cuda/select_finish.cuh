@@ -287,11 +287,13 @@ __global__ void __launch_bounds__(kSelectThreads, 3)
       continue;
     }
     if (head.item.k == 0) continue;
-    wait_for(&work.done, static_cast<uint32_t>(phase));
+    // Of rounds that were not needed nothing is read: what they would read may be written already.
+    const uint32_t now = static_cast<uint32_t>(phase);
+    if (wait_for(&work.done, now, &shared.flag) != now) continue;
     shared.search.take(work.search);
     shared.own.take(head.counts[part.block]);
     if (phase < kPhaseTally) {
-      if ((*shared.search).shift >= 0) finish_round(part, phase - kPhaseRound, shared);
+      finish_round(part, phase - kPhaseRound, shared);
     } else if (phase == kPhaseTally) {
       finish_tally(part, shared);
     } else {

@@ -51,7 +51,8 @@ class Rotated:
     def to_dense(self) -> Tensor:
         """Return the estimate, float32 in the tensor's shape."""
         made = self.coded
-        code = Polar(made.message, made.block, made.kept, made.soft, self.scale, self.seed)
+        scale = self.scale.to(made.message.device)
+        code = Polar(made.message, made.block, made.kept, made.soft, scale, self.seed)
         return code.decode(math.prod(self.shape)).view(self.shape)
 
 

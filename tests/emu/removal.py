@@ -81,17 +81,17 @@ EXPLAINED: dict[tuple[str, str, int], str] = {
         "reads them"
     ),
     ("select_finish.cuh", "narrow", 1): (
-        "redundant: whoever calls has a barrier before, and `find_from_top` scans, with barriers, "
-        "before a thread writes what this one has set"
+        "redundant: the scan in `find_from_top` has barriers before `found` is written, and the "
+        "callers one before the counts are read"
     ),
     ("select_finish.cuh", "emit_share", 1): (
-        "orders nothing: it lets a warp's lanes store a row together, for speed"
-    ),
-    ("select_tiny.cuh", "finish_tiny", 2): (
-        "redundant beside the first barrier of `narrow`, which follows at once; one is needed"
+        "orders nothing: it keeps the lanes together, so that a row's pairs are stored side by side"
     ),
     ("select_stream.cuh", "select_stream_kernel", 5): (
-        "redundant: `full` and `slab_of` were written before the barrier of their tile"
+        "redundant: `slab_of` and `full` are written before the barrier of their tile"
+    ),
+    ("select_tiny.cuh", "finish_tiny", 2): (
+        "redundant beside the first barrier of `narrow`, behind which the counts are read"
     ),
 }
 
