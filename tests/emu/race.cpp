@@ -15,8 +15,10 @@
 // The atomics may be volatile reads and writes, and are on global memory. Nothing else orders: not
 // an atomic alone, not the order in which blocks happen to run, and not shuffles, ballots and
 // matches, of which CUDA says that they imply no memory barrier. So a race is found whatever the
-// schedule, as long as both accesses are made. __threadfence_block() orders nothing here. Two
-// blocks take turns: where one waits for another, both go on.
+// schedule, as long as both accesses are made, but for 3: which of two atomics comes first is the
+// schedule's, and a fence and a ticket may order what another schedule would not. Four blocks take
+// turns, so that one that waits for another goes on, and others get in between.
+// __threadfence_block() orders nothing here.
 //
 // How it is kept. A thread's time is two numbers: `interval`, the barriers it has passed, and
 // `step`, its releases (__syncwarp, __threadfence). A segment is what a thread does at one time. An
@@ -379,7 +381,7 @@ bool orders(cuemu::Op op) {
 
 namespace cuemu::hooks {
 
-const bool two_blocks_take_turns = (residents = 2, true);
+const bool blocks_take_turns = (residents = 4, true);
 
 void launch_begin(const char* kernel, int64_t, int64_t, cudaStream_t) {
   kernel_name = kernel;

@@ -87,10 +87,6 @@ EXPLAINED: dict[tuple[str, str, int], str] = {
     ("select_finish.cuh", "emit_share", 1): (
         "orders nothing: it keeps the lanes together, so that a row's pairs are stored side by side"
     ),
-    ("select_finish.cuh", "end_phase", 2): (
-        "needed after the tally, whose last counts other threads write than the one that ends "
-        "it: none of the runs reads them so soon"
-    ),
     ("select_stream.cuh", "select_stream_kernel", 5): (
         "redundant: `slab_of` and `full` are written before the barrier of their tile"
     ),
