@@ -34,8 +34,7 @@ __device__ inline void clear_shared(int64_t k, TinyMemory& shared) {
   __syncthreads();
 }
 
-// Steps 4 to 6. The pass before this one has counted
-// the digits of the first round.
+// Steps 4 to 6. The pass before this one has counted the digits of the first round.
 __device__ inline void finish_tiny(const SelectItem& item, const Share& share, TinyMemory& shared) {
   // Step 4.
   for (bool first = true; shared.search.shift >= 0; first = false) {

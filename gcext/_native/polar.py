@@ -117,7 +117,7 @@ fake("polar_order", lambda x, block: x.new_empty((block,), dtype=torch.int32))
 
 
 def layout(numel: int, size: int, least: int) -> tuple[int, int]:
-    """Return how many chunks there are, and the values of all."""
+    """Return how many chunks there are of numel values, and the values of all, with padding."""
     chunks = -(-numel // size)
     if chunks == 0:
         return 0, 0

@@ -22,7 +22,7 @@ from gcext._native import polar as ops
 from gcext._native.library import DTYPES, require_device
 from gcext._native.status import is_ok
 from gcext.polar import _code as coder
-from gcext.polar._values import Polar, chunks_of, layout_of
+from gcext.polar._values import Polar, layout_of
 
 __all__ = ["Rotated", "code_rotated", "encode_rotated", "fit_scale"]
 
@@ -96,7 +96,7 @@ def encode_rotated(tensor: Tensor, rate: float = 0.5, block: int = 1024, *, seed
             "polar: tensor must be finite in float32 when rotated, got an overflow. "
             "Scale the tensor down."
         )
-    symbols = sum(size for _, size in chunks_of(len(flat), block))
+    symbols = ops.layout(len(flat), *layout_of(block))[1]
     coded = coder.Coded(code.message, (symbols,), symbols, block, code.kept, True, False)
     return Rotated(coded, code.scale.cpu(), seed, tuple(tensor.shape))
 

@@ -35,14 +35,9 @@ def chunks_of(numel: int, block: int) -> list[tuple[int, int]]:
     >>> chunks_of(70_000, 1024)
     [(0, 65536), (65536, 8192)]
     """
-    result, start = [], 0
-    largest, least = layout_of(block)
-    while start < numel:
-        rest = min(numel - start, largest)
-        size = max(least, 1 << (rest - 1).bit_length())
-        result.append((start, size))
-        start += size
-    return result
+    size, least = layout_of(block)
+    symbols = ops.layout(numel, size, least)[1]
+    return [(start, min(size, symbols - start)) for start in range(0, symbols, size)]
 
 
 def layout_of(block: int) -> tuple[int, int]:
@@ -87,6 +82,6 @@ class Polar(Code):
         if self.seed is None:
             symbols = ops.polar_decode(self.message, frozen, sent)
             return signed(symbols, sent, self.scale, run=sent)
-        padded = sum(size for _, size in chunks_of(sent, self.block))
-        symbols = ops.polar_decode(self.message, frozen, padded)
-        return ops.rotate_back(symbols, self.scale, sent, *layout_of(self.block), self.seed)
+        sizes = layout_of(self.block)
+        symbols = ops.polar_decode(self.message, frozen, ops.layout(sent, *sizes)[1])
+        return ops.rotate_back(symbols, self.scale, sent, *sizes, self.seed)
