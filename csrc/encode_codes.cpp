@@ -101,23 +101,9 @@ struct Encoder {
   bool half() const { return kind == CodeTable::kFloat16 || kind == CodeTable::kBfloat16; }
   bool alone() const { return half() || cells.per_bucket == 1; }
 
-  // Runs body(cell, acc) for every cell; false where a sum is not finite, which the body never
-  // sees.
-  template <class Body>
-  bool all_finite(const Body& body) const {
-    std::vector<uint32_t> tops(static_cast<size_t>(parts));
-    for_cells(pass, source, cells, parts, [&](const Cell& cell, float* acc) {
-      uint32_t& top = tops[static_cast<size_t>(cell.part)];
-      top = std::max(top, cell.top);
-      if (cell.top < kInfKey) body(cell, acc);
-    });
-    return std::all_of(tops.begin(), tops.end(), [](uint32_t top) { return top < kInfKey; });
-  }
-
   bool run() {
     if (alone()) {
-      const bool in_place = source.out != nullptr && source.out == source.memory;
-      if (in_place && !all_finite([](const Cell&, const float*) {})) return false;
+      if (in_place(source) && !all_finite(pass, source, cells, parts)) return false;
       return half() ? emit_halves() : emit(nullptr);
     }
     const size_t buckets = static_cast<size_t>(cells.buckets());
@@ -149,7 +135,7 @@ struct Encoder {
       }
       own[part] = {};
     };
-    const bool finite = all_finite([&](const Cell& cell, const float* acc) {
+    const bool finite = all_finite(pass, source, cells, parts, [&](const Cell& cell, const float* acc) {
       const size_t part = static_cast<size_t>(cell.part);
       if (bucket[part] != cells.bucket_of(cell.index)) {
         flush(part);
@@ -176,7 +162,7 @@ struct Encoder {
   bool find_tops(std::vector<float>& tops) const {
     std::vector<uint32_t> keys(static_cast<size_t>(cells.count()));
     const bool finite = all_finite(
-        [&](const Cell& cell, const float*) { keys[static_cast<size_t>(cell.index)] = cell.top; });
+        pass, source, cells, parts, [&](const Cell& cell, const float*) { keys[static_cast<size_t>(cell.index)] = cell.top; });
     for (int64_t cell = 0; finite && cell < cells.count(); ++cell) {
       float& top = tops[static_cast<size_t>(cells.bucket_of(cell))];
       top = std::max(top, float_of(keys[static_cast<size_t>(cell)]));
@@ -263,7 +249,7 @@ struct Encoder {
 
   bool emit_halves() const {
     const auto encode = kind == CodeTable::kFloat16 ? table.halves : table.bfloats;
-    return all_finite([&](const Cell& cell, float* acc) {
+    return all_finite(pass, source, cells, parts, [&](const Cell& cell, float* acc) {
       encode(acc, cell.size, reinterpret_cast<uint16_t*>(bits) + cell.begin);
       if (source.out != nullptr) store(pass, source, cells.n, cell, acc);
     });

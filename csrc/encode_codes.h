@@ -61,15 +61,6 @@ struct GridRule {
   uint64_t key;  // mixed(seed)
 };
 
-// SplitMix64's stream from the state `key`. Two elements share a draw of 64 bits: the even one has
-// the lower half.
-GCEXT_HD inline uint64_t grid_draw(uint64_t key, int64_t pair) {
-  return mixed(key + static_cast<uint64_t>(pair) * 0x9e3779b97f4a7c15u);
-}
-GCEXT_HD inline int32_t grid_half(uint64_t draw, int64_t index) {
-  return static_cast<int32_t>(static_cast<uint32_t>(index & 1 ? draw >> 32 : draw));
-}
-
 GCEXT_HD inline double grid_factor(float top, int width) {
   return 0.5 * ((1 << width) - 1) / static_cast<double>(top);
 }

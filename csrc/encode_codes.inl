@@ -2,6 +2,7 @@
 // vectors.
 #include <cstring>
 
+#include "common/draws.inl"
 #include "encode_codes.h"
 
 namespace gcext::GCEXT_ISA {
@@ -19,17 +20,14 @@ void grid(const float* acc, int64_t n, float top, const GridRule& rule, int64_t 
       code[i] = static_cast<uint8_t>(grid_code(acc[i], factor, middle, 0));
     return;
   }
-  // By whole pairs, so an odd first element leaves half a draw unused at either end.
-  const int64_t odd = index & 1;
+  DrawnRun<kBatch> run;
   for (int64_t at = 0; at < n; at += kBatch) {
-    const int64_t m = n - at < kBatch ? n - at : kBatch, pair = (index + at) >> 1;
-    uint64_t draw[kBatch / 2 + 1];
-    int32_t v[kBatch + 2];
-    const int64_t pairs = (odd + m + 1) / 2;
-    for (int64_t i = 0; i < pairs; ++i) draw[i] = grid_draw(rule.key, pair + i);
-    std::memcpy(v, draw, static_cast<size_t>(pairs) * sizeof *draw);  // little-endian halves
-    for (int64_t i = 0; i < m; ++i)
-      code[at + i] = static_cast<uint8_t>(grid_code(acc[at + i], factor, middle, v[odd + i]));
+    const int64_t m = n - at < kBatch ? n - at : kBatch;
+    run.draw(rule.key, index + at);
+    for (int64_t i = 0; i < m; ++i) {
+      const int32_t v = static_cast<int32_t>(run.one(i));
+      code[at + i] = static_cast<uint8_t>(grid_code(acc[at + i], factor, middle, v));
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "common/arguments.h"
+#include "common/pool.h"
 #include "quantize_pass.h"
 
 namespace gcext {
@@ -14,7 +15,7 @@ std::tuple<Tensor, Tensor> natural(const Tensor& tensor, const std::optional<Ten
   const Source source = quantize_args(tensor, memory, out, decay);
   const float by = check_natural_scale(scale);
   const int64_t n = tensor.numel();
-  Tensor power = empty(n, ScalarType::Short, tensor), info = no_info(tensor);
+  Tensor power = pooled_empty(n, ScalarType::Short), info = no_info(tensor);
   if (n == 0) return {power, info};
   const KernelFpEnv env;
   const QuantizeTable& pass = GCEXT_TABLE(quantize_table);
@@ -26,24 +27,19 @@ std::tuple<Tensor, Tensor> natural(const Tensor& tensor, const std::optional<Ten
   int16_t* const drawn = power.mutable_data_ptr<int16_t>();
   int64_t* const field = info.mutable_data_ptr<int64_t>();
 
-  std::vector<uint32_t> tops(static_cast<size_t>(parts));
-  for_cells(pass, source, cells, parts, [&](const Cell& cell, const float* acc) {
-    uint32_t& top = tops[static_cast<size_t>(cell.part)];
-    top = std::max(top, cell.top);
-    if (top < kInfKey)
-      table.draw(acc, cell.size, key, static_cast<uint64_t>(cell.begin), most, drawn + cell.begin);
-  });
-  if (*std::max_element(tops.begin(), tops.end()) >= kInfKey) {
+  const bool finite =
+      !(in_place(source) && !all_finite(pass, source, cells, parts)) &&
+      all_finite(pass, source, cells, parts, [&](const Cell& cell, float* acc) {
+        table.draw(acc, cell.size, key, static_cast<uint64_t>(cell.begin), most, drawn + cell.begin);
+        if (source.out == nullptr) return;
+        table.subtract(acc, cell.size, drawn + cell.begin, by);
+        store(pass, source, n, cell, acc);
+      });
+  if (finite) {
+    field[kInfoCount] = n;
+  } else {
     report(source, n, field);
-    return {power, info};
   }
-  if (source.out != nullptr) {
-    for_cells(pass, source, cells, parts, [&](const Cell& cell, float* acc) {
-      table.subtract(acc, cell.size, drawn + cell.begin, by);
-      store(pass, source, n, cell, acc);
-    });
-  }
-  field[kInfoCount] = n;
   return {power, info};
 }
 

@@ -7,15 +7,14 @@
 //   sent_i = sign * scale * 2^(|power_i| - 150)    float64, rounded once to float32
 //   out_i = acc_i - sent_i                         one rounding
 //
-// u_i is uniform over the multiples of 2^-23 in [0, 1), drawn from (seed, i): two elements share 64
-// bits. f is such a multiple, so with scale = 1 the mean of sent_i over seeds is exactly acc_i, and
-// that of (sent_i - acc_i)^2 at most acc_i^2 / 8. 2^128 is no float32: where its product with the
-// scale is none either, a power that would be 278 is 277, and there alone sent_i is less in the
-// mean.
+// u_i is uniform over the multiples of 2^-23 in [0, 1), drawn from (seed, i). f is such a multiple,
+// so with scale = 1 the mean of sent_i over seeds is exactly acc_i, and that of (sent_i - acc_i)^2
+// at most acc_i^2 / 8. 2^128 is no float32: where its product with the scale is none either, a power
+// that would be 278 is 277, and there alone sent_i is less in the mean.
 //
-// out may be memory. Sums are computed twice rather than kept: first to validate them and to draw,
-// then to write out. So where a sum is not finite out was not written; but on CUDA, which reports
-// it deferred, out then becomes a copy of memory.
+// out may be memory: then sums are validated before any is written, so that where one is not finite
+// the memory is what it was. Another out is anything there; on CUDA, which reports it deferred,
+// either is a copy of memory.
 //
 //   power  int16, one an element
 //   info   int64[4], see select.h: n | status | where | 0
@@ -49,10 +48,6 @@ GCEXT_HD inline float power_value(float scale, int32_t power) {
 inline int32_t most_power(float scale) {
   return key_of(power_value(scale, kPowers - 1)) < kInfKey ? kPowers - 1 : kPowers - 2;
 }
-
-// The 64 bits that elements 2j and 2j + 1 are drawn by: the lower 32, the upper 32. key is
-// mixed(seed).
-GCEXT_HD inline uint64_t draw_pair(uint64_t key, uint64_t j) { return mixed(key ^ mixed(j)); }
 
 // The power of a float, drawn by 32 bits. Without a branch. A denormal's mantissa as a float has
 // its exponent and fraction where those of other floats are.

@@ -1,24 +1,19 @@
 // Bodies of natural.h for one instruction set: plain loops that the compiler turns into vectors.
-#include <cstring>
-
+#include "common/draws.inl"
 #include "natural.h"
 
 namespace gcext::GCEXT_ISA {
 namespace {
 
-constexpr int64_t kBatch = 64;  // draws made at a time, in loops of one kind each
+constexpr int64_t kBatch = 256;  // draws made at a time
 
 void draw(const float* acc, int64_t n, uint64_t key, uint64_t index, int32_t most, int16_t* power) {
+  DrawnRun<kBatch> run;
   for (int64_t at = 0; at < n; at += kBatch) {
     const int64_t m = n - at < kBatch ? n - at : kBatch;
-    const uint64_t first = (index + static_cast<uint64_t>(at)) / 2;
-    uint64_t pair[kBatch / 2];
-    uint32_t bits[kBatch];
-    for (uint64_t j = 0; j < kBatch / 2; ++j) pair[j] = draw_pair(key, first + j);
-    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the lower half comes first");
-    std::memcpy(bits, pair, sizeof bits);
+    run.draw(key, static_cast<int64_t>(index) + at);
     for (int64_t i = 0; i < m; ++i)
-      power[at + i] = static_cast<int16_t>(power_of(acc[at + i], bits[i], most));
+      power[at + i] = static_cast<int16_t>(power_of(acc[at + i], run.one(i), most));
   }
 }
 

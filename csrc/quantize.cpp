@@ -72,24 +72,133 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
   return {bits, info};
 }
 
-// The pairs of a cell; where levels are mostly zero, four of them are passed over at a time.
-template <class Index>
-int64_t emit(const int16_t* drawn, int64_t n, int64_t begin, Index* at, int16_t* level) {
-  int64_t count = 0, i = 0;
-  const auto one = [&](int64_t j) {
-    if (drawn[j] == 0) return;
-    at[count] = static_cast<Index>(begin + j);
-    level[count++] = drawn[j];
-  };
-  for (; i + 4 <= n; i += 4) {
-    uint64_t four;
-    std::memcpy(&four, drawn + i, sizeof four);
-    if (four == 0) continue;
-    for (int64_t j = i; j < i + 4; ++j) one(j);
+// One call of levels.
+class Levels {
+ public:
+  Levels(const Source& source, const Cells& cells, const LevelRule& rule, const Norm& norm, bool fit,
+         float* norms)
+      : source_(source),
+        cells_(cells),
+        rule_(rule),
+        norm_(norm),
+        fit_(fit),
+        norms_(norms),
+        parts_(std::min(parts_for(cells.n, kGrain), cells.count())),
+        counts_(static_cast<size_t>(parts_ + 1)),
+        drawn_(static_cast<size_t>(cells.n)) {}
+
+  // Steps 1 and 2, and the subtraction of step 3. False where a sum is not finite.
+  bool run() {
+    const bool finite = cells_.per_bucket == 1 ? in_one_pass() : in_passes();
+    for (size_t part = 0; part + 1 < counts_.size(); ++part) counts_[part + 1] += counts_[part];
+    return finite;
   }
-  for (; i < n; ++i) one(i);
-  return count;
-}
+
+  int64_t count() const { return counts_.back(); }
+
+  // The pairs; to at32, or where that is nullptr to at64.
+  void emit(int32_t* at32, int64_t* at64, int16_t* level) const {
+    parallel_parts(parts_, [&](int64_t part) {
+      const size_t p = static_cast<size_t>(part);
+      const int64_t begin = cells_.begin(cells_.count() * part / parts_), to = counts_[p];
+      table_.emit_levels(drawn_.data() + begin, begin, counts_[p + 1] - to,
+                         at32 == nullptr ? nullptr : at32 + to,
+                         at64 == nullptr ? nullptr : at64 + to, level + to);
+    });
+  }
+
+ private:
+  const Source source_;
+  const Cells cells_;
+  const LevelRule rule_;
+  const Norm norm_;
+  const bool fit_;
+  float* const norms_;
+  const int64_t parts_;
+  const QuantizeTable& table_ = GCEXT_TABLE(quantize_table);
+  std::vector<int64_t> counts_;  // of the part before; then of all before
+  std::vector<int16_t, Pooled<int16_t>> drawn_;
+
+  double squares(const Cell& cell, const float* acc) const {
+    return !norm_.largest || norm_.clip > 0 ? table_.squares(acc, cell.size) : 0;
+  }
+
+  FitSums draw(const Cell& cell, const float* acc, float norm) {
+    FitSums sums;
+    counts_[static_cast<size_t>(cell.part + 1)] += table_.levels(
+        acc, cell.size, norm, rule_, cell.begin, drawn_.data() + cell.begin, &sums);
+    return sums;
+  }
+
+  void subtract(const Cell& cell, float* acc, float norm) const {
+    table_.subtract_levels(acc, cell.size, norm, rule_.steps, drawn_.data() + cell.begin);
+    store(table_, source_, cells_.n, cell, acc);
+  }
+
+  // Where each cell is a bucket.
+  bool in_one_pass() {
+    if (in_place(source_) && !all_finite(table_, source_, cells_, parts_)) return false;
+    return all_finite(table_, source_, cells_, parts_, [&](const Cell& cell, float* acc) {
+      float& norm = norms_[cell.index];
+      norm = norm_of(norm_, cell.size, squares(cell, acc), cell.top);
+      const FitSums sums = draw(cell, acc, norm);
+      if (fit_) norm = fitted_norm(sums, rule_.steps);
+      if (source_.out != nullptr) subtract(cell, acc, norm);
+    });
+  }
+
+  // Otherwise: one for the norms, one to draw, and one to subtract. An output of its own holds the
+  // sums from the first to the last.
+  bool in_passes() {
+    struct Sum {
+      double squares;
+      uint32_t top;
+    };
+    std::vector<Sum> sums(static_cast<size_t>(cells_.count()));
+    const bool keep = source_.out != nullptr && !in_place(source_);
+    const bool finite =
+        all_finite(table_, source_, cells_, parts_, [&](const Cell& cell, const float* acc) {
+          sums[static_cast<size_t>(cell.index)] = {squares(cell, acc), cell.top};
+          if (keep) store(table_, source_, cells_.n, cell, acc);
+        });
+    if (!finite) return false;
+    const auto each_bucket = [&](const auto& start, const auto& add, const auto& finish) {
+      for (int64_t b = 0, cell = 0; b < cells_.buckets(); ++b) {
+        auto sum = start;
+        for (; cell < cells_.count() && cells_.bucket_of(cell) == b; ++cell) add(sum, cell);
+        norms_[b] = finish(sum, b);
+      }
+    };
+    each_bucket(
+        Sum{0, 0},
+        [&](Sum& sum, int64_t cell) {
+          const Sum& own = sums[static_cast<size_t>(cell)];
+          sum = {sum.squares + own.squares, std::max(sum.top, own.top)};
+        },
+        [&](const Sum& sum, int64_t b) {
+          return norm_of(norm_, std::min(cells_.bucket, cells_.n - b * cells_.bucket), sum.squares,
+                         sum.top);
+        });
+    const Source held = keep ? Source{source_.out, nullptr, source_.out, 1, 1} : source_;
+    std::vector<FitSums> fits(static_cast<size_t>(cells_.count()));
+    for_cells(table_, held, cells_, parts_, [&](const Cell& cell, const float* acc) {
+      fits[static_cast<size_t>(cell.index)] = draw(cell, acc, norms_[cells_.bucket_of(cell.index)]);
+    });
+    if (fit_)
+      each_bucket(
+          FitSums{0, 0},
+          [&](FitSums& sum, int64_t cell) {
+            const FitSums& own = fits[static_cast<size_t>(cell)];
+            sum = {sum.dot + own.dot, sum.squares + own.squares};
+          },
+          [&](const FitSums& sum, int64_t) { return fitted_norm(sum, rule_.steps); });
+    if (source_.out == nullptr) return true;
+    for_cells(table_, held, cells_, parts_, [&](const Cell& cell, float* acc) {
+      subtract(cell, acc, norms_[cells_.bucket_of(cell.index)]);
+    });
+    return true;
+  }
+};
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& memory,
@@ -106,79 +215,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
     return std::tuple(norms, pooled_empty(count, index), pooled_empty(count, ScalarType::Short),
                       info);
   };
-  float* const norm = norms.mutable_data_ptr<float>();
   if (n == 0) return answer(0);
   const KernelFpEnv env;
-  const QuantizeTable& table = GCEXT_TABLE(quantize_table);
   int64_t* const field = info.mutable_data_ptr<int64_t>();
-  const int64_t parts = std::min(parts_for(n, kGrain), cells.count());
   const LevelRule rule{mixed(static_cast<uint64_t>(seed)), static_cast<int32_t>(steps)};
   try {
-    struct Sum {
-      double squares;
-      uint32_t top;
-    };
-    std::vector<Sum> sums(static_cast<size_t>(cells.count()));
-    std::vector<FitSums> fits(static_cast<size_t>(fit ? cells.count() : 0));
-    std::vector<int64_t> counts(static_cast<size_t>(parts + 1));
-    std::vector<int16_t, Pooled<int16_t>> drawn(static_cast<size_t>(n));
-    const bool squared = !largest || clip > 0;
-    for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
-      sums[static_cast<size_t>(cell.index)] = {squared ? table.squares(acc, cell.size) : 0,
-                                               cell.top};
-    });
-    uint32_t highest = 0;
-    for (int64_t b = 0, cell = 0; b < cells.buckets(); ++b) {
-      double squares = 0;
-      uint32_t top = 0;
-      int64_t size = 0;
-      for (; cell < cells.count() && cells.bucket_of(cell) == b; ++cell) {
-        squares += sums[static_cast<size_t>(cell)].squares;
-        top = std::max(top, sums[static_cast<size_t>(cell)].top);
-        size += cells.size(cell);
-      }
-      highest = std::max(highest, top);
-      norm[b] = norm_of({largest, clip}, size, squares, top);
-    }
-    if (highest >= kInfKey) {
+    Levels call(source, cells, rule, {largest, clip}, fit, norms.mutable_data_ptr<float>());
+    if (!call.run()) {
       report(source, n, field);
       return answer(0);
     }
-    for_cells(table, source, cells, parts, [&](const Cell& cell, const float* acc) {
-      int16_t* const these = drawn.data() + cell.begin;
-      counts[static_cast<size_t>(cell.part + 1)] +=
-          table.levels(acc, cell.size, norm[cells.bucket_of(cell.index)], rule, cell.begin, these);
-      if (fit) fits[static_cast<size_t>(cell.index)] = table.fit(acc, cell.size, these);
-    });
-    for (int64_t b = 0, cell = 0; fit && b < cells.buckets(); ++b) {
-      FitSums sum{};
-      for (; cell < cells.count() && cells.bucket_of(cell) == b; ++cell) {
-        sum.dot += fits[static_cast<size_t>(cell)].dot;
-        sum.squares += fits[static_cast<size_t>(cell)].squares;
-      }
-      norm[b] = fitted_norm(sum, rule.steps);
-    }
-    for (int64_t part = 0; part < parts; ++part)
-      counts[static_cast<size_t>(part + 1)] += counts[static_cast<size_t>(part)];
-    auto result = answer(counts.back());
+    auto result = answer(call.count());
     auto& [_, at, level, __] = result;
-    int16_t* const kept = level.mutable_data_ptr<int16_t>();
-    const auto write_out = [&](auto* places) {
-      for_cells(table, source, cells, parts, [&](const Cell& cell, float* acc) {
-        int64_t& next = counts[static_cast<size_t>(cell.part)];
-        const int16_t* const these = drawn.data() + cell.begin;
-        next += emit(these, cell.size, cell.begin, places + next, kept + next);
-        if (source.out == nullptr) return;
-        table.subtract_levels(acc, cell.size, norm[cells.bucket_of(cell.index)], rule.steps, these);
-        store(table, source, n, cell, acc);
-      });
-    };
-    if (index == ScalarType::Long) {
-      write_out(at.mutable_data_ptr<int64_t>());
-    } else {
-      write_out(at.mutable_data_ptr<int32_t>());
-    }
-    field[kInfoCount] = level.numel();
+    const bool wide = index == ScalarType::Long;
+    call.emit(wide ? nullptr : at.mutable_data_ptr<int32_t>(),
+              wide ? at.mutable_data_ptr<int64_t>() : nullptr, level.mutable_data_ptr<int16_t>());
+    field[kInfoCount] = call.count();
     return result;
   } catch (const std::bad_alloc&) {
     field[kInfoStatus] = kSelectNoMemory;

@@ -12,11 +12,11 @@
 //   norm = |acc|_2 of each bucket, rounded once, at most the greatest float32
 //          largest: max |acc|, and with clip > 0 at most clip * sqrt(mean acc^2)
 //   r_i = min(|acc_i|, norm) * (steps / norm)          float64, two roundings
-//   level_i = floor(r_i) + (u_i < r_i - floor(r_i))    u_i uniform in [0, 1), from (seed, i);
-//                                                      at most steps
+//   level_i = floor(r_i + u_i)                         float64; u_i uniform in [0, 1), a multiple
+//                                                      of 2^-32, from (seed, i)
 //   sent_i = sign(acc_i) * norm * level_i / steps      float64, rounded once to float32
 //
-// The mean of sent_i over seeds is acc_i, unless clipped, to 2^-52 of a step and that one rounding.
+// The mean of sent_i over seeds is acc_i, unless clipped, to 2^-32 of a step and that one rounding.
 //
 //   fit: what travels instead of the norm, and sent_i is made of, is that of least squares,
 //
@@ -27,9 +27,9 @@
 // omega squared norms this is in the mean a contraction by 1 / (1 + omega), as error feedback
 // needs.
 //
-// out_i = acc_i - sent_i, one rounding. out may be memory. Sums are computed twice rather than
-// kept: first to validate them, then to write out. So where a sum is not finite nothing was
-// written; but on CUDA, which reports it deferred, out then becomes a copy of memory.
+// out_i = acc_i - sent_i, one rounding. out may be memory: then sums are validated before any is
+// written, so that where one is not finite the memory is what it was. Another out is anything
+// there; on CUDA, which reports it deferred, either is a copy of memory.
 //
 // sign, with `next`: out_i = acc_i, and next is what was sent of it, all of it; the next call takes
 // both, as `sent` and memory, and subtracts as it reads: common/source.h. One pass, and the same
@@ -81,21 +81,23 @@ struct LevelRule {
   int32_t steps;
 };
 
-// Uniform in [0, 1), a multiple of 2^-52.
-GCEXT_HD inline double uniform(uint64_t key, uint64_t index) {
-  return static_cast<double>(mixed(key ^ mixed(index)) >> 12) * 0x1p-52;
-}
-
-// The level of |x| <= norm, norm > 0; per_norm = steps / norm. Without a branch.
-GCEXT_HD inline int32_t level_of(double magnitude, int32_t steps, double per_norm, double u) {
-  const double r = magnitude * per_norm;
-  const int32_t whole = static_cast<int32_t>(r);
-  const int32_t level = whole + static_cast<int32_t>(u < r - whole);
-  return level < steps ? level : steps;
+// The level of |x| <= norm, norm > 0; per_norm = steps / norm, and u in units of 2^-32. Never above
+// steps: the product is at most steps (1 + 2^-52), and u at most 1 - 2^-32.
+GCEXT_HD inline int32_t level_of(double magnitude, double per_norm, uint32_t u) {
+  return static_cast<int32_t>(magnitude * per_norm + u * 0x1p-32);
 }
 
 GCEXT_HD inline float sent_of(float norm, int32_t level, int32_t steps) {
   return static_cast<float>(static_cast<double>(norm) * level / steps);
+}
+
+// What sent_of gives, where steps are odd, by one product with step = norm / steps in float64,
+// which errs by less than 2^-51. norm * level / steps is a quotient of at most 39 by 15 bits: it is
+// at least 2^-40 away from every midpoint of two float32, unless it is one; and it is none, as where
+// odd steps divide norm * level, the quotient is a multiple of the norm's unit and not above the
+// norm.
+GCEXT_HD inline float sent_by(double step, int32_t level) {
+  return static_cast<float>(step * level);
 }
 
 struct Norm {
@@ -137,12 +139,16 @@ struct QuantizeTable {
   // acc becomes acc - sent.
   void (*subtract_signs)(float* acc, int64_t n, float scale);
   double (*squares)(const float* acc, int64_t n);
-  // The levels of elements that share a norm, the first being element `index`. Returns how many
-  // are not zero.
+  // The levels of elements that share a norm, the first being element `index`, and what a norm is
+  // fitted to them by. Returns how many are not zero.
   int64_t (*levels)(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
-                    int16_t* level);
-  FitSums (*fit)(const float* acc, int64_t n, const int16_t* level);
+                    int16_t* level, FitSums* fit);
+  // acc becomes acc - sent.
   void (*subtract_levels)(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level);
+  // The `count` levels that are not zero, and their places, the first being `begin`; to at32, or
+  // where that is nullptr to at64. Writes nothing behind them.
+  void (*emit_levels)(const int16_t* drawn, int64_t begin, int64_t count, int32_t* at32,
+                      int64_t* at64, int16_t* level);
   // Copies, past the cache where the processor and the alignment of `to` allow it.
   void (*bypass)(const float* from, int64_t n, float* to);
 };

@@ -7,12 +7,13 @@
 #include <immintrin.h>
 #endif
 
+#include "common/draws.inl"
 #include "quantize.h"
 
 namespace gcext::GCEXT_ISA {
 namespace {
 
-constexpr int64_t kBatch = 64;  // draws made at a time, in loops of one kind each
+constexpr int64_t kBatch = 256;  // draws made at a time
 constexpr int kWindow = 17;  // 24-bit mantissas moved by up to 17 bits: 4096 of them fit a double
 
 // Elements that are all before the cut of what was sent, or all behind it.
@@ -136,56 +137,153 @@ double squares(const float* acc, int64_t n) {
   return add_lanes(lane);
 }
 
+typedef double Lanes __attribute__((vector_size(kLanes * sizeof(double))));
+
+// The sums of levels drawn so far.
+struct LevelSums {
+  Lanes dot = {}, squares = {};
+  int64_t zeros = 0;
+};
+
+constexpr int kVector = 16;
+
+// The levels of kVector elements; at: what they draw, unaligned. Products are exact, 24 by 15 bits,
+// and so are the sums of squares.
+#if defined(__AVX512F__)
+inline void draw_vector(const float* acc, const char* at, double norm, double per_norm,
+                        int16_t* level, LevelSums* sums) {
+  const __m512i bits = _mm512_loadu_si512(acc),
+                key = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)),
+                minus = _mm512_srai_epi32(bits, 31);
+  const auto eight = [&](__m256i keys, int half) {
+    const __m512d magnitude = _mm512_cvtps_pd(_mm256_castsi256_ps(keys)),
+                  u = _mm512_cvtepu32_pd(
+                      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 32 * half))),
+                  r = _mm512_min_pd(magnitude, _mm512_set1_pd(norm)) * _mm512_set1_pd(per_norm) +
+                      u * _mm512_set1_pd(0x1p-32),
+                  own = _mm512_roundscale_pd(r, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+    sums->dot += magnitude * own;
+    sums->squares += own * own;
+    return _mm512_cvttpd_epi32(r);
+  };
+  const __m256i low = eight(_mm512_castsi512_si256(key), 0),
+                high = eight(_mm512_extracti64x4_epi64(key, 1), 1);
+  const __m512i drawn = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  sums->zeros += _mm_popcnt_u32(_mm512_testn_epi32_mask(drawn, drawn));
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(level),
+      _mm512_cvtepi32_epi16(_mm512_sub_epi32(_mm512_xor_si512(drawn, minus), minus)));
+}
+#else
+inline void draw_vector(const float* acc, const char* at, double norm, double per_norm,
+                        int16_t* level, LevelSums* sums) {
+  uint32_t u[kVector];
+  std::memcpy(u, at, sizeof u);
+  int32_t drawn[kVector], zeros = 0;
+  double own[kVector], product[kVector];
+  for (int i = 0; i < kVector; ++i) {
+    const double magnitude = float_of(key_of(acc[i]));
+    drawn[i] = level_of(magnitude < norm ? magnitude : norm, per_norm, u[i]);
+  }
+  for (int i = 0; i < kVector; ++i) {
+    own[i] = drawn[i];
+    product[i] = static_cast<double>(float_of(key_of(acc[i]))) * own[i];
+    level[i] = static_cast<int16_t>(acc[i] < 0 ? -drawn[i] : drawn[i]);
+    zeros += drawn[i] == 0;
+  }
+  for (int i = 0; i < kVector; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) {
+      sums->dot[j] += product[i + j];
+      sums->squares[j] += own[i + j] * own[i + j];
+    }
+  }
+  sums->zeros += zeros;
+}
+#endif
+
 int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
-               int16_t* level) {
+               int16_t* level, FitSums* fit) {
+  *fit = {0, 0};
   if (!(norm > 0)) {
     std::memset(level, 0, static_cast<size_t>(n) * sizeof *level);
     return 0;
   }
   const double per_norm = static_cast<double>(rule.steps) / norm;
-  const int32_t most = static_cast<int32_t>(bits_of(norm));
-  int64_t zeros = 0;
+  LevelSums sums;
+  DrawnRun<kBatch> run;
   for (int64_t at = 0; at < n; at += kBatch) {
+    run.draw(rule.key, index + at);
     const int64_t m = n - at < kBatch ? n - at : kBatch;
-    const float* x = acc + at;
-    const uint64_t first = static_cast<uint64_t>(index + at);
-    double u[kBatch];
-    float within[kBatch];
-    int32_t drawn[kBatch];
-    for (int64_t i = 0; i < m; ++i) u[i] = uniform(rule.key, first + static_cast<uint64_t>(i));
-    for (int64_t i = 0; i < m; ++i) {
-      const int32_t key = static_cast<int32_t>(key_of(x[i]));
-      within[i] =
-          float_of(static_cast<uint32_t>(key < most ? key : most));  // keys order as magnitudes do
-    }
-    for (int64_t i = 0; i < m; ++i) drawn[i] = level_of(within[i], rule.steps, per_norm, u[i]);
-    for (int64_t i = 0; i < m; ++i) {
-      level[at + i] = static_cast<int16_t>(x[i] < 0 ? -drawn[i] : drawn[i]);
-      zeros += drawn[i] == 0;
-    }
+    int64_t i = 0;
+    for (; i + kVector <= m; i += kVector)
+      draw_vector(acc + at + i, run.at(i), norm, per_norm, level + at + i, &sums);
+    if (i == m) continue;
+    // Behind the end zeros, of level 0: u is below 1.
+    const int64_t left = m - i;
+    float rest[kVector] = {};
+    uint32_t u[kVector] = {};
+    int16_t drawn[kVector];
+    std::memcpy(rest, acc + at + i, static_cast<size_t>(left) * sizeof *acc);
+    std::memcpy(u, run.at(i), static_cast<size_t>(left) * sizeof *u);
+    draw_vector(rest, reinterpret_cast<const char*>(u), norm, per_norm, drawn, &sums);
+    std::memcpy(level + at + i, drawn, static_cast<size_t>(left) * sizeof *level);
+    sums.zeros -= kVector - left;
   }
-  return n - zeros;
+  double dot[kLanes], squares = 0;
+  std::memcpy(dot, &sums.dot, sizeof dot);
+  for (int j = 0; j < kLanes; ++j) squares += sums.squares[j];
+  *fit = {add_lanes(dot), squares};
+  return n - sums.zeros;
 }
 
-// Products are exact: 24 by 15 bits.
-FitSums fit(const float* acc, int64_t n, const int16_t* level) {
-  double lane[kLanes] = {};
-  int64_t i = 0, squares = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) lane[j] += static_cast<double>(acc[i + j]) * level[i + j];
-  }
-  for (int j = 0; i + j < n; ++j) lane[j] += static_cast<double>(acc[i + j]) * level[i + j];
-  for (i = 0; i < n; ++i) squares += static_cast<int32_t>(level[i]) * level[i];
-  return {add_lanes(lane), static_cast<double>(squares)};
-}
-
-// One step needs no division: norm * 1 / 1 is the norm.
+// One step needs no product: norm * 1 / 1 is the norm.
 void subtract_levels(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level) {
-  if (steps > 1) {
+  if (steps == 1) {
+    for (int64_t i = 0; i < n; ++i) acc[i] -= level[i] == 0 ? 0.0f : level[i] < 0 ? -norm : norm;
+  } else if (steps % 2 == 0) {
     for (int64_t i = 0; i < n; ++i) acc[i] -= sent_of(norm, level[i], steps);
-    return;
+  } else {
+    const double step = static_cast<double>(norm) / steps;
+    for (int64_t i = 0; i < n; ++i) acc[i] -= sent_by(step, level[i]);
   }
-  for (int64_t i = 0; i < n; ++i) acc[i] -= level[i] == 0 ? 0.0f : level[i] < 0 ? -norm : norm;
+}
+
+#if defined(__AVX512F__)
+// Sixteen levels' places and values, side by side; the rest of the vectors is not for keeping.
+inline int64_t emit_sixteen(const int16_t* drawn, int32_t base, int32_t* at, int16_t* level) {
+  const __m512i wide = _mm512_cvtepi16_epi32(_mm256_loadu_si256(
+                               reinterpret_cast<const __m256i*>(drawn))),
+                places = _mm512_add_epi32(_mm512_set1_epi32(base),
+                                          _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4,
+                                                           3, 2, 1, 0));
+  const __mmask16 kept = _mm512_test_epi32_mask(wide, wide);
+  _mm512_storeu_si512(at, _mm512_maskz_compress_epi32(kept, places));
+  const __m256i levels = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(kept, wide));
+  std::memcpy(level, &levels, sizeof levels);
+  return _mm_popcnt_u32(kept);
+}
+#endif
+
+// What is not kept is overwritten by the next one; behind the last there is nothing to write.
+template <class Index>
+void emit(const int16_t* drawn, int64_t begin, int64_t count, Index* at, int16_t* level) {
+  int64_t i = 0, place = 0;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Index) == sizeof(int32_t)) {
+    for (; place + kVector <= count; i += kVector)
+      place += emit_sixteen(drawn + i, static_cast<int32_t>(begin + i), at + place, level + place);
+  }
+#endif
+  for (; place < count; ++i) {
+    at[place] = static_cast<Index>(begin + i);
+    level[place] = drawn[i];
+    place += drawn[i] != 0;
+  }
+}
+
+void emit_levels(const int16_t* drawn, int64_t begin, int64_t count, int32_t* at32, int64_t* at64,
+                 int16_t* level) {
+  at32 != nullptr ? emit(drawn, begin, count, at32, level) : emit(drawn, begin, count, at64, level);
 }
 
 void bypass(const float* from, int64_t n, float* to) {
@@ -207,6 +305,6 @@ void bypass(const float* from, int64_t n, float* to) {
 }  // namespace
 
 const QuantizeTable quantize_table = {accumulate, tally_signs, subtract_signs,  squares,
-                                      levels,     fit,         subtract_levels, bypass};
+                                      levels, subtract_levels, emit_levels, bypass};
 
 }  // namespace gcext::GCEXT_ISA

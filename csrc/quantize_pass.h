@@ -48,6 +48,29 @@ inline void store(const QuantizeTable& table, const Source& source, int64_t n, c
   }
 }
 
+inline bool in_place(const Source& source) {
+  return source.out != nullptr && source.out == source.memory;
+}
+
+// Step by step over the sums; false where one of them is not finite, a cell of which the body never
+// sees.
+template <class Body>
+bool all_finite(const QuantizeTable& table, const Source& source, const Cells& cells, int64_t parts,
+                const Body& body) {
+  std::vector<uint32_t> tops(static_cast<size_t>(parts));
+  for_cells(table, source, cells, parts, [&](const Cell& cell, float* acc) {
+    uint32_t& top = tops[static_cast<size_t>(cell.part)];
+    top = std::max(top, cell.top);
+    if (cell.top < kInfKey) body(cell, acc);
+  });
+  return std::all_of(tops.begin(), tops.end(), [](uint32_t top) { return top < kInfKey; });
+}
+
+inline bool all_finite(const QuantizeTable& table, const Source& source, const Cells& cells,
+                       int64_t parts) {
+  return all_finite(table, source, cells, parts, [](const Cell&, const float*) {});
+}
+
 // Reports why the first sum that is not finite, of these n elements, is not.
 inline void report(const Source& source, int64_t n, int64_t* info) {
   const auto first = [&](const auto& x) {

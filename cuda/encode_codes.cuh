@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kEncodeThreads)
 // The uniform code of element i.
 __device__ inline uint32_t grid_code_at(float acc, float top, const GridRule& rule, int64_t i) {
   if (!(top > 0)) return code_of_zero(CodeTable::kUniform, rule.width);
-  const int32_t v = rule.random ? grid_half(grid_draw(rule.key, i >> 1), i) : 0;
+  const int32_t v = rule.random ? static_cast<int32_t>(draw_one(rule.key, i)) : 0;
   return grid_code(acc, grid_factor(top, rule.width), grid_middle(rule.width), v);
 }
 

@@ -45,8 +45,7 @@ __global__ void __launch_bounds__(kNaturalThreads)
     for (int64_t i = 2 * j; i < n && i < 2 * j + 2; ++i) {
       const float acc = sum_at(source, i);
       if (key_of(acc) >= kInfKey) note(source, i, &state->first);
-      const uint32_t bits = static_cast<uint32_t>(i % 2 == 0 ? pair : pair >> 32);
-      power[i] = static_cast<int16_t>(power_of(acc, bits, most));
+      power[i] = static_cast<int16_t>(power_of(acc, half_of_pair(pair, i), most));
     }
   }
 }

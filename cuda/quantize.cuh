@@ -249,8 +249,8 @@ __device__ inline int32_t draw(float acc, float norm, const LevelRule& rule, int
   if (!(norm > 0)) return 0;
   const float magnitude = acc < 0 ? -acc : acc;
   const int32_t level =
-      level_of(magnitude < norm ? magnitude : norm, rule.steps,
-               static_cast<double>(rule.steps) / norm, uniform(rule.key, static_cast<uint64_t>(i)));
+      level_of(magnitude < norm ? magnitude : norm,
+               static_cast<double>(rule.steps) / norm, draw_one(rule.key, i));
   return acc < 0 ? -level : level;
 }
 

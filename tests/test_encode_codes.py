@@ -10,7 +10,7 @@ import oracle
 import pytest
 import torch
 from isa_kit import at_every_isa
-from test_quantize import FORMS, draw, mixed, slots
+from test_quantize import FORMS, draw, drawn, slots
 from test_select import same_bits
 from torch import Tensor
 
@@ -25,10 +25,7 @@ GREATEST = float(np.finfo(np.float32).max)
 
 def noise(n: int, seed: int) -> F64:
     """Uniform in [-1/2, 1/2): half a draw each."""
-    key = mixed(np.array([seed % 2**64], np.uint64))
-    with np.errstate(over="ignore"):
-        pair = mixed(key + np.arange(n // 2 + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    return pair.view(np.int32)[:n].astype(np.float64) * 2.0**-32
+    return drawn(n, seed).view(np.int32).astype(np.float64) * 2.0**-32
 
 
 def buckets_of(x: F32, bucket: int) -> list[F32]:

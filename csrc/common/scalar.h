@@ -42,12 +42,27 @@ GCEXT_HD inline double add_lanes(const double lane[kLanes]) {
 }
 
 // SplitMix64's step and finaliser (Steele, Lea & Flood 2014). Without a state, so any order of work
-// draws the same numbers. Keyed: mixed(mixed(seed) ^ mixed(counter)).
+// draws the same numbers. Of several counters: mixed(mixed(seed) ^ mixed(counter)).
 GCEXT_HD inline uint64_t mixed(uint64_t x) {
   x += 0x9e3779b97f4a7c15u;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
   return x ^ (x >> 31);
+}
+
+// What elements draw: SplitMix64's stream from the state `key`, which is mixed(seed). Two elements
+// share 64 bits of it, the even one the lower half.
+GCEXT_HD inline uint64_t draw_state(uint64_t key, uint64_t pair) {
+  return key + pair * 0x9e3779b97f4a7c15u;
+}
+GCEXT_HD inline uint64_t draw_pair(uint64_t key, uint64_t pair) {
+  return mixed(draw_state(key, pair));
+}
+GCEXT_HD inline uint32_t half_of_pair(uint64_t pair, int64_t index) {
+  return static_cast<uint32_t>(index & 1 ? pair >> 32 : pair);
+}
+GCEXT_HD inline uint32_t draw_one(uint64_t key, int64_t index) {
+  return half_of_pair(draw_pair(key, static_cast<uint64_t>(index) >> 1), index);
 }
 
 }  // namespace gcext
