@@ -256,6 +256,13 @@ struct Encoder {
   }
 };
 
+// Only what uniform buckets are fitted by depends on the order of addition.
+Cells cells_of(CodeTable kind, int64_t n, int64_t bucket) {
+  const bool half = kind == CodeTable::kFloat16 || kind == CodeTable::kBfloat16;
+  const bool whole = bucket <= kCell || kind == CodeTable::kUniform;
+  return Cells(n, bucket, whole && !half ? kCell : kPiece);
+}
+
 std::tuple<Tensor, Tensor, Tensor> encode_codes(const Tensor& tensor,
                                                 const std::optional<Tensor>& memory,
                                                 const std::optional<Tensor>& out, double decay,
@@ -266,7 +273,7 @@ std::tuple<Tensor, Tensor, Tensor> encode_codes(const Tensor& tensor,
   const int64_t n = tensor.numel();
   const CodeTable kind = static_cast<CodeTable>(table);
   const int bits_each = static_cast<int>(width);
-  const Cells cells(n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
+  const Cells cells = cells_of(kind, n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
   Tensor scales =
              empty(floats_per_bucket(kind, bits_each) * cells.buckets(), ScalarType::Float, tensor),
          bits = empty(plane_bytes(n, bits_each), ScalarType::Byte, tensor), info = no_info(tensor);

@@ -20,7 +20,7 @@ std::tuple<Tensor, Tensor> natural(const Tensor& tensor, const std::optional<Ten
   const KernelFpEnv env;
   const QuantizeTable& pass = GCEXT_TABLE(quantize_table);
   const NaturalTable& table = GCEXT_TABLE(natural_table);
-  const Cells cells(n, n);
+  const Cells cells(n, n, kPiece);
   const int64_t parts = std::min(parts_for(n, kGrain), cells.count());
   const uint64_t key = mixed(static_cast<uint64_t>(seed));
   const int32_t most = most_power(by);

@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
   if (n == 0) return {bits, info};
   const KernelFpEnv env;
   const QuantizeTable& table = GCEXT_TABLE(quantize_table);
-  const Cells cells(n, n);
+  const Cells cells(n, n, kPiece);
   const int64_t parts = std::min(parts_for(n, kGrain), cells.count());
   int64_t* const field = info.mutable_data_ptr<int64_t>();
   uint8_t* const packed = bits.mutable_data_ptr<uint8_t>();

@@ -55,24 +55,28 @@ namespace gcext {
 
 constexpr int64_t kCell = 4096;  // elements that are summed at a time, in a fixed order
 
+// Where the order of addition matters to nothing: the sums, and what they are of, fit the first
+// cache together.
+constexpr int64_t kPiece = 1024;
+
 // The n elements cut into buckets, and each bucket into cells.
 struct Cells {
-  int64_t n, bucket, per_bucket;
+  int64_t n, bucket, most, per_bucket;
 
-  GCEXT_HD Cells(int64_t elements, int64_t size)
-      : n(elements), bucket(size), per_bucket((size + kCell - 1) / kCell) {}
+  GCEXT_HD Cells(int64_t elements, int64_t size, int64_t cell = kCell)
+      : n(elements), bucket(size), most(cell), per_bucket((size + cell - 1) / cell) {}
 
   GCEXT_HD int64_t buckets() const { return (n + bucket - 1) / bucket; }
   GCEXT_HD int64_t count() const {
-    return n / bucket * per_bucket + (n % bucket + kCell - 1) / kCell;
+    return n / bucket * per_bucket + (n % bucket + most - 1) / most;
   }
   GCEXT_HD int64_t bucket_of(int64_t cell) const { return cell / per_bucket; }
   GCEXT_HD int64_t begin(int64_t cell) const {
-    return bucket_of(cell) * bucket + cell % per_bucket * kCell;
+    return bucket_of(cell) * bucket + cell % per_bucket * most;
   }
   GCEXT_HD int64_t size(int64_t cell) const {
     const int64_t end = (bucket_of(cell) + 1) * bucket, until = end < n ? end : n;
-    return until - begin(cell) < kCell ? until - begin(cell) : kCell;
+    return until - begin(cell) < most ? until - begin(cell) : most;
   }
 };
 

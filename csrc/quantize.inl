@@ -1,5 +1,6 @@
 // Bodies of quantize.h for one instruction set. Plain loops that the compiler turns into vectors;
 // only packing signs is beyond it.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -16,38 +17,44 @@ namespace {
 constexpr int64_t kBatch = 256;  // draws made at a time
 constexpr int kWindow = 17;  // 24-bit mantissas moved by up to 17 bits: 4096 of them fit a double
 
-// Elements that are all before the cut of what was sent, or all behind it.
-void add_rest(const float* tensor, const float* memory, float b, const Taken& taken, int64_t n,
-              float* acc) {
-  if (b == 1.0f) {
-    for (int64_t i = 0; i < n; ++i) acc[i] = tensor[i] + rest_of(memory[i], taken);
-  } else {
-    for (int64_t i = 0; i < n; ++i) acc[i] = tensor[i] + b * rest_of(memory[i], taken);
+// acc becomes the n sums; returns their largest key. Keys are not negative as int32, which the
+// baseline can compare.
+template <class Sum>
+int32_t add_up(int64_t n, float* __restrict acc, const Sum& sum) {
+  int32_t top = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float x = sum(i);
+    const int32_t key = static_cast<int32_t>(key_of(x));
+    acc[i] = x;
+    top = key > top ? key : top;
   }
+  return top;
+}
+
+// With b = 1 its product is left out: the same bits, and no slow path on denormals.
+template <class Memory>
+int32_t add_memory(const float* tensor, float b, int64_t n, float* acc, const Memory& memory) {
+  if (b == 1.0f) return add_up(n, acc, [=](int64_t i) { return tensor[i] + memory(i); });
+  return add_up(n, acc, [=](int64_t i) { return tensor[i] + b * memory(i); });
 }
 
 uint32_t accumulate(const Source& s, int64_t begin, int64_t n, float* acc) {
-  const float* tensor = s.tensor + begin;
-  if (s.sent != nullptr) {
-    Taken taken = taken_of(s.sent);
-    const int64_t ties = before_cut(s.sent, begin, n);
-    const float* const memory = s.memory + begin;
-    add_rest(tensor, memory, s.b, taken, ties, acc);
-    ++taken.low;
-    add_rest(tensor + ties, memory + ties, s.b, taken, n - ties, acc + ties);
-  } else if (s.memory == nullptr) {
-    std::memcpy(acc, tensor, static_cast<size_t>(n) * sizeof(float));
-  } else if (s.b == 1.0f) {  // same bits, and no slow path on denormals
-    for (int64_t i = 0; i < n; ++i) acc[i] = tensor[i] + s.memory[begin + i];
-  } else {
-    for (int64_t i = 0; i < n; ++i) acc[i] = tensor[i] + s.b * s.memory[begin + i];
-  }
-  int32_t top = 0;  // keys are not negative as int32, which the baseline can compare
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t key = static_cast<int32_t>(key_of(acc[i]));
-    top = key > top ? key : top;
-  }
-  return static_cast<uint32_t>(top);
+  const float *tensor = s.tensor + begin, *memory = s.memory + begin;
+  if (s.memory == nullptr)
+    return static_cast<uint32_t>(add_up(n, acc, [=](int64_t i) { return tensor[i]; }));
+  if (s.sent == nullptr)
+    return static_cast<uint32_t>(
+        add_memory(tensor, s.b, n, acc, [=](int64_t i) { return memory[i]; }));
+  // Elements that are all before the cut of what was sent, and those behind it.
+  const int64_t ties = before_cut(s.sent, begin, n);
+  Taken taken = taken_of(s.sent);
+  const auto rest = [&](int64_t from, int64_t until) {
+    return add_memory(tensor + from, s.b, until - from, acc + from,
+                      [=](int64_t i) { return rest_of(memory[from + i], taken); });
+  };
+  const int32_t first = rest(0, ties);
+  ++taken.low;
+  return static_cast<uint32_t>(std::max(first, rest(ties, n)));
 }
 
 void pack_signs(const float* acc, int64_t n, uint8_t* bits) {
