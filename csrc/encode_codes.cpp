@@ -176,8 +176,8 @@ struct Encoder {
       const float top = tops[static_cast<size_t>(cells.bucket_of(cell.index))];
       if (!(top > 0)) return;
       uint8_t code[kCell];
-      table.grid(acc, cell.size, top, rule, cell.begin, code);
-      fits[static_cast<size_t>(cell.index)] = table.grid_fit(acc, cell.size, rule.width, code);
+      table.grid(acc, cell.size, top, rule, cell.begin, code,
+                 &fits[static_cast<size_t>(cell.index)]);
     });
     for (int64_t b = 0, cell = 0; b < cells.buckets(); ++b) {
       FitSums sum{};
@@ -229,13 +229,14 @@ struct Encoder {
       return;
     }
     const float highest = top == nullptr ? float_of(cell.top) : *top;
+    FitSums sums{};
     if (highest > 0 && kind == CodeTable::kUniform)
-      table.grid(acc, n, highest, rule, cell.begin, code);
+      table.grid(acc, n, highest, rule, cell.begin, code, fit && top == nullptr ? &sums : nullptr);
     if (highest > 0 && kind == CodeTable::kDynamic8) table.dynamic(acc, n, highest, code);
     if (top == nullptr) {
       *scale = highest;
       if (fit && highest > 0)
-        *scale = fitted_scale(table.grid_fit(acc, n, rule.width, code), rule.width);
+        *scale = fitted_scale(sums, rule.width);
     }
     if (!(*scale > 0))
       std::memset(code, static_cast<int>(code_of_zero(kind, rule.width)), static_cast<size_t>(n));

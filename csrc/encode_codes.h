@@ -136,10 +136,9 @@ GCEXT_HD inline float side_mean(const uint64_t* bins, int64_t count, int side) {
 // The bodies compiled per instruction set, of elements in one bucket; n is at most kCell. A code
 // takes a byte.
 struct EncodeTable {
-  // top > 0; the first being element `index`.
+  // top > 0; the first being element `index`. fit: what the scale is fitted by, or nullptr.
   void (*grid)(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
-               uint8_t* code);
-  FitSums (*grid_fit)(const float* acc, int64_t n, int width, const uint8_t* code);
+               uint8_t* code, FitSums* fit);
   void (*grid_subtract)(float* acc, int64_t n, float scale, int width, const uint8_t* code);
   // scale > 0.
   void (*dynamic)(const float* acc, int64_t n, float scale, uint8_t* code);

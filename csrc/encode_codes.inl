@@ -3,56 +3,110 @@
 #include <cstring>
 
 #include "common/draws.inl"
+#include "common/lanes.inl"
 #include "encode_codes.h"
 
 namespace gcext::GCEXT_ISA {
 namespace {
 
-constexpr int64_t kBatch = 64;     // elements whose draws are made at a time
+constexpr int64_t kBatch = 256;    // elements whose draws are made at a time
 constexpr int64_t kLookups = 512;  // elements looked up at a time
 constexpr int kWindow = 28;        // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
 
-void grid(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
-          uint8_t* code) {
-  const double factor = grid_factor(top, rule.width), middle = grid_middle(rule.width);
-  if (!rule.random) {
-    for (int64_t i = 0; i < n; ++i)
-      code[i] = static_cast<uint8_t>(grid_code(acc[i], factor, middle, 0));
-    return;
+// How a bucket's elements are rounded.
+struct GridRun {
+  double factor, middle, steps;
+};
+
+// The codes of kVector elements, added to the sums; at: what they draw, unaligned. Products are
+// exact, 24 by 8 bits, and so are the sums of squares.
+#if defined(__AVX512F__)
+template <bool kRandom, bool kFit>
+inline void grid_vector(const float* acc, const char* at, const GridRun& g, uint8_t* code,
+                        LaneSums* sums) {
+  const __m512i bits = _mm512_loadu_si512(acc);
+  const auto eight = [&](__m256i floats, const char* from) {
+    const __m512d x = widened(floats);
+    __m512d r = x * _mm512_set1_pd(g.factor) + _mm512_set1_pd(g.middle);
+    if (kRandom) r += _mm512_cvtepi32_pd(load_eight(from)) * _mm512_set1_pd(0x1p-32);
+    if (kFit) {
+      const __m512d level = whole(r) * _mm512_set1_pd(2.0) - _mm512_set1_pd(g.steps);
+      sums->dot += x * level;
+      sums->squares += level * level;
+    }
+    return _mm512_cvttpd_epi32(r);
+  };
+  const __m256i low = eight(_mm512_castsi512_si256(bits), at);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(code),
+                   _mm512_cvtepi32_epi8(joined(low, eight(upper(bits), at + sizeof low))));
+}
+#else
+template <bool kRandom, bool kFit>
+inline void grid_vector(const float* acc, const char* at, const GridRun& g, uint8_t* code,
+                        LaneSums* sums) {
+  int32_t v[kVector] = {};
+  if (kRandom) std::memcpy(v, at, sizeof v);
+  double level[kVector], product[kVector];
+  for (int i = 0; i < kVector; ++i) {
+    const uint32_t own = grid_code(acc[i], g.factor, g.middle, v[i]);
+    code[i] = static_cast<uint8_t>(own);
+    level[i] = 2 * static_cast<double>(static_cast<int32_t>(own)) - g.steps;
+    product[i] = static_cast<double>(acc[i]) * level[i];
   }
+  if (!kFit) return;
+  for (int i = 0; i < kVector; ++i) sums->add(i, product[i], level[i] * level[i]);
+}
+#endif
+
+template <bool kRandom, bool kFit>
+void grid_of(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
+             uint8_t* code, FitSums* fit) {
+  const GridRun g{grid_factor(top, rule.width), grid_middle(rule.width),
+                  static_cast<double>((1 << rule.width) - 1)};
+  LaneSums sums;
   DrawnRun<kBatch> run;
   for (int64_t at = 0; at < n; at += kBatch) {
     const int64_t m = n - at < kBatch ? n - at : kBatch;
-    run.draw(rule.key, index + at);
-    for (int64_t i = 0; i < m; ++i) {
-      const int32_t v = static_cast<int32_t>(run.one(i));
-      code[at + i] = static_cast<uint8_t>(grid_code(acc[at + i], factor, middle, v));
+    if (kRandom) run.draw(rule.key, index + at);
+    int64_t i = 0;
+    for (; i + kVector <= m; i += kVector)
+      grid_vector<kRandom, kFit>(acc + at + i, kRandom ? run.at(i) : nullptr, g, code + at + i,
+                                 &sums);
+    for (; i < m; ++i) {
+      const int32_t v = kRandom ? static_cast<int32_t>(run.one(i)) : 0;
+      const uint32_t own = grid_code(acc[at + i], g.factor, g.middle, v);
+      const double level = 2 * static_cast<double>(static_cast<int32_t>(own)) - g.steps;
+      code[at + i] = static_cast<uint8_t>(own);
+      sums.add(i, static_cast<double>(acc[at + i]) * level, level * level);
     }
   }
+  if (kFit) *fit = {added(sums.dot), added(sums.squares)};
 }
 
-// Products are exact: 24 by 8 bits.
-FitSums grid_fit(const float* acc, int64_t n, int width, const uint8_t* code) {
-  const int32_t steps = (1 << width) - 1;
-  double lane[kLanes] = {};
-  int32_t squares = 0;  // 4096 of 255^2 fit
-  for (int64_t at = 0; at < n; at += kBatch) {
-    const int64_t m = n - at < kBatch ? n - at : kBatch;
-    double product[kBatch] = {};
-    for (int64_t i = 0; i < m; ++i) {
-      const int32_t level = 2 * static_cast<int32_t>(code[at + i]) - steps;
-      product[i] = static_cast<double>(acc[at + i]) * level;
-      squares += level * level;
-    }
-    for (int64_t i = 0; i < kBatch; i += kLanes)  // a zero changes no sum
-      for (int j = 0; j < kLanes; ++j) lane[j] += product[i + j];
-  }
-  return {add_lanes(lane), static_cast<double>(squares)};
+void grid(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
+          uint8_t* code, FitSums* fit) {
+  constexpr decltype(&grid_of<true, true>) kForms[2][2] = {
+      {grid_of<false, false>, grid_of<false, true>}, {grid_of<true, false>, grid_of<true, true>}};
+  kForms[rule.random ? 1 : 0][fit != nullptr ? 1 : 0](acc, n, top, rule, index, code, fit);
 }
 
 void grid_subtract(float* acc, int64_t n, float scale, int width, const uint8_t* code) {
   const double step = grid_step(scale, width);
-  for (int64_t i = 0; i < n; ++i) acc[i] -= grid_value(step, code[i], width);
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  if (1 << width <= kVector && n >= kLookedUp) {  // what was sent is looked up
+    alignas(64) float sent[kVector];
+    for (int j = 0; j < kVector; ++j) sent[j] = grid_value(step, static_cast<uint32_t>(j), width);
+    const __m512 values = _mm512_load_ps(sent);
+    for (; i + kVector <= n; i += kVector) {
+      const __m512i at = _mm512_cvtepu8_epi32(
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(code + i)));
+      _mm512_storeu_ps(acc + i, _mm512_sub_ps(_mm512_loadu_ps(acc + i),
+                                              _mm512_permutexvar_ps(at, values)));
+    }
+  }
+#endif
+  for (; i < n; ++i) acc[i] -= grid_value(step, code[i], width);
 }
 
 // The magnitudes [0, 1] cut where the top 15 bits of a float32 change: less than one midpoint of
@@ -199,7 +253,7 @@ void pack(const uint8_t* code, int64_t groups, int width, uint8_t* out) {
 
 }  // namespace
 
-const EncodeTable encode_table = {grid,        grid_fit, grid_subtract,  dynamic, dynamic_subtract,
+const EncodeTable encode_table = {grid, grid_subtract,  dynamic, dynamic_subtract,
                                   tally_sides, sides,    sides_subtract, halves,  bfloats,
                                   pack};
 

@@ -153,7 +153,8 @@ struct QuantizeTable {
   // where that is nullptr to at64. Writes nothing behind them.
   void (*emit_levels)(const int16_t* drawn, int64_t begin, int64_t count, int32_t* at32,
                       int64_t* at64, int16_t* level);
-  // Copies, past the cache where the processor and the alignment of `to` allow it.
+  // Copies, past the cache where the processor and the alignment of `to` allow it; others see it when
+  // the caller's part of parallel_parts has ended.
   void (*bypass)(const float* from, int64_t n, float* to);
 };
 

@@ -9,6 +9,7 @@
 #endif
 
 #include "common/draws.inl"
+#include "common/lanes.inl"
 #include "quantize.h"
 
 namespace gcext::GCEXT_ISA {
@@ -144,46 +145,33 @@ double squares(const float* acc, int64_t n) {
   return add_lanes(lane);
 }
 
-typedef double Lanes __attribute__((vector_size(kLanes * sizeof(double))));
-
-// The sums of levels drawn so far.
-struct LevelSums {
-  Lanes dot = {}, squares = {};
-  int64_t zeros = 0;
-};
-
-constexpr int kVector = 16;
-
-// The levels of kVector elements; at: what they draw, unaligned. Products are exact, 24 by 15 bits,
-// and so are the sums of squares.
+// The levels of kVector elements, added to the sums; at: what they draw, unaligned. Returns how many
+// are zero. Products are exact, 24 by 15 bits, and so are the sums of squares.
 #if defined(__AVX512F__)
-inline void draw_vector(const float* acc, const char* at, double norm, double per_norm,
-                        int16_t* level, LevelSums* sums) {
+inline int64_t draw_levels(const float* acc, const char* at, double norm, double per_norm,
+                           int16_t* level, LaneSums* sums) {
   const __m512i bits = _mm512_loadu_si512(acc),
                 key = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)),
                 minus = _mm512_srai_epi32(bits, 31);
-  const auto eight = [&](__m256i keys, int half) {
-    const __m512d magnitude = _mm512_cvtps_pd(_mm256_castsi256_ps(keys)),
-                  u = _mm512_cvtepu32_pd(
-                      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 32 * half))),
+  const auto eight = [&](__m256i keys, const char* from) {
+    const __m512d magnitude = widened(keys),
                   r = _mm512_min_pd(magnitude, _mm512_set1_pd(norm)) * _mm512_set1_pd(per_norm) +
-                      u * _mm512_set1_pd(0x1p-32),
-                  own = _mm512_roundscale_pd(r, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+                      _mm512_cvtepu32_pd(load_eight(from)) * _mm512_set1_pd(0x1p-32),
+                  own = whole(r);
     sums->dot += magnitude * own;
     sums->squares += own * own;
     return _mm512_cvttpd_epi32(r);
   };
-  const __m256i low = eight(_mm512_castsi512_si256(key), 0),
-                high = eight(_mm512_extracti64x4_epi64(key, 1), 1);
-  const __m512i drawn = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-  sums->zeros += _mm_popcnt_u32(_mm512_testn_epi32_mask(drawn, drawn));
+  const __m256i low = eight(_mm512_castsi512_si256(key), at);
+  const __m512i drawn = joined(low, eight(upper(key), at + sizeof low));
   _mm256_storeu_si256(
       reinterpret_cast<__m256i*>(level),
       _mm512_cvtepi32_epi16(_mm512_sub_epi32(_mm512_xor_si512(drawn, minus), minus)));
+  return _mm_popcnt_u32(_mm512_testn_epi32_mask(drawn, drawn));
 }
 #else
-inline void draw_vector(const float* acc, const char* at, double norm, double per_norm,
-                        int16_t* level, LevelSums* sums) {
+inline int64_t draw_levels(const float* acc, const char* at, double norm, double per_norm,
+                           int16_t* level, LaneSums* sums) {
   uint32_t u[kVector];
   std::memcpy(u, at, sizeof u);
   int32_t drawn[kVector], zeros = 0;
@@ -198,13 +186,8 @@ inline void draw_vector(const float* acc, const char* at, double norm, double pe
     level[i] = static_cast<int16_t>(acc[i] < 0 ? -drawn[i] : drawn[i]);
     zeros += drawn[i] == 0;
   }
-  for (int i = 0; i < kVector; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) {
-      sums->dot[j] += product[i + j];
-      sums->squares[j] += own[i + j] * own[i + j];
-    }
-  }
-  sums->zeros += zeros;
+  for (int i = 0; i < kVector; ++i) sums->add(i, product[i], own[i] * own[i]);
+  return zeros;
 }
 #endif
 
@@ -216,50 +199,68 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
     return 0;
   }
   const double per_norm = static_cast<double>(rule.steps) / norm;
-  LevelSums sums;
+  LaneSums sums;
+  int64_t zeros = 0;
   DrawnRun<kBatch> run;
   for (int64_t at = 0; at < n; at += kBatch) {
     run.draw(rule.key, index + at);
     const int64_t m = n - at < kBatch ? n - at : kBatch;
     int64_t i = 0;
     for (; i + kVector <= m; i += kVector)
-      draw_vector(acc + at + i, run.at(i), norm, per_norm, level + at + i, &sums);
+      zeros += draw_levels(acc + at + i, run.at(i), norm, per_norm, level + at + i, &sums);
     if (i == m) continue;
     // Behind the end zeros, of level 0: u is below 1.
     const int64_t left = m - i;
     float rest[kVector] = {};
-    uint32_t u[kVector] = {};
+    char u[kVector * sizeof(uint32_t)] = {};
     int16_t drawn[kVector];
     std::memcpy(rest, acc + at + i, static_cast<size_t>(left) * sizeof *acc);
-    std::memcpy(u, run.at(i), static_cast<size_t>(left) * sizeof *u);
-    draw_vector(rest, reinterpret_cast<const char*>(u), norm, per_norm, drawn, &sums);
+    std::memcpy(u, run.at(i), static_cast<size_t>(left) * sizeof(uint32_t));
+    zeros += draw_levels(rest, u, norm, per_norm, drawn, &sums) - (kVector - left);
     std::memcpy(level + at + i, drawn, static_cast<size_t>(left) * sizeof *level);
-    sums.zeros -= kVector - left;
   }
-  double dot[kLanes], squares = 0;
-  std::memcpy(dot, &sums.dot, sizeof dot);
-  for (int j = 0; j < kLanes; ++j) squares += sums.squares[j];
-  *fit = {add_lanes(dot), squares};
-  return n - sums.zeros;
+  *fit = {added(sums.dot), added(sums.squares)};
+  return n - zeros;
 }
+
+#if defined(__AVX512F__)
+// Where levels are few what was sent is looked up. Returns how many elements are done.
+int64_t subtract_few(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level) {
+  if (steps >= kVector || n < kLookedUp) return 0;
+  alignas(64) float sent[2 * kVector];  // of levels from -kVector on
+  for (int j = 0; j < 2 * kVector; ++j) sent[j] = sent_of(norm, j - kVector, steps);
+  const __m512 low = _mm512_load_ps(sent), high = _mm512_load_ps(sent + kVector);
+  int64_t i = 0;
+  for (; i + kVector <= n; i += kVector) {
+    const __m512i at = _mm512_xor_si512(
+        _mm512_cvtepi16_epi32(load_eight(reinterpret_cast<const char*>(level + i))),
+        _mm512_set1_epi32(kVector));
+    _mm512_storeu_ps(acc + i, _mm512_sub_ps(_mm512_loadu_ps(acc + i),
+                                            _mm512_permutex2var_ps(low, at, high)));
+  }
+  return i;
+}
+#else
+int64_t subtract_few(float*, int64_t, float, int32_t, const int16_t*) { return 0; }
+#endif
 
 // One step needs no product: norm * 1 / 1 is the norm.
 void subtract_levels(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level) {
+  int64_t i = subtract_few(acc, n, norm, steps, level);
   if (steps == 1) {
-    for (int64_t i = 0; i < n; ++i) acc[i] -= level[i] == 0 ? 0.0f : level[i] < 0 ? -norm : norm;
+    for (; i < n; ++i) acc[i] -= level[i] == 0 ? 0.0f : level[i] < 0 ? -norm : norm;
   } else if (steps % 2 == 0) {
-    for (int64_t i = 0; i < n; ++i) acc[i] -= sent_of(norm, level[i], steps);
+    for (; i < n; ++i) acc[i] -= sent_of(norm, level[i], steps);
   } else {
     const double step = static_cast<double>(norm) / steps;
-    for (int64_t i = 0; i < n; ++i) acc[i] -= sent_by(step, level[i]);
+    for (; i < n; ++i) acc[i] -= sent_by(step, level[i]);
   }
 }
 
 #if defined(__AVX512F__)
 // Sixteen levels' places and values, side by side; the rest of the vectors is not for keeping.
 inline int64_t emit_sixteen(const int16_t* drawn, int32_t base, int32_t* at, int16_t* level) {
-  const __m512i wide = _mm512_cvtepi16_epi32(_mm256_loadu_si256(
-                               reinterpret_cast<const __m256i*>(drawn))),
+  const __m512i wide = _mm512_cvtepi16_epi32(load_eight(reinterpret_cast<const char*>(drawn))),
                 places = _mm512_add_epi32(_mm512_set1_epi32(base),
                                           _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4,
                                                            3, 2, 1, 0));
@@ -298,12 +299,10 @@ void bypass(const float* from, int64_t n, float* to) {
 #if defined(__AVX512F__)
   if (reinterpret_cast<uintptr_t>(to) % 64 == 0) {
     for (; i + 16 <= n; i += 16) _mm512_stream_ps(to + i, _mm512_loadu_ps(from + i));
-    _mm_sfence();
   }
 #elif defined(__AVX2__)
   if (reinterpret_cast<uintptr_t>(to) % 32 == 0) {
     for (; i + 8 <= n; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
-    _mm_sfence();
   }
 #endif
   std::memcpy(to + i, from + i, static_cast<size_t>(n - i) * sizeof(float));

@@ -23,6 +23,10 @@
 #include <sys/mman.h>
 #endif
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 namespace gcext {
 
 using torch::headeronly::ScalarType;
@@ -105,6 +109,9 @@ void parallel_parts(int64_t parts, const Body& body) {
         if (!failed.exchange(true)) error = std::current_exception();
       }
     }
+#if defined(__SSE2__)
+    _mm_sfence();  // what was stored past the cache, for the threads that go on with it
+#endif
   };
   if (parts == 1) {
     guarded(0, 1);
