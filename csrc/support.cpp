@@ -10,12 +10,38 @@ constexpr int64_t kGrain = 1 << 12;  // draws that are worth a thread
 // Sorting by marking: where there are many indices, a bit for every element is less than they are.
 constexpr int64_t kWordsPerIndex = 8;
 
+constexpr int64_t kWalkers = 512;  // numbers that are walked side by side
+
+// P(first) .. P(first + n - 1) in any order, n <= kWalkers. All walk on until none is left that has
+// not come below the end.
+template <class Index>
+void walk(const SupportPermutation& permutation, uint64_t first, int64_t n, Index* index) {
+  uint64_t x[kWalkers];
+  Index found[kWalkers + 1];  // one more, as a number that is not kept is written, too
+  int64_t out = 0;
+  for (int64_t i = 0; i < n; ++i) x[i] = first + static_cast<uint64_t>(i);
+  for (int64_t left = n; left > 0;) {
+    GCEXT_TABLE(support_table).step(permutation, left, x);
+    int64_t on = 0;
+    for (int64_t i = 0; i < left; ++i) {
+      const bool inside = x[i] < permutation.n();
+      found[out] = static_cast<Index>(x[i]);
+      x[on] = x[i];
+      out += inside;
+      on += !inside;
+    }
+    left = on;
+  }
+  std::copy_n(found, n, index);
+}
+
 template <class Index>
 void fill(const SupportPermutation& permutation, int64_t k, int64_t numel, Index* index) {
   const int64_t parts = parts_for(k, kGrain);
   parallel_parts(parts, [&](int64_t part) {
-    for (int64_t j = k * part / parts; j < k * (part + 1) / parts; ++j)
-      index[j] = static_cast<Index>(permutation(static_cast<uint64_t>(j)));
+    const int64_t until = k * (part + 1) / parts;
+    for (int64_t j = k * part / parts; j < until; j += kWalkers)
+      walk(permutation, static_cast<uint64_t>(j), std::min(kWalkers, until - j), index + j);
   });
   if (numel / 64 > kWordsPerIndex * k) {
     std::sort(index, index + k);

@@ -17,6 +17,7 @@
 // Limits: 0 <= k <= n < 2^63.
 #pragma once
 
+#include "common/isa.h"
 #include "common/scalar.h"
 
 namespace gcext {
@@ -35,22 +36,36 @@ class SupportPermutation {
       key_[r] = mixed(mixed(seed) + static_cast<uint64_t>(r));
   }
 
+  // A step of the walk, which ends below n.
+  GCEXT_HD uint64_t step(uint64_t j) const {
+    uint64_t low = j & low_mask_, high = j >> low_bits_;
+    for (int r = 0; r < kSupportRounds; r += 2) {
+      high ^= mixed(key_[r] ^ low) & high_mask_;
+      low ^= mixed(key_[r + 1] ^ high) & low_mask_;
+    }
+    return high << low_bits_ | low;
+  }
+
   // P(j), j < n.
   GCEXT_HD uint64_t operator()(uint64_t j) const {
-    do {
-      uint64_t low = j & low_mask_, high = j >> low_bits_;
-      for (int r = 0; r < kSupportRounds; r += 2) {
-        high ^= mixed(key_[r] ^ low) & high_mask_;
-        low ^= mixed(key_[r + 1] ^ high) & low_mask_;
-      }
-      j = high << low_bits_ | low;
-    } while (j >= n_);
+    do j = step(j);
+    while (j >= n_);
     return j;
   }
+
+  GCEXT_HD uint64_t n() const { return n_; }
 
  private:
   uint64_t n_, low_mask_, high_mask_, key_[kSupportRounds];
   int low_bits_;
 };
+
+// The bodies compiled per instruction set.
+struct SupportTable {
+  // A step from each of n numbers.
+  void (*step)(const SupportPermutation& permutation, int64_t n, uint64_t* x);
+};
+
+GCEXT_DECLARE_TABLE(SupportTable, support_table)
 
 }  // namespace gcext
