@@ -106,11 +106,7 @@ GCEXT_HD inline float uniform_value(float scale, uint32_t code, int width) {
 }
 
 GCEXT_HD inline float half_value(uint32_t code) {
-  const uint32_t sign = (code & 0x8000u) << 16, rest = code & 0x7fffu;
-  // A subnormal half is its mantissa in units of 2^-24. No float32 denormal comes up on the way.
-  const uint32_t tiny = bits_of(static_cast<float>(static_cast<int32_t>(rest)) * 0x1p-24f);
-  const uint32_t normal = (rest << 13) + (112u << 23);
-  return float_of(sign | (rest < 0x400u ? tiny : normal));
+  return float_of_half(static_cast<uint16_t>(code));
 }
 
 GCEXT_HD inline float bfloat_value(uint32_t code) { return float_of(code << 16); }

@@ -120,7 +120,7 @@ struct Chosen {
 template <class Index>
 struct Choice {
   const Transform& transform;
-  const Source& source;
+  const HostSource& source;
   int k;
   bool ternary;
   std::unique_ptr<Index[]> index;
@@ -178,7 +178,7 @@ struct Choice {
 };
 
 template <class Index>
-std::tuple<Tensor, Tensor, Tensor> select_as(const Tensor& tensor, const Source& source,
+std::tuple<Tensor, Tensor, Tensor> select_as(const Tensor& tensor, const HostSource& source,
                                              const DctGrid& grid, int64_t k, bool ternary) {
   constexpr ScalarType kType = sizeof(Index) == 8 ? ScalarType::Long : ScalarType::Int;
   Tensor info = no_info(tensor);
@@ -257,7 +257,7 @@ std::tuple<Tensor, Tensor, Tensor> dct_select(const Tensor& tensor,
                                               const std::optional<Tensor>& out, double decay,
                                               int64_t rows, int64_t cols, int64_t block, int64_t k,
                                               bool ternary) {
-  const Source source = source_args("dct_select", tensor, memory, out, 1, decay);
+  const HostSource source = source_args("dct_select", tensor, memory, out, 1, decay);
   const DctGrid grid = dct_grid("dct_select", tensor.numel(), rows, cols, block);
   check_dct_k(k);
   if (tensor.numel() > INT32_MAX) return select_as<int64_t>(tensor, source, grid, k, ternary);

@@ -87,7 +87,7 @@ void merge(const std::vector<CodeWriter::Edge>& edges, int width, uint8_t* bits,
 }
 
 struct Encoder {
-  Source source;
+  HostSource source;
   Cells cells;
   int64_t parts;
   CodeTable kind;
@@ -135,14 +135,15 @@ struct Encoder {
       }
       own[part] = {};
     };
-    const bool finite = all_finite(pass, source, cells, parts, [&](const Cell& cell, const float* acc) {
-      const size_t part = static_cast<size_t>(cell.part);
-      if (bucket[part] != cells.bucket_of(cell.index)) {
-        flush(part);
-        bucket[part] = cells.bucket_of(cell.index);
-      }
-      table.tally_sides(acc, cell.size, cell.top, &own[part]);
-    });
+    const bool finite =
+        all_finite(pass, source, cells, parts, [&](const Cell& cell, const float* acc) {
+          const size_t part = static_cast<size_t>(cell.part);
+          if (bucket[part] != cells.bucket_of(cell.index)) {
+            flush(part);
+            bucket[part] = cells.bucket_of(cell.index);
+          }
+          table.tally_sides(acc, cell.size, cell.top, &own[part]);
+        });
     if (!finite) return false;
     for (size_t part = 0; part < own.size(); ++part) flush(part);
     parallel_parts(parts, [&](int64_t part) {
@@ -161,8 +162,9 @@ struct Encoder {
   // Step 2, of the others.
   bool find_tops(std::vector<float>& tops) const {
     std::vector<uint32_t> keys(static_cast<size_t>(cells.count()));
-    const bool finite = all_finite(
-        pass, source, cells, parts, [&](const Cell& cell, const float*) { keys[static_cast<size_t>(cell.index)] = cell.top; });
+    const bool finite = all_finite(pass, source, cells, parts, [&](const Cell& cell, const float*) {
+      keys[static_cast<size_t>(cell.index)] = cell.top;
+    });
     for (int64_t cell = 0; finite && cell < cells.count(); ++cell) {
       float& top = tops[static_cast<size_t>(cells.bucket_of(cell))];
       top = std::max(top, float_of(keys[static_cast<size_t>(cell)]));
@@ -235,8 +237,7 @@ struct Encoder {
     if (highest > 0 && kind == CodeTable::kDynamic8) table.dynamic(acc, n, highest, code);
     if (top == nullptr) {
       *scale = highest;
-      if (fit && highest > 0)
-        *scale = fitted_scale(sums, rule.width);
+      if (fit && highest > 0) *scale = fitted_scale(sums, rule.width);
     }
     if (!(*scale > 0))
       std::memset(code, static_cast<int>(code_of_zero(kind, rule.width)), static_cast<size_t>(n));
@@ -269,12 +270,13 @@ std::tuple<Tensor, Tensor, Tensor> encode_codes(const Tensor& tensor,
                                                 const std::optional<Tensor>& out, double decay,
                                                 int64_t table, int64_t width, int64_t bucket,
                                                 bool random, bool fit, int64_t seed) {
-  const Source source = quantize_args(tensor, memory, out, decay);
+  const HostSource source = quantize_args(tensor, memory, out, decay);
   check_encode_codes(table, width, bucket, random, fit);
   const int64_t n = tensor.numel();
   const CodeTable kind = static_cast<CodeTable>(table);
   const int bits_each = static_cast<int>(width);
-  const Cells cells = cells_of(kind, n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
+  const Cells cells =
+      cells_of(kind, n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
   Tensor scales =
              empty(floats_per_bucket(kind, bits_each) * cells.buckets(), ScalarType::Float, tensor),
          bits = empty(plane_bytes(n, bits_each), ScalarType::Byte, tensor), info = no_info(tensor);

@@ -99,10 +99,10 @@ void grid_subtract(float* acc, int64_t n, float scale, int width, const uint8_t*
     for (int j = 0; j < kVector; ++j) sent[j] = grid_value(step, static_cast<uint32_t>(j), width);
     const __m512 values = _mm512_load_ps(sent);
     for (; i + kVector <= n; i += kVector) {
-      const __m512i at = _mm512_cvtepu8_epi32(
-          _mm_loadu_si128(reinterpret_cast<const __m128i*>(code + i)));
-      _mm512_storeu_ps(acc + i, _mm512_sub_ps(_mm512_loadu_ps(acc + i),
-                                              _mm512_permutexvar_ps(at, values)));
+      const __m512i at =
+          _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(code + i)));
+      _mm512_storeu_ps(acc + i,
+                       _mm512_sub_ps(_mm512_loadu_ps(acc + i), _mm512_permutexvar_ps(at, values)));
     }
   }
 #endif
@@ -171,10 +171,9 @@ void dynamic_subtract(float* acc, int64_t n, float scale, const uint8_t* code) {
   for (int part = 0; part < 8; ++part)
     magnitude[part] = _mm512_loadu_ps(value + kDynamic8Zero + part * kVector);
   for (; i + kVector <= n; i += kVector) {
-    const __m512i own = _mm512_sub_epi32(
-                      _mm512_cvtepu8_epi32(
-                          _mm_loadu_si128(reinterpret_cast<const __m128i*>(code + i))),
-                      _mm512_set1_epi32(kDynamic8Zero)),
+    const __m512i own = _mm512_sub_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(
+                                             reinterpret_cast<const __m128i*>(code + i))),
+                                         _mm512_set1_epi32(kDynamic8Zero)),
                   t = _mm512_abs_epi32(own);
     const auto bit = [&](int which) { return _mm512_test_epi32_mask(t, _mm512_set1_epi32(which)); };
     const auto of_32 = [&](int from) {
@@ -279,8 +278,7 @@ void pack(const uint8_t* code, int64_t groups, int width, uint8_t* out) {
 
 }  // namespace
 
-const EncodeTable encode_table = {grid, grid_subtract,  dynamic, dynamic_subtract,
-                                  tally_sides, sides,    sides_subtract, halves,  bfloats,
-                                  pack};
+const EncodeTable encode_table = {grid,  grid_subtract,  dynamic, dynamic_subtract, tally_sides,
+                                  sides, sides_subtract, halves,  bfloats,          pack};
 
 }  // namespace gcext::GCEXT_ISA

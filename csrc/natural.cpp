@@ -12,7 +12,7 @@ namespace {
 std::tuple<Tensor, Tensor> natural(const Tensor& tensor, const std::optional<Tensor>& memory,
                                    const std::optional<Tensor>& out, double decay, double scale,
                                    int64_t seed) {
-  const Source source = quantize_args(tensor, memory, out, decay);
+  const HostSource source = quantize_args(tensor, memory, out, decay);
   const float by = check_natural_scale(scale);
   const int64_t n = tensor.numel();
   Tensor power = pooled_empty(n, ScalarType::Short), info = no_info(tensor);
@@ -27,14 +27,14 @@ std::tuple<Tensor, Tensor> natural(const Tensor& tensor, const std::optional<Ten
   int16_t* const drawn = power.mutable_data_ptr<int16_t>();
   int64_t* const field = info.mutable_data_ptr<int64_t>();
 
-  const bool finite =
-      !(in_place(source) && !all_finite(pass, source, cells, parts)) &&
-      all_finite(pass, source, cells, parts, [&](const Cell& cell, float* acc) {
-        table.draw(acc, cell.size, key, static_cast<uint64_t>(cell.begin), most, drawn + cell.begin);
-        if (source.out == nullptr) return;
-        table.subtract(acc, cell.size, drawn + cell.begin, by);
-        store(pass, source, n, cell, acc);
-      });
+  const bool finite = !(in_place(source) && !all_finite(pass, source, cells, parts)) &&
+                      all_finite(pass, source, cells, parts, [&](const Cell& cell, float* acc) {
+                        table.draw(acc, cell.size, key, static_cast<uint64_t>(cell.begin), most,
+                                   drawn + cell.begin);
+                        if (source.out == nullptr) return;
+                        table.subtract(acc, cell.size, drawn + cell.begin, by);
+                        store(pass, source, n, cell, acc);
+                      });
   if (finite) {
     field[kInfoCount] = n;
   } else {

@@ -9,8 +9,8 @@
 //
 // u_i is uniform over the multiples of 2^-23 in [0, 1), drawn from (seed, i). f is such a multiple,
 // so with scale = 1 the mean of sent_i over seeds is exactly acc_i, and that of (sent_i - acc_i)^2
-// at most acc_i^2 / 8. 2^128 is no float32: where its product with the scale is none either, a power
-// that would be 278 is 277, and there alone sent_i is less in the mean.
+// at most acc_i^2 / 8. 2^128 is no float32: where its product with the scale is none either, a
+// power that would be 278 is 277, and there alone sent_i is less in the mean.
 //
 // out may be memory: then sums are validated before any is written, so that where one is not finite
 // the memory is what it was. Another out is anything there; on CUDA, which reports it deferred,

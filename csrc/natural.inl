@@ -23,16 +23,14 @@ void subtract(float* acc, int64_t n, const int16_t* power, float scale) {
 #if defined(__AVX512F__)
   // A product by a power of two that is rounded once, as power_value rounds it.
   for (; i + kVector <= n; i += kVector) {
-    const __m512i own =
-                      _mm512_cvtepi16_epi32(load_eight(reinterpret_cast<const char*>(power + i))),
+    const __m512i own = _mm512_cvtepi16_epi32(load_eight(reinterpret_cast<const char*>(power + i))),
                   magnitude = _mm512_abs_epi32(own),
                   minus = _mm512_and_si512(own, _mm512_set1_epi32(INT32_MIN));
     const __m512 exponent =
         _mm512_cvtepi32_ps(_mm512_sub_epi32(magnitude, _mm512_set1_epi32(kPowerOfOne)));
     const __m512 value = _mm512_maskz_scalef_ps(_mm512_test_epi32_mask(magnitude, magnitude),
                                                 _mm512_set1_ps(scale), exponent);
-    const __m512 sent =
-        _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(value), minus));
+    const __m512 sent = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(value), minus));
     _mm512_storeu_ps(acc + i, _mm512_sub_ps(_mm512_loadu_ps(acc + i), sent));
   }
 #endif

@@ -25,7 +25,7 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
                                 const std::optional<Tensor>& sent,
                                 const std::optional<Tensor>& next) {
   int64_t* next_at = nullptr;
-  const Source source = sign_args(tensor, memory, out, decay, sent, next, next_at);
+  const HostSource source = sign_args(tensor, memory, out, decay, sent, next, next_at);
   const int64_t n = tensor.numel();
   Tensor bits = empty((n + 7) / 8, ScalarType::Byte, tensor), info = no_info(tensor);
   if (next_at != nullptr) set_sent(next_at, kInfKey, 0, 0);
@@ -75,8 +75,8 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
 // One call of levels.
 class Levels {
  public:
-  Levels(const Source& source, const Cells& cells, const LevelRule& rule, const Norm& norm, bool fit,
-         float* norms)
+  Levels(const HostSource& source, const Cells& cells, const LevelRule& rule, const Norm& norm,
+         bool fit, float* norms)
       : source_(source),
         cells_(cells),
         rule_(rule),
@@ -108,7 +108,7 @@ class Levels {
   }
 
  private:
-  const Source source_;
+  const HostSource source_;
   const Cells cells_;
   const LevelRule rule_;
   const Norm norm_;
@@ -125,8 +125,8 @@ class Levels {
 
   FitSums draw(const Cell& cell, const float* acc, float norm) {
     FitSums sums;
-    counts_[static_cast<size_t>(cell.part + 1)] += table_.levels(
-        acc, cell.size, norm, rule_, cell.begin, drawn_.data() + cell.begin, &sums);
+    counts_[static_cast<size_t>(cell.part + 1)] +=
+        table_.levels(acc, cell.size, norm, rule_, cell.begin, drawn_.data() + cell.begin, &sums);
     return sums;
   }
 
@@ -179,7 +179,7 @@ class Levels {
           return norm_of(norm_, std::min(cells_.bucket, cells_.n - b * cells_.bucket), sum.squares,
                          sum.top);
         });
-    const Source held = keep ? Source{source_.out, nullptr, source_.out, 1, 1} : source_;
+    const HostSource held = keep ? HostSource{{source_.out, nullptr, source_.out, 1, 1}} : source_;
     std::vector<FitSums> fits(static_cast<size_t>(cells_.count()));
     for_cells(table_, held, cells_, parts_, [&](const Cell& cell, const float* acc) {
       fits[static_cast<size_t>(cell.index)] = draw(cell, acc, norms_[cells_.bucket_of(cell.index)]);
@@ -205,7 +205,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& out, double decay,
                                                   int64_t steps, int64_t bucket, bool largest,
                                                   double clip, bool fit, int64_t seed) {
-  const Source source = quantize_args(tensor, memory, out, decay);
+  const HostSource source = quantize_args(tensor, memory, out, decay);
   const int64_t n = tensor.numel();
   check_levels(steps, bucket);
   const ScalarType index = n > INT32_MAX ? ScalarType::Long : ScalarType::Int;

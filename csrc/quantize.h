@@ -97,9 +97,9 @@ GCEXT_HD inline float sent_of(float norm, int32_t level, int32_t steps) {
 
 // What sent_of gives, where steps are odd, by one product with step = norm / steps in float64,
 // which errs by less than 2^-51. norm * level / steps is a quotient of at most 39 by 15 bits: it is
-// at least 2^-40 away from every midpoint of two float32, unless it is one; and it is none, as where
-// odd steps divide norm * level, the quotient is a multiple of the norm's unit and not above the
-// norm.
+// at least 2^-40 away from every midpoint of two float32, unless it is one; and it is none, as
+// where odd steps divide norm * level, the quotient is a multiple of the norm's unit and not above
+// the norm.
 GCEXT_HD inline float sent_by(double step, int32_t level) {
   return static_cast<float>(step * level);
 }
@@ -137,7 +137,7 @@ GCEXT_HD inline float fitted_norm(const FitSums& sums, int32_t steps) {
 // The bodies compiled per instruction set; n is at most kCell.
 struct QuantizeTable {
   // acc of [begin, begin+n); returns the largest key.
-  uint32_t (*accumulate)(const Source& source, int64_t begin, int64_t n, float* acc);
+  uint32_t (*accumulate)(const HostSource& source, int64_t begin, int64_t n, float* acc);
   // Packs the signs, and adds the magnitudes to the bins; top is the largest key.
   void (*tally_signs)(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint64_t* bins);
   // acc becomes acc - sent.
@@ -153,8 +153,8 @@ struct QuantizeTable {
   // where that is nullptr to at64. Writes nothing behind them.
   void (*emit_levels)(const int16_t* drawn, int64_t begin, int64_t count, int32_t* at32,
                       int64_t* at64, int16_t* level);
-  // Copies, past the cache where the processor and the alignment of `to` allow it; others see it when
-  // the caller's part of parallel_parts has ended.
+  // Copies, past the cache where the processor and the alignment of `to` allow it; others see it
+  // when the caller's part of parallel_parts has ended.
   void (*bypass)(const float* from, int64_t n, float* to);
 };
 

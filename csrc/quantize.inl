@@ -10,6 +10,7 @@
 
 #include "common/draws.inl"
 #include "common/lanes.inl"
+#include "common/widen.inl"
 #include "quantize.h"
 
 namespace gcext::GCEXT_ISA {
@@ -39,8 +40,15 @@ int32_t add_memory(const float* tensor, float b, int64_t n, float* acc, const Me
   return add_up(n, acc, [=](int64_t i) { return tensor[i] + b * memory(i); });
 }
 
-uint32_t accumulate(const Source& s, int64_t begin, int64_t n, float* acc) {
-  const float *tensor = s.tensor + begin, *memory = s.memory + begin;
+uint32_t accumulate(const HostSource& s, int64_t begin, int64_t n, float* acc) {
+  if (s.half.at != nullptr) {
+    uint32_t top = 0;
+    for_widened(s, begin, n, [&](int64_t at, int64_t m, const HostSource& here) {
+      top = std::max(top, accumulate(here, at, m, acc + (at - begin)));
+    });
+    return top;
+  }
+  const float *tensor = s.tensor + (begin - s.first), *memory = s.memory + begin;
   if (s.memory == nullptr)
     return static_cast<uint32_t>(add_up(n, acc, [=](int64_t i) { return tensor[i]; }));
   if (s.sent == nullptr)
@@ -145,8 +153,8 @@ double squares(const float* acc, int64_t n) {
   return add_lanes(lane);
 }
 
-// The levels of kVector elements, added to the sums; at: what they draw, unaligned. Returns how many
-// are zero. Products are exact, 24 by 15 bits, and so are the sums of squares.
+// The levels of kVector elements, added to the sums; at: what they draw, unaligned. Returns how
+// many are zero. Products are exact, 24 by 15 bits, and so are the sums of squares.
 #if defined(__AVX512F__)
 inline int64_t draw_levels(const float* acc, const char* at, double norm, double per_norm,
                            int16_t* level, LaneSums* sums) {
@@ -235,8 +243,8 @@ int64_t subtract_few(float* acc, int64_t n, float norm, int32_t steps, const int
     const __m512i at = _mm512_xor_si512(
         _mm512_cvtepi16_epi32(load_eight(reinterpret_cast<const char*>(level + i))),
         _mm512_set1_epi32(kVector));
-    _mm512_storeu_ps(acc + i, _mm512_sub_ps(_mm512_loadu_ps(acc + i),
-                                            _mm512_permutex2var_ps(low, at, high)));
+    _mm512_storeu_ps(
+        acc + i, _mm512_sub_ps(_mm512_loadu_ps(acc + i), _mm512_permutex2var_ps(low, at, high)));
   }
   return i;
 }
@@ -261,9 +269,9 @@ void subtract_levels(float* acc, int64_t n, float norm, int32_t steps, const int
 // Sixteen levels' places and values, side by side; the rest of the vectors is not for keeping.
 inline int64_t emit_sixteen(const int16_t* drawn, int32_t base, int32_t* at, int16_t* level) {
   const __m512i wide = _mm512_cvtepi16_epi32(load_eight(reinterpret_cast<const char*>(drawn))),
-                places = _mm512_add_epi32(_mm512_set1_epi32(base),
-                                          _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4,
-                                                           3, 2, 1, 0));
+                places = _mm512_add_epi32(
+                    _mm512_set1_epi32(base),
+                    _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
   const __mmask16 kept = _mm512_test_epi32_mask(wide, wide);
   _mm512_storeu_si512(at, _mm512_maskz_compress_epi32(kept, places));
   const __m256i levels = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(kept, wide));
@@ -310,7 +318,7 @@ void bypass(const float* from, int64_t n, float* to) {
 
 }  // namespace
 
-const QuantizeTable quantize_table = {accumulate, tally_signs, subtract_signs,  squares,
-                                      levels, subtract_levels, emit_levels, bypass};
+const QuantizeTable quantize_table = {accumulate, tally_signs,     subtract_signs, squares,
+                                      levels,     subtract_levels, emit_levels,    bypass};
 
 }  // namespace gcext::GCEXT_ISA

@@ -21,8 +21,8 @@ struct Cell {
 // Part `part` of `parts`: runs body(cell, acc) for each of its cells and the cell's sums, which the
 // body may change.
 template <class Body>
-void for_part(const QuantizeTable& table, const Source& source, const Cells& cells, int64_t part,
-              int64_t parts, const Body& body) {
+void for_part(const QuantizeTable& table, const HostSource& source, const Cells& cells,
+              int64_t part, int64_t parts, const Body& body) {
   const int64_t count = cells.count();
   alignas(64) float acc[kCell];
   for (int64_t cell = count * part / parts; cell < count * (part + 1) / parts; ++cell) {
@@ -33,13 +33,13 @@ void for_part(const QuantizeTable& table, const Source& source, const Cells& cel
 
 // All parts, each on a thread.
 template <class Body>
-void for_cells(const QuantizeTable& table, const Source& source, const Cells& cells, int64_t parts,
-               const Body& body) {
+void for_cells(const QuantizeTable& table, const HostSource& source, const Cells& cells,
+               int64_t parts, const Body& body) {
   parallel_parts(parts, [&](int64_t part) { for_part(table, source, cells, part, parts, body); });
 }
 
 // Writes a cell of the new memory out, of n elements in all.
-inline void store(const QuantizeTable& table, const Source& source, int64_t n, const Cell& cell,
+inline void store(const QuantizeTable& table, const HostSource& source, int64_t n, const Cell& cell,
                   const float* acc) {
   if (source.out != source.memory && n > kCached) {
     table.bypass(acc, cell.size, source.out + cell.begin);
@@ -48,15 +48,15 @@ inline void store(const QuantizeTable& table, const Source& source, int64_t n, c
   }
 }
 
-inline bool in_place(const Source& source) {
+inline bool in_place(const HostSource& source) {
   return source.out != nullptr && source.out == source.memory;
 }
 
 // Step by step over the sums; false where one of them is not finite, a cell of which the body never
 // sees.
 template <class Body>
-bool all_finite(const QuantizeTable& table, const Source& source, const Cells& cells, int64_t parts,
-                const Body& body) {
+bool all_finite(const QuantizeTable& table, const HostSource& source, const Cells& cells,
+                int64_t parts, const Body& body) {
   std::vector<uint32_t> tops(static_cast<size_t>(parts));
   for_cells(table, source, cells, parts, [&](const Cell& cell, float* acc) {
     uint32_t& top = tops[static_cast<size_t>(cell.part)];
@@ -66,27 +66,27 @@ bool all_finite(const QuantizeTable& table, const Source& source, const Cells& c
   return std::all_of(tops.begin(), tops.end(), [](uint32_t top) { return top < kInfKey; });
 }
 
-inline bool all_finite(const QuantizeTable& table, const Source& source, const Cells& cells,
+inline bool all_finite(const QuantizeTable& table, const HostSource& source, const Cells& cells,
                        int64_t parts) {
   return all_finite(table, source, cells, parts, [](const Cell&, const float*) {});
 }
 
 // Reports why the first sum that is not finite, of these n elements, is not.
-inline void report(const Source& source, int64_t n, int64_t* info) {
+inline void report(const HostSource& source, int64_t n, int64_t* info) {
   const auto first = [&](const auto& x) {
     int64_t i = 0;
     while (i < n && std::isfinite(x(i))) ++i;
     return i;
   };
   info[kInfoStatus] = kSelectTensor;
-  info[kInfoWhere] = first([&](int64_t i) { return source.tensor[i]; });
+  info[kInfoWhere] = first([&](int64_t i) { return tensor_at(source, i); });
   if (info[kInfoWhere] < n) return;
   info[kInfoStatus] = kSelectMemory;
   info[kInfoWhere] = first([&](int64_t i) { return source.memory[i]; });
   if (info[kInfoWhere] < n) return;
   info[kInfoStatus] = kSelectOverflow;
   info[kInfoWhere] =
-      first([&](int64_t i) { return source.tensor[i] + source.b * source.memory[i]; });
+      first([&](int64_t i) { return tensor_at(source, i) + source.b * source.memory[i]; });
 }
 
 inline Tensor no_info(const Tensor& tensor) {

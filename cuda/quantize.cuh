@@ -248,9 +248,8 @@ __global__ void __launch_bounds__(kQuantizeThreads)
 __device__ inline int32_t draw(float acc, float norm, const LevelRule& rule, int64_t i) {
   if (!(norm > 0)) return 0;
   const float magnitude = acc < 0 ? -acc : acc;
-  const int32_t level =
-      level_of(magnitude < norm ? magnitude : norm,
-               static_cast<double>(rule.steps) / norm, draw_one(rule.key, i));
+  const int32_t level = level_of(magnitude < norm ? magnitude : norm,
+                                 static_cast<double>(rule.steps) / norm, draw_one(rule.key, i));
   return acc < 0 ? -level : level;
 }
 

@@ -20,7 +20,7 @@ constexpr int64_t kGrain = 32768;     // elements that are worth a thread
 constexpr int64_t kCached = 1 << 20;  // elements of an output that may stay in the cache
 
 struct Job {
-  Source source;
+  HostSource source;
   int64_t n, bin;
   const AdaCompTable& table = GCEXT_TABLE(adacomp_table);
   const QuantizeTable& quantize = GCEXT_TABLE(quantize_table);

@@ -11,11 +11,18 @@
 namespace gcext {
 
 // What is to be compressed, a*tensor + b*memory. No memory beside an out: out is updated in place,
-// and is the memory too.
-inline Source source_args(const char* op, const Tensor& tensor, const std::optional<Tensor>& memory,
-                          const std::optional<Tensor>& out, double a, double b) {
+// and is the memory too. halves: whether the kernel takes a tensor of 16-bit floats, on the CPU,
+// where it does not update a memory in place.
+inline HostSource source_args(const char* op, const Tensor& tensor,
+                              const std::optional<Tensor>& memory, const std::optional<Tensor>& out,
+                              double a, double b, bool halves = false) {
   const std::string name(op);
-  check_dense(tensor, ScalarType::Float, (name + ": tensor").c_str());
+  const ScalarType dtype = tensor.scalar_type();
+  const bool brain = dtype == ScalarType::BFloat16;
+  const bool half = halves && !tensor.is_cuda() && (brain || dtype == ScalarType::Half);
+  check_dense(tensor, half ? dtype : ScalarType::Float, (name + ": tensor").c_str());
+  GCEXT_CHECK(!half || !out.has_value() || memory.has_value(), op,
+              ": a tensor of 16 bits needs a memory apart from out. Convert it.");
   for (const auto* each : {&memory, &out}) {
     if (!each->has_value()) continue;
     check_dense(**each, ScalarType::Float, (name + ": memory and out").c_str());
@@ -24,8 +31,9 @@ inline Source source_args(const char* op, const Tensor& tensor, const std::optio
   }
   GCEXT_CHECK(out.has_value() || !memory.has_value(), op,
               ": memory needs out. Pass where the new one goes.");
-  Source source{tensor.const_data_ptr<float>(), nullptr, nullptr, static_cast<float>(a),
-                static_cast<float>(b)};
+  HostSource source{{half ? nullptr : tensor.const_data_ptr<float>(), nullptr, nullptr,
+                     static_cast<float>(a), static_cast<float>(b)}};
+  if (half) source.half = {static_cast<const uint16_t*>(tensor.const_data_ptr()), brain};
   if (out.has_value()) {
     source.out = out->mutable_data_ptr<float>();
     source.memory = memory.has_value() ? memory->const_data_ptr<float>() : source.out;
@@ -34,7 +42,7 @@ inline Source source_args(const char* op, const Tensor& tensor, const std::optio
 }
 
 struct SelectArgs {
-  Source source;
+  HostSource source;
   int64_t n, k;
   int64_t* next;  // int64[3], csrc/common/source.h; nullptr: what is sent is taken from out
   bool in_place;  // out is also the memory
@@ -69,7 +77,7 @@ inline SelectArgs select_args(const Tensor& tensor, const std::optional<Tensor>&
                               const std::optional<Tensor>& next) {
   const int64_t n = tensor.numel();
   GCEXT_CHECK(k >= 0 && k <= n, "select: k must be in [0, numel], got ", k, " of ", n, ".");
-  SelectArgs args{source_args("select", tensor, memory, out, a, b),
+  SelectArgs args{source_args("select", tensor, memory, out, a, b, true),
                   n,
                   k,
                   nullptr,
@@ -113,20 +121,20 @@ inline int64_t total_k(const std::vector<SelectArgs>& args) {
   return sum;
 }
 
-inline Source quantize_args(const Tensor& tensor, const std::optional<Tensor>& memory,
-                            const std::optional<Tensor>& out, double decay) {
+inline HostSource quantize_args(const Tensor& tensor, const std::optional<Tensor>& memory,
+                                const std::optional<Tensor>& out, double decay) {
   GCEXT_CHECK(tensor.numel() < int64_t{1} << 39,
               "quantize: tensor must have less than 2^39 elements, got ", tensor.numel(),
               ". Encode in parts.");
-  return source_args("quantize", tensor, memory, out, 1, decay);
+  return source_args("quantize", tensor, memory, out, 1, decay, true);
 }
 
 // What sign takes. In place nothing may be written before all is validated, so there is no next.
-inline Source sign_args(const Tensor& tensor, const std::optional<Tensor>& memory,
-                        const std::optional<Tensor>& out, double decay,
-                        const std::optional<Tensor>& sent, const std::optional<Tensor>& next,
-                        int64_t*& next_at) {
-  Source source = quantize_args(tensor, memory, out, decay);
+inline HostSource sign_args(const Tensor& tensor, const std::optional<Tensor>& memory,
+                            const std::optional<Tensor>& out, double decay,
+                            const std::optional<Tensor>& sent, const std::optional<Tensor>& next,
+                            int64_t*& next_at) {
+  HostSource source = quantize_args(tensor, memory, out, decay);
   next_at = sent_args("sign", out, sent, next, source);
   GCEXT_CHECK(next_at == nullptr || memory.has_value(),
               "sign: next needs memory apart from out. Pass two slots.");

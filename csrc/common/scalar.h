@@ -26,6 +26,17 @@ GCEXT_HD inline float float_of(uint32_t bits) {
   return x;
 }
 
+// Of bfloat16 and float16, whatever their bits say.
+GCEXT_HD inline float float_of_brain(uint16_t code) { return float_of(uint32_t{code} << 16); }
+
+GCEXT_HD inline float float_of_half(uint16_t code) {
+  const uint32_t sign = (code & 0x8000u) << 16, rest = code & 0x7fffu;
+  // A subnormal half is its mantissa in units of 2^-24. No float32 denormal comes up on the way.
+  const uint32_t tiny = bits_of(static_cast<float>(static_cast<int32_t>(rest)) * 0x1p-24f);
+  const uint32_t normal = (rest << 13) + ((rest < 0x7c00u ? 112u : 224u) << 23);
+  return float_of(sign | (rest < 0x400u ? tiny : normal));
+}
+
 // A magnitude's key, its bit pattern without the sign: keys order as magnitudes do, 0 is zero, and
 // from kInfKey on the value is not finite.
 constexpr uint32_t kInfKey = 0x7f800000u;

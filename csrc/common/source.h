@@ -50,6 +50,25 @@ struct Source {
   const int64_t* sent = nullptr;  // what is missing from memory; nullptr: nothing
 };
 
+// A tensor of 16-bit floats.
+struct Halves {
+  const uint16_t* at = nullptr;
+  bool brain = false;  // bfloat16
+};
+
+// What CPU kernels read. A tensor of 16-bit floats is never added to a memory in place.
+struct HostSource : Source {
+  Halves half = {};   // in the place of tensor
+  int64_t first = 0;  // the element that tensor begins with
+};
+
+// An element of the tensor, where speed does not matter.
+inline float tensor_at(const HostSource& source, int64_t i) {
+  const Halves& half = source.half;
+  if (half.at == nullptr) return source.tensor[i - source.first];
+  return half.brain ? float_of_brain(half.at[i]) : float_of_half(half.at[i]);
+}
+
 // The fields of an operator's `info`, int64[4].
 enum InfoField { kInfoCount, kInfoStatus, kInfoWhere, kInfoMean, kInfoSize };
 

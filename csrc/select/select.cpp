@@ -264,25 +264,8 @@ Tensor select_rest(const Tensor& memory, const Tensor& sent) {
   });
 }
 
-// float64 to float32 to nearest, denormals kept whatever the caller flushes. torch converts the
-// other float types without a rounding, so they need none of this.
-Tensor narrow_float64(const Tensor& tensor) {
-  check_dense(tensor, ScalarType::Double, "narrow_float64: tensor");
-  const int64_t n = tensor.numel();
-  Tensor narrow = empty(n, ScalarType::Float, tensor);
-  const double* from = tensor.const_data_ptr<double>();
-  float* to = narrow.mutable_data_ptr<float>();
-  const int64_t parts = parts_for(n, kGrain);
-  parallel_parts(parts, [&](int64_t part) {
-    for (int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i)
-      to[i] = static_cast<float>(from[i]);
-  });
-  return narrow;
-}
-
 }  // namespace
 
-GCEXT_OPERATOR(CPU, narrow_float64, "(Tensor tensor) -> Tensor")
 GCEXT_OPERATOR(CPU, select,
                "(Tensor tensor, Tensor? memory, Tensor(a!)? out, int k, float a, float b, bool "
                "ternary, Tensor? sent=None, Tensor(b!)? next=None) -> (Tensor index, Tensor value, "

@@ -58,7 +58,7 @@ struct SelectTable {
   // acc of [begin, begin+n) stored to out (past the cache if `bypass`); those with key >= low are
   // emitted, placed from `start` on. Returns their number; may write 16 entries more. *highest =
   // max(*highest, keys).
-  int64_t (*stream)(const Source& source, int64_t begin, int64_t n, bool bypass, uint32_t start,
+  int64_t (*stream)(const HostSource& source, int64_t begin, int64_t n, bool bypass, uint32_t start,
                     uint32_t low, Candidates to, uint32_t* highest);
   // Keys within [low, high] to `keys` (16 entries more may be written); *above += the number of
   // greater ones.

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #endif
 
+#include "../common/widen.inl"
 #include "select.h"
 
 namespace gcext::GCEXT_ISA {
@@ -16,16 +17,16 @@ enum class Memory { kNone, kWhole, kLess };
 
 // kScaled leaves the multiplications out for a = b = 1: same bits, and no slow path on denormals.
 template <Memory kMemory, bool kScaled>
-inline float accumulate(const Source& s, const Taken& taken, int64_t i) {
-  const float t = kScaled ? s.a * s.tensor[i] : s.tensor[i];
+inline float accumulate(const HostSource& s, const Taken& taken, int64_t i) {
+  const float x = s.tensor[i - s.first], t = kScaled ? s.a * x : x;
   if (kMemory == Memory::kNone) return t;
   const float m = kMemory == Memory::kLess ? rest_of(s.memory[i], taken) : s.memory[i];
   return t + (kScaled ? s.b * m : m);
 }
 
 template <Memory kMemory, bool kScaled>
-int64_t stream_plain(const Source& s, const Taken& taken, int64_t begin, int64_t n, uint32_t start,
-                     uint32_t low, Candidates to, uint32_t* highest) {
+int64_t stream_plain(const HostSource& s, const Taken& taken, int64_t begin, int64_t n,
+                     uint32_t start, uint32_t low, Candidates to, uint32_t* highest) {
   // In blocks, so that the first loop vectorises: most blocks hold no candidate.
   constexpr int64_t kBlock = 64;
   int64_t count = 0;
@@ -146,12 +147,12 @@ inline void store_front(uint32_t* to, Words x, Mask mask) {
 #endif
 
 template <Memory kMemory, bool kScaled, bool kBypass>
-int64_t stream_with(const Source& s, const Taken& taken, int64_t begin, int64_t n, uint32_t start,
-                    uint32_t low, Candidates to, uint32_t* highest) {
+int64_t stream_with(const HostSource& s, const Taken& taken, int64_t begin, int64_t n,
+                    uint32_t start, uint32_t low, Candidates to, uint32_t* highest) {
   int64_t count = 0, at = 0;
 #if defined(GCEXT_SELECT_VECTORS)
   // Pointers of its own: after each store the compiler would read those of `s` again.
-  const float* const tensor = s.tensor + begin;
+  const float* const tensor = s.tensor + (begin - s.first);
   const float* const memory = kMemory == Memory::kNone ? nullptr : s.memory + begin;
   float* const out = s.out == nullptr ? nullptr : s.out + begin;
   uint32_t *place_to = to.start, *bits_to = to.bits;
@@ -200,7 +201,7 @@ int64_t stream_with(const Source& s, const Taken& taken, int64_t begin, int64_t 
 }
 
 template <Memory kMemory>
-int64_t stream_of(const Source& s, const Taken& taken, int64_t begin, int64_t n, bool bypass,
+int64_t stream_of(const HostSource& s, const Taken& taken, int64_t begin, int64_t n, bool bypass,
                   uint32_t start, uint32_t low, Candidates to, uint32_t* highest) {
   const bool scaled = s.a != 1.0f || (s.memory != nullptr && s.b != 1.0f);
   const auto with =
@@ -209,8 +210,17 @@ int64_t stream_of(const Source& s, const Taken& taken, int64_t begin, int64_t n,
   return with(s, taken, begin, n, start, low, to, highest);
 }
 
-int64_t stream(const Source& s, int64_t begin, int64_t n, bool bypass, uint32_t start, uint32_t low,
-               Candidates to, uint32_t* highest) {
+int64_t stream(const HostSource& s, int64_t begin, int64_t n, bool bypass, uint32_t start,
+               uint32_t low, Candidates to, uint32_t* highest) {
+  if (s.half.at != nullptr) {
+    int64_t count = 0;
+    for_widened(s, begin, n, [&](int64_t at, int64_t m, const HostSource& here) {
+      const Candidates rest{to.start + count, to.bits + count, to.many};
+      count += stream(here, at, m, bypass, start + static_cast<uint32_t>(at - begin), low, rest,
+                      highest);
+    });
+    return count;
+  }
   if (s.memory == nullptr)
     return stream_of<Memory::kNone>(s, {}, begin, n, bypass, start, low, to, highest);
   if (s.sent == nullptr)

@@ -35,6 +35,11 @@ void refuse_not_finite(const SelectTable& table, const Selection& selection) {
       return where >= 0;
     };
     if (!each.in_place && refused(kSelectTensor, each.source.tensor)) return;
+    if (each.source.half.at != nullptr) {
+      int64_t where = 0;
+      while (where < each.n && std::isfinite(tensor_at(each.source, where))) ++where;
+      if (where < each.n) return refuse(info, kSelectTensor, where);
+    }
     if (!each.in_place && refused(kSelectMemory, each.source.memory)) return;
     if (refused(kSelectOverflow, each.source.out)) return;
   }

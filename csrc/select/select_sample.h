@@ -55,9 +55,10 @@ class Sample {
     const auto prefetch = [&](int64_t g) {
       if (g >= groups_) return;
       ahead.over(at_[g], at_[g] + kGroup, [&](int64_t tensor, int64_t from, int64_t until) {
-        const Source& source = selection.tensors[tensor].source;
+        const HostSource& source = selection.tensors[tensor].source;
         for (int64_t i = from; i < until; i += 16) {
-          __builtin_prefetch(source.tensor + i);
+          source.half.at != nullptr ? __builtin_prefetch(source.half.at + i)
+                                    : __builtin_prefetch(source.tensor + i);
           if (source.memory != nullptr) __builtin_prefetch(source.memory + i);
         }
       });
@@ -66,7 +67,7 @@ class Sample {
     for (int64_t g = 0; g < groups_; ++g) {
       prefetch(g + kAhead);
       walk.over(at_[g], at_[g] + kGroup, [&](int64_t tensor, int64_t from, int64_t until) {
-        Source quiet = selection.tensors[tensor].source;
+        HostSource quiet = selection.tensors[tensor].source;
         quiet.out = nullptr;
         to += table.stream(quiet, from, until - from, false, 0, 0, {places, to, true}, &highest_);
       });
@@ -134,7 +135,7 @@ class Sample {
 // in eight.
 Bracket guess_few(const SelectTable& table, const Selection& selection) {
   constexpr int64_t kLine = 16, kStep = 8 * kLine;
-  Source source = selection.tensors[0].source;
+  HostSource source = selection.tensors[0].source;
   source.out = nullptr;
   uint32_t keys[kUnsampled / 8 + kSlack], places[kLine + kSlack], highest = 0;
   int64_t samples = 0;

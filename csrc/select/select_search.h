@@ -16,7 +16,7 @@ void stream_tile(const SelectTable& table, const Selection& selection, Pieces& p
   uint32_t low = part.overflow ? INT32_MAX : bracket.low;
   for (size_t i = tile.first; i < tile.last; ++i) {
     Piece& piece = pieces.all[i];
-    const Source& source = selection.tensors[piece.tensor].source;
+    const HostSource& source = selection.tensors[piece.tensor].source;
     const bool aligned = reinterpret_cast<uintptr_t>(source.out + piece.begin) % 64 == 0;
     const bool past = bypass && source.out != nullptr && source.out != source.memory && aligned;
     piece.part = &part;
@@ -108,10 +108,9 @@ uint32_t collect_again(const SelectTable& table, const Selection& selection, Pie
     uint32_t top = 0;
     for (Piece& piece : pieces.all) {
       if (piece.part != &part) continue;
-      const Source& source = selection.tensors[piece.tensor].source;
-      const Source sum = source.out != nullptr
-                             ? Source{source.out, nullptr, nullptr, 1.0f, 1.0f}
-                             : Source{source.tensor, nullptr, nullptr, source.a, source.b};
+      const HostSource& source = selection.tensors[piece.tensor].source;
+      HostSource sum = source;
+      if (source.out != nullptr) sum = {{source.out, nullptr, nullptr, 1.0f, 1.0f}};
       for (int64_t at = piece.begin; at < piece.end; at += kBlock) {
         const int64_t n = table.stream(sum, at, std::min(kBlock, piece.end - at), false, 0, low,
                                        {places.data(), bits.data(), true}, &top);

@@ -51,6 +51,10 @@ class Codec(ABC):
     """Whether a residual needs ``contraction``. False for a published method that keeps one without
     (Strom 2015, AdaComp); its docstring says when the residual stays bounded."""
 
+    reads_half: ClassVar[bool] = False
+    """Whether ``encode_input`` takes an ``acc.tensor`` of float16 or bfloat16 on the CPU. It is given
+    one unless ``acc.out`` is the memory, too; other codecs are given float32."""
+
     @property
     def defers_residual(self) -> bool:
         """Whether ``encode_input`` takes ``acc.sent`` and ``acc.next``: see Residual.
@@ -228,7 +232,8 @@ class Codec(ABC):
         try:
             for i, each in enumerate(tensors):
                 op = self.name if single else f"{self.name}[{i}]"
-                flat, kept = flatten(each, op), residuals[i]
+                kept = residuals[i]
+                flat = flatten(each, op, self.reads_half and kept is None)
                 slot = None if kept is None else _slot(each, flat, kept, op)
                 accs.append(CodecInput(op, each, flat, None, slot))
             if len(accs) > 1:
@@ -272,7 +277,7 @@ class Codec(ABC):
         require_contraction(self)
         drawn = self._seed(seed)
         try:
-            flat = flatten(tensor, self.name)
+            flat = flatten(tensor, self.name, self.reads_half)
             return self.encode_input(
                 CodecInput.of(self.name, tensor, flat, memory, out, decay), drawn
             )
@@ -306,7 +311,8 @@ class Codec(ABC):
                 tensors, names or none, memories or none, outs or none, strict=True
             ):
                 op = self.name if name is None else f"{self.name} {name!r}"
-                accs.append(CodecInput.of(op, tensor, flatten(tensor, op), memory, out, decay))
+                flat = flatten(tensor, op, self.reads_half)
+                accs.append(CodecInput.of(op, tensor, flat, memory, out, decay))
             return self._encode_scoped(accs, drawn, scope)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
@@ -374,8 +380,11 @@ def _listed(what: str, given: Any, tensors: Sequence[Any], single: bool, op: str
     return listed
 
 
-def flatten(tensor: Tensor, op: str) -> Tensor:
-    """Return the tensor flat, contiguous, float32 and free of autograd."""
+def flatten(tensor: Tensor, op: str, half: bool = False) -> Tensor:
+    """Return the tensor flat, contiguous, float32 and free of autograd.
+
+    half: leave one of 16 bits on the CPU as it is; see Codec.reads_half.
+    """
     if not isinstance(tensor, Tensor):
         raise tensor_error(op, tensor)
     if tensor.dtype not in DTYPES:
@@ -389,9 +398,9 @@ def flatten(tensor: Tensor, op: str) -> Tensor:
     if tensor.dtype is torch.float32 and not tensor.requires_grad and tensor.is_contiguous():
         return tensor if tensor.dim() == 1 else tensor.view(-1)
     flat = tensor.detach().contiguous().view(-1)
-    if flat.dtype == torch.float64 and flat.is_cpu:
-        flat = ops.narrow_float64(flat)
-    return flat if flat.dtype == torch.float32 else flat.to(torch.float32)
+    if flat.dtype is torch.float32 or (half and flat.is_cpu and flat.itemsize == 2):
+        return flat
+    return ops.to_float32(flat) if flat.is_cpu else flat.to(torch.float32)
 
 
 def _refuse_shared(accs: Sequence[CodecInput]) -> None:
@@ -404,7 +413,7 @@ def _refuse_shared(accs: Sequence[CodecInput]) -> None:
         for each in (acc.tensor, acc.out):
             if each is not None and each.numel():
                 first = each.data_ptr()
-                spans.append((first, first + 4 * each.numel(), each is acc.out, acc.op))
+                spans.append((first, first + each.nbytes, each is acc.out, acc.op))
     read = written = 0  # where what was passed so far ends
     for first, end, is_written, op in sorted(spans):
         if first < (max(read, written) if is_written else written):

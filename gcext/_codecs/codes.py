@@ -52,6 +52,7 @@ class Float16(Codec):
     """
 
     name = "fp16"
+    reads_half = True
     contracts = False
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
@@ -71,6 +72,7 @@ class Bfloat16(Codec):
     """
 
     name = "bf16"
+    reads_half = True
 
     def contraction(self, n: int) -> float:
         """See Codec."""
@@ -100,6 +102,8 @@ class _Grid(Codec):
 
     bits: int
     bucket: int
+
+    reads_half = True
 
     def contraction(self, n: int) -> float:
         """See Codec. Refuses buckets whose omega is above 10^4."""
@@ -187,6 +191,7 @@ class Int8(Codec):
     bucket: int = option(4096, "[0, inf)")
 
     name = "int8"
+    reads_half = True
 
     def contraction(self, n: int) -> float:
         """See Codec."""
@@ -223,6 +228,7 @@ class OneBit(Codec):
     bucket: int = option(0, "[0, inf)")
 
     name = "onebit"
+    reads_half = True
 
     def contraction(self, n: int) -> float:
         """See Codec; of bucket 0 that of a single column."""

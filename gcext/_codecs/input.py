@@ -53,7 +53,7 @@ class CodecInput(NamedTuple):
     Attributes:
         op: names the codec in errors.
         source: the tensor as it was given, for its shape and dtype.
-        tensor: the same flat, contiguous, float32 and free of autograd.
+        tensor: the same flat, contiguous and free of autograd; float32, but see Codec.reads_half.
         memory: float32, contiguous, as many elements; None: out, if any, is read too.
         out: likewise, where the residual goes; None: what the packet lacks is lost.
         decay: factor of memory.

@@ -92,5 +92,5 @@ def as_float64(bits: Tensor) -> Tensor:
 def as_float32(value: Tensor) -> Tensor:
     """Return float64 of shape () rounded to float32, denormals kept; as bits, int32."""
     flat = value.view(1)
-    narrow = flat.to(torch.float32) if value.is_cuda else ops.narrow_float64(flat)
+    narrow = flat.to(torch.float32) if value.is_cuda else ops.to_float32(flat)
     return narrow.view(torch.int32).view(())

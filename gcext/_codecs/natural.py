@@ -40,6 +40,7 @@ class Natural(Codec):
 
     name = "natural"
     stochastic = True
+    reads_half = True
     unbiased = True
 
     def contraction(self, n: int) -> float:

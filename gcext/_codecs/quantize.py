@@ -48,6 +48,7 @@ class Sign(Codec):
     """
 
     name = "sign"
+    reads_half = True
 
     def contraction(self, n: int) -> float:
         """See Codec."""
@@ -69,6 +70,7 @@ class _Levels(Codec):
 
     bucket: int
     stochastic = True
+    reads_half = True
 
     @abstractmethod
     def _variance(self, size: int) -> float:

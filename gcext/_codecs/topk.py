@@ -64,7 +64,8 @@ class Chunks(NamedTuple):
             slots = acc.sent, acc.next
             return ops.select(acc.tensor, acc.memory, acc.out, self.k, *rest, *slots)
         per_chunk = self.size, self.k, self.last
-        return chunks.select_chunks(acc.tensor, acc.memory, acc.out, *per_chunk, *rest)
+        tensor = acc.tensor if acc.tensor.dtype is torch.float32 else ops.to_float32(acc.tensor)
+        return chunks.select_chunks(tensor, acc.memory, acc.out, *per_chunk, *rest)
 
     def share(self) -> float:
         """Return the least share that is chosen of a chunk."""
@@ -83,6 +84,7 @@ class _Largest(Codec):
     chunk: int = option(0, "[0, 65536]", omit=True)
 
     scopes = ("tensor", "model")
+    reads_half = True
     _method: ClassVar[str]
 
     def __repr__(self) -> str:

@@ -96,12 +96,13 @@ def pooled_floats(n: int) -> Tensor:
 fake("pooled_floats", lambda n: torch.empty(n, dtype=torch.float32))
 
 
-def narrow_float64(tensor: Tensor) -> Tensor:
-    """Return float64 values rounded to float32, denormals kept; on the CPU."""
-    return _ops.narrow_float64.default(tensor)
+def to_float32(tensor: Tensor) -> Tensor:
+    """Return a flat tensor of another float type as float32, on the CPU; csrc/convert.h."""
+    made: Tensor = _ops.to_float32.default(tensor)
+    return made
 
 
-fake("narrow_float64", lambda x: x.new_empty((x.numel(),), dtype=torch.float32))
+fake("to_float32", lambda x: x.new_empty((x.numel(),), dtype=torch.float32))
 
 
 # --- quantize: an element becomes a bit or a few, csrc/quantize.h ---

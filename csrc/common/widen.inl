@@ -1,0 +1,52 @@
+// 16-bit floats as float32, for one instruction set.
+#pragma once
+
+#include "source.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace gcext::GCEXT_ISA {
+namespace {
+
+// Elements that are widened at a time: with what they are added to they stay in the first cache.
+constexpr int64_t kWidened = 1024;
+
+inline void widen(const Halves& from, int64_t begin, int64_t n, float* __restrict to) {
+  const uint16_t* const at = from.at + begin;
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= n; i += 16) {
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + i));
+    const __m512 wide =
+        from.brain ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(codes), 16))
+                   : _mm512_cvtph_ps(codes);
+    _mm512_storeu_ps(to + i, wide);
+  }
+#endif
+  if (from.brain) {
+    for (; i < n; ++i) to[i] = float_of_brain(at[i]);
+  } else {
+    for (; i < n; ++i) to[i] = float_of_half(at[i]);
+  }
+}
+
+// Runs body(first, count, source) over pieces of the elements [begin, begin + n), the source being
+// one of float32.
+template <class Body>
+void for_widened(const HostSource& source, int64_t begin, int64_t n, const Body& body) {
+  alignas(64) float wide[kWidened];
+  HostSource here = source;
+  here.tensor = wide;
+  here.half = {};
+  for (int64_t at = 0; at < n; at += kWidened) {
+    const int64_t count = n - at < kWidened ? n - at : kWidened;
+    widen(source.half, begin + at, count, wide);
+    here.first = begin + at;
+    body(begin + at, count, here);
+  }
+}
+
+}  // namespace
+}  // namespace gcext::GCEXT_ISA
