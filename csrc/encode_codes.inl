@@ -1,5 +1,6 @@
 // Bodies of encode_codes.h for one instruction set. Plain loops that the compiler turns into
 // vectors.
+#include <cmath>
 #include <cstring>
 
 #include "common/draws.inl"
@@ -11,7 +12,6 @@ namespace {
 
 constexpr int64_t kBatch = 256;    // elements whose draws are made at a time
 constexpr int64_t kLookups = 512;  // elements looked up at a time
-constexpr int kWindow = 28;        // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
 
 // How a bucket's elements are rounded.
 struct GridRun {
@@ -192,11 +192,52 @@ void dynamic_subtract(float* acc, int64_t n, float scale, const uint8_t* code) {
   for (; i < n; ++i) acc[i] -= scale * value[code[i]];
 }
 
-// As tally_signs of quantize.inl, for two sums.
-void tally_sides(const float* acc, int64_t n, uint32_t top, Sides* sides) {
-  const uint32_t high = top >> 23 != 0 ? top >> 23 : 1;
-  const uint32_t low = high > kWindow ? high - kWindow : 1;
+// The magnitudes within 2^kWindow of the largest, in units of the lowest exponent's last bit: of
+// all elements, and of the negative ones. count: of these. far: whether there are smaller ones.
+struct NearSides {
   uint64_t all = 0, negative = 0;
+  int64_t count = 0;
+  bool far = false;
+};
+
+#if defined(__AVX512F__)
+// As doubles, in which sums are exact.
+constexpr int kWindow = 17;  // 24-bit mantissas moved by up to 17 bits: 4096 of them fit
+
+NearSides near_sides(const float* acc, int64_t n, uint32_t low) {
+  NearSides sums;
+  const __m512i least = _mm512_set1_epi32(low > 1 ? static_cast<int>(low << 23) : 0);
+  __m512d all = _mm512_setzero_pd(), negative = all;
+  __m512i far = _mm512_setzero_si512();
+  for (int64_t i = 0; i < n; i += kVector) {
+    const __mmask16 here = static_cast<__mmask16>(n - i < kVector ? (1u << (n - i)) - 1 : 0xffffu);
+    const __m512i bits = _mm512_maskz_loadu_epi32(here, acc + i),
+                  key = _mm512_and_si512(bits, _mm512_set1_epi32(INT32_MAX));
+    const __mmask16 near = _mm512_cmpge_epi32_mask(key, least),
+                    below = _mm512_mask_test_epi32_mask(_mm512_movepi32_mask(bits), key, key);
+    const __m512i kept = _mm512_maskz_mov_epi32(near, key);
+    const __m512d low_half = widened(_mm512_castsi512_si256(kept)),
+                  high_half = widened(upper(kept));
+    far = _mm512_or_si512(far, _mm512_xor_si512(key, kept));
+    all += low_half + high_half;
+    negative += _mm512_maskz_mov_pd(static_cast<__mmask8>(below), low_half) +
+                _mm512_maskz_mov_pd(static_cast<__mmask8>(below >> 8), high_half);
+    sums.count += _mm_popcnt_u32(below);
+  }
+  const auto in_units = [&](__m512d sum) {
+    return static_cast<uint64_t>(
+        std::ldexp(_mm512_reduce_add_pd(sum), 150 - static_cast<int>(low)));
+  };
+  sums.all = in_units(all);
+  sums.negative = in_units(negative);
+  sums.far = _mm512_test_epi32_mask(far, far) != 0;
+  return sums;
+}
+#else
+constexpr int kWindow = 28;  // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
+
+NearSides near_sides(const float* acc, int64_t n, uint32_t low) {
+  NearSides sums;
   uint32_t far = 0;
   int32_t count = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -205,22 +246,33 @@ void tally_sides(const float* acc, int64_t n, uint32_t top, Sides* sides) {
     const uint32_t mantissa = mantissa_of(key);
     const bool near = static_cast<int32_t>(exponent) >= static_cast<int32_t>(low);
     const uint64_t moved = static_cast<uint64_t>(near ? mantissa : 0) << ((exponent - low) & 31);
-    all += moved;
-    negative += moved & (0 - static_cast<uint64_t>(bits_of(acc[i]) >> 31));  // of -0 it is 0
+    sums.all += moved;
+    sums.negative += moved & (0 - static_cast<uint64_t>(bits_of(acc[i]) >> 31));  // of -0 it is 0
     far |= near ? 0 : mantissa;
   }
   for (int64_t i = 0; i < n; ++i) count += acc[i] < 0;
-  const uint64_t sum[2] = {all - negative, negative};
+  sums.count = count;
+  sums.far = far != 0;
+  return sums;
+}
+#endif
+
+// As tally_signs of quantize.inl, for two sums.
+void tally_sides(const float* acc, int64_t n, uint32_t top, Sides* sides) {
+  const uint32_t high = top >> 23 != 0 ? top >> 23 : 1;
+  const uint32_t low = high > kWindow ? high - kWindow : 1;
+  const NearSides near = near_sides(acc, n, low);
+  const uint64_t sum[2] = {near.all - near.negative, near.negative};
   for (int side = 0; side < 2; ++side) {
     sides->bins[side][low] += sum[side] & ((uint64_t{1} << (high - low)) - 1);
     sides->bins[side][high] += sum[side] >> (high - low);
   }
-  for (int64_t i = 0; i < n && far != 0; ++i) {
+  for (int64_t i = 0; i < n && near.far; ++i) {
     const uint32_t key = key_of(acc[i]);
     if (key >> 23 < low) sides->bins[acc[i] < 0 ? 1 : 0][bin_of(key)] += mantissa_of(key);
   }
-  sides->count[0] += n - count;
-  sides->count[1] += count;
+  sides->count[0] += n - near.count;
+  sides->count[1] += near.count;
 }
 
 void sides(const float* acc, int64_t n, uint8_t* code) {
@@ -233,7 +285,18 @@ void sides_subtract(float* acc, int64_t n, const float* mean) {
 }
 
 void halves(float* acc, int64_t n, uint16_t* code) {
-  for (int64_t i = 0; i < n; ++i) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  const __m512 most = _mm512_set1_ps(65504.0f), least = _mm512_set1_ps(-65504.0f);
+  for (; i + kVector <= n; i += kVector) {
+    const __m512 x = _mm512_loadu_ps(acc + i);
+    const __m256i near = _mm512_cvtps_ph(_mm512_max_ps(_mm512_min_ps(x, most), least),
+                                         _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    std::memcpy(code + i, &near, sizeof near);
+    _mm512_storeu_ps(acc + i, _mm512_sub_ps(x, _mm512_cvtph_ps(near)));
+  }
+#endif
+  for (; i < n; ++i) {
     const Half half = half_of(acc[i]);
     code[i] = static_cast<uint16_t>(half.code);
     acc[i] -= half.sent;
@@ -249,10 +312,15 @@ void bfloats(float* acc, int64_t n, uint16_t* code) {
 }
 
 // Closes the gaps between 8 codes of a byte each: of bytes, of pairs, of fours.
-uint64_t closed(uint64_t x, int width) {
+inline uint64_t closed(uint64_t x, int width) {
+#if defined(__AVX512F__)
+  // Every processor with AVX-512 does this in hardware; some with BMI2 alone do not.
+  return _pext_u64(x, ((uint64_t{1} << width) - 1) * 0x0101010101010101u);
+#else
   x = (x & 0x00ff00ff00ff00ffu) | (x >> 8 & 0x00ff00ff00ff00ffu) << width;
   x = (x & 0x0000ffff0000ffffu) | (x >> 16 & 0x0000ffff0000ffffu) << (2 * width);
   return (x & 0xffffffffu) | x >> 32 << (4 * width);
+#endif
 }
 
 void pack(const uint8_t* code, int64_t groups, int width, uint8_t* out) {

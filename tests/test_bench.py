@@ -18,9 +18,10 @@ pytest.importorskip("rich")
 from typer.testing import CliRunner
 
 from bench import __main__ as cli
-from bench import codes, internals, options, oracle, report, rows, stc, timing, variants
+from bench import codes, feedback, internals, options, oracle, report, rows, stc, timing, variants
 from bench.case import Problem, Selected, Setting
 from bench.timing import Variant
+from gcext import codec
 
 FIELDS = {
     "name", "n", "p", "device", "gcext_ms", "torch_ms", "floor_ms", "speedup", "of_floor",
@@ -276,3 +277,34 @@ def test_command_reports_what_is_wrong(args: list[str], rule: str) -> None:
     done = CliRunner().invoke(cli.app, ["stc", *args])
     assert done.exit_code == 2
     assert rule in done.output
+
+
+@pytest.mark.parametrize("spec", feedback.SPECS)
+def test_every_variant_of_feedback_conserves_the_sum(spec: str) -> None:
+    case = feedback.case(spec, Setting(9_000, 1.0))
+    assert [each.name for each in case.variants] == ["gcext", "eager", "bfloat16", "floor"]
+    for variant in case.variants:
+        for _ in range(2):
+            variant.reset()
+            assert variant.check(variant.run()) == ""
+
+
+def test_feedback_counts_the_bytes_that_a_codec_must_move() -> None:
+    row = feedback.measure("terngrad", Setting(9_000, 1.0), 3, lambda _: None)
+    packet = codec("terngrad").encode(torch.randn(9_000), seed=0)
+    bytes_ = row.extra["bytes_per_element"]
+    assert bytes_ == pytest.approx(24 + packet.nbytes / 9_000, rel=0.01)
+    assert row.gcext_ms and row.floor_ms
+    assert row.extra["of_own"] == pytest.approx(row.gcext_ms / row.floor_ms * 12 / bytes_, rel=0.01)
+
+
+def test_the_feedback_command_writes_a_row_a_codec(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    sizes, codecs = ["--n", "2K,3K", "--rounds", "3"], ["--codec", "sign", "--codec", "qsgd:bits=2"]
+    args = ["feedback", *sizes, *codecs, "--json", str(path)]
+    assert CliRunner().invoke(cli.app, args).exit_code == 0
+    found = json.loads(path.read_text())
+    assert [(row["name"], row["n"]) for row in found] == [
+        (spec, n) for n in (2000, 3000) for spec in ("sign", "qsgd:bits=2,bucket=512")
+    ]
+    assert all(row["bfloat16_ms"] > 0 and not row["refused"] for row in found)

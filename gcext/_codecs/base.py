@@ -52,8 +52,8 @@ class Codec(ABC):
     (Strom 2015, AdaComp); its docstring says when the residual stays bounded."""
 
     reads_half: ClassVar[bool] = False
-    """Whether ``encode_input`` takes an ``acc.tensor`` of float16 or bfloat16 on the CPU. It is given
-    one unless ``acc.out`` is the memory, too; other codecs are given float32."""
+    """Whether ``encode_input`` takes an ``acc.tensor`` of float16 or bfloat16 on the CPU. It gets
+    one unless ``acc.out`` is the memory, too; other codecs get float32."""
 
     @property
     def defers_residual(self) -> bool:

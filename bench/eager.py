@@ -1,0 +1,122 @@
+"""What codecs send of a sum, in plain PyTorch as one would write it: values, not packed.
+
+Each returns the decoded tensor, from which the residual follows. Those that round at random use
+torch's generator, so they send other values than gcext, of the same law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gcext import Codec
+
+Eager = Callable[[Tensor, Codec], Tensor]
+
+
+def _steps(codec: Codec) -> int:
+    return int(2 ** codec.options()["bits"] - 1)
+
+
+def _buckets(x: Tensor, codec: Codec) -> Tensor:
+    size = codec.options()["bucket"] or x.numel()
+    return pad(x, (0, -x.numel() % size)).view(-1, size)
+
+
+def stc(x: Tensor, codec: Codec) -> Tensor:
+    """The mean magnitude of the largest, with their signs."""
+    k = max(int(codec.options()["p"] * x.numel()), 1)
+    index = torch.topk(x.abs(), k).indices
+    value = x[index]
+    return torch.zeros_like(x).index_copy_(0, index, value.abs().mean() * value.sign())
+
+
+def dense(x: Tensor, codec: Codec) -> Tensor:
+    """Everything."""
+    return x.clone()
+
+
+def randomk(x: Tensor, codec: Codec) -> Tensor:
+    """A random k."""
+    k = max(int(codec.options()["p"] * x.numel()), 1)
+    index = torch.randperm(x.numel())[:k]
+    return torch.zeros_like(x).index_copy_(0, index, x[index])
+
+
+def sign(x: Tensor, codec: Codec) -> Tensor:
+    """Plus or minus the mean magnitude."""
+    scale = x.abs().mean()
+    return torch.where(x < 0, -scale, scale)
+
+
+def qsgd(x: Tensor, codec: Codec) -> Tensor:
+    """Levels of each bucket's 2-norm."""
+    rows, steps = _buckets(x, codec), _steps(codec)
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-30)
+    level = (rows.abs() / norm * steps + torch.rand_like(rows)).floor()
+    sent: Tensor = rows.sign() * level * norm / steps
+    return sent.view(-1)[: x.numel()]
+
+
+def terngrad(x: Tensor, codec: Codec) -> Tensor:
+    """The largest magnitude, with the probability that keeps the mean."""
+    largest = x.abs().max()
+    return x.sign() * largest * (torch.rand_like(x) * largest < x.abs())
+
+
+def natural(x: Tensor, codec: Codec) -> Tensor:
+    """A power of two on either side."""
+    mantissa, exponent = torch.frexp(x.abs())
+    up = torch.rand_like(x) < 2 * mantissa - 1
+    return x.sign() * torch.ldexp(torch.ones_like(x), exponent - 1 + up.int())
+
+
+def fp16(x: Tensor, codec: Codec) -> Tensor:
+    """The nearest float16."""
+    return x.half().float()
+
+
+def bf16(x: Tensor, codec: Codec) -> Tensor:
+    """The nearest bfloat16."""
+    return x.bfloat16().float()
+
+
+def dorefa(x: Tensor, codec: Codec) -> Tensor:
+    """Equidistant levels up to each bucket's largest magnitude."""
+    rows, steps = _buckets(x, codec), _steps(codec)
+    top = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-30)
+    code = (rows / top * (steps / 2) + (steps + 1) / 2 + torch.rand_like(rows) - 0.5).floor()
+    return ((2 * code - steps) / steps * top).view(-1)[: x.numel()]
+
+
+def int8(x: Tensor, codec: Codec) -> Tensor:
+    """The nearest value of the dynamic tree."""
+    magnitudes = [0.0]
+    for t in range(1, 128):
+        i = t.bit_length() - 1
+        magnitudes.append((2 * 2**i + 18 * (t - 2**i) + 9) / (2 * 2**i * 10 ** (7 - i)))
+    table = torch.tensor([*magnitudes, 1.0])
+    rows = _buckets(x, codec)
+    top = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-30)
+    nearest = torch.bucketize(rows.abs() / top, (table[1:] + table[:-1]) / 2)
+    return (rows.sign() * table[nearest] * top).view(-1)[: x.numel()]
+
+
+def onebit(x: Tensor, codec: Codec) -> Tensor:
+    """The mean of either side."""
+    above = x >= 0
+    count = above.sum()
+    positive = torch.where(above, x, 0.0).sum() / count
+    negative = torch.where(above, 0.0, x).sum() / (x.numel() - count)
+    return torch.where(above, positive, negative)
+
+
+EAGER: dict[str, Eager] = {
+    each.__name__: each
+    for each in (
+        stc, dense, randomk, sign, qsgd, terngrad, natural, fp16, bf16, dorefa, int8, onebit
+    )
+}  # fmt: skip
