@@ -5,6 +5,7 @@
 
 #include "bits.h"
 #include "common/arguments.h"
+#include "common/pool.h"
 
 namespace gcext {
 namespace {

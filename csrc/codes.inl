@@ -1,7 +1,6 @@
 // Bodies of codes.h for one instruction set: plain loops that the compiler turns into vectors.
-#include <cstring>
-
 #include "codes.h"
+#include "common/widen.inl"
 
 namespace gcext::GCEXT_ISA {
 namespace {
@@ -18,19 +17,9 @@ void scaled(const uint32_t* code, int64_t n, const float* table, float scale, fl
   for (int64_t i = 0; i < n; ++i) value[i] = scale * table[code[i]];
 }
 
-inline uint32_t load16(const uint8_t* in) {
-  uint16_t x;
-  std::memcpy(&x, in, sizeof x);
-  return x;
-}
+void halves(const uint8_t* in, int64_t n, float* value) { widen({in, false}, 0, n, value); }
 
-void halves(const uint8_t* in, int64_t n, float* value) {
-  for (int64_t i = 0; i < n; ++i) value[i] = half_value(load16(in + 2 * i));
-}
-
-void bfloats(const uint8_t* in, int64_t n, float* value) {
-  for (int64_t i = 0; i < n; ++i) value[i] = bfloat_value(load16(in + 2 * i));
-}
+void bfloats(const uint8_t* in, int64_t n, float* value) { widen({in, true}, 0, n, value); }
 
 }  // namespace
 

@@ -8,6 +8,7 @@
 
 #include "common/arguments.h"
 #include "common/packet.h"
+#include "common/pool.h"
 #include "select/select.h"
 
 namespace gcext {

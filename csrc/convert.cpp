@@ -21,7 +21,7 @@ Tensor to_float32(const Tensor& tensor) {
   parallel_parts(parts, [&](int64_t part) {
     const int64_t begin = n * part / parts, count = n * (part + 1) / parts - begin;
     if (half) {
-      const Halves halves{static_cast<const uint16_t*>(from), dtype == ScalarType::BFloat16};
+      const Halves halves{static_cast<const uint8_t*>(from), dtype == ScalarType::BFloat16};
       table.widen(halves, begin, count, to + begin);
     } else {
       table.narrow(static_cast<const double*>(from) + begin, count, to + begin);

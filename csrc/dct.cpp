@@ -6,6 +6,7 @@
 
 #include "common/arguments.h"
 #include "common/packet.h"
+#include "common/pool.h"
 #include "dct_arguments.h"
 #include "quantize_pass.h"
 
@@ -291,7 +292,7 @@ Tensor dct_values(const Tensor& index, const Tensor& value, int64_t rows, int64_
   const DctGrid grid = dct_grid("dct_values", numel, rows, cols, block);
   const PacketView packet = dct_packet(index, value);
   check_rising("dct_values", {packet}, numel);
-  Tensor out = empty(numel, ScalarType::Float, value);
+  Tensor out = pooled_empty(numel, ScalarType::Float);
   if (numel == 0) return out;
   const KernelFpEnv env;
   const auto transform = std::make_unique<Transform>(grid);

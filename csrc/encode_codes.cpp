@@ -6,6 +6,7 @@
 
 #include "bits.h"
 #include "common/arguments.h"
+#include "common/pool.h"
 #include "quantize_pass.h"
 
 namespace gcext {
@@ -279,10 +280,9 @@ std::tuple<Tensor, Tensor, Tensor> encode_codes(const Tensor& tensor,
       cells_of(kind, n, bucket == 0 || bucket > n ? std::max<int64_t>(n, 1) : bucket);
   Tensor scales =
              empty(floats_per_bucket(kind, bits_each) * cells.buckets(), ScalarType::Float, tensor),
-         bits = empty(plane_bytes(n, bits_each), ScalarType::Byte, tensor), info = no_info(tensor);
+         bits = pooled_empty(plane_bytes(n, bits_each), ScalarType::Byte), info = no_info(tensor);
   if (n == 0) return {scales, bits, info};
   const KernelFpEnv env;
-  advise_huge_pages(bits.mutable_data_ptr(), bits.numel());
   int64_t* const field = info.mutable_data_ptr<int64_t>();
   Encoder encoder{source,
                   cells,

@@ -47,7 +47,7 @@ Tensor power_values(const Tensor& power, double scale) {
   const KernelFpEnv env;  // a scale may be denormal
   const float by = check_power_values(power, scale);
   const int64_t n = power.numel();
-  Tensor out = empty(n, ScalarType::Float, power);
+  Tensor out = pooled_empty(n, ScalarType::Float);
   const int16_t* const from = power.const_data_ptr<int16_t>();
   float* const to = out.mutable_data_ptr<float>();
   const int64_t parts = parts_for(n, kGrain);

@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
   int64_t* next_at = nullptr;
   const HostSource source = sign_args(tensor, memory, out, decay, sent, next, next_at);
   const int64_t n = tensor.numel();
-  Tensor bits = empty((n + 7) / 8, ScalarType::Byte, tensor), info = no_info(tensor);
+  Tensor bits = pooled_empty((n + 7) / 8, ScalarType::Byte), info = no_info(tensor);
   if (next_at != nullptr) set_sent(next_at, kInfKey, 0, 0);
   if (n == 0) return {bits, info};
   const KernelFpEnv env;
@@ -119,8 +119,10 @@ class Levels {
   std::vector<int64_t> counts_;  // of the part before; then of all before
   std::vector<int16_t, Pooled<int16_t>> drawn_;
 
+  bool squared() const { return !norm_.largest || norm_.clip > 0; }
+
   double squares(const Cell& cell, const float* acc) const {
-    return !norm_.largest || norm_.clip > 0 ? table_.squares(acc, cell.size) : 0;
+    return squared() ? table_.squares(acc, cell.size) : 0;
   }
 
   FitSums draw(const Cell& cell, const float* acc, float norm) {
@@ -150,53 +152,60 @@ class Levels {
   // Otherwise: one for the norms, one to draw, and one to subtract. An output of its own holds the
   // sums from the first to the last.
   bool in_passes() {
-    struct Sum {
-      double squares;
-      uint32_t top;
-    };
-    std::vector<Sum> sums(static_cast<size_t>(cells_.count()));
+    const Cells pieces(cells_.n, cells_.bucket, kPiece);
     const bool keep = source_.out != nullptr && !in_place(source_);
-    const bool finite =
-        all_finite(table_, source_, cells_, parts_, [&](const Cell& cell, const float* acc) {
-          sums[static_cast<size_t>(cell.index)] = {squares(cell, acc), cell.top};
-          if (keep) store(table_, source_, cells_.n, cell, acc);
-        });
-    if (!finite) return false;
-    const auto each_bucket = [&](const auto& start, const auto& add, const auto& finish) {
-      for (int64_t b = 0, cell = 0; b < cells_.buckets(); ++b) {
-        auto sum = start;
-        for (; cell < cells_.count() && cells_.bucket_of(cell) == b; ++cell) add(sum, cell);
-        norms_[b] = finish(sum, b);
-      }
-    };
-    each_bucket(
-        Sum{0, 0},
-        [&](Sum& sum, int64_t cell) {
-          const Sum& own = sums[static_cast<size_t>(cell)];
-          sum = {sum.squares + own.squares, std::max(sum.top, own.top)};
-        },
-        [&](const Sum& sum, int64_t b) {
-          return norm_of(norm_, std::min(cells_.bucket, cells_.n - b * cells_.bucket), sum.squares,
-                         sum.top);
-        });
+    if (!find_norms(squared() ? cells_ : pieces, keep)) return false;
     const HostSource held = keep ? HostSource{{source_.out, nullptr, source_.out, 1, 1}} : source_;
     std::vector<FitSums> fits(static_cast<size_t>(cells_.count()));
     for_cells(table_, held, cells_, parts_, [&](const Cell& cell, const float* acc) {
       fits[static_cast<size_t>(cell.index)] = draw(cell, acc, norms_[cells_.bucket_of(cell.index)]);
     });
     if (fit_)
-      each_bucket(
-          FitSums{0, 0},
-          [&](FitSums& sum, int64_t cell) {
-            const FitSums& own = fits[static_cast<size_t>(cell)];
+      for_buckets(
+          cells_, fits,
+          [](FitSums& sum, const FitSums& own) {
             sum = {sum.dot + own.dot, sum.squares + own.squares};
           },
           [&](const FitSums& sum, int64_t) { return fitted_norm(sum, rule_.steps); });
     if (source_.out == nullptr) return true;
-    for_cells(table_, held, cells_, parts_, [&](const Cell& cell, float* acc) {
-      subtract(cell, acc, norms_[cells_.bucket_of(cell.index)]);
+    for_cells(table_, held, pieces, parts_, [&](const Cell& cell, float* acc) {
+      subtract(cell, acc, norms_[pieces.bucket_of(cell.index)]);
     });
     return true;
+  }
+
+  // keep: whether the sums go to out. False where one is not finite.
+  bool find_norms(const Cells& cells, bool keep) {
+    struct Sum {
+      double squares;
+      uint32_t top;
+    };
+    std::vector<Sum> sums(static_cast<size_t>(cells.count()));
+    const bool finite =
+        all_finite(table_, source_, cells, parts_, [&](const Cell& cell, const float* acc) {
+          sums[static_cast<size_t>(cell.index)] = {squares(cell, acc), cell.top};
+          if (keep) store(table_, source_, cells.n, cell, acc);
+        });
+    if (!finite) return false;
+    for_buckets(
+        cells, sums,
+        [](Sum& sum, const Sum& own) {
+          sum = {sum.squares + own.squares, std::max(sum.top, own.top)};
+        },
+        [&](const Sum& sum, int64_t n) { return norm_of(norm_, n, sum.squares, sum.top); });
+    return true;
+  }
+
+  // The norm of each bucket from its cells' sums, added in order.
+  template <class Sum, class Add, class Finish>
+  void for_buckets(const Cells& cells, const std::vector<Sum>& sums, const Add& add,
+                   const Finish& finish) {
+    for (int64_t b = 0, cell = 0; b < cells.buckets(); ++b) {
+      Sum sum{};
+      for (; cell < cells.count() && cells.bucket_of(cell) == b; ++cell)
+        add(sum, sums[static_cast<size_t>(cell)]);
+      norms_[b] = finish(sum, std::min(cells.bucket, cells.n - b * cells.bucket));
+    }
   }
 };
 
@@ -251,7 +260,7 @@ Tensor level_values(const Tensor& norms, const Tensor& at, const Tensor& level, 
   code.norm = norms.const_data_ptr<float>();
   code.bucket = bucket;
   code.steps = static_cast<double>(steps);
-  Tensor value = empty(n, ScalarType::Float, level);
+  Tensor value = pooled_empty(n, ScalarType::Float);
   float* const data = value.mutable_data_ptr<float>();
   const int64_t parts = parts_for(n, kGrain);
   parallel_parts(parts, [&](int64_t part) {

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "common/packet.h"
+#include "common/pool.h"
 
 namespace gcext {
 namespace {

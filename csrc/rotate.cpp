@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/pool.h"
 #include "rotate_arguments.h"
 
 namespace gcext {
@@ -118,7 +119,7 @@ void fill_chunks(const RotateChunks& chunks, int64_t seed, float* to, const Body
 Tensor rotate_back(const Tensor& symbols, const Tensor& scale, int64_t numel, int64_t size,
                    int64_t least, int64_t seed) {
   const RotateChunks chunks = rotate_back_args(symbols, scale, numel, size, least);
-  Tensor out = empty(numel, ScalarType::Float, scale);
+  Tensor out = pooled_empty(numel, ScalarType::Float);
   const uint8_t* const c = symbols.const_data_ptr<uint8_t>();
   const float* const s = scale.const_data_ptr<float>();
   fill_chunks(chunks, seed, out.mutable_data_ptr<float>(),

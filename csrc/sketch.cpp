@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "common/arguments.h"
+#include "common/pool.h"
 #include "common/sketch_args.h"
 #include "select/select.h"
 

@@ -5,6 +5,7 @@
 
 #include "bits.h"
 #include "common/packet.h"
+#include "common/pool.h"
 
 namespace gcext {
 namespace {

@@ -363,7 +363,11 @@ def test_deterministic_codecs_ignore_the_seed(spec: str) -> None:
 )
 @pytest.mark.parametrize("kind", ["gaussian", "sparse"])
 def test_the_mean_over_seeds_is_the_tensor(spec: str, kind: str) -> None:
-    """The error of the mean of S estimates is that of one over sqrt(S) unless there is a bias."""
+    """The error of the mean of S estimates is that of one over sqrt(S) unless there is a bias.
+
+    Three elements leave little more than one degree of freedom, whose square is above 16 with a
+    probability of 6e-5.
+    """
     n, seeds, codec = 1000, 1500, gcext.codec(spec)
     tensor = torch.randn(n)
     if kind == "sparse":
@@ -374,7 +378,7 @@ def test_the_mean_over_seeds_is_the_tensor(spec: str, kind: str) -> None:
         total += estimate
         errors += float((estimate - tensor).square().sum())
     bias = float((total / seeds - tensor).square().sum())
-    assert bias < errors / seeds / seeds * (1.5 if kind == "gaussian" else 4)
+    assert bias < errors / seeds / seeds * (1.5 if kind == "gaussian" else 16)
 
 
 def test_random_k_travels_plain_with_a_residual() -> None:

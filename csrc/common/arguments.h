@@ -33,7 +33,7 @@ inline HostSource source_args(const char* op, const Tensor& tensor,
               ": memory needs out. Pass where the new one goes.");
   HostSource source{{half ? nullptr : tensor.const_data_ptr<float>(), nullptr, nullptr,
                      static_cast<float>(a), static_cast<float>(b)}};
-  if (half) source.half = {static_cast<const uint16_t*>(tensor.const_data_ptr()), brain};
+  if (half) source.half = {static_cast<const uint8_t*>(tensor.const_data_ptr()), brain};
   if (out.has_value()) {
     source.out = out->mutable_data_ptr<float>();
     source.memory = memory.has_value() ? memory->const_data_ptr<float>() : source.out;

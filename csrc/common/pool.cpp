@@ -131,7 +131,10 @@ int64_t pool_kept() {
 }
 
 Tensor pooled_empty(int64_t n, ScalarType dtype) {
-  const size_t size = dtype == ScalarType::Long ? 8 : dtype == ScalarType::Short ? 2 : 4;
+  const size_t size = dtype == ScalarType::Long    ? 8
+                      : dtype == ScalarType::Short ? 2
+                      : dtype == ScalarType::Byte  ? 1
+                                                   : 4;
   const size_t bytes = static_cast<size_t>(n) * size;
   if (bytes < kPooled || torch_from_blob == nullptr) return empty({n}, dtype);
   void* at = nullptr;

@@ -53,7 +53,20 @@ struct Pooled {
 };
 
 // A new CPU tensor of one dimension, over memory of the pool where it is large. Fails as `empty`.
-// dtype: Short, Int, Long or Float.
+// dtype: Byte, Short, Int, Long or Float.
 Tensor pooled_empty(int64_t n, ScalarType dtype);
+
+// A new float32 result of numel elements on the CPU, made in tiles: body(first, last, data) fills
+// the tiles [first, last), a contiguous range a thread, none smaller than `grain` tiles.
+template <class Body>
+Tensor fill_tiles(int64_t numel, int64_t tile, int64_t grain, const Body& body) {
+  Tensor out = pooled_empty(numel, ScalarType::Float);
+  float* const data = out.mutable_data_ptr<float>();
+  const int64_t tiles = numel / tile + (numel % tile != 0);
+  const int64_t parts = parts_for(tiles, grain);
+  parallel_parts(
+      parts, [&](int64_t part) { body(tiles * part / parts, tiles * (part + 1) / parts, data); });
+  return out;
+}
 
 }  // namespace gcext

@@ -50,10 +50,16 @@ struct Source {
   const int64_t* sent = nullptr;  // what is missing from memory; nullptr: nothing
 };
 
-// A tensor of 16-bit floats.
+// 16-bit floats, of any alignment.
 struct Halves {
-  const uint16_t* at = nullptr;
+  const uint8_t* at = nullptr;
   bool brain = false;  // bfloat16
+
+  float operator[](int64_t i) const {
+    uint16_t code;
+    memcpy(&code, at + 2 * i, sizeof code);
+    return brain ? float_of_brain(code) : float_of_half(code);
+  }
 };
 
 // What CPU kernels read. A tensor of 16-bit floats is never added to a memory in place.
@@ -64,9 +70,7 @@ struct HostSource : Source {
 
 // An element of the tensor, where speed does not matter.
 inline float tensor_at(const HostSource& source, int64_t i) {
-  const Halves& half = source.half;
-  if (half.at == nullptr) return source.tensor[i - source.first];
-  return half.brain ? float_of_brain(half.at[i]) : float_of_half(half.at[i]);
+  return source.half.at != nullptr ? source.half[i] : source.tensor[i - source.first];
 }
 
 // The fields of an operator's `info`, int64[4].

@@ -141,18 +141,4 @@ inline int64_t parts_for(int64_t n, int64_t grain) {
   return std::max<int64_t>(1, std::min<int64_t>(threads, n / grain));
 }
 
-// A new float32 result of numel elements on the CPU, made in tiles: body(first, last, data) fills
-// the tiles [first, last), a contiguous range a thread, none smaller than `grain` tiles.
-template <class Body>
-Tensor fill_tiles(int64_t numel, int64_t tile, int64_t grain, const Body& body) {
-  Tensor out = empty({numel}, ScalarType::Float);
-  float* data = out.mutable_data_ptr<float>();
-  advise_huge_pages(data, numel * static_cast<int64_t>(sizeof(float)));
-  const int64_t tiles = numel / tile + (numel % tile != 0);
-  const int64_t parts = parts_for(tiles, grain);
-  parallel_parts(
-      parts, [&](int64_t part) { body(tiles * part / parts, tiles * (part + 1) / parts, data); });
-  return out;
-}
-
 }  // namespace gcext

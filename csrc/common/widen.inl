@@ -14,22 +14,18 @@ namespace {
 constexpr int64_t kWidened = 1024;
 
 inline void widen(const Halves& from, int64_t begin, int64_t n, float* __restrict to) {
-  const uint16_t* const at = from.at + begin;
+  const Halves here{from.at + 2 * begin, from.brain};
   int64_t i = 0;
 #if defined(__AVX512F__)
   for (; i + 16 <= n; i += 16) {
-    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + i));
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(here.at + 2 * i));
     const __m512 wide =
         from.brain ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(codes), 16))
                    : _mm512_cvtph_ps(codes);
     _mm512_storeu_ps(to + i, wide);
   }
 #endif
-  if (from.brain) {
-    for (; i < n; ++i) to[i] = float_of_brain(at[i]);
-  } else {
-    for (; i < n; ++i) to[i] = float_of_half(at[i]);
-  }
+  for (; i < n; ++i) to[i] = here[i];
 }
 
 // Runs body(first, count, source) over pieces of the elements [begin, begin + n), the source being

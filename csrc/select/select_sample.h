@@ -57,7 +57,7 @@ class Sample {
       ahead.over(at_[g], at_[g] + kGroup, [&](int64_t tensor, int64_t from, int64_t until) {
         const HostSource& source = selection.tensors[tensor].source;
         for (int64_t i = from; i < until; i += 16) {
-          source.half.at != nullptr ? __builtin_prefetch(source.half.at + i)
+          source.half.at != nullptr ? __builtin_prefetch(source.half.at + 2 * i)
                                     : __builtin_prefetch(source.tensor + i);
           if (source.memory != nullptr) __builtin_prefetch(source.memory + i);
         }

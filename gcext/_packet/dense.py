@@ -55,7 +55,10 @@ def _new(packet: Packet) -> Tensor:
     index, value = packet.entries()
     if index is None:
         return (value.clone() if value is packet.coded else value).view(packet.shape)
-    dense = torch.empty(packet.numel, dtype=torch.float32, device=value.device)
+    if value.is_cpu:
+        dense = ops.pooled_floats(packet.numel)
+    else:
+        dense = torch.empty(packet.numel, dtype=torch.float32, device=value.device)
     _fill(dense, index, value)
     return dense.view(packet.shape)
 
