@@ -1,6 +1,6 @@
 // Bodies of codes.h for one instruction set: plain loops that the compiler turns into vectors.
 #include "codes.h"
-#include "common/widen.inl"
+#include "common/widen.h"
 
 namespace gcext::GCEXT_ISA {
 namespace {

@@ -4,7 +4,7 @@
 //   float64            to nearest, denormals kept whatever the caller flushes
 //   float16, bfloat16  exactly
 //
-// Kernels that take 16-bit tensors as they are need none of this; common/widen.inl.
+// Kernels that take 16-bit tensors as they are need none of this; common/widen.h.
 #pragma once
 
 #include "common/isa.h"

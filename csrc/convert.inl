@@ -1,5 +1,5 @@
 // Bodies of convert.h for one instruction set.
-#include "common/widen.inl"
+#include "common/widen.h"
 #include "convert.h"
 
 namespace gcext::GCEXT_ISA {

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "common/draws.inl"
-#include "common/lanes.inl"
+#include "common/draws.h"
+#include "common/lanes.h"
 #include "encode_codes.h"
 
 namespace gcext::GCEXT_ISA {

@@ -1,6 +1,6 @@
 // Bodies of natural.h for one instruction set: plain loops that the compiler turns into vectors.
-#include "common/draws.inl"
-#include "common/lanes.inl"
+#include "common/draws.h"
+#include "common/lanes.h"
 #include "natural.h"
 
 namespace gcext::GCEXT_ISA {

@@ -8,9 +8,9 @@
 #include <immintrin.h>
 #endif
 
-#include "common/draws.inl"
-#include "common/lanes.inl"
-#include "common/widen.inl"
+#include "common/draws.h"
+#include "common/lanes.h"
+#include "common/widen.h"
 #include "quantize.h"
 
 namespace gcext::GCEXT_ISA {

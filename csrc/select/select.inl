@@ -6,7 +6,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../common/widen.inl"
+#include "../common/widen.h"
 #include "select.h"
 
 namespace gcext::GCEXT_ISA {

@@ -50,58 +50,168 @@ const Kind* kinds_of_all() {
   return kinds.data();
 }
 
-// Calls visit(at, level, n) for each tile of the levels, checked; `count`: null, or gets how often
-// each symbol occurs.
+// Reads numbers of the runs before places that are sent, and levels: of several tiles side by side,
+// as each number waits for the last of its tile.
+class RunReader {
+ public:
+  static constexpr int kAtOnce = 4;
+
+  // counts: whether to count how often each symbol occurs.
+  RunReader(const Body& body, const Cursor& cursor, bool counts)
+      : code_(body.prefix, cursor),
+        stream_(body.prefix.stream),
+        table_(static_cast<size_t>(code_.mask() + 1)),
+        gap_(kAtOnce * kPrefixTile),
+        level_(kAtOnce * kPrefixTile),
+        count_(counts ? kAtOnce * kRunSymbols : 0) {
+    for (uint64_t window = 0; window <= code_.mask(); ++window) {
+      const uint16_t entry = code_.entry(window);
+      const auto symbol = static_cast<uint16_t>(entry >> 4);
+      const auto word = static_cast<uint8_t>(entry & 15);
+      const Kind& kind = kinds_[symbol];
+      table_[window] = {symbol, word,
+                        static_cast<uint8_t>(word + kind.gap_low + kind.less_one_low + 1)};
+    }
+  }
+
+  // Calls visit(gap, level, n) for each tile, in order.
+  template <class Visit>
+  void read(const Visit& visit) {
+    for (;;) {
+      PrefixReader::Tile tiles[kAtOnce];
+      int count = 0;
+      while (count < kAtOnce && (tiles[count] = code_.next()).n > 0) ++count;
+      if (count == 0) return;
+      const bool together =
+          count == kAtOnce && tiles[kAtOnce - 1].n == kPrefixTile && read_together(tiles);
+      for (int t = 0; t < count; ++t) {
+        if (!together) read_one(tiles[t], t);
+        visit(gap_.data() + t * kPrefixTile, level_.data() + t * kPrefixTile, tiles[t].n);
+      }
+    }
+  }
+
+  // Fails unless the code is that of what was counted.
+  void check_counts() {
+    for (int t = 1; t < kAtOnce; ++t) {
+      for (int64_t i = 0; i < kRunSymbols; ++i)
+        count_[static_cast<size_t>(i)] += count_[static_cast<size_t>(t * kRunSymbols + i)];
+    }
+    code_.check_counts(count_.data());
+  }
+
+ private:
+  struct Entry {
+    uint16_t symbol;
+    uint8_t word, all;  // bits: of the word, and of all that belongs to it
+  };
+
+  // What reading a number takes, by value: no store can change it.
+  struct View {
+    const uint8_t* stream;
+    const Entry* table;
+    const Kind* kinds;
+    uint64_t mask;
+    uint64_t* gap;
+    int32_t* level;
+    int64_t* count;  // or nullptr
+
+    // Number i of tile t, from bit `at` on; returns where the next one begins.
+    template <bool kCount>
+    int64_t one(int64_t at, int64_t end, int t, int64_t i) const {
+      uint64_t window = load_bits(stream, at);
+      const Entry entry = table[window & mask];
+      const Kind kind = kinds[entry.symbol];
+      if (kCount) ++count[t * kRunSymbols + entry.symbol];
+      uint64_t low = 0;
+      if (entry.all <= 57) {
+        window >>= entry.word;
+        low = low_of(window, kind.gap_low);
+        window >>= kind.gap_low;
+      } else {  // the gap's bits alone, in two parts
+        int64_t bit = at + entry.word;
+        for (int done = 0; done < kind.gap_low; done += 32) {
+          const int part = std::min(32, kind.gap_low - done);
+          if (bit >= end) return end + 1;
+          low |= low_of(load_bits(stream, bit), part) << done;
+          bit += part;
+        }
+        if (bit >= end) return end + 1;
+        window = load_bits(stream, bit);
+      }
+      gap[t * kPrefixTile + i] = kind.gap + low;
+      const auto magnitude = static_cast<int32_t>(
+          kind.less_one + 1 + static_cast<int32_t>(low_of(window, kind.less_one_low)));
+      const int32_t minus = -static_cast<int32_t>(window >> kind.less_one_low & 1);
+      level[t * kPrefixTile + i] = (magnitude ^ minus) - minus;
+      return at + entry.all;
+    }
+  };
+
+  View view() {
+    return {stream_,
+            table_.data(),
+            kinds_,
+            code_.mask(),
+            gap_.data(),
+            level_.data(),
+            count_.empty() ? nullptr : count_.data()};
+  }
+
+  // Whole tiles. False where one of them is wrong, which read_one finds again.
+  bool read_together(const PrefixReader::Tile* tiles) {
+    return count_.empty() ? read_whole<false>(tiles) : read_whole<true>(tiles);
+  }
+
+  template <bool kCount>
+  bool read_whole(const PrefixReader::Tile* tiles) {
+    const View own = view();
+    int64_t at[kAtOnce], end[kAtOnce];
+    for (int t = 0; t < kAtOnce; ++t) {
+      at[t] = tiles[t].begin;
+      end[t] = tiles[t].end;
+    }
+    for (int64_t i = 0; i < kPrefixTile; ++i) {
+      bool over = false;
+      for (int t = 0; t < kAtOnce; ++t) over |= at[t] >= end[t];
+      if (over) return false;
+      for (int t = 0; t < kAtOnce; ++t) at[t] = own.one<kCount>(at[t], end[t], t, i);
+    }
+    return std::equal(at, at + kAtOnce, end);
+  }
+
+  void read_one(const PrefixReader::Tile& tile, int t) {
+    const View own = view();
+    int64_t at = tile.begin, i = 0;
+    for (; i < tile.n && at < tile.end; ++i)
+      at = own.count == nullptr ? own.one<false>(at, tile.end, t, i)
+                                : own.one<true>(at, tile.end, t, i);
+    code_.check_end(tile, i < tile.n ? tile.end + 1 : at);
+  }
+
+  PrefixReader code_;
+  const uint8_t* const stream_;
+  const Kind* const kinds_ = kinds_of_all();
+  std::vector<Entry> table_;  // by window
+  std::vector<uint64_t> gap_;
+  std::vector<int32_t> level_;
+  std::vector<int64_t> count_;  // a row for each of the tiles side by side
+};
+
+// Calls visit(at, level, n) for each tile of the levels, checked; counts: whether the code is to be
+// checked, too.
 template <class Index, class Visit>
-void walk(const Body& body, const Cursor& cursor, int64_t* count, const Visit& visit) {
+void walk(const Body& body, const Cursor& cursor, bool counts, const Visit& visit) {
   const LevelFields& fields = body.levels;
   if (fields.places == 0) return;
-  PrefixReader code(body.prefix, cursor);
+  RunReader reader(body, cursor, counts);
   NormAt norm_at(fields.bucket, fields.norms);
   const bool zero_norms = any_zero(fields.norm, fields.norms);
-  const uint8_t* const stream = body.prefix.stream;
-  const Kind* const kinds = kinds_of_all();
-  uint64_t gap[kPrefixTile];
-  int32_t level[kPrefixTile];
   Index places[kPrefixTile];
   int16_t narrow[kPrefixTile];
   uint64_t next = 0;  // the first place after the last
-  for (;;) {
-    const PrefixReader::Tile tile = code.next();
-    if (tile.n == 0) break;
-    int64_t bit = tile.begin, n = 0;
-    for (; n < tile.n && bit < tile.end; ++n) {
-      uint64_t window = load_bits(stream, bit);
-      const uint16_t entry = code.entry(window);
-      const Kind& kind = kinds[entry >> 4];
-      if (count != nullptr) ++count[entry >> 4];
-      int used = entry & 15;
-      uint64_t low = 0;
-      if (used + kind.gap_low + kind.less_one_low + 1 > 57) {  // the gap's bits alone, in two parts
-        bit += used;
-        for (int at = 0; at < kind.gap_low; at += 32) {
-          const int part = std::min(32, kind.gap_low - at);
-          if (bit >= tile.end) break;
-          low |= low_of(load_bits(stream, bit), part) << at;
-          bit += part;
-        }
-        if (bit >= tile.end) break;
-        window = load_bits(stream, bit);
-        used = 0;
-      } else {
-        low = low_of(window >> used, kind.gap_low);
-        used += kind.gap_low;
-      }
-      gap[n] = kind.gap + low;
-      const auto magnitude = static_cast<int32_t>(
-          kind.less_one + 1 + static_cast<int32_t>(low_of(window >> used, kind.less_one_low)));
-      used += kind.less_one_low;
-      const int32_t minus = -static_cast<int32_t>(window >> used & 1);
-      level[n] = (magnitude ^ minus) - minus;
-      bit += used + 1;
-    }
-    code.check_end(tile, n < tile.n ? tile.end + 1 : bit);
-    const uint8_t* const size = body.prefix.sizes;
+  const uint8_t* const size = body.prefix.sizes;
+  reader.read([&](const uint64_t* gap, const int32_t* level, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
       const uint64_t place = next + gap[i];  // below 2^63 both
       if (place >= static_cast<uint64_t>(body.k))
@@ -116,8 +226,8 @@ void walk(const Body& body, const Cursor& cursor, int64_t* count, const Visit& v
       next = place + 1;
     }
     visit(places, narrow, n);
-  }
-  if (count != nullptr) code.check_counts(count);
+  });
+  if (counts) reader.check_counts();
 }
 
 }  // namespace
@@ -130,14 +240,12 @@ void take_levels2(Cursor* cursor, Body* body) {
 
 void check_levels2(const Body& body, const Cursor& cursor) {
   const auto none = [](const auto*, const int16_t*, int64_t) {};
-  int64_t count[kRunSymbols] = {};
-  body.narrow() ? walk<int32_t>(body, cursor, count, none)
-                : walk<int64_t>(body, cursor, count, none);
+  body.narrow() ? walk<int32_t>(body, cursor, true, none) : walk<int64_t>(body, cursor, true, none);
 }
 
 template <class Index>
 void read_levels2(const Body& body, const Cursor& cursor, Index* at, int16_t* level) {
-  walk<Index>(body, cursor, nullptr, [&](const Index* places, const int16_t* tile, int64_t n) {
+  walk<Index>(body, cursor, false, [&](const Index* places, const int16_t* tile, int64_t n) {
     at = std::copy(places, places + n, at);
     level = std::copy(tile, tile + n, level);
   });

@@ -22,13 +22,24 @@
 
 namespace torch::headeronly {
 
-enum class ScalarType : int8_t { Byte = 0, Short = 2, Int = 3, Long = 4, Float = 6, Double = 7 };
+enum class ScalarType : int8_t {
+  Byte = 0,
+  Short = 2,
+  Int = 3,
+  Long = 4,
+  Half = 5,
+  Float = 6,
+  Double = 7,
+  BFloat16 = 15
+};
 
 inline int64_t size_of(ScalarType type) {
   switch (type) {
     case ScalarType::Byte:
       return 1;
     case ScalarType::Short:
+    case ScalarType::Half:
+    case ScalarType::BFloat16:
       return 2;
     case ScalarType::Int:
     case ScalarType::Float:
@@ -105,6 +116,7 @@ class Tensor {
   int64_t size(int64_t i) const { return own_->sizes[static_cast<size_t>(i)]; }
   ScalarType scalar_type() const { return own_->type; }
   bool is_contiguous() const { return true; }
+  bool is_cuda() const { return false; }
   Device device() const { return {}; }
 
   void* mutable_data_ptr() const { return own_->memory->data; }

@@ -1,5 +1,5 @@
-// Vectors for one instruction set, for what compilers do not turn into good ones by themselves:
-// mixed widths.
+// For bodies of one instruction set: vectors of mixed widths, which compilers do not make well of
+// plain loops.
 #pragma once
 
 #include <cstring>

@@ -1,4 +1,4 @@
-// Draws for one instruction set; what an element draws is draw_one of common/scalar.h.
+// For bodies of one instruction set: what elements draw, as draw_one of scalar.h has it.
 #pragma once
 
 #include <cstdint>

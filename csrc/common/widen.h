@@ -1,4 +1,4 @@
-// 16-bit floats as float32, for one instruction set.
+// For bodies of one instruction set: 16-bit floats as float32.
 #pragma once
 
 #include "source.h"
