@@ -16,6 +16,19 @@ Class class_of(uint64_t x) {
   return {2 * e + static_cast<int>(x >> (e - 1) & 1), e - 1};
 }
 
+// Of small numbers, which most are, without a branch that depends on them.
+struct SmallClasses {
+  static constexpr uint64_t kCount = 64;
+  Class of[kCount];
+  SmallClasses() {
+    for (uint64_t x = 0; x < kCount; ++x) of[x] = class_of(x);
+  }
+};
+
+inline Class find_class(const SmallClasses& small, uint64_t x) {
+  return x < SmallClasses::kCount ? small.of[x] : class_of(x);
+}
+
 int low_bits(int number) { return number < 2 ? 0 : number / 2 - 1; }
 
 // The number of a class with all low bits 0.
@@ -255,7 +268,9 @@ template <class Index>
 void put_levels2(Message* message, int64_t k, const LevelArrays& arrays, const Index* at,
                  int64_t places) {
   check_norms("levels2", k, arrays, places);
-  std::vector<int64_t> count(kRunSymbols);
+  const SmallClasses small;
+  // Of every other place: a counter waits for the last count of its own.
+  std::vector<int64_t> count(kRunSymbols), others(kRunSymbols);
   int64_t more_bits = 0, next = 0;
   std::vector<uint16_t> symbol(static_cast<size_t>(places));
   for (int64_t i = 0; i < places; ++i) {
@@ -263,15 +278,16 @@ void put_levels2(Message* message, int64_t k, const LevelArrays& arrays, const I
     if (place < next || place >= k)
       throw PackError("pack: places must rise strictly below " + std::to_string(k) + ", got " +
                       std::to_string(place) + ".");
-    const Class gap = class_of(static_cast<uint64_t>(place - next));
+    const Class gap = find_class(small, static_cast<uint64_t>(place - next));
     const Class less_one =
-        class_of(static_cast<uint64_t>(magnitude_of(arrays.level[i], arrays.steps) - 1));
-    symbol[static_cast<size_t>(i)] =
-        static_cast<uint16_t>(kMagnitudeClasses * gap.number + less_one.number);
-    ++count[symbol[static_cast<size_t>(i)]];
+        find_class(small, static_cast<uint64_t>(magnitude_of(arrays.level[i], arrays.steps) - 1));
+    const auto own = static_cast<uint16_t>(kMagnitudeClasses * gap.number + less_one.number);
+    symbol[static_cast<size_t>(i)] = own;
+    ++(i % 2 == 0 ? count : others)[own];
     more_bits += gap.low + less_one.low + 1;
     next = place + 1;
   }
+  for (size_t which = 0; which < count.size(); ++which) count[which] += others[which];
   check_norms_at(arrays, at, places);
   put_norms(message, arrays, places);
   if (places == 0) return;

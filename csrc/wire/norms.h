@@ -59,12 +59,15 @@ void check_norms_at(const LevelArrays& arrays, const Index* at, int64_t places) 
       throw PackError("pack: a norm must be positive where a level is not 0, got 0.");
 }
 
+[[noreturn]] inline void refuse_level(int level, int64_t steps) {
+  throw PackError("pack: levels must be in [-" + std::to_string(steps) + ", " +
+                  std::to_string(steps) + "] and not 0, got " + std::to_string(level) + ".");
+}
+
 // The magnitude of a level. Throws PackError unless it is in [1, steps].
 inline int magnitude_of(int level, int64_t steps) {
   const int magnitude = level < 0 ? -level : level;
-  if (magnitude < 1 || magnitude > steps)
-    throw PackError("pack: levels must be in [-" + std::to_string(steps) + ", " +
-                    std::to_string(steps) + "] and not 0, got " + std::to_string(level) + ".");
+  if (magnitude < 1 || magnitude > steps) refuse_level(level, steps);
   return magnitude;
 }
 
