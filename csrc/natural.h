@@ -65,7 +65,7 @@ GCEXT_HD inline int32_t power_of(float x, uint32_t bits, int32_t most) {
 
 // The bodies compiled per instruction set.
 struct NaturalTable {
-  // Of elements index .. index + n - 1, index even.
+  // Of elements index .. index + n - 1.
   void (*draw)(const float* acc, int64_t n, uint64_t key, uint64_t index, int32_t most,
                int16_t* power);
   // acc becomes acc - sent.

@@ -12,10 +12,12 @@ namespace gcext {
 namespace {
 
 // 1. Pass over the cells: sum, find what is not finite, and tally what the scale or the norms need.
-// 2. Report what is not finite, or find the scale; levels: draw them, count those that are not
-// zero,
-//    and fit the norms to them.
-// 3. Pass over the cells again: sum once more, and write out what was not sent; levels: the pairs.
+// 2. Report what is not finite, or find the scale; levels: the norms, then a pass that draws them
+//    and fits the norms to them.
+// 3. Pass over the cells again: write out what was not sent.
+//
+// Levels of buckets that are one cell each take a single pass for all of it, beside one that
+// validates where out is the memory. The pairs come last, from the levels alone.
 //
 // A cell is a fixed range of elements within one bucket, and what is not an integer is added cell
 // by cell: no result depends on the number of threads.

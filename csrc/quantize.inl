@@ -48,9 +48,10 @@ uint32_t accumulate(const HostSource& s, int64_t begin, int64_t n, float* acc) {
     });
     return top;
   }
-  const float *tensor = s.tensor + (begin - s.first), *memory = s.memory + begin;
+  const float* const tensor = s.tensor + (begin - s.first);
   if (s.memory == nullptr)
     return static_cast<uint32_t>(add_up(n, acc, [=](int64_t i) { return tensor[i]; }));
+  const float* const memory = s.memory + begin;
   if (s.sent == nullptr)
     return static_cast<uint32_t>(
         add_memory(tensor, s.b, n, acc, [=](int64_t i) { return memory[i]; }));
