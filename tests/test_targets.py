@@ -48,6 +48,15 @@ def test_any_strides_and_dtype(spec: str, dtype: torch.dtype) -> None:
         assert target._version > version
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [2**18, 2**18 + 1, 3 * 2**18 - 1])
+def test_large_tensors_are_added_to_in_pieces(n: int, dtype: torch.dtype) -> None:
+    packet = gcext.codec("sign").encode(torch.randn(n))
+    target = torch.randn(n).to(dtype)
+    want = sum_of(target, packet, -0.3)
+    assert torch.equal(packet.add_to_(target, -0.3), want)
+
+
 def test_what_lies_between_is_not_touched() -> None:
     packet = gcext.codec("dense").encode(torch.randn(SHAPE))
     for sent in (packet, gcext.stc(torch.randn(SHAPE), 0.5)):

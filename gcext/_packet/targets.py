@@ -22,6 +22,8 @@ __all__ = ["HARMLESS", "add", "add_finite"]
 # Less than half the distance between the largest float32 and the one before: adding it to any
 # finite float32 leaves that finite. Half the distance of bfloat16 is larger, of float16 it is 16.
 HARMLESS = 2.0**102
+# Elements that are converted at a time on the CPU: what is in between stays in the cache.
+_PIECE = 1 << 18
 _HARMLESS_TO = {torch.float32: HARMLESS, torch.bfloat16: HARMLESS, torch.float16: 8.0}
 
 
@@ -132,11 +134,32 @@ def _places(dense: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 def _add_converted(dense: Tensor, index: Tensor | None, value: Tensor, alpha: float) -> None:
     """Add to a tensor of any dtype and strides, that has elements: those of ``index`` alone."""
-    if index is None:
+    if index is not None:
+        flat, at = _places(dense, index)
+        flat.index_copy_(0, at, _sum(flat.index_select(0, at), value, alpha))
+    elif dense.is_contiguous():
+        _add_whole(dense.view(-1), value, alpha)
+    else:
         dense.copy_(_sum(dense.flatten(), value, alpha).view(dense.shape))
-        return
-    flat, at = _places(dense, index)
-    flat.index_copy_(0, at, _sum(flat.index_select(0, at), value, alpha))
+
+
+def _add_whole(flat: Tensor, value: Tensor, alpha: float) -> None:
+    """Add alpha times as many values to a contiguous tensor, piece by piece on the CPU.
+
+    All memory is taken before the first piece is changed.
+    """
+    piece = _PIECE if flat.is_cpu else flat.numel()
+    double = flat.dtype == torch.float64
+    wide = value.new_empty(min(piece, flat.numel()), dtype=torch.float64 if double else None)
+    whole = value.new_empty(0, dtype=torch.int32)
+    for at in range(0, flat.numel(), piece):
+        held, part = flat[at : at + piece], value[at : at + piece]
+        own = wide[: part.numel()]
+        if double:
+            held.add_(own.copy_(part).mul_(float(np.float32(alpha))))
+        else:
+            ops.combine_add_(own.copy_(held), whole, part, alpha)
+            held.copy_(own)
 
 
 def _sum(held: Tensor, value: Tensor, alpha: float) -> Tensor:
