@@ -104,7 +104,7 @@ struct Encoder {
 
   bool run() {
     if (alone()) {
-      if (in_place(source) && !all_finite(pass, source, cells, parts)) return false;
+      if (!may_write(pass, source, cells, parts)) return false;
       return half() ? emit_halves() : emit(nullptr);
     }
     const size_t buckets = static_cast<size_t>(cells.buckets());

@@ -1,5 +1,5 @@
-// Bodies of encode_codes.h for one instruction set. Plain loops that the compiler turns into
-// vectors.
+// Bodies of encode_codes.h for one instruction set: plain loops that the compiler turns into
+// vectors, but where widths are mixed or values looked up.
 #include <cmath>
 #include <cstring>
 
@@ -10,7 +10,6 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
-constexpr int64_t kBatch = 256;    // elements whose draws are made at a time
 constexpr int64_t kLookups = 512;  // elements looked up at a time
 
 // How a bucket's elements are rounded.
@@ -64,7 +63,7 @@ void grid_of(const float* acc, int64_t n, float top, const GridRule& rule, int64
   const GridRun g{grid_factor(top, rule.width), grid_middle(rule.width),
                   static_cast<double>((1 << rule.width) - 1)};
   LaneSums sums;
-  DrawnRun<kBatch> run;
+  DrawnRun run;
   for (int64_t at = 0; at < n; at += kBatch) {
     const int64_t m = n - at < kBatch ? n - at : kBatch;
     if (kRandom) run.draw(rule.key, index + at);

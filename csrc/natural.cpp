@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor> natural(const Tensor& tensor, const std::optional<Ten
   int16_t* const drawn = power.mutable_data_ptr<int16_t>();
   int64_t* const field = info.mutable_data_ptr<int64_t>();
 
-  const bool finite = !(in_place(source) && !all_finite(pass, source, cells, parts)) &&
+  const bool finite = may_write(pass, source, cells, parts) &&
                       all_finite(pass, source, cells, parts, [&](const Cell& cell, float* acc) {
                         table.draw(acc, cell.size, key, static_cast<uint64_t>(cell.begin), most,
                                    drawn + cell.begin);

@@ -1,4 +1,4 @@
-// Bodies of natural.h for one instruction set: plain loops that the compiler turns into vectors.
+// Bodies of natural.h for one instruction set.
 #include "common/draws.h"
 #include "common/lanes.h"
 #include "natural.h"
@@ -6,10 +6,8 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
-constexpr int64_t kBatch = 256;  // draws made at a time
-
 void draw(const float* acc, int64_t n, uint64_t key, uint64_t index, int32_t most, int16_t* power) {
-  DrawnRun<kBatch> run;
+  DrawnRun run;
   for (int64_t at = 0; at < n; at += kBatch) {
     const int64_t m = n - at < kBatch ? n - at : kBatch;
     run.draw(key, static_cast<int64_t>(index) + at);

@@ -141,7 +141,7 @@ class Levels {
 
   // Where each cell is a bucket.
   bool in_one_pass() {
-    if (in_place(source_) && !all_finite(table_, source_, cells_, parts_)) return false;
+    if (!may_write(table_, source_, cells_, parts_)) return false;
     return all_finite(table_, source_, cells_, parts_, [&](const Cell& cell, float* acc) {
       float& norm = norms_[cell.index];
       norm = norm_of(norm_, cell.size, squares(cell, acc), cell.top);

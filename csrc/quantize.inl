@@ -1,5 +1,5 @@
-// Bodies of quantize.h for one instruction set. Plain loops that the compiler turns into vectors;
-// only packing signs is beyond it.
+// Bodies of quantize.h for one instruction set: plain loops that the compiler turns into vectors,
+// but where widths are mixed, values looked up, or signs and levels packed.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -16,7 +16,6 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
-constexpr int64_t kBatch = 256;  // draws made at a time
 constexpr int kWindow = 17;  // 24-bit mantissas moved by up to 17 bits: 4096 of them fit a double
 
 // acc becomes the n sums; returns their largest key. Keys are not negative as int32, which the
@@ -210,7 +209,7 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
   const double per_norm = static_cast<double>(rule.steps) / norm;
   LaneSums sums;
   int64_t zeros = 0;
-  DrawnRun<kBatch> run;
+  DrawnRun run;
   for (int64_t at = 0; at < n; at += kBatch) {
     run.draw(rule.key, index + at);
     const int64_t m = n - at < kBatch ? n - at : kBatch;

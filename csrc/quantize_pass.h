@@ -66,9 +66,11 @@ bool all_finite(const QuantizeTable& table, const HostSource& source, const Cell
   return std::all_of(tops.begin(), tops.end(), [](uint32_t top) { return top < kInfKey; });
 }
 
-inline bool all_finite(const QuantizeTable& table, const HostSource& source, const Cells& cells,
-                       int64_t parts) {
-  return all_finite(table, source, cells, parts, [](const Cell&, const float*) {});
+// Whether a pass may write as it goes: where out is the memory all sums are validated first.
+inline bool may_write(const QuantizeTable& table, const HostSource& source, const Cells& cells,
+                      int64_t parts) {
+  return !in_place(source) ||
+         all_finite(table, source, cells, parts, [](const Cell&, const float*) {});
 }
 
 // Reports why the first sum that is not finite, of these n elements, is not.

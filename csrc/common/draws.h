@@ -9,18 +9,18 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
-// The draws of the elements from `index` on, kCount of them and one.
-template <int kCount>
+constexpr int64_t kBatch = 256;  // elements whose draws are made at a time
+
+// The draws of the elements from `index` on, kBatch of them and one.
 struct DrawnRun {
-  static_assert(kCount % 2 == 0, "whole pairs");
   static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the lower half comes first");
-  uint64_t pair[kCount / 2 + 1];
+  uint64_t pair[kBatch / 2 + 1];
   int64_t odd;
 
   void draw(uint64_t key, int64_t index) {
     const uint64_t first = draw_state(key, static_cast<uint64_t>(index) >> 1);
-    for (uint64_t i = 0; i < kCount / 2; ++i) pair[i] = mixed(draw_state(first, i));
-    pair[kCount / 2] = mixed(draw_state(first, kCount / 2));
+    for (uint64_t i = 0; i < kBatch / 2; ++i) pair[i] = mixed(draw_state(first, i));
+    pair[kBatch / 2] = mixed(draw_state(first, kBatch / 2));
     odd = index & 1;
   }
   // Unaligned.

@@ -1,5 +1,6 @@
 #include "levels2.h"
 
+#include <memory>
 #include <string>
 
 namespace gcext::wire {
@@ -73,10 +74,12 @@ class RunReader {
   RunReader(const Body& body, const Cursor& cursor, bool counts)
       : code_(body.prefix, cursor),
         stream_(body.prefix.stream),
+        rows_(std::min<int64_t>(kAtOnce, (body.prefix.symbols - 1) / kPrefixTile + 1)),
+        held_(std::min(rows_ * kPrefixTile, body.prefix.symbols)),
         table_(static_cast<size_t>(code_.mask() + 1)),
-        gap_(kAtOnce * kPrefixTile),
-        level_(kAtOnce * kPrefixTile),
-        count_(counts ? kAtOnce * kRunSymbols : 0) {
+        gap_(new uint64_t[static_cast<size_t>(held_)]),
+        level_(new int32_t[static_cast<size_t>(held_)]),
+        count_(counts ? static_cast<size_t>(rows_ * kRunSymbols) : 0) {
     for (uint64_t window = 0; window <= code_.mask(); ++window) {
       const uint16_t entry = code_.entry(window);
       const auto symbol = static_cast<uint16_t>(entry >> 4);
@@ -99,14 +102,14 @@ class RunReader {
           count == kAtOnce && tiles[kAtOnce - 1].n == kPrefixTile && read_together(tiles);
       for (int t = 0; t < count; ++t) {
         if (!together) read_one(tiles[t], t);
-        visit(gap_.data() + t * kPrefixTile, level_.data() + t * kPrefixTile, tiles[t].n);
+        visit(gap_.get() + t * kPrefixTile, level_.get() + t * kPrefixTile, tiles[t].n);
       }
     }
   }
 
   // Fails unless the code is that of what was counted.
   void check_counts() {
-    for (int t = 1; t < kAtOnce; ++t) {
+    for (int64_t t = 1; t < rows_; ++t) {
       for (int64_t i = 0; i < kRunSymbols; ++i)
         count_[static_cast<size_t>(i)] += count_[static_cast<size_t>(t * kRunSymbols + i)];
     }
@@ -166,8 +169,8 @@ class RunReader {
             table_.data(),
             kinds_,
             code_.mask(),
-            gap_.data(),
-            level_.data(),
+            gap_.get(),
+            level_.get(),
             count_.empty() ? nullptr : count_.data()};
   }
 
@@ -205,10 +208,12 @@ class RunReader {
   PrefixReader code_;
   const uint8_t* const stream_;
   const Kind* const kinds_ = kinds_of_all();
+  // Of a message of few symbols no more than these: a row for each of the tiles side by side.
+  const int64_t rows_, held_;
   std::vector<Entry> table_;  // by window
-  std::vector<uint64_t> gap_;
-  std::vector<int32_t> level_;
-  std::vector<int64_t> count_;  // a row for each of the tiles side by side
+  const std::unique_ptr<uint64_t[]> gap_;
+  const std::unique_ptr<int32_t[]> level_;
+  std::vector<int64_t> count_;
 };
 
 // Calls visit(at, level, n) for each tile of the levels, checked; counts: whether the code is to be

@@ -114,7 +114,7 @@ def _check_converted(dense: Tensor, index: Tensor | None, value: Tensor, alpha: 
     else:
         flat, at = _places(dense, index)
         held = flat.index_select(0, at)
-    sums = _sum(held, value, alpha)
+    sums = _add_flat(held.clone(), value, alpha)
     if bool((held.isfinite() & ~sums.isfinite()).any()):
         raise ValueError(_OVERFLOW.format(dense.dtype))
 
@@ -136,23 +136,23 @@ def _add_converted(dense: Tensor, index: Tensor | None, value: Tensor, alpha: fl
     """Add to a tensor of any dtype and strides, that has elements: those of ``index`` alone."""
     if index is not None:
         flat, at = _places(dense, index)
-        flat.index_copy_(0, at, _sum(flat.index_select(0, at), value, alpha))
+        flat.index_copy_(0, at, _add_flat(flat.index_select(0, at), value, alpha))
     elif dense.is_contiguous():
-        _add_whole(dense.view(-1), value, alpha)
+        _add_flat(dense.view(-1), value, alpha)
     else:
-        dense.copy_(_sum(dense.flatten(), value, alpha).view(dense.shape))
+        dense.copy_(_add_flat(dense.flatten(), value, alpha).view(dense.shape))
 
 
-def _add_whole(flat: Tensor, value: Tensor, alpha: float) -> None:
-    """Add alpha times as many values to a contiguous tensor, piece by piece on the CPU.
+def _add_flat(flat: Tensor, value: Tensor, alpha: float) -> Tensor:
+    """Add alpha times as many values to a contiguous tensor, and return it.
 
-    All memory is taken before the first piece is changed.
+    On the CPU piece by piece; all memory is taken before the first piece is changed.
     """
     piece = _PIECE if flat.is_cpu else flat.numel()
     double = flat.dtype == torch.float64
     wide = value.new_empty(min(piece, flat.numel()), dtype=torch.float64 if double else None)
     whole = value.new_empty(0, dtype=torch.int32)
-    for at in range(0, flat.numel(), piece):
+    for at in range(0, flat.numel(), max(piece, 1)):
         held, part = flat[at : at + piece], value[at : at + piece]
         own = wide[: part.numel()]
         if double:
@@ -160,12 +160,4 @@ def _add_whole(flat: Tensor, value: Tensor, alpha: float) -> None:
         else:
             ops.combine_add_(own.copy_(held), whole, part, alpha)
             held.copy_(own)
-
-
-def _sum(held: Tensor, value: Tensor, alpha: float) -> Tensor:
-    """Return held plus alpha times value, in the dtype of held."""
-    if held.dtype == torch.float64:
-        return held + value.double() * float(np.float32(alpha))
-    total = held.to(torch.float32, copy=True)
-    ops.combine_add_(total, value.new_empty(0, dtype=torch.int32), value, alpha)
-    return total.to(held.dtype)
+    return flat
