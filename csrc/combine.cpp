@@ -88,10 +88,14 @@ struct Targets {
   int64_t entries = 0;
   bool shared = false;  // some of the tensors share memory
 
+  // split: where given, the packet of tensor i is the next split[i] entries of the first index and
+  // value; where that is -1, the next of the others.
   Targets(const char* op, const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
-          const std::vector<Tensor>& value) {
+          const std::vector<Tensor>& value, const std::vector<int64_t>& split = {}) {
     const size_t m = dense.size();
-    GCEXT_CHECK(index.size() == m && value.size() == m, op,
+    const size_t arrays =
+        split.empty() ? m : 1 + static_cast<size_t>(std::count(split.begin(), split.end(), -1));
+    GCEXT_CHECK(index.size() == arrays && value.size() == arrays, op,
                 ": needs an index and a value for every tensor, got ", index.size(), " and ",
                 value.size(), " for ", m, ".");
     const std::string what = std::string(op) + ": dense";
@@ -100,15 +104,41 @@ struct Targets {
     for (size_t i = 0; i < m; ++i) {
       check_dense(dense[i], ScalarType::Float, what.c_str());
       numel.push_back(dense[i].numel());
-      packets.push_back(view_packet(op, index[i], value[i], numel[i]));
+      if (split.empty()) packets.push_back(view_packet(op, index[i], value[i], numel[i]));
       data.push_back(dense[i].mutable_data_ptr<float>());
       if (numel[i] > 0) memory.emplace_back(data[i], data[i] + numel[i]);
-      entries += packets[i].k;
     }
+    if (!split.empty()) view_parts(op, index, value, split);
+    for (const PacketView& packet : packets) entries += packet.k;
     check_rising(op, packets, numel);
     std::sort(memory.begin(), memory.end(), std::less<>());
     for (size_t i = 1; i < memory.size(); ++i)
       shared = shared || std::less<>()(memory[i].first, memory[i - 1].second);
+  }
+
+  void view_parts(const char* op, const std::vector<Tensor>& index,
+                  const std::vector<Tensor>& value, const std::vector<int64_t>& split) {
+    GCEXT_CHECK(split.size() == numel.size(), op,
+                ": split must have a number for every tensor, got ", split.size(), " for ",
+                numel.size(), ".");
+    const PacketView whole = view_packet(op, index[0], value[0], 0);
+    int64_t at = 0;
+    size_t other = 0;
+    for (size_t i = 0; i < split.size(); ++i) {
+      const int64_t k = split[i];
+      if (k == -1) {
+        ++other;
+        packets.push_back(view_packet(op, index[other], value[other], numel[i]));
+        continue;
+      }
+      GCEXT_CHECK(k >= 0 && k <= whole.k - at, op, ": split must add up to the entries, got ", k,
+                  " from ", at, " on, of ", whole.k, ".");
+      packets.push_back({static_cast<const char*>(whole.index) + at * (whole.wide ? 8 : 4),
+                         whole.value + at, k, whole.wide, false});
+      at += k;
+    }
+    GCEXT_CHECK(at == whole.k, op, ": split must add up to the entries, got ", at, " of ", whole.k,
+                ".");
   }
 
   // Calls visit(i, from, until) for the entries [from, until) of packet i, of all packets' entries
@@ -178,8 +208,9 @@ void combine_add_many_(const std::vector<Tensor>& dense, const std::vector<Tenso
 
 // The same, but nothing is written where a sum would overflow: which tensor's, or -1.
 int64_t combine_add_finite_(const std::vector<Tensor>& dense, const std::vector<Tensor>& index,
-                            const std::vector<Tensor>& value, double alpha) {
-  const Targets targets("combine_add_finite_", dense, index, value);
+                            const std::vector<Tensor>& value, double alpha,
+                            const std::vector<int64_t>& split) {
+  const Targets targets("combine_add_finite_", dense, index, value, split);
   const int64_t overflow = first_overflow(targets, alpha);
   if (overflow < 0) add_all(targets, alpha);
   return overflow;
@@ -196,6 +227,7 @@ GCEXT_OPERATOR(CPU, combine_add_,
 GCEXT_OPERATOR(CPU, combine_add_many_,
                "(Tensor(a!)[] dense, Tensor[] index, Tensor[] value, float alpha) -> ()")
 GCEXT_OPERATOR(CPU, combine_add_finite_,
-               "(Tensor(a!)[] dense, Tensor[] index, Tensor[] value, float alpha) -> int")
+               "(Tensor(a!)[] dense, Tensor[] index, Tensor[] value, float alpha, int[] split=[]) "
+               "-> int")
 
 }  // namespace gcext

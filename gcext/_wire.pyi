@@ -1,20 +1,20 @@
 """The torch-free extension module: packets to bytes and back. Use gcext._packet.wire.
 
 A packet is read by attribute: ``method``, ``shape``, ``dtype`` (its name, "torch." before it or
-not), ``members`` of a group, ``_contents`` with ``support``, ``coded`` and ``scale``, ``merged``
-with ``scales``, ``place`` and ``negative``, ``encoded`` with ``k``, ``scale`` and ``streams``. A
-support is None for all elements, an index array, or an object with ``seed`` and ``k``; coded is
-float32, or an object with the fields of the value code (gcext._packet.codes, gcext.polar), of a sum
-``terms``, packets. Arrays
-are NumPy's, tensors in host memory, or what an object's ``numpy()`` returns; one-dimensional and
-contiguous.
+not), ``members`` of a group, or its ``joined`` (gcext._packet.joined) where it has one,
+``_contents`` (where that is None, ``contents``) with ``support``, ``coded`` and ``scale``,
+``merged`` with ``scales``, ``place`` and ``negative``, ``encoded`` with ``k``, ``scale`` and
+``streams``. A support is None for all elements, an index array, or an object with ``seed`` and
+``k``; coded is float32, or an object with the fields of the value code (gcext._packet.codes,
+gcext.polar), of a sum ``terms``, packets. Arrays are NumPy's, tensors in host memory, or what an
+object's ``numpy()`` returns; one-dimensional and contiguous.
 
 A decoded packet is what ``build`` returns, called with ``method``, ``shape``, ``dtype``,
 ``support`` (a dict of ``seed`` and ``k`` where it is random), ``coded`` (a dict of the fields of a
 value code, of a sum the list of its terms), ``scale``, ``merged`` and ``located`` (dicts), in this
-order. Of a group it is called
-by name, with ``method``, ``members``, ``support`` and ``coded``: a member is a packet, or of a
-ternary one a tuple of shape, dtype, k and scale, whose pairs are the next k of the two arrays.
+order. Of a group it is called by name, with ``method``, ``members``, ``support`` and ``coded``: a
+member is a packet, or of a sparse or ternary one a tuple of method, shape, dtype, k and scale,
+whose pairs are the next k of the two arrays.
 """
 
 from collections.abc import Callable, Sequence

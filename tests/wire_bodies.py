@@ -77,7 +77,7 @@ def packet_of(body: Body) -> Packet:
     """Return the packet of a body, valid or not."""
     dtype: Any = body.dtype
     if body.method == "group":
-        return Packet("group", (), dtype, members=tuple(map(packet_of, body.members)))
+        return Packet("group", (), dtype, _members=tuple(map(packet_of, body.members)))
     coded: Any = body.value
     if body.method == "sum":
         coded = SimpleNamespace(terms=tuple(map(packet_of, body.members)))

@@ -1,8 +1,11 @@
 // Argument checks that the CPU and CUDA operators share.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "../codes.h"
 #include "source.h"
@@ -87,6 +90,36 @@ inline SelectArgs select_args(const Tensor& tensor, const std::optional<Tensor>&
   return args;
 }
 
+// Raises where what one selection writes is read or written by another: they run in any order,
+// several at once.
+inline void check_apart(const std::vector<SelectArgs>& args) {
+  struct Stretch {
+    const float *first, *end;
+    bool written;
+  };
+  std::vector<Stretch> stretches;
+  stretches.reserve(3 * args.size());
+  for (const SelectArgs& each : args) {
+    const auto add = [&](const float* first, bool written) {
+      if (first != nullptr && each.n > 0) stretches.push_back({first, first + each.n, written});
+    };
+    const HostSource& source = each.source;
+    add(source.tensor, false);
+    if (source.memory != source.out) add(source.memory, false);
+    add(source.out, true);
+  }
+  std::sort(stretches.begin(), stretches.end(),
+            [](const Stretch& x, const Stretch& y) { return std::less<>()(x.first, y.first); });
+  const float *read = nullptr, *written = nullptr;  // where what was passed so far ends
+  for (const Stretch& each : stretches) {
+    const bool apart =
+        !std::less<>()(each.first, written) && !(each.written && std::less<>()(each.first, read));
+    GCEXT_CHECK(apart, "select_many: memory and out must not share memory with other tensors.");
+    const float*& end = each.written ? written : read;
+    end = std::max(end, each.end, std::less<>());
+  }
+}
+
 // Many: memory, sent, out and next have an entry for every tensor, or none at all.
 inline std::vector<SelectArgs> select_args(const std::vector<Tensor>& tensor,
                                            const std::vector<Tensor>& memory,
@@ -112,6 +145,7 @@ inline std::vector<SelectArgs> select_args(const std::vector<Tensor>& tensor,
     GCEXT_CHECK(!args[i].wide, "select_many: a tensor must have less than 2^31 elements, got ",
                 args[i].n, ". Select it alone.");
   }
+  check_apart(args);
   return args;
 }
 

@@ -24,7 +24,7 @@ namespace {
 // when it is updated. The threads take both from one queue, the largest first.
 
 constexpr int64_t kScan = int64_t{1} << 18;  // elements that are scanned at a time
-constexpr int64_t kShare = 8;  // a thread's share of the elements over that of a selection not cut
+constexpr int64_t kShare = 2;  // a thread's share of the elements over that of a selection not cut
 
 // Whether the tensors may be added in place: nothing may be written where one is not finite.
 bool accepts(const SelectTable& table, const std::vector<SelectArgs>& args, int64_t* info) {

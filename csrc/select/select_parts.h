@@ -70,6 +70,8 @@ struct Part {
 // What a tile holds of one tensor: elements [begin, end), of which the candidates [from, until) of
 // a part. A candidate's place counts from `begin`.
 struct Piece {
+  Piece(int64_t tensor, int64_t begin, int64_t end) : tensor(tensor), begin(begin), end(end) {}
+
   int64_t tensor, begin, end;
   Part* part = nullptr;
   int64_t from = 0, until = 0;
@@ -147,7 +149,7 @@ struct Pieces {
     for (int64_t at = 0; at < n; at += size) {
       const size_t first = all.size();
       walk.over(at, std::min(n, at + size), [&](int64_t tensor, int64_t from, int64_t until) {
-        all.push_back({tensor, from, until});
+        all.emplace_back(tensor, from, until);  // its bins are 2 KB: no copy
       });
       tiles.push_back({first, all.size()});
     }

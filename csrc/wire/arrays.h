@@ -55,14 +55,20 @@ struct Names {
   GCEXT_NAME(coded);
   GCEXT_NAME(data_ptr);
   GCEXT_NAME(dtype);
+  GCEXT_NAME(contents);
   GCEXT_NAME(encoded);
+  GCEXT_NAME(heads);
+  GCEXT_NAME(index);
   GCEXT_NAME(is_cpu);
+  GCEXT_NAME(joined);
+  GCEXT_NAME(members);
   GCEXT_NAME(method);
   GCEXT_NAME(numel);
   GCEXT_NAME(scale);
   GCEXT_NAME(shape);
   GCEXT_NAME(stride);
   GCEXT_NAME(support);
+  GCEXT_NAME(value);
 #undef GCEXT_NAME
 };
 

@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "../bits.h"
 #include "../common/fpenv.h"
 #include "coded.h"
@@ -16,13 +18,30 @@ namespace {
 
 using namespace py::literals;
 
-// "torch.float32" or "float32".
-int dtype_of(const py::handle& packet) {
-  return code_of(kDtypeNames, dtype_name(py::getattr(packet, names().dtype)), "dtype");
+// Of "torch.float32" or "float32".
+int dtype_named(const py::handle& dtype) {
+  return code_of(kDtypeNames, dtype_name(dtype), "dtype");
 }
+
+int dtype_of(const py::handle& packet) { return dtype_named(py::getattr(packet, names().dtype)); }
 
 std::vector<int64_t> shape_of(const py::handle& packet) {
   return py::getattr(packet, names().shape).cast<std::vector<int64_t>>();
+}
+
+// The method of a name. Throws PackError for one that the format does not have.
+Method method_named(const py::handle& name) {
+  return static_cast<Method>(code_of(kMethodNames, name.cast<std::string>(), "method"));
+}
+
+Method method_of(const py::handle& packet) {
+  return method_named(py::getattr(packet, names().method));
+}
+
+// The contents of a packet on the host. Those of a group's member may not have been asked for yet.
+py::object contents_of(const py::handle& packet) {
+  py::object made = py::getattr(packet, names()._contents);
+  return made.is_none() ? py::getattr(packet, names().contents) : made;
 }
 
 // A ternary packet whose streams, from the tile table to the signs, a device has encoded.
@@ -31,6 +50,8 @@ void put_encoded(Message* message, const py::handle& encoded) {
   put_ternary_head(message, encoded.attr("k").cast<int64_t>(), encoded.attr("scale").cast<float>());
   if (streams.size() > 0) message->borrow(streams.data(), streams.size());
 }
+
+void put_packet(Message* message, const py::handle& packet);
 
 // The terms of a sum.
 void put_sum(Message* message, const py::handle& contents) {
@@ -106,13 +127,7 @@ py::dict located_of(const Body& body, const Cursor& cursor) {
                   "remainder_bytes"_a = body.index.remainder_bytes, "scale_bits"_a = scale_bits);
 }
 
-}  // namespace
-
-Method method_of(const py::handle& packet) {
-  return static_cast<Method>(
-      code_of(kMethodNames, py::getattr(packet, names().method).cast<std::string>(), "method"));
-}
-
+// The body of a packet that is no group.
 void put_packet(Message* message, const py::handle& packet) {
   const Method method = method_of(packet);
   if (method == kGroup) throw PackError("pack: a group must not be a member of a group.");
@@ -120,7 +135,7 @@ void put_packet(Message* message, const py::handle& packet) {
   const int64_t numel = put_head(message, method, dtype_of(packet), shape);
   const py::object encoded = py::getattr(packet, names().encoded);
   if (method == kTernary && !encoded.is_none()) return put_encoded(message, encoded);
-  const py::object contents = py::getattr(packet, names()._contents);
+  const py::object contents = contents_of(packet);
   if (method == kDense) {
     const auto value = checked<float>(py::getattr(contents, names().coded), "value");
     const py::gil_scoped_release release;
@@ -151,6 +166,69 @@ void put_packet(Message* message, const py::handle& packet) {
   });
 }
 
+// The next k of the elements that lie in a Joined, as a packet.
+void put_head_of(Message* message, const py::tuple& head, const Array<int32_t>& index,
+                 const Array<float>& value, int64_t* at) {
+  const Method method = method_named(head[0]);
+  const int64_t numel = put_head(message, method, dtype_named(head[2]),
+                                 head[1].cast<std::vector<int64_t>>()),
+                k = head[3].cast<int64_t>(), from = *at;
+  const float scale = head[4].cast<float>();
+  if (k < 0 || k > index.size() - from)
+    throw PackError("pack: a head must name the next of " + std::to_string(index.size()) +
+                    " elements, got " + std::to_string(k) + " from " + std::to_string(from) +
+                    " on.");
+  *at += k;
+  const py::gil_scoped_release release;
+  if (method == kSparse)
+    put_sparse(message, numel, index.data() + from, value.data() + from, k);
+  else if (method == kTernary)
+    put_ternary(message, numel, index.data() + from, value.data() + from, k, scale);
+  else
+    throw PackError("pack: a head must be of a sparse or ternary packet.");
+}
+
+bool is_composed(const py::handle& packet) {
+  const Method method = method_of(packet);
+  return method == kMerged || method == kSum;
+}
+
+}  // namespace
+
+bool put_body(Message* message, const py::handle& packet) {
+  if (method_of(packet) != kGroup) {
+    put_packet(message, packet);
+    return is_composed(packet);
+  }
+  const py::object joined = py::getattr(packet, names().joined, py::none());
+  std::optional<Array<int32_t>> index;
+  std::optional<Array<float>> value;
+  py::object members;
+  if (joined.is_none()) {
+    members = py::getattr(packet, names().members);
+  } else {
+    members = py::getattr(joined, names().heads);
+    index = checked<int32_t>(py::getattr(joined, names().index), "index");
+    value = checked<float>(py::getattr(joined, names().value), "value");
+    check_length(index->size(), value->size());
+  }
+  const auto count = py::len(members);
+  if (count == 0) throw PackError("pack: a group must have at least one member, got none.");
+  message->byte(kGroup);
+  message->varint(count);
+  bool composed = false;
+  int64_t at = 0;
+  for (const py::handle member : members) {
+    if (index.has_value() && PyTuple_Check(member.ptr())) {
+      put_head_of(message, py::reinterpret_borrow<py::tuple>(member), *index, *value, &at);
+    } else {
+      put_packet(message, member);
+      composed = composed || is_composed(member);
+    }
+  }
+  return composed;
+}
+
 namespace {
 
 py::tuple shape_of(const Body& body) {
@@ -160,7 +238,9 @@ py::tuple shape_of(const Body& body) {
 }
 
 // Whether a body has pairs that lie beside those of other members.
-bool has_narrow_pairs(const Body& body) { return body.method == kTernary && body.narrow(); }
+bool has_narrow_pairs(const Body& body) {
+  return (body.method == kTernary || body.method == kSparse) && body.narrow();
+}
 
 }  // namespace
 
@@ -212,14 +292,18 @@ py::object read_group(const std::vector<Body>& bodies, const Cursor& cursor,
     for (const Body& body : bodies) {
       if (!joined(body) || body.k == 0) continue;
       read_index(body, cursor, index_out + at);
-      read_ternary_values(body, value_out + at);
+      if (body.method == kTernary)
+        read_ternary_values(body, value_out + at);
+      else
+        std::memcpy(value_out + at, body.values, sizeof(float) * static_cast<size_t>(body.k));
       at += body.k;
     }
   }
   py::list members;
   for (const Body& body : bodies) {
     if (joined(body))
-      members.append(py::make_tuple(shape_of(body), kDtypeNames[body.dtype], body.k, body.scale));
+      members.append(py::make_tuple(kMethodNames[body.method], shape_of(body),
+                                    kDtypeNames[body.dtype], body.k, body.scale));
     else
       members.append(read_packet(body, cursor, build, located));
   }
@@ -235,7 +319,7 @@ py::object merge_packets(const std::vector<py::object>& packets, const py::funct
   std::vector<Part> parts;
   std::vector<py::object> held;  // what the parts point into
   for (const py::object& packet : packets) {
-    const py::object contents = packet.attr("_contents");
+    const py::object contents = contents_of(packet);
     const auto value = checked<float>(contents.attr("coded"), "value");
     const auto scale = contents.attr("scale").cast<float>();
     with_index(contents.attr("support"), [&](const auto& index) {
@@ -266,7 +350,7 @@ py::object merge_packets(const std::vector<py::object>& packets, const py::funct
 
 py::list unmerge_packet(const py::handle& packet, const py::function& build) {
   const KernelFpEnv env;
-  const py::object contents = packet.attr("_contents");
+  const py::object contents = contents_of(packet);
   return with_index(contents.attr("support"), [&](const auto& index) {
     using Element = std::remove_cv_t<std::remove_pointer_t<decltype(index.data())>>;
     const Members members = members_of(packet, index.size());

@@ -8,11 +8,9 @@
 
 namespace gcext::wire {
 
-// The packet's method. Throws PackError for a name that the format does not have.
-Method method_of(const py::handle& packet);
-
-// Appends the body of a packet that is no group. Throws PackError.
-void put_packet(Message* message, const py::handle& packet);
+// Appends the body of a packet. Throws PackError. Returns whether it is or holds a merged packet or
+// a sum: their rules are many, and the decoder has them.
+bool put_body(Message* message, const py::handle& packet);
 
 // build(method=..., shape=..., ...) of a body that is no group, validated before. `located`: of a
 // body that a device can decode, where its streams are, in place of its arrays.
@@ -20,8 +18,8 @@ py::object read_packet(const Body& body, const Cursor& cursor, const py::functio
                        bool located);
 
 // build(method="group", members=..., support=..., coded=...) of the bodies of a group's members. A
-// member is what read_packet gives; of a ternary packet it is (shape, dtype, k, scale), and its
-// pairs are the next k of the arrays `support` and `coded`, which serve them all.
+// member is what read_packet gives; of a sparse or ternary packet it is (method, shape, dtype, k,
+// scale), and its pairs are the next k of the arrays `support` and `coded`, which serve them all.
 py::object read_group(const std::vector<Body>& bodies, const Cursor& cursor,
                       const py::function& build, bool located);
 

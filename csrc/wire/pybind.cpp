@@ -61,23 +61,7 @@ py::bytes seal(const Message& message, const py::function& digest) {
 py::bytes pack(const py::object& packet, const py::function& digest) {
   const KernelFpEnv env;
   Message message;
-  const auto is_composed = [](const py::handle& single) {
-    return method_of(single) == kMerged || method_of(single) == kSum;
-  };
-  bool composed = is_composed(packet);
-  if (method_of(packet) == kGroup) {
-    const auto members = packet.attr("members").cast<py::sequence>();
-    if (members.size() == 0)
-      throw PackError("pack: a group must have at least one member, got none.");
-    message.byte(kGroup);
-    message.varint(members.size());
-    for (const py::handle member : members) {
-      put_packet(&message, member);
-      composed = composed || is_composed(member);
-    }
-  } else {
-    put_packet(&message, packet);
-  }
+  const bool composed = put_body(&message, packet);
   py::bytes bytes = seal(message, digest);
   if (composed) {  // the rules are many, and the decoder has them
     try {

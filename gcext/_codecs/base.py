@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
 
-from gcext._codecs.input import CodecInput, Residual
+from gcext._codecs.input import CodecInput, Residual, Slots
+from gcext._codecs.many import listed, refuse_shared, write_back
 from gcext._codecs.seeds import as_seed
-from gcext._native import ops
+from gcext._native import lists, ops
 from gcext._native.library import (
     DTYPE_NAMES,
     DTYPES,
     memory_error,
     require_device,
     tensor_error,
+    touched,
 )
 from gcext._packet.packet import Packet
 from gcext._spec import build, validate, write
@@ -149,6 +152,20 @@ class Codec(ABC):
                 acc._replace(memory=None, out=None, sent=None, next=None).add()
         return [self.encode_input(acc, seed) for acc, seed in zip(accs, seeds, strict=True)]
 
+    def _encode_plain(
+        self,
+        tensors: Sequence[Tensor],
+        slots: Slots,
+        decay: float,
+        scope: Scope,
+        name: Callable[[int], str],
+    ) -> list[Packet] | None:
+        """Return the packets of ``encode_inputs`` of what operators take as it is, in less time.
+
+        None: nothing was done, call that. name: of a tensor, for errors.
+        """
+        return None
+
     def _encode_scoped(
         self, accs: Sequence[CodecInput], seeds: Sequence[int], scope: Scope
     ) -> list[Packet]:
@@ -219,45 +236,63 @@ class Codec(ABC):
         """
         if residual is not None:
             require_contraction(self)
-        single = not isinstance(tensor, list | tuple)
-        tensors: Any = (tensor,) if single else tensor
-        residuals = _listed("residual", residual, tensors, single, self.name)
-        seeds = _listed("seed", seed, tensors, single, self.name)
-        drawn = [self._seed(each) for each in seeds] if self.stochastic else [0] * len(tensors)
-        if single and scope != "tensor":
-            raise ValueError(
-                f"{self.name}: scope is of a list of tensors, got {scope!r} for one tensor."
-            )
-        accs: list[CodecInput] = []
         try:
-            for i, each in enumerate(tensors):
-                op = self.name if single else f"{self.name}[{i}]"
-                kept = residuals[i]
-                flat = flatten(each, op, self.reads_half and kept is None)
-                slot = None if kept is None else _slot(each, flat, kept, op)
-                accs.append(CodecInput(op, each, flat, None, slot))
-            if len(accs) > 1:
-                _refuse_shared(accs)
-            try:
-                if single:
-                    return self.encode_input(accs[0], drawn[0])
-                return self._encode_scoped(accs, drawn, scope)
-            finally:
-                written = []
-                for acc, kept in zip(accs, residuals, strict=True):
-                    if kept is None or acc.out is None:
-                        continue
-                    if acc.out is kept or acc.out.data_ptr() == kept.data_ptr():
-                        if not kept.is_inference():
-                            written.append(kept)
-                    else:  # a strided residual's copy
-                        kept.detach().copy_(acc.out)
-                if written:  # the stable ABI does not tell autograd
-                    torch.autograd.graph.increment_version(written)
+            if isinstance(tensor, list | tuple):
+                return self._encode_list(tensor, residual, seed, scope)
+            if scope != "tensor":
+                raise ValueError(
+                    f"{self.name}: scope is of a list of tensors, got {scope!r} for one tensor."
+                )
+            return self._encode_one(tensor, residual, seed)
         except RuntimeError as error:
             if lack := memory_error(self.name, error):
                 raise lack from error
             raise
+
+    def _encode_one(self, tensor: Any, residual: Any, seed: Any) -> Packet:
+        """Do as ``encode`` of one tensor."""
+        drawn = self._seed(seed) if self.stochastic else 0
+        flat = flatten(tensor, self.name, self.reads_half and residual is None)
+        if residual is None:
+            return self.encode_input(CodecInput(self.name, tensor, flat), drawn)
+        slot = _slot(tensor, flat, residual, self.name)
+        acc = CodecInput(self.name, tensor, flat, None, slot)
+        try:
+            return self.encode_input(acc, drawn)
+        finally:
+            if slot is residual and not residual.is_inference():
+                torch.autograd.graph.increment_version(residual)
+            else:
+                write_back([acc], [residual])
+
+    def _encode_list(self, tensors: Any, residual: Any, seed: Any, scope: Scope) -> list[Packet]:
+        """Do as ``encode`` of a list."""
+        seeds = listed("seed", seed, tensors, self.name)
+        drawn = [self._seed(each) for each in seeds] if self.stochastic else [0] * len(tensors)
+        residuals = listed("residual", residual, tensors, self.name)
+        slots = () if residual is None else residuals
+        if lists.are_plain([*tensors, *slots]) and (
+            residual is None or [x.shape for x in slots] == [x.shape for x in tensors]
+        ):
+            name = partial("{}[{}]".format, self.name)
+            try:
+                with torch.no_grad():
+                    made = self._encode_plain(tensors, Slots(out=slots), 1.0, scope, name)
+            finally:
+                touched(slots)
+            if made is not None:
+                return made
+        accs: list[CodecInput] = []
+        for i, (each, kept) in enumerate(zip(tensors, residuals, strict=True)):
+            op = f"{self.name}[{i}]"
+            flat = flatten(each, op, self.reads_half and kept is None)
+            slot = None if kept is None else _slot(each, flat, kept, op)
+            accs.append(CodecInput(op, each, flat, None, slot))
+        refuse_shared(accs)
+        try:
+            return self._encode_scoped(accs, drawn, scope)
+        finally:
+            write_back(accs, residuals)
 
     def advance(
         self,
@@ -307,10 +342,18 @@ class Codec(ABC):
         drawn = [self._seed(each) for each in seeds or none] if self.stochastic else [0] * len(none)
         accs = []
         try:
+            if lists.are_plain(tensors):
+                with torch.no_grad():
+                    slots = Slots.of_residuals(memories or (), outs or ())
+                    made = self._encode_plain(
+                        tensors, slots, decay, scope, lambda i: self._named((names or none)[i])
+                    )
+                if made is not None:
+                    return made
             for tensor, name, memory, out in zip(
                 tensors, names or none, memories or none, outs or none, strict=True
             ):
-                op = self.name if name is None else f"{self.name} {name!r}"
+                op = self._named(name)
                 flat = flatten(tensor, op, self.reads_half)
                 accs.append(CodecInput.of(op, tensor, flat, memory, out, decay))
             return self._encode_scoped(accs, drawn, scope)
@@ -318,6 +361,10 @@ class Codec(ABC):
             if lack := memory_error(self.name, error):
                 raise lack from error
             raise
+
+    def _named(self, name: str | None) -> str:
+        """Return how errors call a tensor."""
+        return self.name if name is None else f"{self.name} {name!r}"
 
     def _seed(self, seed: int | None) -> int:
         if seed is None and self.stochastic:
@@ -358,28 +405,6 @@ def register_codec(kind: type[_Kind]) -> type[_Kind]:
     return kind
 
 
-def _listed(what: str, given: Any, tensors: Sequence[Any], single: bool, op: str) -> Sequence[Any]:
-    """Return one entry a tensor: what was given, or None each."""
-    if given is None:
-        return [None] * len(tensors)
-    if single:
-        return (given,)
-    try:
-        count = len(given)
-    except TypeError:
-        raise TypeError(
-            f"{op}: {what} must be a list as long as the tensors', got {given!r:.100} for "
-            f"{len(tensors)}. Pass one each."
-        ) from None
-    if count != len(tensors):
-        raise ValueError(
-            f"{op}: {what} must be a list as long as the tensors', "
-            f"got {count} for {len(tensors)}. Pass one each."
-        )
-    listed: Sequence[Any] = given
-    return listed
-
-
 def flatten(tensor: Tensor, op: str, half: bool = False) -> Tensor:
     """Return the tensor flat, contiguous, float32 and free of autograd.
 
@@ -401,27 +426,6 @@ def flatten(tensor: Tensor, op: str, half: bool = False) -> Tensor:
     if flat.dtype is torch.float32 or (half and flat.is_cpu and flat.itemsize == 2):
         return flat
     return ops.to_float32(flat) if flat.is_cpu else flat.to(torch.float32)
-
-
-def _refuse_shared(accs: Sequence[CodecInput]) -> None:
-    """Raise ValueError where a list's residual shares memory with another residual or tensor.
-
-    The tensors of a list are encoded in any order, several at once.
-    """
-    spans = []
-    for acc in accs:
-        for each in (acc.tensor, acc.out):
-            if each is not None and each.numel():
-                first = each.data_ptr()
-                spans.append((first, first + each.nbytes, each is acc.out, acc.op))
-    read = written = 0  # where what was passed so far ends
-    for first, end, is_written, op in sorted(spans):
-        if first < (max(read, written) if is_written else written):
-            raise ValueError(
-                f"{op}: residuals must not share memory with other tensors of the list. "
-                "Keep one residual per tensor."
-            )
-        read, written = (read, max(written, end)) if is_written else (max(read, end), written)
 
 
 def _slot(tensor: Tensor, flat: Tensor, residual: Tensor, op: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from gcext._native.status import is_ok, raise_for
 from gcext._packet.codes import Code, Contents, Random
 from gcext._packet.packet import Packet
 
-__all__ = ["CodecInput", "Residual"]
+__all__ = ["CodecInput", "Residual", "Slots"]
 
 
 class Residual(NamedTuple):
@@ -45,6 +46,36 @@ class Residual(NamedTuple):
 
 
 _NONE = 0x7F800000  # larger than any magnitude's bits
+
+
+class Slots(NamedTuple):
+    """Where the residuals of many tensors are; each is a list of one a tensor, or empty.
+
+    See CodecInput for the attributes.
+    """
+
+    memory: Sequence[Tensor] = ()
+    out: Sequence[Tensor] = ()
+    sent: Sequence[Tensor] = ()
+    next: Sequence[Tensor] = ()
+
+    @classmethod
+    def of(cls, accs: Sequence[CodecInput]) -> Slots:
+        """Return those of inputs."""
+        columns = zip(*[(acc.memory, acc.out, acc.sent, acc.next) for acc in accs], strict=True)
+        return cls(*[[each for each in column if each is not None] for column in columns])
+
+    @classmethod
+    def of_residuals(
+        cls, memories: Sequence[Tensor | Residual], outs: Sequence[Tensor | Residual]
+    ) -> Slots:
+        """Return those of residuals that are read, and of the next ones."""
+        parts: list[list[Tensor]] = []
+        for kind in (memories, outs):
+            held = [(each, None) if isinstance(each, Tensor) else each for each in kind]
+            parts += [[total for total, _ in held], [sent for _, sent in held if sent is not None]]
+        memory, sent, out, next = parts
+        return cls(memory, out, sent, next)
 
 
 class CodecInput(NamedTuple):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gcext._codecs.base import Codec, Scope, register_codec
-from gcext._codecs.input import CodecInput
+from gcext._codecs.input import CodecInput, Slots
 from gcext._codecs.seeds import derive
 from gcext._native import chunks, lists, ops
 from gcext._native.status import SCALED, is_ok, mark, raise_for
 from gcext._packet.codes import Contents, Random
+from gcext._packet.joined import Joined
 from gcext._packet.packet import Packet
 from gcext._packet.streams import Ready
 from gcext._spec import option
@@ -118,15 +120,11 @@ class _Largest(Codec):
             return super().encode_inputs(accs, seeds)
         if not accs:
             return []
-        tensors, decay = [acc.tensor for acc in accs], accs[0].decay
+        tensors, decay, slots = [acc.tensor for acc in accs], accs[0].decay, Slots.of(accs)
         numels = [tensor.numel() for tensor in tensors]
-        memory = [acc.memory for acc in accs if acc.memory is not None]
-        out = [acc.out for acc in accs if acc.out is not None]
-        sent = [acc.sent for acc in accs if acc.sent is not None]
-        next = [acc.next for acc in accs if acc.next is not None]
         alike = (
             max(numels) < 2**31
-            and {len(memory), len(out), len(sent), len(next)} <= {0, len(accs)}
+            and {*map(len, slots)} <= {0, len(accs)}
             and all(acc.decay == decay for acc in accs)
             and len({tensor.device for tensor in tensors}) == 1
         )
@@ -137,16 +135,11 @@ class _Largest(Codec):
             )
         if not alike:
             return super().encode_inputs(accs, seeds)
-        ternary = self._method == "ternary"
-        rest = 1.0, decay, ternary, sent, next
-        if scope == "model":
-            k = count_of(self.p, sum(numels))
-            index, value, info = lists.select_model(tensors, memory, out, k, *rest)
-            return self._packets(accs, index, value, info.tolist())
-        ks = [count_of(self.p, numel) for numel in numels]
-        index, value, info = lists.select_many(tensors, memory, out, ks, *rest)
+        ks = self._shares(numels, scope)
+        index, value, info = self._select(tensors, slots, ks, decay, scope)
         if not info.is_cuda:
-            return self._packets(accs, index, value, info.tolist(), ks)
+            sources = [acc.source for acc in accs]
+            return self._packets(sources, index, value, info, ks, lambda i: accs[i].op)
         pairs = zip(index.split(ks), value.split(ks), strict=True)  # type: ignore[no-untyped-call]
         ready = Ready.here(info.device)  # an event for all
         return [
@@ -154,35 +147,80 @@ class _Largest(Codec):
             for acc, its, pair in zip(accs, info.unbind(), pairs, strict=True)
         ]
 
+    def _encode_plain(
+        self,
+        tensors: Sequence[Tensor],
+        slots: Slots,
+        decay: float,
+        scope: Scope,
+        name: Callable[[int], str],
+    ) -> list[Packet] | None:
+        """See Codec."""
+        numels = [each.numel() for each in tensors]
+        alike = {*map(len, slots)} <= {0, len(tensors)}
+        large = max(numels, default=2**31) >= 2**31
+        if self.chunk or scope not in self.scopes or large or not alike:
+            return None
+        ks = self._shares(numels, scope)
+        try:
+            index, value, info = self._select(tensors, slots, ks, decay, scope)
+        except RuntimeError:  # of what has to be converted first, or is refused: nothing was done
+            return None
+        return self._packets(tensors, index, value, info, ks, name)
+
+    def _shares(self, numels: Sequence[int], scope: Scope) -> list[int]:
+        """Return how many are selected of each tensor, or of all in all."""
+        if scope == "model":
+            return [count_of(self.p, sum(numels))]
+        return [count_of(self.p, numel) for numel in numels]
+
+    def _select(
+        self, tensors: Sequence[Tensor], slots: Slots, ks: Sequence[int], decay: float, scope: Scope
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return index, value and info of all tensors, one after another."""
+        memory, out, sent, next = slots
+        rest = 1.0, decay, self._method == "ternary", sent, next
+        if scope == "model":
+            return lists.select_model(tensors, memory, out, ks[0], *rest)
+        return lists.select_many(tensors, memory, out, ks, *rest)
+
     def _packets(
         self,
-        accs: Sequence[CodecInput],
+        sources: Sequence[Tensor],
         index: Tensor,
         value: Tensor,
-        infos: list[list[int]],
-        capacity: list[int] | None = None,
+        info: Tensor,
+        ks: Sequence[int],
+        name: Callable[[int], str],
     ) -> list[Packet]:
-        """Return the packets of pairs on the CPU, which have that capacity; None: what they need.
+        """Return the packets of what the operator left on the CPU; raises what info reports.
 
-        Raises what the infos report, before the pairs are split: they may not be there.
+        ks: see ``_shares``. name: of a tensor, for errors.
         """
-        for acc, (_, status, where, _) in zip(accs, infos, strict=True):
-            raise_for(acc.op, status, where, acc.source)
-        counts = [its[0] for its in infos]
-        if capacity is None or capacity == counts:
-            size = sum(counts)  # all of it, or the rest would be kept
-            if size < index.numel():
-                index, value = index[:size].clone(), value[:size].clone()
-            capacity = counts
-        pairs = zip(index.split(capacity), value.split(capacity), strict=True)  # type: ignore[no-untyped-call]
-        packets, ternary = [], self._method == "ternary"
-        for acc, (count, _, _, bits), (at, what) in zip(accs, infos, pairs, strict=True):
-            if count < at.numel():
-                at, what = at[:count].clone(), what[:count].clone()
-            source = acc.source
-            contents = Contents(at, what, Packet.scale_of(bits) if ternary else 0.0)
-            packets.append(Packet(self._method, tuple(source.shape), source.dtype, contents))
-        return packets
+        counts, status, where, bits = info.t().tolist()
+        for i in range(len(status)) if any(status) else ():
+            raise_for(name(i), status[i], where[i], sources[i])
+        index, value = _closed_up(index, ks, counts), _closed_up(value, ks, counts)
+        ternary = self._method == "ternary"
+        scales = [*map(Packet.scale_of, bits)] if ternary else [0.0] * len(bits)
+        shapes = [tuple(each.shape) for each in sources]
+        dtypes = [each.dtype for each in sources]
+        heads = [*zip(repeat(self._method), shapes, dtypes, counts, scales)]
+        return list(Joined(heads, index, value).packets(Packet))
+
+
+def _closed_up(array: Tensor, ks: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """Return what was selected of each tensor, one after another; where that is not all, a copy.
+
+    ks: the capacities; a single one is that of all, which the operator closes up itself.
+    """
+    size = sum(counts)
+    if size == array.numel():
+        return array
+    if len(ks) == 1:
+        return array[:size].clone()
+    parts = array.split(ks)  # type: ignore[no-untyped-call]
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 @register_codec
@@ -310,6 +348,29 @@ class Dense(Codec):
     def contraction(self, n: int) -> float:
         """See Codec."""
         return 1.0
+
+    def _encode_plain(
+        self,
+        tensors: Sequence[Tensor],
+        slots: Slots,
+        decay: float,
+        scope: Scope,
+        name: Callable[[int], str],
+    ) -> list[Packet] | None:
+        """See Codec. Without residuals alone: what is small is sent so."""
+        if not tensors or any(slots) or scope != "tensor":
+            return None
+        sizes = [each.numel() for each in tensors]
+        if any(each.dtype != torch.float32 for each in tensors):
+            return None
+        value = torch.cat([each.reshape(-1) for each in tensors])
+        if not value.isfinite().all():  # the caller says where
+            return None
+        parts = value.split(sizes)  # type: ignore[no-untyped-call]
+        return [
+            Packet("dense", tuple(each.shape), each.dtype, Contents(None, part))
+            for each, part in zip(tensors, parts, strict=True)
+        ]
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,8 +229,10 @@ class ErrorFeedback(Sender):
                     memory = self._slot_of(zeros)
             memory.use(stream)
             memory.stream = stream
-            with suppress(KeyError, IndexError):  # none is spare, or other threads took them
+            try:
                 return memory, self._spare[memory.key()].pop()
+            except (KeyError, IndexError):  # none is spare, or other threads took them
+                pass
             with torch.inference_mode(False):
                 return memory, _Slot(_empty_like(memory.residual), stream)
         except RuntimeError as error:

@@ -6,7 +6,6 @@ import warnings
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from threading import get_ident
 from typing import Any, TypeAlias, overload
 
@@ -185,7 +184,7 @@ class Sender:
     def _after(self, packet: Packet, name: str, source: Tensor) -> Packet:
         """Return what the stages make of a packet; its dtype is the source's, which they lose."""
         if packet.dtype != source.dtype:
-            packet = replace(packet, dtype=source.dtype)
+            packet = packet.of_dtype(source.dtype)
         for stage in reversed(self.stages):
             packet = stage.after(name, packet)
         return packet

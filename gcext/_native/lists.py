@@ -81,13 +81,31 @@ fake("combine_add_many_", lambda dense, index, value, alpha: None)
 
 
 def combine_add_finite_(
-    dense: Sequence[Tensor], index: Sequence[Tensor], value: Sequence[Tensor], alpha: float
+    dense: Sequence[Tensor],
+    index: Sequence[Tensor],
+    value: Sequence[Tensor],
+    alpha: float,
+    split: Sequence[int] = (),
 ) -> int:
     """Do as combine_add_many_, and return -1; on the CPU alone.
 
     Where a sum would not be finite, and what is there is, nothing is written: return which tensor.
+    split: where given, a tensor's packet is the next so many entries of the first index and value;
+    where that is -1, it is the next of the other ones.
     """
-    return int(_ops.combine_add_finite_.default(dense, index, value, alpha))
+    return int(_ops.combine_add_finite_.default(dense, index, value, alpha, split))
 
 
-fake("combine_add_finite_", lambda dense, index, value, alpha: -1)
+fake("combine_add_finite_", lambda dense, index, value, alpha, split=(): -1)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def are_plain(tensors: Sequence[Any]) -> bool:
+    """Return whether all are torch's own tensors on the CPU.
+
+    Their dtype and layout the CPU's operators check themselves, before they write anything. They
+    are to be called under torch.no_grad.
+    """
+    return all([type(each) in _PLAIN and each.is_cpu for each in tensors])  # noqa: C419  (faster)

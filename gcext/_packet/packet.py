@@ -19,6 +19,7 @@ from gcext._packet.arguments import as_packets
 from gcext._packet.budget import Budget, as_pair
 from gcext._packet.codes import Code, Contents, Merged, Random, Signs
 from gcext._packet.deferred import Deferred
+from gcext._packet.joined import Joined
 from gcext._packet.streams import SETTLED, Ready, reading, use_here
 
 if TYPE_CHECKING:
@@ -72,8 +73,6 @@ class Packet:
             are estimated from) or "dct" (coefficients).
         shape: of the source; of a group, the tuple of its members' shapes.
         dtype: of the source, for information: all arithmetic is float32.
-        members: of a group. Those of one message, or of one call, share memory: one that is kept
-            keeps all of it.
 
     >>> import gcext, torch
     >>> packet = gcext.stc(torch.tensor([0.0, 4.0, -2.0]), p=0.7)
@@ -87,10 +86,12 @@ class Packet:
     shape: tuple[Any, ...]
     dtype: torch.dtype
     _contents: Contents | None = None
-    members: tuple[Packet, ...] = ()
+    _members: tuple[Packet, ...] = ()
     merged: Merged | None = None
     encoded: wire.Encoded | wire.Located | None = None
     deferred: Deferred | None = None
+    joined: Joined | None = None  # what the contents, or a group's members, are made of when asked
+    place: int = 0  # among those of joined
     _bytes: bytes | None = field(default=None, init=False)
     _settled: bool = field(default=False, init=False)  # the host has waited for the contents
 
@@ -145,6 +146,9 @@ class Packet:
         deferred = self.deferred  # before _contents: another thread may be setting both
         if self._contents is not None:
             return self._contents
+        if self.joined is not None and self.method != "group":
+            self._contents = self.joined.contents(self.place)
+            return self._contents
         if deferred is None:
             raise ValueError("Packet: needs a single packet, got a group. Use .members.")
         contents = deferred.synchronize()
@@ -152,12 +156,22 @@ class Packet:
             self.keep(contents)
         return contents
 
+    @property
+    def members(self) -> tuple[Packet, ...]:
+        """The packets of a group; () of a single packet.
+
+        Those of one message, or of one call, share memory: one that is kept keeps all of it.
+        """
+        if not self._members and self.joined is not None and self.method == "group":
+            self._members = self.joined.packets(type(self))
+        return self._members
+
     def settle(self) -> None:
         """Synchronize the deferred members of a group, all at once.
 
         :meta private:
         """
-        if any(member.deferred is not None for member in self.members):
+        if any(member.deferred is not None for member in self._members):
             on_device.settle(self.members)
 
     def keep(self, contents: Contents) -> None:
@@ -169,6 +183,14 @@ class Packet:
         self._settled = True
         self._contents = contents
         self.deferred = None  # what of its arrays is not among the contents is freed
+
+    def of_dtype(self, dtype: torch.dtype) -> Packet:
+        """Return the single packet with another dtype of the source.
+
+        :meta private:
+        """
+        contents = None if self.joined is None else self.contents
+        return replace(self, dtype=dtype, _contents=contents or self._contents, joined=None)
 
     def having(self, contents: Contents) -> Packet:
         """Return the single packet with its contents elsewhere.
@@ -195,8 +217,8 @@ class Packet:
     @property
     def numel(self) -> int:
         """Elements of the source; of a group, of all its members."""
-        if self.members:
-            return sum(member.numel for member in self.members)
+        if self.method == "group":
+            return sum(map(math.prod, self.shape))
         return math.prod(self.shape)
 
     @property
@@ -215,6 +237,8 @@ class Packet:
     @property
     def device(self) -> torch.device:
         """Where the contents are."""
+        if self.joined is not None:
+            return self.joined.index.device
         if self.members:
             return self.members[0].device
         deferred = self.deferred  # once: another thread may resolve it meanwhile
@@ -223,7 +247,7 @@ class Packet:
     @property
     def is_captured(self) -> bool:
         """Whether a CUDA graph's next replay will change what the packet shows."""
-        for each in self.members or (self,):
+        for each in self._members or (self,):
             deferred = each.deferred
             if deferred is not None and deferred.captured:
                 return True
@@ -243,7 +267,9 @@ class Packet:
 
         :meta private:
         """
-        for each in self.members or (self,):
+        if self.joined is not None:
+            return True
+        for each in self._members or (self,):
             contents = each._contents
             if contents is None:
                 return False
@@ -253,8 +279,8 @@ class Packet:
         return True
 
     def __repr__(self) -> str:
-        if self.members:
-            return f"Packet(group of {len(self.members)}, numel={self.numel})"
+        if self.method == "group":
+            return f"Packet(group of {len(self.shape)}, numel={self.numel})"
         if self.deferred is not None:
             return f"Packet({self.method}, shape={self.shape}, deferred on {self.device})"
         scale = f", scale={self.scale:.6g}" if self.method == "ternary" else ""
@@ -393,7 +419,7 @@ class Packet:
 
     def _is_plain(self, tensor: Tensor) -> bool:
         """Return whether a tensor for a single packet fits, is float32 and contiguous."""
-        if self.members or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        if self.method == "group" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
             return False
         here = (self.is_resident and tensor.is_cpu) or tensor.device == self.device
         return here and tensor.numel() == math.prod(self.shape)
@@ -402,7 +428,8 @@ class Packet:
         """Return the packet with its contents on ``device``."""
         if self.members:
             self.settle()
-            return replace(self, members=tuple(member.to(device) for member in self.members))
+            members = tuple(member.to(device) for member in self.members)
+            return type(self)(self.method, self.shape, self.dtype, _members=members)
         contents, moved = self.contents, torch.device(device)
         fetched = self._settled and moved.type == "cpu" and self.device.type != "cpu"
         with reading(self.device, (SETTLED if fetched else None,)):
@@ -430,7 +457,7 @@ class Packet:
     @property
     def _is_away(self) -> bool:
         """Whether contents are on a device, or left there by a kernel."""
-        singles = self.members or (self,)
+        singles = self._members or (self,)
         return any(each.deferred or each._contents for each in singles) and not self.is_resident
 
     @classmethod
@@ -482,10 +509,11 @@ class Packet:
         packets = tuple(as_packets(Packet, "Packet.group", packets))
         if not packets:
             raise ValueError("Packet.group: needs at least one packet, got none.")
-        if any(packet.members for packet in packets):
+        if any(packet.method == "group" for packet in packets):
             raise ValueError("Packet.group: needs single packets, got a group. Use its .members.")
-        shapes = tuple(packet.shape for packet in packets)
-        return cls("group", shapes, packets[0].dtype, members=packets)
+        shapes = tuple([packet.shape for packet in packets])
+        joined = Joined.of(packets)
+        return cls("group", shapes, packets[0].dtype, _members=packets, joined=joined)
 
     @classmethod
     def merge(cls, packets: Iterable[Packet]) -> Packet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from gcext._native.library import DTYPE_NAMES, DTYPES, touched
 from gcext._packet.arguments import overlaps
 
 if TYPE_CHECKING:
+    from gcext._packet.joined import Joined
     from gcext._packet.packet import Packet
 
 __all__ = ["HARMLESS", "add", "add_finite"]
@@ -22,6 +23,7 @@ __all__ = ["HARMLESS", "add", "add_finite"]
 # Less than half the distance between the largest float32 and the one before: adding it to any
 # finite float32 leaves that finite. Half the distance of bfloat16 is larger, of float16 it is 16.
 HARMLESS = 2.0**102
+_ALL = torch.empty(0, dtype=torch.int32)  # the indices of all elements, as operators take them
 # Elements that are converted at a time on the CPU: what is in between stays in the cache.
 _PIECE = 1 << 18
 _HARMLESS_TO = {torch.float32: HARMLESS, torch.bfloat16: HARMLESS, torch.float16: 8.0}
@@ -32,6 +34,8 @@ def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
 
     Raises ValueError, and nothing is changed, where a tensor does not fit.
     """
+    if packet.joined is not None and _add_joined(packet.joined, packet.shape, into, alpha):
+        return
     members = packet.members or (packet,)
     if not isinstance(into, (Tensor, list, tuple)):
         raise TypeError(
@@ -67,6 +71,28 @@ def add(packet: Packet, into: Tensor | Sequence[Tensor], alpha: float) -> None:
     touched([tensor for tensor in tensors if tensor.numel()])
 
 
+def _add_joined(joined: Joined, shapes: Any, into: Any, alpha: float) -> bool:
+    """Add a group's packets to plain tensors; False, and nothing is done, where one is not."""
+    heads = joined.heads
+    if (
+        not isinstance(into, (list, tuple))
+        or len(into) != len(heads)
+        or not lists.are_plain(into)
+        or [each.numel() for each in into] != [*map(math.prod, shapes)]
+    ):
+        return False
+    split = [head[3] if isinstance(head, tuple) else -1 for head in heads]
+    entries = [head.entries() for head in heads if not isinstance(head, tuple)]
+    index = [joined.index, *(_ALL if at is None else at for at, _ in entries)]
+    try:
+        with torch.no_grad():
+            add_finite(into, index, [joined.value, *(value for _, value in entries)], alpha, split)
+    except RuntimeError:  # of what has to be converted first, or is refused
+        return False
+    touched(into)
+    return True
+
+
 def _validate(tensor: Tensor, numel: int, value: Tensor) -> bool:
     """Return whether the tensor is float32 and contiguous; ValueError where it does not fit."""
     fits = isinstance(tensor, Tensor) and tensor.numel() == numel and tensor.device == value.device
@@ -89,10 +115,14 @@ def _validate(tensor: Tensor, numel: int, value: Tensor) -> bool:
 
 
 def add_finite(
-    dense: Sequence[Tensor], index: Sequence[Tensor], value: Sequence[Tensor], alpha: float
+    dense: Sequence[Tensor],
+    index: Sequence[Tensor],
+    value: Sequence[Tensor],
+    alpha: float,
+    split: Sequence[int] = (),
 ) -> None:
     """Add packets to contiguous float32 tensors on the CPU; ValueError where that overflows."""
-    if lists.combine_add_finite_(dense, index, value, alpha) >= 0:
+    if lists.combine_add_finite_(dense, index, value, alpha, split) >= 0:
         raise ValueError(_OVERFLOW.format("float32"))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ from xxhash import xxh3_64_intdigest
 
 import gcext._packet.tables  # noqa: F401  (registers its value code)
 import gcext._wire as _wire
-from gcext._native.library import DTYPES
 from gcext._packet.codes import CODES, Contents, Merged, Random
+from gcext._packet.joined import DTYPE_OF, Head, Joined
 from gcext._packet.sums import Sum
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoded", "Located", "as_message", "as_shapes", "locate", "merge", "pack", "unmerge"]
 __all__ += ["unpack"]
-
-_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
 
 class Encoded(NamedTuple):
@@ -164,8 +162,8 @@ def _builder(kind: type[Packet]) -> Callable[..., Packet]:
         members: Sequence[Any] = (),
     ) -> Packet:
         if members:
-            return kind.group(_members(kind, members, _tensor(support), _tensor(coded)))
-        head = (method, tuple(shape), _BY_NAME[dtype])
+            return _group(kind, members, _tensor(support), _tensor(coded))
+        head = (method, tuple(shape), DTYPE_OF[dtype])
         if located is not None:
             return kind(*head, encoded=Located(scale=scale, **located))
         if isinstance(coded, list):
@@ -181,19 +179,16 @@ def _builder(kind: type[Packet]) -> Callable[..., Packet]:
     return build
 
 
-def _members(
-    kind: type[Packet], members: Sequence[Any], index: Tensor, value: Tensor
-) -> list[Packet]:
-    """Return a group's members: of a ternary one the shape, dtype, k and scale are given."""
-    sizes = [each[2] for each in members if isinstance(each, tuple)]
-    pairs = zip(index.split(sizes), value.split(sizes), strict=True)  # type: ignore[no-untyped-call]
-    made = []
-    for each in members:
-        if isinstance(each, tuple):
-            shape, dtype, _, scale = each
-            each = kind("ternary", shape, _BY_NAME[dtype], Contents(*next(pairs), scale))
-        made.append(each)
-    return made
+def _group(
+    kind: type[Packet], members: Sequence[Head | Packet], index: Tensor, value: Tensor
+) -> Packet:
+    """Return a group of members: packets, and heads of those whose elements the arrays hold."""
+    if index.numel() == 0 and not any(isinstance(each, tuple) for each in members):
+        return kind.group(cast("Sequence[Packet]", members))
+    first = members[0]
+    dtype = DTYPE_OF[first[2]] if isinstance(first, tuple) else first.dtype
+    shapes = tuple([each[1] if isinstance(each, tuple) else each.shape for each in members])
+    return kind("group", shapes, dtype, joined=Joined(members, index, value))
 
 
 def _tensor(x: Any) -> Any:
