@@ -12,11 +12,10 @@ from torch import Tensor
 from gcext._codecs.base import Codec, Scope, require_contraction
 from gcext._codecs.input import Residual
 from gcext._links.sender import Sender
+from gcext._links.slots import Slot, all_or_nothing, assign, copy_of, empty_like, parts
 from gcext._links.stages import Stage
 from gcext._native.library import capturing, current_stream, memory_error
-from gcext._native.status import COMPANION, is_ok, mark
 from gcext._packet.packet import Packet
-from gcext._packet.streams import Ready
 from gcext._spec import plain
 
 __all__ = ["Diagnostics", "ErrorFeedback"]
@@ -37,47 +36,6 @@ class Diagnostics:
     residual_ratio: float
     cosine: float
     age: float
-
-
-@dataclass(eq=False, slots=True)
-class _Slot:
-    """The memory of a residual.
-
-    Attributes:
-        residual: in that memory.
-        stream: the stream that last encoded with it; None on the CPU. What is released after a
-            commit on another stream may still be read there.
-        captured: whether the memory is a graph's own.
-    """
-
-    residual: Residual
-    stream: torch.Stream | None = None
-    captured: bool = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy the memory; a copy has been used on no stream."""
-        return _Slot, (self.residual,)
-
-    def tensor(self) -> Tensor:
-        """Return the residual; see Residual."""
-        return self.residual.tensor()
-
-    def key(self) -> object:
-        """Return what the slot may serve as a spare one: a shape, and on CUDA its stream."""
-        total = self.residual.total  # Tensor.device takes longer than is_cpu
-        return total.shape if total.is_cpu else (total.shape, total.device, self.stream)
-
-    def use(self, stream: torch.Stream | None) -> None:
-        """Keep the memory for a stream that it is read on or written to."""
-        if stream is not None and stream != self.stream:
-            for part in _parts([self.residual]):
-                part.record_stream(stream)
-
-    def copy(self) -> Tensor:
-        """Return the residual as a contiguous tensor of its own."""
-        total = self.residual.total
-        self.use(None if total.is_cpu else current_stream(total.device))
-        return _copy(self.residual)
 
 
 class ErrorFeedback(Sender):
@@ -140,8 +98,8 @@ class ErrorFeedback(Sender):
         self.decay = decay
         self.diagnose = diagnose
         self.diagnostics: dict[str, Diagnostics] = {}
-        self._residuals: dict[str, _Slot] = {}
-        self._spare: dict[object, list[_Slot]] = {}
+        self._residuals: dict[str, Slot] = {}
+        self._spare: dict[object, list[Slot]] = {}
         self._fixed: set[str] = set()  # names whose slot a graph reads and writes
 
     def __repr__(self) -> str:
@@ -165,7 +123,7 @@ class ErrorFeedback(Sender):
             return "diagnostics synchronize, got diagnose=True. Leave that out"
         return super()._not_captured(commit)
 
-    def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, _Slot]:
+    def _encode(self, tensor: Tensor, name: str, seed: int | None) -> tuple[Packet, Slot]:
         memory, out = self._slots(tensor, name)
         try:
             slots = memory.residual, out.residual
@@ -179,9 +137,9 @@ class ErrorFeedback(Sender):
 
     def _encode_all(
         self, tensors: Mapping[str, Tensor], exact: Sequence[Packet]
-    ) -> tuple[list[Packet], Mapping[str, _Slot]]:
+    ) -> tuple[list[Packet], Mapping[str, Slot]]:
         """See Sender."""
-        slots: dict[str, tuple[_Slot, _Slot]] = {}
+        slots: dict[str, tuple[Slot, Slot]] = {}
         try:
             for name, tensor in tensors.items():
                 slots[name] = self._slots(tensor, name)
@@ -192,7 +150,7 @@ class ErrorFeedback(Sender):
             packets = self.codec.advance_many(
                 given, memories, outs, self.decay, seeds, names, self.scope
             )
-            _all_or_nothing([*exact, *packets], _parts(memories), _parts(outs))
+            all_or_nothing([*exact, *packets], parts(memories), parts(outs))
         except BaseException:
             for _, slot in slots.values():
                 self._release(slot)
@@ -215,7 +173,7 @@ class ErrorFeedback(Sender):
                 f"got {tuple(tensor.shape)} on {tensor.device}. Use another name."
             )
 
-    def _slots(self, tensor: Tensor, name: str) -> tuple[_Slot, _Slot]:
+    def _slots(self, tensor: Tensor, name: str) -> tuple[Slot, Slot]:
         """Return the residual of a name, zeros at first, and the slot of its next one."""
         self._check_shape(tensor, name)
         memory = self._residuals.get(name)
@@ -234,15 +192,15 @@ class ErrorFeedback(Sender):
             except (KeyError, IndexError):  # none is spare, or other threads took them
                 pass
             with torch.inference_mode(False):
-                return memory, _Slot(_empty_like(memory.residual), stream)
+                return memory, Slot(empty_like(memory.residual), stream)
         except RuntimeError as error:
             if lack := memory_error("ErrorFeedback", error):
                 raise lack from error
             raise
 
     def _captured_slots(
-        self, memory: _Slot | None, name: str, stream: torch.Stream
-    ) -> tuple[_Slot, _Slot]:
+        self, memory: Slot | None, name: str, stream: torch.Stream
+    ) -> tuple[Slot, Slot]:
         """Do as ``_slots`` while a graph is captured, whose replays go on with the same memory.
 
         Zeros would be made, and a spare slot written to, by every replay.
@@ -254,18 +212,18 @@ class ErrorFeedback(Sender):
             )
         self._fixed.add(name)
         with torch.inference_mode(False):
-            return memory, _Slot(_empty_like(memory.residual), stream, captured=True)
+            return memory, Slot(empty_like(memory.residual), stream, captured=True)
 
-    def _slot_of(self, total: Tensor) -> _Slot:
+    def _slot_of(self, total: Tensor) -> Slot:
         """Return a slot that holds a residual."""
         residual = Residual.whole(total) if self.codec.defers_residual else Residual(total)
-        return _Slot(residual, None if total.is_cpu else current_stream(total.device))
+        return Slot(residual, None if total.is_cpu else current_stream(total.device))
 
-    def _loaded(self, held: Tensor) -> _Slot:
+    def _loaded(self, held: Tensor) -> Slot:
         """Return a slot that holds a copy of a state's residual."""
-        return self._slot_of(_copy(Residual(held)))
+        return self._slot_of(copy_of(Residual(held)))
 
-    def _commit(self, slots: Mapping[str, _Slot]) -> None:
+    def _commit(self, slots: Mapping[str, Slot]) -> None:
         """Swap the slots of names; copy where a graph knows the memory."""
         fixed = [name for name in slots if name in self._fixed]
         if fixed and not all(slots[name].captured for name in fixed) and self._is_captured(fixed):
@@ -273,9 +231,9 @@ class ErrorFeedback(Sender):
                 "ErrorFeedback.commit: must not be captured in a CUDA graph, where each replay "
                 f"would commit {fixed[0]!r} again. Call it outside of it."
             )
-        _assign([self._residuals[name] for name in fixed], [slots[name] for name in fixed])
+        assign([self._residuals[name] for name in fixed], [slots[name] for name in fixed])
         for name, slot in slots.items():
-            old: _Slot | None = slot
+            old: Slot | None = slot
             if name not in self._fixed:
                 old, self._residuals[name] = self._residuals.get(name), slot
             if old is not None:
@@ -285,7 +243,7 @@ class ErrorFeedback(Sender):
         """Return whether work on these residuals is being captured now."""
         return capturing() and any(self._residuals[name].residual.total.is_cuda for name in names)
 
-    def _release(self, slot: _Slot) -> None:
+    def _release(self, slot: Slot) -> None:
         """See Sender. As many spare slots of a shape are kept as were pending at once."""
         if not slot.captured:
             self._spare.setdefault(slot.key(), []).append(slot)
@@ -379,7 +337,7 @@ class ErrorFeedback(Sender):
             if name not in residuals:
                 with torch.inference_mode(False):
                     residuals[name] = self._slot_of(torch.zeros_like(slot.residual.total))
-        _assign(list(fixed.values()), [residuals[name] for name in fixed])
+        assign(list(fixed.values()), [residuals[name] for name in fixed])
         residuals.update(fixed)
         self._residuals, self._pending = residuals, pending
         self._seeds.counts = seeds
@@ -391,67 +349,6 @@ def _is_residual(slot: Any) -> bool:
     """Return whether what a state holds may be a name's residual."""
     dense = isinstance(slot, Tensor) and slot.layout is torch.strided
     return dense and slot.dtype == torch.float32
-
-
-def _copy(slot: Residual) -> Tensor:
-    """Return a residual as a contiguous tensor of its own."""
-    with torch.inference_mode(False):  # later calls may be outside of it
-        if slot.sent is not None:
-            return slot.tensor()
-        return slot.total.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _empty_like(residual: Residual) -> Residual:
-    """Return memory for another residual."""
-    sent = residual.sent
-    return Residual(
-        torch.empty_like(residual.total), None if sent is None else torch.empty_like(sent)
-    )
-
-
-def _assign(held: Sequence[_Slot], slots: Sequence[_Slot]) -> None:
-    """Copy what slots hold to those that are held, on the current streams."""
-    for pair in zip(held, slots, strict=True):
-        total = pair[0].residual.total
-        stream = None if total.is_cpu else current_stream(total.device)
-        if stream is None or pair[1].captured:  # there all is on the stream that captures
-            continue
-        for each in pair:
-            if each.residual.total.is_cpu:  # of a state that was loaded to there
-                continue
-            if each.stream is not None and each.stream != stream:
-                stream.wait_stream(each.stream)
-            each.use(stream)
-            each.stream = stream
-    for kind in Residual._fields:
-        to = [part for slot in held if (part := getattr(slot.residual, kind)) is not None]
-        if to:
-            torch._foreach_copy_(to, [getattr(slot.residual, kind) for slot in slots])
-
-
-def _parts(slots: Sequence[Residual]) -> list[Tensor]:
-    """Return the tensors that slots consist of."""
-    return [part for slot in slots for part in slot if part is not None]
-
-
-def _all_or_nothing(
-    packets: Sequence[Packet], memories: Sequence[Tensor], outs: Sequence[Tensor]
-) -> None:
-    """Where one of the deferred packets has an error, give it to all, and outs their memories."""
-    infos = [packet.deferred.info for packet in packets if packet.deferred is not None]
-    if not infos:
-        return
-    good = torch.stack([is_ok(info) for info in infos])
-    every, first = good.all(), good.int().argmin()  # of equal ones the first
-    for info in infos:
-        torch.where(is_ok(info) & ~every, first, info[2], out=info[2])
-        mark(info, ~every, COMPANION)
-    for memory, out in zip(memories, outs, strict=True):
-        torch.where(every, out, memory, out=out)
-    ready = Ready.here(infos[0].device)  # infos have changed
-    for packet in packets:
-        if packet.deferred is not None:
-            packet.deferred.ready = ready
 
 
 def _diagnose(tensor: Tensor, packet: Packet, residual: Tensor) -> Diagnostics:

@@ -20,8 +20,8 @@ from gcext._codecs.lowrank import (
     rank_of,
 )
 from gcext._codecs.topk import Dense
-from gcext._links.feedback import _all_or_nothing
 from gcext._links.sender import Named, Sender
+from gcext._links.slots import all_or_nothing
 from gcext._packet.packet import Packet
 from gcext._packet.transforms import lowrank_view, product
 from gcext._spec import plain
@@ -134,7 +134,7 @@ class PowerSGD(Sender):
         packets = [packet for packet, _, _ in made.values()]
         now = _tensors(old for _, _, old in made.values())
         then = _tensors(new for _, new, _ in made.values())
-        _all_or_nothing([*exact, *packets], now, then)
+        all_or_nothing([*exact, *packets], now, then)
         return packets, {name: new for name, (_, new, _) in made.items()}
 
     def _start(self, tensor: Tensor, name: str) -> _Held | None:
