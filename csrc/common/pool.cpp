@@ -65,7 +65,6 @@ void* pool_take(size_t bytes) {
   // Multiples of an eighth of a power of two: requests that differ little are served alike.
   size_t step = kHeader;
   while (step * 16 <= bytes) step *= 2;
-  step = bytes >= kHuge / 2 ? std::max(step, kHuge) : step;
   const size_t size = (bytes + kHeader + step - 1) / step * step;
   Pool& the = pool();
   if (const auto lock = lock_soon(the)) {

@@ -276,50 +276,54 @@ int64_t narrow(const uint32_t* bits, int64_t n, uint32_t low, uint32_t high, uin
 
 // Sixteen keys at a time in the compiler's own vectors. What is selected lies mostly within a few
 // powers of two above the threshold, so the first kNear exponents have 32-bit sums in registers
-// (2^8 mantissas fit); the others go to their bins one by one.
+// (2^8 mantissas fit); the others go to their bins one by one. They are looked for in short runs,
+// as heavy-tailed data has some in every thousand.
 void tally(const uint32_t* bits, int64_t n, uint32_t key, int64_t* greater, int64_t* equal,
            uint64_t* bins) {
   typedef uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
   constexpr int kNear = 4;
-  constexpr int64_t kBatch = 16 * 255;
+  constexpr int64_t kBatch = 16 * 255, kRun = 16 * 15;
   const uint32_t first = key >> 23;
-  const auto one = [&](uint32_t k) {
-    *greater += k > key;
-    *equal += k == key;
-    if (k > key) bins[bin_of(k)] += mantissa_of(k);
-  };
+  const auto is_far = [&](uint32_t k) { return k > key && (k >> 23) - first >= kNear; };
   int64_t at = 0;
   while (n - at >= 16) {
     const int64_t end = at + ((n - at < kBatch ? n - at : kBatch) & ~int64_t{15});
-    Lanes near[kNear] = {}, over_count = {}, equal_count = {}, far = {};
-    const int64_t begin = at;
-    for (; at < end; at += 16) {
-      Lanes k;
-      std::memcpy(&k, bits + at, sizeof k);
-      k &= 0x7fffffffu;
-      const Lanes over = (Lanes)(k > key);
-      const Lanes step = (k >> 23) - first;
-      const Lanes mantissa = ((k & 0x7fffffu) | ((Lanes)(k > 0x7fffffu) & 0x800000u)) & over;
-      over_count -= over;
-      equal_count -= (Lanes)(k == key);
-      far |= over & (Lanes)(step >= static_cast<uint32_t>(kNear));
-      for (int e = 0; e < kNear; ++e)
-        near[e] += mantissa & (Lanes)(step == static_cast<uint32_t>(e));
+    Lanes near[kNear] = {}, over_count = {}, equal_count = {};
+    while (at < end) {
+      const int64_t begin = at, stop = end - at < kRun ? end : at + kRun;
+      Lanes far = {};
+      for (; at < stop; at += 16) {
+        Lanes k;
+        std::memcpy(&k, bits + at, sizeof k);
+        k &= 0x7fffffffu;
+        const Lanes over = (Lanes)(k > key);
+        const Lanes step = (k >> 23) - first;
+        const Lanes mantissa = ((k & 0x7fffffu) | ((Lanes)(k > 0x7fffffu) & 0x800000u)) & over;
+        over_count -= over;
+        equal_count -= (Lanes)(k == key);
+        far |= over & (Lanes)(step >= static_cast<uint32_t>(kNear));
+        for (int e = 0; e < kNear; ++e)
+          near[e] += mantissa & (Lanes)(step == static_cast<uint32_t>(e));
+      }
+      uint32_t any = 0;
+      for (int lane = 0; lane < 16; ++lane) any |= far[lane];
+      for (int64_t i = begin; any != 0 && i < stop; ++i) {
+        const uint32_t k = key_of(bits[i]);
+        if (is_far(k)) bins[bin_of(k)] += mantissa_of(k);
+      }
     }
-    uint32_t any = 0;
     for (int lane = 0; lane < 16; ++lane) {
       *greater += over_count[lane];
       *equal += equal_count[lane];
-      any |= far[lane];
       for (int e = 0; e < kNear && first + e < kBins; ++e) bins[first + e] += near[e][lane];
     }
-    for (int64_t i = begin; any != 0 && i < end; ++i) {
-      const uint32_t k = key_of(bits[i]);
-      if (k > key && (k >> 23) - first >= static_cast<uint32_t>(kNear))
-        bins[bin_of(k)] += mantissa_of(k);
-    }
   }
-  for (; at < n; ++at) one(key_of(bits[at]));
+  for (; at < n; ++at) {
+    const uint32_t k = key_of(bits[at]);
+    *greater += k > key;
+    *equal += k == key;
+    if (k > key) bins[bin_of(k)] += mantissa_of(k);
+  }
 }
 
 // Updates of out are scattered: their lines are prefetched, to write, so many candidates ahead.

@@ -47,8 +47,8 @@ struct Part {
   void reserve(int64_t n) {
     const int64_t size = static_cast<int64_t>(bits.size());
     if (n <= size) return;
-    start.resize(static_cast<size_t>(std::max(n, 2 * size)));
-    bits.resize(static_cast<size_t>(std::max(n, 2 * size)));
+    start.resize(static_cast<size_t>(std::max(n, size + size / 2)));
+    bits.resize(start.size());
   }
   // Reserves one more block. Where memory runs out the part drops its candidates, but the pass goes
   // on: a sum that is stored in place must not stop half-way.
