@@ -107,6 +107,21 @@ def test_operator_of_many_is_sound() -> None:
     )
     with pytest.raises(RuntimeError, match="needs a k for every tensor"):
         torch.ops.gcext.select_many.default(tensors, [], outs, [5], 1.0, 1.0, True, [], [])
+    held = torch.randn(60)
+    before = held.clone()
+    for memory, out in [  # an out that is read, or written to, elsewhere; none that touch
+        ([], [held[:50], held[49:52]]),
+        ([held[:50], tensors[1]], [torch.randn(50), held[10:13]]),
+        ([torch.randn(50), held[:3]], [held[:50], torch.randn(3)]),
+    ]:
+        with pytest.raises(RuntimeError, match="must not share memory with other tensors"):
+            torch.ops.gcext.select_many.default(
+                tensors, memory, out, [5, 1], 1.0, 1.0, True, [], []
+            )
+        assert same_bits(held, before)
+    torch.ops.gcext.select_many.default(
+        tensors, [], [held[:50], held[50:53]], [5, 1], 1.0, 1.0, True, [], []
+    )
 
 
 @pytest.mark.parametrize("spec", ["stc:p=0.1", "sign"])
