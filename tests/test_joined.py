@@ -182,6 +182,20 @@ def test_small_tensors_sent_exact_are_refused_as_single_ones_are() -> None:
     assert same_bits(gcext.Packet.from_bytes(group.to_bytes()).to_dense()[1], tensors["b"])
 
 
+@pytest.mark.parametrize("spec", ["stc:p=0.1", "topk:p=0.1", "dense", "sign"])
+def test_other_layouts_are_refused_with_their_remedy(spec: str) -> None:
+    for other in (torch.eye(3).to_sparse(), torch.eye(3).to_mkldnn()):
+        message = r"tensor must be strided, got torch\.\w+\. Call \.to_dense\(\)\."
+        with pytest.raises(ValueError, match=r"\[1\]: " + message):
+            gcext.codec(spec).encode([torch.randn(4), other])
+        with pytest.raises(ValueError, match="'b': " + message):
+            gcext.ErrorFeedback(spec, exact_below=100).compress({"a": torch.randn(4), "b": other})
+        packet = gcext.codec(spec).encode(torch.eye(3))
+        for each, into in ((packet, other), (gcext.Packet.group([packet]), [other])):
+            with pytest.raises(ValueError, match=r"tensor must be of .*, strided, of 9 elements"):
+                each.add_to_(into)
+
+
 def test_heads_that_do_not_fit_their_arrays_are_refused() -> None:
     index, value = torch.tensor([0, 2], dtype=torch.int32), torch.tensor([1.0, -1.0])
     head = ("ternary", (3,), "float32", 2, 1.0)

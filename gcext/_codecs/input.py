@@ -72,7 +72,7 @@ class Slots(NamedTuple):
         """Return those of residuals that are read, and of the next ones."""
         parts: list[list[Tensor]] = []
         for kind in (memories, outs):
-            held = [(each, None) if isinstance(each, Tensor) else each for each in kind]
+            held = [each if isinstance(each, Residual) else (each, None) for each in kind]
             parts += [[total for total, _ in held], [sent for _, sent in held if sent is not None]]
         memory, sent, out, next = parts
         return cls(memory, out, sent, next)

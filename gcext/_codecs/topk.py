@@ -361,7 +361,7 @@ class Dense(Codec):
         if not tensors or any(slots) or scope != "tensor":
             return None
         sizes = [each.numel() for each in tensors]
-        if any(each.dtype != torch.float32 for each in tensors):
+        if any(x.dtype != torch.float32 or x.layout != torch.strided for x in tensors):
             return None
         value = torch.cat([each.reshape(-1) for each in tensors])
         if not value.isfinite().all():  # the caller says where

@@ -166,8 +166,8 @@ class ErrorFeedback(Sender):
         if slot is None:
             return
         held = slot.residual.total
-        here = (held.is_cpu and tensor.is_cpu) or held.device == tensor.device
-        if not here or held.shape != tensor.shape:
+        here = (slot.on_cpu and tensor.is_cpu) or held.device == tensor.device
+        if not here or slot.shape != tensor.shape:
             raise ValueError(
                 f"ErrorFeedback: {name!r} must stay {tuple(held.shape)} on {held.device}, "
                 f"got {tuple(tensor.shape)} on {tensor.device}. Use another name."

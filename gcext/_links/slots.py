@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,11 +27,19 @@ class Slot:
         stream: the stream that last encoded with it; None on the CPU. What is released after a
             commit on another stream may still be read there.
         captured: whether the memory is a graph's own.
+        shape: of the residual.
+        on_cpu: whether the memory is on the CPU.
     """
 
     residual: Residual
     stream: torch.Stream | None = None
     captured: bool = False
+    shape: torch.Size = field(init=False)  # kept: a tensor makes its shape anew each time
+    on_cpu: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shape = self.residual.total.shape
+        self.on_cpu = self.residual.total.is_cpu
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy the memory; a copy has been used on no stream."""
@@ -43,8 +51,9 @@ class Slot:
 
     def key(self) -> object:
         """Return what the slot may serve as a spare one: a shape, and on CUDA its stream."""
-        total = self.residual.total  # Tensor.device takes longer than is_cpu
-        return total.shape if total.is_cpu else (total.shape, total.device, self.stream)
+        if self.on_cpu:
+            return self.shape
+        return self.shape, self.residual.total.device, self.stream
 
     def use(self, stream: torch.Stream | None) -> None:
         """Keep the memory for a stream that it is read on or written to."""

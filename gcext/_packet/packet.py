@@ -419,7 +419,9 @@ class Packet:
 
     def _is_plain(self, tensor: Tensor) -> bool:
         """Return whether a tensor for a single packet fits, is float32 and contiguous."""
-        if self.method == "group" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        if self.method == "group" or tensor.layout is not torch.strided:
+            return False
+        if tensor.dtype != torch.float32 or not tensor.is_contiguous():
             return False
         here = (self.is_resident and tensor.is_cpu) or tensor.device == self.device
         return here and tensor.numel() == math.prod(self.shape)

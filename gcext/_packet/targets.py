@@ -96,9 +96,10 @@ def _add_joined(joined: Joined, shapes: Any, into: Any, alpha: float) -> bool:
 def _validate(tensor: Tensor, numel: int, value: Tensor) -> bool:
     """Return whether the tensor is float32 and contiguous; ValueError where it does not fit."""
     fits = isinstance(tensor, Tensor) and tensor.numel() == numel and tensor.device == value.device
-    if fits and tensor.dtype == torch.float32 and tensor.is_contiguous():
+    strided = fits and tensor.layout is torch.strided
+    if strided and tensor.dtype == torch.float32 and tensor.is_contiguous():
         return True
-    if not fits or tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
+    if not strided or tensor.dtype not in DTYPES:
         got = type(tensor).__name__
         if isinstance(tensor, Tensor):
             got = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
