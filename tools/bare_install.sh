@@ -10,7 +10,7 @@ folder=$(cd "$1" && pwd)
 python=$(command -v "${2:-python3}")
 torch=${TORCH:-$(sed -n 's/^TORCH ?= //p' "$sources/Makefile")}
 
-for tool in sh env make cc c++ gcc g++ as ld ar nm ranlib strip cat chmod cp dirname find grep gzip ls mkdir mv rm sed sleep tar touch uname; do
+for tool in sh env make mount umount cc c++ gcc g++ as ld ar nm addr2line ranlib strip cat chmod cp dirname find grep gzip ls mkdir mv rm sed sleep tar touch uname; do
   ln -sf "$(command -v $tool)" "$folder/bin/$tool"
 done
 ln -sf "$python" "$folder/bin/python3"
