@@ -30,7 +30,6 @@ __all__ = ["Packet"]
 _Out = TypeVar("_Out", bound="Tensor | Sequence[Tensor]")
 
 _LARGEST = torch.finfo(torch.float32).max
-_ALL = torch.empty(0, dtype=torch.int32)  # the indices of all elements, as operators take them
 
 
 def _assemble(
@@ -405,7 +404,7 @@ class Packet:
             raise ValueError(f"Packet.add_to_: alpha must be finite in float32, got {alpha}.")
         if isinstance(tensor, Tensor) and self._is_plain(tensor):
             index, value = self.entries()
-            index = _ALL.to(value.device) if index is None else index
+            index = targets.ALL.to(value.device) if index is None else index
             into = tensor.detach() if tensor.requires_grad else tensor
             if not into.is_cpu or 0 < self.magnitude * abs(alpha) < targets.HARMLESS:
                 ops.combine_add_(into, index, value, alpha)

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from gcext._packet.joined import Joined
     from gcext._packet.packet import Packet
 
-__all__ = ["HARMLESS", "add", "add_finite"]
+__all__ = ["ALL", "HARMLESS", "add", "add_finite"]
 
 # Less than half the distance between the largest float32 and the one before: adding it to any
 # finite float32 leaves that finite. Half the distance of bfloat16 is larger, of float16 it is 16.
 HARMLESS = 2.0**102
-_ALL = torch.empty(0, dtype=torch.int32)  # the indices of all elements, as operators take them
+ALL = torch.empty(0, dtype=torch.int32)  # the indices of all elements, as operators take them
 # Elements that are converted at a time on the CPU: what is in between stays in the cache.
 _PIECE = 1 << 18
 _HARMLESS_TO = {torch.float32: HARMLESS, torch.bfloat16: HARMLESS, torch.float16: 8.0}
@@ -83,7 +83,7 @@ def _add_joined(joined: Joined, shapes: Any, into: Any, alpha: float) -> bool:
         return False
     split = [head[3] if isinstance(head, tuple) else -1 for head in heads]
     entries = [head.entries() for head in heads if not isinstance(head, tuple)]
-    index = [joined.index, *(_ALL if at is None else at for at, _ in entries)]
+    index = [joined.index, *(ALL if at is None else at for at, _ in entries)]
     try:
         with torch.no_grad():
             add_finite(into, index, [joined.value, *(value for _, value in entries)], alpha, split)
