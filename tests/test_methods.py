@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ import gcext
 from gcext.__main__ import app
 from gcext.fl import load
 from gcext.fl._compare import split_methods, validation
+from gcext.fl._run import run
+from gcext.fl._settings import Settings
 
 runner = CliRunner()
 
@@ -110,6 +113,36 @@ def test_compare(tmp_path: Path) -> None:
     assert plot.stat().st_size > 10_000 and "topk:p=0.1,feedback=true" in printed
 
 
+def test_compare_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, made = tmp_path / "runs.json", []
+    words = ["compare", "--rounds", 2, "--clients", 4, "--quiet", "--split", "iid", "--json", out]
+    words += ["--search-rounds", 1, "--lr", "0.05,0.1"]
+    call(*words, "--methods", "sign,stc:p=0.1")
+    before = json.loads(out.read_text())
+
+    def counted(settings: Settings, *args: Any, **options: Any) -> dict[str, Any]:
+        made.append((settings.method, settings.rounds, settings.seed))
+        return run(settings, *args, **options)
+
+    monkeypatch.setattr("gcext.fl._compare.run", counted)
+    printed = call(*words, "--methods", "sign,none", "--seeds", 2, "--resume")
+    assert made == [("sign", 2, 1), ("none", 1, 0), ("none", 1, 0), ("none", 2, 0), ("none", 2, 1)]
+    after = json.loads(out.read_text())
+    assert after[:2] == before and len(after) == 5
+    assert "none" in printed and "stc" not in printed
+    # Another search, or a run of other settings, is not the one that was made.
+    call(*words[:-1], "0.05,0.2", "--methods", "sign", "--resume")
+    call(*words, "--methods", "sign", "--batch", 32, "--resume")
+    assert len(made) == 11
+    # What comes after an error has not lost the runs before it.
+    monkeypatch.setattr("gcext.fl._compare.run", lambda *_, **__: [][0])
+    result = runner.invoke(
+        app, [str(word) for word in [*words, "--methods", "none,qsgd", "--resume"]]
+    )
+    assert isinstance(result.exception, IndexError) and "none" in result.output
+    assert len(json.loads(out.read_text())) == 7
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -117,6 +150,8 @@ def test_compare(tmp_path: Path) -> None:
         (("--methods", "sign", "--data", "faces"), "data must be one of"),
         (("--methods", "sign", "--lr", "high"), "lr must be numbers"),
         (("--methods", "sign", "--plot", "a.nothing"), "suffix must be one of"),
+        (("--methods", "sign", "--resume"), "Give --json"),
+        (("--methods", "sign", "--resume", "--json", __file__), "a file that --json wrote"),
     ],
 )
 def test_compare_refuses(words: tuple[str, ...], message: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +25,8 @@ from gcext.fl._settings import DEFAULTS, Settings
 
 __all__ = ["compare", "split_methods", "validation"]
 
+Run = dict[str, Any]  # as --json has it; "search", where rates were searched
+Search = dict[str, Any]  # {"rounds": int, "accuracy": [[rate, accuracy], ..]}
 HELD_OUT = 10  # one of so many training samples is for the choice of a learning rate
 
 
@@ -46,14 +50,20 @@ def compare(
     split: Annotated[str, typer.Option(help="shards | iid | dirichlet:BETA")] = "shards",
     target: Annotated[float | None, typer.Option(show_default="by data")] = None,
     threads: Annotated[int | None, typer.Option(min=1, show_default="all cores")] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write all runs.")] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write all runs, each when it is done.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the runs that --json holds; make the others.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy by rounds and bytes.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train by several methods from the same seeds, and compare accuracy, rounds, bytes and time.
 
     Of several learning rates each method gets the one with the best accuracy on a tenth of the
-    training data, which is held out, after a shorter run of seed 0.
+    training data, which is held out, after a shorter run of seed 0. A comparison that was stopped
+    goes on with --resume.
     """
     errors = Console(stderr=True)
     try:
@@ -63,6 +73,7 @@ def compare(
         specs, rates = split_methods(methods), _rates(lr)
         for spec in specs:
             recipe(spec)
+        held = _runs_of(json_path) if resume else []
         _writable(json_path, plot)
         if plot is not None:
             check(plot)
@@ -79,21 +90,31 @@ def compare(
             target=target if target is not None else usual["target"],
         )
         images = load(data, data_dir)
-        results: list[dict[str, Any]] = []
+        results: list[Run] = []
         try:
             for spec in specs:
                 plan = replace(base, method=spec, recipe=spec)
+                found = None
                 if len(rates) > 1:
                     short = replace(plan, rounds=search_rounds or max(1, base.rounds // 3))
-                    plan = replace(plan, lr=_best(short, rates, images, threads, errors, quiet))
+                    found = _search(short, rates, images, threads, held)
+                    if not quiet:
+                        errors.print(f"{spec}: {_chosen(found)}", highlight=False)
+                    plan = replace(plan, lr=_best(found))
                 for seed in range(seeds):
-                    with ticker(replace(plan, seed=seed), errors, quiet) as show:
-                        one = replace(plan, seed=seed)
-                        results.append(run(one, images, threads=threads, progress=show))
-        finally:  # an error in a later run does not lose the earlier ones
+                    one = replace(plan, seed=seed)
+                    made = next((each for each in held if _is_of(each, one, found)), None)
+                    if made is None:
+                        with ticker(one, errors, quiet) as show:
+                            made = run(one, images, threads=threads, progress=show)
+                        if found is not None:
+                            made["search"] = found
+                        held.append(made)
+                        if json_path is not None:  # what comes later does not lose it
+                            _write_json(json_path, held)
+                    results.append(made)
+        finally:
             if results:
-                if json_path is not None:
-                    _write_json(json_path, results)
                 wide = None if Console().is_terminal else LOG_WIDTH
                 Console(width=wide).print(_table(specs, results))
         if plot is not None:
@@ -137,30 +158,70 @@ def _rates(text: str) -> list[float]:
         ) from None
 
 
-def _best(
+def _runs_of(path: Path | None) -> list[Run]:
+    """Return the runs that a file holds; none where there is none."""
+    if path is None:
+        raise ValueError("compare: --resume needs the file of the runs, got none. Give --json.")
+    if not path.exists():
+        return []
+    try:
+        runs = json.loads(path.read_text())
+        if all(each["settings"] and each["rounds"] for each in runs):
+            return list(runs)
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ValueError(
+        f"compare: --resume needs a file that --json wrote, got {path}. Give another, or leave "
+        "--resume out."
+    )
+
+
+def _is_of(made: Run, settings: Settings, search: Search | None) -> bool:
+    """Whether a run is the one that these settings and this search would make."""
+    asked = {name: value for name, value in asdict(settings).items() if name != "epochs"}
+    return made.get("search") == search and asked.items() <= made["settings"].items()
+
+
+def _search(
     plan: Settings,
     rates: Sequence[float],
     data: Data,
     threads: int | None,
-    errors: Console,
-    quiet: bool,
-) -> float:
-    """Return the rate of the best accuracy on held-out data; one that diverges is the worst."""
-    found: dict[float, float] = {}
+    held: Sequence[Run],
+) -> Search:
+    """Return the accuracy of each rate on held-out data, 0 where it diverges.
+
+    Not searched again where a run of ``held`` that differs in rate, seed and rounds only has it.
+    """
+    free = {"lr", "seed", "rounds", "epochs", "target"}
+    asked = {name: value for name, value in asdict(plan).items() if name not in free}
+    for each in held:
+        search: Search = each.get("search", {"rounds": 0, "accuracy": []})
+        alike = search["rounds"] == plan.rounds and [r for r, _ in search["accuracy"]] == [*rates]
+        if alike and asked.items() <= each["settings"].items():
+            return search
+    found = []
     for rate in rates:
         try:
             result = run(replace(plan, lr=rate), validation(data), threads=threads)
-            found[rate] = max(each["accuracy"] for each in result["rounds"][-3:])
+            accuracy = max(each["accuracy"] for each in result["rounds"][-3:])
         except ValueError:  # the loss is not finite
-            found[rate] = 0.0
-    best = max(found, key=lambda rate: found[rate])
-    if not quiet:
-        tried = ", ".join(f"{rate:g} {100 * accuracy:.2f} %" for rate, accuracy in found.items())
-        errors.print(f"{plan.method}: learning rate {best:g} of {tried}", highlight=False)
-    return best
+            accuracy = 0.0
+        found.append([rate, accuracy])
+    return {"rounds": plan.rounds, "accuracy": found}
 
 
-def _table(specs: Sequence[str], results: list[dict[str, Any]]) -> Table:
+def _best(search: Search) -> float:
+    rate, _ = max(search["accuracy"], key=itemgetter(1))
+    return float(rate)
+
+
+def _chosen(search: Search) -> str:
+    tried = ", ".join(f"{rate:g} {100 * accuracy:.2f} %" for rate, accuracy in search["accuracy"])
+    return f"learning rate {_best(search):g} of {tried}"
+
+
+def _table(specs: Sequence[str], results: list[Run]) -> Table:
     """Return a row for each method: the mean over its seeds, and in brackets least to greatest."""
     rows = Table(title="Methods compared", title_justify="left")
     rows.add_column("method")
@@ -177,7 +238,7 @@ def _table(specs: Sequence[str], results: list[dict[str, Any]]) -> Table:
         def mean(values: Sequence[float]) -> float:
             return sum(values) / len(values)
 
-        def megabytes(way: str, runs: list[dict[str, Any]] = runs) -> str:
+        def megabytes(way: str, runs: list[Run] = runs) -> str:
             sums = [sum(each[f"{way}_bytes"] for each in run["rounds"]) for run in runs]
             return f"{mean(sums) / 1e6:.2f}"
 
