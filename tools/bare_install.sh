@@ -35,7 +35,7 @@ installs() { # NAME WHAT...: install it, and run it outside of the sources
 mkdir -p "$folder/home" "$folder/clone"
 # What git would check out: no outputs of a build.
 (cd "$sources" && tar cf - --exclude='*.so' --exclude=_build.json --exclude=__pycache__ --exclude=.git --exclude='./build' \
-  --exclude='./dist' --exclude='./.venv' --exclude='*.egg-info' --exclude='./.*_cache' .) | tar xf - -C "$folder/clone"
+  --exclude='./dist' --exclude='./.venv' --exclude='*.egg-info' --exclude='./.*_cache' --exclude='./.hypothesis' .) | tar xf - -C "$folder/clone"
 
 environment tools
 bare "$folder" tools/bin/pip install --quiet build
