@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -49,6 +50,8 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 def test_the_loop_on_flower_has_the_built_in_figures(tmp_path: Path) -> None:
     """Simulation with four nodes: the same rounds, accuracies, bytes and model, bit for bit."""
     pytest.importorskip("ray")
+    if shutil.which("bash") is None:
+        pytest.skip("Ray starts its processes by bash")
     results = []
     for engine in ("builtin", "flower"):
         out = tmp_path / f"{engine}.json"
@@ -61,6 +64,15 @@ def test_the_loop_on_flower_has_the_built_in_figures(tmp_path: Path) -> None:
     for key in ("rounds", "numel", "model_digest", "rounds_to_target"):
         assert results[0][key] == results[1][key]
     assert len(results[1]["rounds"]) == 3
+
+
+def test_the_loop_on_flower_without_bash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray would wait for ever."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command = [sys.executable, "-m", "gcext", "fl", "--engine", "flower", "--rounds", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "needs bash" in done.stderr
 
 
 def reports(folder: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +58,14 @@ def simulate(
     one's own travels to them, with its model, each time.
 
     Raises ImportError without flwr[simulation], ValueError for a recipe that gcext.flower refuses,
-    and RuntimeError where a client failed; there is no checkpoint to go on from.
+    and RuntimeError where a client failed; there is no checkpoint to go on from. FileNotFoundError
+    where there is no bash, for which Ray would wait for ever.
     """
+    if shutil.which("bash") is None:
+        raise FileNotFoundError(
+            "fl: engine flower needs bash in a folder of PATH, by which Ray starts its processes, "
+            f"got none in {os.environ.get('PATH', '')}. Install it, or leave --engine out."
+        )
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from flwr.simulation import run_simulation
 

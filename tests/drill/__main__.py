@@ -49,13 +49,14 @@ def run_kills(options: argparse.Namespace) -> None:
         done = kill.fill(Path(name) / "limit", options.full, options.seed)
         print(f"a limit on the size of files: {dict(done)}")
         disk = Path(name) / "disk"
-        if not kill.mounted(disk, 1 << 20):
+        if kill.mounted(disk, 1 << 20):
+            try:
+                done = kill.fill(disk, options.full, options.seed, disk=True)
+                print(f"a full disk: {dict(done)}")
+            finally:
+                subprocess.run(["umount", str(disk)], check=True)
+        else:
             print("a full disk: not tried, to mount one needs root")
-            return
-        try:
-            print(f"a full disk: {dict(kill.fill(disk, options.full, options.seed, disk=True))}")
-        finally:
-            subprocess.run(["umount", str(disk)], check=True)
     print("every model that of a run that nothing stopped")
 
 
