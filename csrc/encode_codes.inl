@@ -5,6 +5,7 @@
 
 #include "common/draws.h"
 #include "common/lanes.h"
+#include "dynamic8_search.h"
 #include "encode_codes.h"
 
 namespace gcext::GCEXT_ISA {
@@ -14,72 +15,113 @@ constexpr int64_t kLookups = 512;  // elements looked up at a time
 
 // How a bucket's elements are rounded.
 struct GridRun {
-  double factor, middle, steps;
+  double factor, middle;
+  int32_t steps;
 };
 
-// The codes of kVector elements, added to the sums; at: what they draw, unaligned. Products are
-// exact, 24 by 8 bits, and so are the sums of squares.
+// grid_vector: the codes of kVector elements, added to the sums; at: what they draw, unaligned.
+// Products are exact, 24 by 8 bits, and so are the sums of squares.
 #if defined(__AVX512F__)
-template <bool kRandom, bool kFit>
-inline void grid_vector(const float* acc, const char* at, const GridRun& g, uint8_t* code,
-                        LaneSums* sums) {
-  const __m512i bits = _mm512_loadu_si512(acc);
+template <bool kRandom>
+inline __m512i exact_codes(__m512i bits, const char* at, const GridRun& g) {
   const auto eight = [&](__m256i floats, const char* from) {
-    const __m512d x = widened(floats);
-    __m512d r = x * _mm512_set1_pd(g.factor) + _mm512_set1_pd(g.middle);
+    __m512d r = widened(floats) * _mm512_set1_pd(g.factor) + _mm512_set1_pd(g.middle);
     if (kRandom) r += _mm512_cvtepi32_pd(load_eight(from)) * _mm512_set1_pd(0x1p-32);
-    if (kFit) {
-      const __m512d level = whole(r) * _mm512_set1_pd(2.0) - _mm512_set1_pd(g.steps);
-      sums->dot += x * level;
-      sums->squares += level * level;
-    }
     return _mm512_cvttpd_epi32(r);
   };
   const __m256i low = eight(_mm512_castsi512_si256(bits), at);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(code),
-                   _mm512_cvtepi32_epi8(joined(low, eight(upper(bits), at + sizeof low))));
+  return joined(low, eight(upper(bits), at + sizeof low));
+}
+
+template <bool kRandom, bool kFit>
+inline void grid_vector(const float* acc, const char* at, const GridRun& g, float doubt,
+                        uint8_t* code, LaneSums* sums) {
+  const __m512 x = _mm512_loadu_ps(acc);
+  __m512 middle = _mm512_set1_ps(static_cast<float>(g.middle));
+  if (kRandom)
+    middle = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(at)), _mm512_set1_ps(0x1p-32f),
+                             middle);
+  const __m512 r = _mm512_fmadd_ps(x, _mm512_set1_ps(static_cast<float>(g.factor)), middle);
+  __m512i own = _mm512_cvttps_epi32(r);
+  if (doubtful(r, doubt)) own = exact_codes<kRandom>(_mm512_castps_si512(x), at, g);
+  if (kFit)
+    add_products(x, _mm512_sub_epi32(_mm512_add_epi32(own, own), _mm512_set1_epi32(g.steps)), sums);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(code), _mm512_cvtepi32_epi8(own));
+}
+#elif defined(__AVX2__)
+template <bool kRandom>
+inline __m256i exact_codes(const float* acc, const char* at, const GridRun& g) {
+  alignas(32) int32_t v[8] = {}, own[8];
+  if (kRandom) std::memcpy(v, at, sizeof v);
+  for (int i = 0; i < 8; ++i)
+    own[i] = static_cast<int32_t>(grid_code(acc[i], g.factor, g.middle, v[i]));
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(own));
+}
+
+template <bool kRandom, bool kFit>
+inline void grid_vector(const float* acc, const char* at, const GridRun& g, float doubt,
+                        uint8_t* code, LaneSums* sums) {
+  for (int half = 0; half < 2; ++half, acc += 8, code += 8) {
+    const __m256 x = _mm256_loadu_ps(acc);
+    __m256 middle = _mm256_set1_ps(static_cast<float>(g.middle));
+    if (kRandom) middle += _mm256_cvtepi32_ps(load_eight(at)) * _mm256_set1_ps(0x1p-32f);
+    const __m256 r = x * _mm256_set1_ps(static_cast<float>(g.factor)) + middle;
+    __m256i own = _mm256_cvttps_epi32(r);
+    if (doubtful(r, doubt)) own = exact_codes<kRandom>(acc, at, g);
+    if (kFit)
+      add_products(x, _mm256_sub_epi32(_mm256_add_epi32(own, own), _mm256_set1_epi32(g.steps)),
+                   sums);
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(own), _mm256_extracti128_si256(own, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(code), _mm_packus_epi16(words, words));
+    if (kRandom) at += sizeof(__m256i);
+  }
 }
 #else
 template <bool kRandom, bool kFit>
-inline void grid_vector(const float* acc, const char* at, const GridRun& g, uint8_t* code,
+inline void grid_vector(const float* acc, const char* at, const GridRun& g, float, uint8_t* code,
                         LaneSums* sums) {
   int32_t v[kVector] = {};
   if (kRandom) std::memcpy(v, at, sizeof v);
-  double level[kVector], product[kVector];
+  double x[kVector], level[kVector];
   for (int i = 0; i < kVector; ++i) {
     const uint32_t own = grid_code(acc[i], g.factor, g.middle, v[i]);
     code[i] = static_cast<uint8_t>(own);
-    level[i] = 2 * static_cast<double>(static_cast<int32_t>(own)) - g.steps;
-    product[i] = static_cast<double>(acc[i]) * level[i];
+    level[i] = 2 * static_cast<int32_t>(own) - g.steps;
+    x[i] = static_cast<double>(acc[i]);
   }
-  if (!kFit) return;
-  for (int i = 0; i < kVector; ++i) sums->add(i, product[i], level[i] * level[i]);
+  if (kFit) add_products(x, level, sums);
 }
 #endif
 
 template <bool kRandom, bool kFit>
 void grid_of(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
              uint8_t* code, FitSums* fit) {
-  const GridRun g{grid_factor(top, rule.width), grid_middle(rule.width),
-                  static_cast<double>((1 << rule.width) - 1)};
+  const GridRun g{grid_factor(top, rule.width), grid_middle(rule.width), (1 << rule.width) - 1};
+  const float doubt = doubt_of(g.factor, g.steps);
   LaneSums sums;
   DrawnRun run;
+  int64_t behind = 0;
   for (int64_t at = 0; at < n; at += kBatch) {
     const int64_t m = n - at < kBatch ? n - at : kBatch;
     if (kRandom) run.draw(rule.key, index + at);
     int64_t i = 0;
     for (; i + kVector <= m; i += kVector)
-      grid_vector<kRandom, kFit>(acc + at + i, kRandom ? run.at(i) : nullptr, g, code + at + i,
-                                 &sums);
-    for (; i < m; ++i) {
-      const int32_t v = kRandom ? static_cast<int32_t>(run.one(i)) : 0;
-      const uint32_t own = grid_code(acc[at + i], g.factor, g.middle, v);
-      const double level = 2 * static_cast<double>(static_cast<int32_t>(own)) - g.steps;
-      code[at + i] = static_cast<uint8_t>(own);
-      sums.add(i, static_cast<double>(acc[at + i]) * level, level * level);
-    }
+      grid_vector<kRandom, kFit>(acc + at + i, kRandom ? run.at(i) : nullptr, g, doubt,
+                                 code + at + i, &sums);
+    if (i == m) continue;
+    // Behind the end zeros, of level 1: v is 0.
+    const int64_t left = m - i;
+    float rest[kVector] = {};
+    char v[kVector * sizeof(int32_t)] = {};
+    uint8_t own[kVector];
+    std::memcpy(rest, acc + at + i, static_cast<size_t>(left) * sizeof *acc);
+    if (kRandom) std::memcpy(v, run.at(i), static_cast<size_t>(left) * sizeof(int32_t));
+    grid_vector<kRandom, kFit>(rest, v, g, doubt, own, &sums);
+    std::memcpy(code + at + i, own, static_cast<size_t>(left));
+    behind = kVector - left;
   }
-  if (kFit) *fit = {added(sums.dot), added(sums.squares)};
+  if (kFit) *fit = {added(sums.dot), added(sums.squares) - static_cast<double>(behind)};
 }
 
 void grid(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
@@ -108,57 +150,62 @@ void grid_subtract(float* acc, int64_t n, float scale, int width, const uint8_t*
   for (; i < n; ++i) acc[i] -= grid_value(step, code[i], width);
 }
 
-// The magnitudes [0, 1] cut where the top 15 bits of a float32 change: less than one midpoint of
-// two T lies in each piece.
-struct Pieces {
-  static constexpr int kShift = 17;                       // 6 bits of mantissa
-  static constexpr int kFirst = (127 - 22) << 6;          // from 2^-22: below all midpoints
-  static constexpr int kCount = (127 << 6) + 1 - kFirst;  // up to 1
-  int32_t below[kCount];  // midpoints below the piece: the rank of T at its start
-  float above[kCount];    // a number above this, within the piece, has one T more
+inline uint8_t dynamic_code(const Pieces& pieces, float x, double inverse) {
+  const float y = dynamic_ratio(x, inverse);
+  const int32_t rank = pieces.rank(y, Pieces::of(y)),
+                least = rank < kDynamic8Zero ? rank : kDynamic8Zero;
+  return static_cast<uint8_t>(kDynamic8Zero + (x < 0 ? -least : rank));
+}
 
-  Pieces() {
-    int rank = 0;
-    for (int piece = 0; piece < kCount; ++piece) {
-      const float start = float_of(static_cast<uint32_t>(kFirst + piece) << kShift);
-      while (rank < 128 && middle(rank) < start) ++rank;
-      below[piece] = rank;
-      above[piece] = rank < 128 ? middle(rank) : 2.0f;
+#if defined(__AVX512F__)
+// Returns how many elements are done.
+int64_t dynamic_vectors(const Pieces& pieces, const float* acc, int64_t n, double inverse,
+                        uint8_t* code) {
+  static const Stretches stretches;
+  if (!(inverse > 0x1p-100 && inverse < 0x1p100)) return 0;
+  const __m512 factor = _mm512_set1_ps(static_cast<float>(inverse));
+  const __m512i zero = _mm512_set1_epi32(kDynamic8Zero);
+  int64_t i = 0;
+  for (; i + kVector <= n; i += kVector) {
+    const __m512 x = _mm512_loadu_ps(acc + i);
+    __m512i rank;
+    if (!nearest_ranks(stretches, _mm512_abs_ps(x) * factor, &rank)) {
+      for (int j = 0; j < kVector; ++j) code[i + j] = dynamic_code(pieces, acc[i + j], inverse);
+      continue;
     }
+    const __m512i own = _mm512_mask_sub_epi32(_mm512_add_epi32(zero, rank),
+                                              _mm512_movepi32_mask(_mm512_castps_si512(x)), zero,
+                                              _mm512_min_epi32(rank, zero));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(code + i), _mm512_cvtepi32_epi8(own));
   }
-
-  // The greatest float32 that is not above the midpoint of magnitudes t and t + 1.
-  static float middle(int t) {
-    const double exact = (static_cast<double>(Dynamic8::magnitude(t)) +
-                          static_cast<double>(Dynamic8::magnitude(t + 1))) /
-                         2;
-    const float near = static_cast<float>(exact);
-    return static_cast<double>(near) > exact ? float_of(bits_of(near) - 1) : near;
-  }
-};
-
+  return i;
+}
+#else
 // In loops of one kind each: of look-ups, without a branch, and of vectors.
-void dynamic(const float* acc, int64_t n, float scale, uint8_t* code) {
-  static const Pieces pieces;
-  const Pieces& p = pieces;
-  const double inverse = 1.0 / static_cast<double>(scale);
+int64_t dynamic_vectors(const Pieces& p, const float* acc, int64_t n, double inverse,
+                        uint8_t* code) {
   for (int64_t at = 0; at < n; at += kLookups) {
     const int64_t m = n - at < kLookups ? n - at : kLookups;
     const float* x = acc + at;
     float y[kLookups];
     int32_t piece[kLookups], rank[kLookups];
     for (int64_t i = 0; i < m; ++i) y[i] = dynamic_ratio(x[i], inverse);
-    for (int64_t i = 0; i < m; ++i) {
-      const int32_t from = static_cast<int32_t>(bits_of(y[i]) >> Pieces::kShift) - Pieces::kFirst;
-      piece[i] = from > 0 ? from : 0;
-    }
-    for (int64_t i = 0; i < m; ++i)
-      rank[i] = p.below[piece[i]] + static_cast<int32_t>(y[i] > p.above[piece[i]]);
+    for (int64_t i = 0; i < m; ++i) piece[i] = Pieces::of(y[i]);
+    for (int64_t i = 0; i < m; ++i) rank[i] = p.rank(y[i], piece[i]);
     for (int64_t i = 0; i < m; ++i) {
       const int32_t least = rank[i] < kDynamic8Zero ? rank[i] : kDynamic8Zero;
       code[at + i] = static_cast<uint8_t>(kDynamic8Zero + (x[i] < 0 ? -least : rank[i]));
     }
   }
+  return n;
+}
+#endif
+
+void dynamic(const float* acc, int64_t n, float scale, uint8_t* code) {
+  static const Pieces pieces;
+  const double inverse = 1.0 / static_cast<double>(scale);
+  for (int64_t i = dynamic_vectors(pieces, acc, n, inverse, code); i < n; ++i)
+    code[i] = dynamic_code(pieces, acc[i], inverse);
 }
 
 void dynamic_subtract(float* acc, int64_t n, float scale, const uint8_t* code) {

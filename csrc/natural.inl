@@ -6,12 +6,42 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
+#if defined(__AVX512F__)
+// power_of, of kVector elements; at: what they draw, unaligned.
+inline void draw_vector(const float* acc, const char* at, int32_t most, int16_t* power) {
+  const __m512i bits = _mm512_loadu_si512(acc),
+                key = _mm512_and_si512(bits, _mm512_set1_epi32(INT32_MAX)),
+                mantissa = _mm512_set1_epi32(0x7fffff);
+  const __mmask16 some = _mm512_test_epi32_mask(key, key);
+  __m512i one = key;
+  const __mmask16 denormal = _mm512_mask_cmple_epi32_mask(some, key, mantissa);
+  __m512i offset = _mm512_set1_epi32(23);
+  if (denormal != 0) {
+    one = _mm512_mask_mov_epi32(one, denormal, _mm512_castps_si512(_mm512_cvtepi32_ps(key)));
+    offset = _mm512_mask_mov_epi32(offset, denormal, _mm512_set1_epi32(23 - 149));
+  }
+  const __mmask16 up = _mm512_cmplt_epi32_mask(_mm512_srli_epi32(_mm512_loadu_si512(at), 9),
+                                               _mm512_and_si512(one, mantissa));
+  const __m512i down = _mm512_add_epi32(_mm512_srli_epi32(one, 23), offset),
+                drawn = _mm512_mask_sub_epi32(down, up, down, _mm512_set1_epi32(-1)),
+                size = _mm512_maskz_min_epi32(some, drawn, _mm512_set1_epi32(most)),
+                own = _mm512_mask_sub_epi32(size, _mm512_movepi32_mask(bits),
+                                            _mm512_setzero_si512(), size);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(power), _mm512_cvtepi32_epi16(own));
+}
+#endif
+
 void draw(const float* acc, int64_t n, uint64_t key, uint64_t index, int32_t most, int16_t* power) {
   DrawnRun run;
   for (int64_t at = 0; at < n; at += kBatch) {
     const int64_t m = n - at < kBatch ? n - at : kBatch;
     run.draw(key, static_cast<int64_t>(index) + at);
-    for (int64_t i = 0; i < m; ++i)
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + kVector <= m; i += kVector)
+      draw_vector(acc + at + i, run.at(i), most, power + at + i);
+#endif
+    for (; i < m; ++i)
       power[at + i] = static_cast<int16_t>(power_of(acc[at + i], run.one(i), most));
   }
 }

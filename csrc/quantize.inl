@@ -153,48 +153,90 @@ double squares(const float* acc, int64_t n) {
   return add_lanes(lane);
 }
 
-// The levels of kVector elements, added to the sums; at: what they draw, unaligned. Returns how
-// many are zero. Products are exact, 24 by 15 bits, and so are the sums of squares.
+struct LevelScale {
+  double norm, per_norm;
+
+  LevelScale(float of, int32_t steps) : norm(of), per_norm(static_cast<double>(steps) / of) {}
+
+  int32_t level(float x, uint32_t u) const {
+    const double magnitude = float_of(key_of(x));
+    return level_of(magnitude < norm ? magnitude : norm, per_norm, u);
+  }
+};
+
+// draw_levels: the levels of kVector elements, added to the sums; at: what they draw, unaligned.
+// Returns how many are zero. Products are exact, 24 by 15 bits, and so are the sums of squares.
 #if defined(__AVX512F__)
-inline int64_t draw_levels(const float* acc, const char* at, double norm, double per_norm,
-                           int16_t* level, LaneSums* sums) {
-  const __m512i bits = _mm512_loadu_si512(acc),
-                key = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)),
-                minus = _mm512_srai_epi32(bits, 31);
+inline __m512i exact_levels(__m512i key, const char* at, const LevelScale& scale) {
   const auto eight = [&](__m256i keys, const char* from) {
-    const __m512d magnitude = widened(keys),
-                  r = _mm512_min_pd(magnitude, _mm512_set1_pd(norm)) * _mm512_set1_pd(per_norm) +
-                      _mm512_cvtepu32_pd(load_eight(from)) * _mm512_set1_pd(0x1p-32),
-                  own = whole(r);
-    sums->dot += magnitude * own;
-    sums->squares += own * own;
-    return _mm512_cvttpd_epi32(r);
+    return _mm512_cvttpd_epi32(_mm512_min_pd(widened(keys), _mm512_set1_pd(scale.norm)) *
+                                   _mm512_set1_pd(scale.per_norm) +
+                               _mm512_cvtepu32_pd(load_eight(from)) * _mm512_set1_pd(0x1p-32));
   };
   const __m256i low = eight(_mm512_castsi512_si256(key), at);
-  const __m512i drawn = joined(low, eight(upper(key), at + sizeof low));
-  _mm256_storeu_si256(
-      reinterpret_cast<__m256i*>(level),
-      _mm512_cvtepi32_epi16(_mm512_sub_epi32(_mm512_xor_si512(drawn, minus), minus)));
+  return joined(low, eight(upper(key), at + sizeof low));
+}
+
+inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& scale, float doubt,
+                           int16_t* level, LaneSums* sums) {
+  const __m512 x = _mm512_loadu_ps(acc), magnitude = _mm512_abs_ps(x),
+               clipped = _mm512_min_ps(magnitude, _mm512_set1_ps(static_cast<float>(scale.norm))),
+               u = _mm512_cvtepu32_ps(_mm512_loadu_si512(at)) * _mm512_set1_ps(0x1p-32f),
+               r = _mm512_fmadd_ps(clipped, _mm512_set1_ps(static_cast<float>(scale.per_norm)), u);
+  __m512i drawn = _mm512_cvttps_epi32(r);
+  if (doubtful(r, doubt)) drawn = exact_levels(_mm512_castps_si512(magnitude), at, scale);
+  add_products(magnitude, drawn, sums);
+  const __m256i own = _mm512_cvtepi32_epi16(_mm512_mask_sub_epi32(
+      drawn, _mm512_movepi32_mask(_mm512_castps_si512(x)), _mm512_setzero_si512(), drawn));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(level), own);
   return _mm_popcnt_u32(_mm512_testn_epi32_mask(drawn, drawn));
 }
+#elif defined(__AVX2__)
+inline __m256i exact_levels(const float* acc, const char* at, const LevelScale& scale) {
+  alignas(32) uint32_t u[8];
+  alignas(32) int32_t drawn[8];
+  std::memcpy(u, at, sizeof u);
+  for (int i = 0; i < 8; ++i) drawn[i] = scale.level(acc[i], u[i]);
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(drawn));
+}
+
+inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& scale, float doubt,
+                           int16_t* level, LaneSums* sums) {
+  int64_t zeros = 0;
+  for (int half = 0; half < 2; ++half, acc += 8, at += sizeof(__m256i), level += 8) {
+    const __m256 x = _mm256_loadu_ps(acc), magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x),
+                 clipped = _mm256_min_ps(magnitude, _mm256_set1_ps(static_cast<float>(scale.norm))),
+                 // Of 31 bits, which is near enough.
+        u = _mm256_cvtepi32_ps(_mm256_srli_epi32(load_eight(at), 1)) * _mm256_set1_ps(0x1p-31f),
+                 r = clipped * _mm256_set1_ps(static_cast<float>(scale.per_norm)) + u;
+    __m256i drawn = _mm256_cvttps_epi32(r);
+    if (doubtful(r, doubt)) drawn = exact_levels(acc, at, scale);
+    add_products(magnitude, drawn, sums);
+    const __m256i minus = _mm256_srai_epi32(_mm256_castps_si256(x), 31),
+                  own = _mm256_sub_epi32(_mm256_xor_si256(drawn, minus), minus),
+                  none = _mm256_cmpeq_epi32(drawn, _mm256_setzero_si256());
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(level),
+        _mm_packs_epi32(_mm256_castsi256_si128(own), _mm256_extracti128_si256(own, 1)));
+    zeros += _mm_popcnt_u32(static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(none))));
+  }
+  return zeros;
+}
 #else
-inline int64_t draw_levels(const float* acc, const char* at, double norm, double per_norm,
+inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& scale, float,
                            int16_t* level, LaneSums* sums) {
   uint32_t u[kVector];
   std::memcpy(u, at, sizeof u);
   int32_t drawn[kVector], zeros = 0;
-  double own[kVector], product[kVector];
-  for (int i = 0; i < kVector; ++i) {
-    const double magnitude = float_of(key_of(acc[i]));
-    drawn[i] = level_of(magnitude < norm ? magnitude : norm, per_norm, u[i]);
-  }
+  double own[kVector], magnitude[kVector];
+  for (int i = 0; i < kVector; ++i) drawn[i] = scale.level(acc[i], u[i]);
   for (int i = 0; i < kVector; ++i) {
     own[i] = drawn[i];
-    product[i] = static_cast<double>(float_of(key_of(acc[i]))) * own[i];
+    magnitude[i] = static_cast<double>(float_of(key_of(acc[i])));
     level[i] = static_cast<int16_t>(acc[i] < 0 ? -drawn[i] : drawn[i]);
     zeros += drawn[i] == 0;
   }
-  for (int i = 0; i < kVector; ++i) sums->add(i, product[i], own[i] * own[i]);
+  add_products(magnitude, own, sums);
   return zeros;
 }
 #endif
@@ -206,7 +248,8 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
     std::memset(level, 0, static_cast<size_t>(n) * sizeof *level);
     return 0;
   }
-  const double per_norm = static_cast<double>(rule.steps) / norm;
+  const LevelScale scale(norm, rule.steps);
+  const float doubt = doubt_of(scale.per_norm, rule.steps);
   LaneSums sums;
   int64_t zeros = 0;
   DrawnRun run;
@@ -215,7 +258,7 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
     const int64_t m = n - at < kBatch ? n - at : kBatch;
     int64_t i = 0;
     for (; i + kVector <= m; i += kVector)
-      zeros += draw_levels(acc + at + i, run.at(i), norm, per_norm, level + at + i, &sums);
+      zeros += draw_levels(acc + at + i, run.at(i), scale, doubt, level + at + i, &sums);
     if (i == m) continue;
     // Behind the end zeros, of level 0: u is below 1.
     const int64_t left = m - i;
@@ -224,7 +267,7 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
     int16_t drawn[kVector];
     std::memcpy(rest, acc + at + i, static_cast<size_t>(left) * sizeof *acc);
     std::memcpy(u, run.at(i), static_cast<size_t>(left) * sizeof(uint32_t));
-    zeros += draw_levels(rest, u, norm, per_norm, drawn, &sums) - (kVector - left);
+    zeros += draw_levels(rest, u, scale, doubt, drawn, &sums) - (kVector - left);
     std::memcpy(level + at + i, drawn, static_cast<size_t>(left) * sizeof *level);
   }
   *fit = {added(sums.dot), added(sums.squares)};

@@ -10,7 +10,7 @@ import oracle
 import pytest
 import torch
 from isa_kit import at_every_isa
-from test_quantize import FORMS, draw, drawn, slots
+from test_quantize import FORMS, SCALES, draw, drawn, near, slots
 from test_select import same_bits
 from torch import Tensor
 
@@ -123,6 +123,21 @@ def test_grids_are_those_of_dorefa_and_laq(form: str, random: bool, fit: bool) -
             assert same_bits(out.numpy(), acc - sent), case
 
 
+@pytest.mark.parametrize("width", range(1, 9))
+@pytest.mark.parametrize("scale", SCALES)
+def test_grids_at_the_ends_of_steps(width: int, scale: float) -> None:
+    rng, steps, n = np.random.default_rng(width), 2**width - 1, 20_000
+    for v in (np.zeros(n + 1), noise(n + 1, 5)):
+        ends = (rng.integers(1, steps + 1, n) - (steps + 1) / 2 - v[:n]) * (2 * scale / steps)
+        acc = near(rng, np.abs(ends), scale)
+        acc[:-1] = np.copysign(acc[:-1], ends)
+        bits = encode_codes(
+            torch.from_numpy(acc), None, None, 1.0, "uniform", width, 0, bool(v.any()), False, 5
+        )[1]
+        code = dorefa(acc, width, 0, v)[1]
+        assert np.array_equal(unpacked(bits, n + 1, width), code)
+
+
 def test_a_product_gives_the_quotient_that_the_format_defines() -> None:
     """Steps times levels, rounded to float32: the same as the format's quotient."""
     rng = np.random.default_rng(0)
@@ -157,6 +172,18 @@ def test_dynamic_codes_are_the_nearest(form: str, decay: float) -> None:
         assert np.array_equal(unpacked(bits, n, 8), code), case
         if out is not None:
             assert same_bits(out.numpy(), acc - each * table[code]), case
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_dynamic_codes_at_the_ends_of_steps(scale: float) -> None:
+    rng, size = np.random.default_rng(0), tree()[127:].astype(np.float64)
+    middle = (size[:-1] + size[1:]) / 2
+    acc = near(rng, rng.choice(middle, 20_000) * scale, scale)
+    bits = encode_codes(torch.from_numpy(acc), None, None, 1.0, "dynamic8", 8)[1]
+    y = (np.abs(acc).astype(np.float64) * (1 / np.float64(scale))).astype(np.float32)
+    rank = np.searchsorted(middle, y, side="left")
+    code = np.where(acc < 0, 127 - np.minimum(rank, 127), 127 + rank)
+    assert np.array_equal(unpacked(bits, len(acc), 8), code)
 
 
 def test_dynamic_ties_go_to_the_smaller_magnitude() -> None:

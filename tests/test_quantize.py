@@ -94,6 +94,18 @@ def fitted(acc: F32, level: npt.NDArray[np.int64], steps: int) -> float:
     return min(steps * added(acc.astype(np.float64) * level) / power, GREATEST) if power else 0.0
 
 
+# Greatest magnitudes of buckets: what float32 arithmetic can and cannot take part in.
+SCALES = [2.0**-149, 2.0**-133, 2.0**-101, 2.0**-30, 1.0, 3e7, 2.0**101, 2.0**127, GREATEST]
+
+
+def near(rng: np.random.Generator, ends: npt.NDArray[np.float64], scale: float) -> F32:
+    """Numbers at and around ends of steps, of any sign, the greatest magnitude last."""
+    off = rng.normal(size=len(ends)) * 2.0 ** -rng.integers(10, 30, len(ends))
+    x = ends * (1 + off * rng.integers(0, 2, len(ends)))
+    signed = np.clip(x, 0, scale) * rng.choice([-1.0, 1.0], len(ends))
+    return np.append(signed, scale).astype(np.float32)
+
+
 def draw(case: int) -> tuple[F32, F32]:
     rng = np.random.default_rng(case)
     kind = KINDS[case % len(KINDS)]
@@ -152,6 +164,21 @@ def test_levels_match_the_oracle(form: str, largest: bool, clip: float, fit: boo
             assert same_bits(out.numpy(), acc - want.sent), case
         if memory is not None:
             assert same_bits(memory.numpy(), held), case
+
+
+@pytest.mark.parametrize("steps", [1, 2, 15, 1022, 1023, 1024, 32767])
+@pytest.mark.parametrize("scale", SCALES)
+def test_levels_at_the_ends_of_steps(steps: int, scale: float) -> None:
+    rng = np.random.default_rng(steps)
+    u = drawn(20_000, 5) * 2.0**-32
+    acc = near(rng, (rng.integers(1, steps + 1, len(u)) - u) * (scale / steps), scale)
+    want = expected_levels(acc, steps, 0, True, 0.0, False, 5)
+    norms, at, level, _ = levels(
+        torch.from_numpy(acc), None, None, 1.0, steps, 0, True, 0.0, False, 5
+    )
+    assert same_bits(norms.numpy(), want.norms)
+    assert np.array_equal(at.numpy(), np.flatnonzero(want.level))
+    assert np.array_equal(level.numpy(), want.level[want.level != 0])
 
 
 @pytest.mark.parametrize("steps", [1, 3])
