@@ -9,6 +9,7 @@
 #endif
 
 #include "common/draws.h"
+#include "common/front.h"
 #include "common/lanes.h"
 #include "common/widen.h"
 #include "quantize.h"
@@ -308,9 +309,12 @@ void subtract_levels(float* acc, int64_t n, float norm, int32_t steps, const int
   }
 }
 
+// emit_vector: the places and values of kEmitted levels, side by side; what is written behind them
+// is not for keeping. Returns how many are not zero.
 #if defined(__AVX512F__)
-// Sixteen levels' places and values, side by side; the rest of the vectors is not for keeping.
-inline int64_t emit_sixteen(const int16_t* drawn, int32_t base, int32_t* at, int16_t* level) {
+constexpr int kEmitted = 16;
+
+inline int64_t emit_vector(const int16_t* drawn, int32_t base, int32_t* at, int16_t* level) {
   const __m512i wide = _mm512_cvtepi16_epi32(load_eight(reinterpret_cast<const char*>(drawn))),
                 places = _mm512_add_epi32(
                     _mm512_set1_epi32(base),
@@ -321,16 +325,34 @@ inline int64_t emit_sixteen(const int16_t* drawn, int32_t base, int32_t* at, int
   std::memcpy(level, &levels, sizeof levels);
   return _mm_popcnt_u32(kept);
 }
+#elif defined(__AVX2__)
+constexpr int kEmitted = 8;
+
+inline int64_t emit_vector(const int16_t* drawn, int32_t base, int32_t* at, int16_t* level) {
+  const __m256i wide =
+                    _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(drawn))),
+                places = _mm256_add_epi32(_mm256_set1_epi32(base),
+                                          _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+                none = _mm256_cmpeq_epi32(wide, _mm256_setzero_si256());
+  const unsigned kept =
+      ~static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(none))) & 0xffu;
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), to_front(places, kept));
+  const __m256i levels = to_front(wide, kept);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(level),
+      _mm_packs_epi32(_mm256_castsi256_si128(levels), _mm256_extracti128_si256(levels, 1)));
+  return _mm_popcnt_u32(kept);
+}
 #endif
 
 // What is not kept is overwritten by the next one; behind the last there is nothing to write.
 template <class Index>
 void emit(const int16_t* drawn, int64_t begin, int64_t count, Index* at, int16_t* level) {
   int64_t i = 0, place = 0;
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
   if constexpr (sizeof(Index) == sizeof(int32_t)) {
-    for (; place + kVector <= count; i += kVector)
-      place += emit_sixteen(drawn + i, static_cast<int32_t>(begin + i), at + place, level + place);
+    for (; place + kEmitted <= count; i += kEmitted)
+      place += emit_vector(drawn + i, static_cast<int32_t>(begin + i), at + place, level + place);
   }
 #endif
   for (; place < count; ++i) {

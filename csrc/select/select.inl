@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #endif
 
+#include "../common/front.h"
 #include "../common/widen.h"
 #include "select.h"
 
@@ -125,23 +126,8 @@ inline Floats less(Floats m, Words low, Words keep, Words bits) {
   return m - _mm256_castsi256_ps(_mm256_and_si256(sent, mask));  // m - 0 is m
 }
 
-// Lane permutations that move the set lanes of a mask to the front.
-struct Front {
-  alignas(32) uint32_t lane[256][8];
-  constexpr Front() : lane{} {
-    for (int mask = 0; mask < 256; ++mask) {
-      int n = 0;
-      for (int i = 0; i < 8; ++i) {
-        if (mask >> i & 1) lane[mask][n++] = static_cast<uint32_t>(i);
-      }
-    }
-  }
-};
-constexpr Front front;
-
 inline void store_front(uint32_t* to, Words x, Mask mask) {
-  const Words order = _mm256_load_si256(reinterpret_cast<const __m256i*>(front.lane[mask]));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(x, order));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), to_front(x, mask));
 }
 
 #endif
