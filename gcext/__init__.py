@@ -66,6 +66,7 @@ _ADAPTERS = (
     "outer",
     "parameter_server",
 )
+_NEED = {"flower": "flwr", "nvflare": "nvflare"}  # what has to be there for them
 
 
 def __getattr__(name: str) -> _Any:
@@ -80,7 +81,11 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ADAPTERS, "OuterOptimizer"})
+    """Return the names that getattr gives, without importing: adapters where their extra is."""
+    from importlib.util import find_spec
+
+    here = [name for name in _ADAPTERS if name not in _NEED or find_spec(_NEED[name]) is not None]
+    return sorted({*globals(), *here, "OuterOptimizer"})
 
 
 __version__: str = build_info()["gcext"]

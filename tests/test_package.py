@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import inspect
 import json
 import re
 import subprocess
@@ -42,6 +44,19 @@ def test_cuda_is_on_where_built_and_available() -> None:
     built = (Path(gcext.__file__).parent / "_cuda.so").exists()
     assert info["cuda"] == (built and torch.cuda.is_available())
     assert bool(info["why_no_cuda"]) != info["cuda"]
+
+
+def test_what_dir_lists_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = dir(gcext)
+    assert {"ddp", "fsdp", "horovod", "OuterOptimizer", "stc"} <= set(listed)
+    for name, package in (("flower", "flwr"), ("nvflare", "nvflare")):
+        assert (name in listed) == (importlib.util.find_spec(package) is not None)
+    # inspect.getmembers raises what getattr raises.
+    assert {name for name, _ in inspect.getmembers(gcext)} == set(listed)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert {"flower", "nvflare"}.isdisjoint(dir(gcext))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert {"flower", "nvflare"} <= set(dir(gcext))
 
 
 def test_wire_needs_no_torch() -> None:
