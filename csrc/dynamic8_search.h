@@ -1,7 +1,8 @@
-// For bodies of one instruction set: the nearest value of the dynamic 8-bit type (codes.h), as
-// |c - 127|, of magnitudes.
+// For bodies of one instruction set: the codes c of the dynamic 8-bit type (codes.h) that are
+// nearest to numbers. The rank of a magnitude is |c - 127|.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "codes.h"
@@ -53,18 +54,21 @@ struct Pieces {
 // stretch between two of these a rank is the whole part of factor * y + start. An octave, the
 // numbers of one exponent, has at most one end of a stretch.
 struct Stretches {
-  static constexpr int kOctaves = 24;                                // 2^-23 .. 2^0
-  static constexpr int kFirst = 127 - (kOctaves - 1);                // the exponent of the first
-  static constexpr float kDoubt = 0x1p-13f, kDoubtOfEnd = 0x1p-20f;  // float32 errs by less
-  alignas(64) float end[32];                                         // of the octave, or beyond it
-  alignas(64) int32_t before[32];                                    // the stretch that ends there
+  static constexpr int kOctaves = 24;  // 2^-23 .. 2^0
+  static constexpr int kFirst = 127 - (kOctaves - 1);
+  // More than float32 errs by: of a rank, and of an end by its size.
+  static constexpr float kDoubt = 0x1p-13f, kDoubtOfEnd = 0x1p-20f;
+  // By octave: the end, or one beyond the octave; and the stretch that ends there.
+  alignas(64) float end[32];
+  alignas(64) int32_t before[32];
+  // By stretch, of ranks 0 | 1 | 2, 3 | 4 .. 7 | .. | 64 .. 127 | 128.
   alignas(64) float factor[16], start[16], last[16];
 
   Stretches() {
-    for (int s = 0; s < 16; ++s) {  // ranks 0 | 1 | 2, 3 | 4 .. 7 | .. | 64 .. 127 | 128
+    for (int s = 0; s < 16; ++s) {
       const int i = s - 1;
       const bool linear = i >= 0 && i < 7;
-      const double step = linear ? 0.9 * pow(10, i - 6) / (1 << i) : 0;
+      const double step = linear ? 0.9 * std::pow(10.0, i - 6) / (1 << i) : 0;
       factor[s] = linear ? static_cast<float>(1 / step) : 0.0f;
       start[s] = linear ? static_cast<float>((1 << i) * (1 - 1 / 9.0)) : i < 0 ? 0.5f : 128.5f;
       last[s] = linear ? static_cast<float>((2 << i) - 1) : i < 0 ? 0.0f : 128.0f;
@@ -101,6 +105,59 @@ inline bool nearest_ranks(const Stretches& table, __m512 y, __m512i* rank) {
   const __mmask16 near_end = _mm512_cmp_ps_mask(
       _mm512_abs_ps(beyond), end * _mm512_set1_ps(Stretches::kDoubtOfEnd), _CMP_NGE_UQ);
   return !doubtful(r, Stretches::kDoubt) && __builtin_expect(near_end == 0, 1);
+}
+#endif
+
+inline uint8_t dynamic_code(const Pieces& pieces, float x, double inverse) {
+  const float y = dynamic_ratio(x, inverse);
+  const int32_t rank = pieces.rank(y, Pieces::of(y)),
+                least = rank < kDynamic8Zero ? rank : kDynamic8Zero;
+  return static_cast<uint8_t>(kDynamic8Zero + (x < 0 ? -least : rank));
+}
+
+#if defined(__AVX512F__)
+// Returns how many elements are done.
+int64_t dynamic_vectors(const Pieces& pieces, const float* acc, int64_t n, double inverse,
+                        uint8_t* code) {
+  static const Stretches stretches;
+  if (!(inverse > 0x1p-100 && inverse < 0x1p100)) return 0;
+  const __m512 factor = _mm512_set1_ps(static_cast<float>(inverse));
+  const __m512i zero = _mm512_set1_epi32(kDynamic8Zero);
+  int64_t i = 0;
+  for (; i + kVector <= n; i += kVector) {
+    const __m512 x = _mm512_loadu_ps(acc + i);
+    __m512i rank;
+    if (!nearest_ranks(stretches, _mm512_abs_ps(x) * factor, &rank)) {
+      for (int j = 0; j < kVector; ++j) code[i + j] = dynamic_code(pieces, acc[i + j], inverse);
+      continue;
+    }
+    const __m512i own = _mm512_mask_sub_epi32(_mm512_add_epi32(zero, rank),
+                                              _mm512_movepi32_mask(_mm512_castps_si512(x)), zero,
+                                              _mm512_min_epi32(rank, zero));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(code + i), _mm512_cvtepi32_epi8(own));
+  }
+  return i;
+}
+#else
+constexpr int64_t kLookups = 512;  // elements looked up at a time
+
+// In loops of one kind each: of look-ups, without a branch, and of vectors.
+int64_t dynamic_vectors(const Pieces& p, const float* acc, int64_t n, double inverse,
+                        uint8_t* code) {
+  for (int64_t at = 0; at < n; at += kLookups) {
+    const int64_t m = n - at < kLookups ? n - at : kLookups;
+    const float* x = acc + at;
+    float y[kLookups];
+    int32_t piece[kLookups], rank[kLookups];
+    for (int64_t i = 0; i < m; ++i) y[i] = dynamic_ratio(x[i], inverse);
+    for (int64_t i = 0; i < m; ++i) piece[i] = Pieces::of(y[i]);
+    for (int64_t i = 0; i < m; ++i) rank[i] = p.rank(y[i], piece[i]);
+    for (int64_t i = 0; i < m; ++i) {
+      const int32_t least = rank[i] < kDynamic8Zero ? rank[i] : kDynamic8Zero;
+      code[at + i] = static_cast<uint8_t>(kDynamic8Zero + (x[i] < 0 ? -least : rank[i]));
+    }
+  }
+  return n;
 }
 #endif
 

@@ -11,8 +11,6 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
-constexpr int64_t kLookups = 512;  // elements looked up at a time
-
 // How a bucket's elements are rounded.
 struct GridRun {
   double factor, middle;
@@ -149,57 +147,6 @@ void grid_subtract(float* acc, int64_t n, float scale, int width, const uint8_t*
 #endif
   for (; i < n; ++i) acc[i] -= grid_value(step, code[i], width);
 }
-
-inline uint8_t dynamic_code(const Pieces& pieces, float x, double inverse) {
-  const float y = dynamic_ratio(x, inverse);
-  const int32_t rank = pieces.rank(y, Pieces::of(y)),
-                least = rank < kDynamic8Zero ? rank : kDynamic8Zero;
-  return static_cast<uint8_t>(kDynamic8Zero + (x < 0 ? -least : rank));
-}
-
-#if defined(__AVX512F__)
-// Returns how many elements are done.
-int64_t dynamic_vectors(const Pieces& pieces, const float* acc, int64_t n, double inverse,
-                        uint8_t* code) {
-  static const Stretches stretches;
-  if (!(inverse > 0x1p-100 && inverse < 0x1p100)) return 0;
-  const __m512 factor = _mm512_set1_ps(static_cast<float>(inverse));
-  const __m512i zero = _mm512_set1_epi32(kDynamic8Zero);
-  int64_t i = 0;
-  for (; i + kVector <= n; i += kVector) {
-    const __m512 x = _mm512_loadu_ps(acc + i);
-    __m512i rank;
-    if (!nearest_ranks(stretches, _mm512_abs_ps(x) * factor, &rank)) {
-      for (int j = 0; j < kVector; ++j) code[i + j] = dynamic_code(pieces, acc[i + j], inverse);
-      continue;
-    }
-    const __m512i own = _mm512_mask_sub_epi32(_mm512_add_epi32(zero, rank),
-                                              _mm512_movepi32_mask(_mm512_castps_si512(x)), zero,
-                                              _mm512_min_epi32(rank, zero));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(code + i), _mm512_cvtepi32_epi8(own));
-  }
-  return i;
-}
-#else
-// In loops of one kind each: of look-ups, without a branch, and of vectors.
-int64_t dynamic_vectors(const Pieces& p, const float* acc, int64_t n, double inverse,
-                        uint8_t* code) {
-  for (int64_t at = 0; at < n; at += kLookups) {
-    const int64_t m = n - at < kLookups ? n - at : kLookups;
-    const float* x = acc + at;
-    float y[kLookups];
-    int32_t piece[kLookups], rank[kLookups];
-    for (int64_t i = 0; i < m; ++i) y[i] = dynamic_ratio(x[i], inverse);
-    for (int64_t i = 0; i < m; ++i) piece[i] = Pieces::of(y[i]);
-    for (int64_t i = 0; i < m; ++i) rank[i] = p.rank(y[i], piece[i]);
-    for (int64_t i = 0; i < m; ++i) {
-      const int32_t least = rank[i] < kDynamic8Zero ? rank[i] : kDynamic8Zero;
-      code[at + i] = static_cast<uint8_t>(kDynamic8Zero + (x[i] < 0 ? -least : rank[i]));
-    }
-  }
-  return n;
-}
-#endif
 
 void dynamic(const float* acc, int64_t n, float scale, uint8_t* code) {
   static const Pieces pieces;
@@ -340,6 +287,15 @@ void halves(float* acc, int64_t n, uint16_t* code) {
                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     std::memcpy(code + i, &near, sizeof near);
     _mm512_storeu_ps(acc + i, _mm512_sub_ps(x, _mm512_cvtph_ps(near)));
+  }
+#elif defined(__AVX2__)
+  const __m256 most = _mm256_set1_ps(65504.0f), least = _mm256_set1_ps(-65504.0f);
+  for (; i + 8 <= n; i += 8) {
+    const __m256 x = _mm256_loadu_ps(acc + i);
+    const __m128i near =
+        _mm256_cvtps_ph(_mm256_max_ps(_mm256_min_ps(x, most), least), _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(code + i, &near, sizeof near);
+    _mm256_storeu_ps(acc + i, _mm256_sub_ps(x, _mm256_cvtph_ps(near)));
   }
 #endif
   for (; i < n; ++i) {

@@ -95,14 +95,15 @@ void tally_signs(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint6
   const uint32_t high = top >> 23 != 0 ? top >> 23 : 1;
   const uint32_t low = high > kWindow ? high - kWindow : 1;
   const int32_t least = low > 1 ? static_cast<int32_t>(low << 23) : 0;
-  // In the compiler's own vectors, sixteen elements at a time.
-  typedef int32_t Keys __attribute__((vector_size(64), may_alias));
-  typedef float Half __attribute__((vector_size(32), may_alias));
-  typedef double Sums __attribute__((vector_size(64)));
+  // In the compiler's vectors, of the width that the processor has: of wider ones it makes moves.
+  typedef int32_t Keys __attribute__((vector_size(kNative), may_alias));
+  typedef float Half __attribute__((vector_size(kNative / 2), may_alias));
+  typedef double Sums __attribute__((vector_size(kNative)));
+  constexpr int kKeys = kNative / sizeof(int32_t);
   Keys far_keys = {};
   Sums sums[2] = {};
   int64_t at = 0;
-  for (; at + 16 <= n; at += 16) {
+  for (; at + kKeys <= n; at += kKeys) {
     Keys key;
     std::memcpy(&key, acc + at, sizeof key);
     key &= 0x7fffffff;
@@ -114,8 +115,8 @@ void tally_signs(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint6
   }
   double whole = 0;
   int32_t far = 0;
-  for (int j = 0; j < 8; ++j) whole += sums[0][j] + sums[1][j];
-  for (int j = 0; j < 16; ++j) far |= far_keys[j];
+  for (int j = 0; j < kKeys / 2; ++j) whole += sums[0][j] + sums[1][j];
+  for (int j = 0; j < kKeys; ++j) far |= far_keys[j];
   for (; at < n; ++at) {
     const int32_t key = static_cast<int32_t>(key_of(acc[at]));
     if (key >= least) {

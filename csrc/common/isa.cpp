@@ -12,11 +12,13 @@ namespace gcext {
 namespace {
 
 #if defined(__x86_64__)
-// By its bit: clang 14's __builtin_cpu_supports does not know the name.
-bool has_lzcnt() {
+// By their bits: clang 14's __builtin_cpu_supports does not know the names.
+bool has_bit(unsigned leaf, int bit) {
   unsigned a, b, c = 0, d;
-  return __get_cpuid(0x80000001, &a, &b, &c, &d) != 0 && (c >> 5 & 1) != 0;
+  return __get_cpuid(leaf, &a, &b, &c, &d) != 0 && (c >> bit & 1) != 0;
 }
+bool has_lzcnt() { return has_bit(0x80000001, 5); }
+bool has_f16c() { return has_bit(1, 29); }
 #endif
 
 bool processor_has(Isa isa) {
@@ -26,7 +28,8 @@ bool processor_has(Isa isa) {
 #if defined(__x86_64__)
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-             __builtin_cpu_supports("bmi2") && has_lzcnt() && __builtin_cpu_supports("popcnt");
+             __builtin_cpu_supports("bmi2") && has_lzcnt() && has_f16c() &&
+             __builtin_cpu_supports("popcnt");
     case Isa::avx512:
       return processor_has(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&

@@ -13,6 +13,15 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
+// Bytes of the processor's vectors: of wider ones compilers make moves.
+#if defined(__AVX512F__)
+constexpr int kNative = 64;
+#elif defined(__AVX2__)
+constexpr int kNative = 32;
+#else
+constexpr int kNative = 16;
+#endif
+
 constexpr int kVector = 16;         // elements at a time
 constexpr int64_t kLookedUp = 128;  // elements that are worth a table of what is sent of them
 

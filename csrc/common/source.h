@@ -36,10 +36,11 @@ inline int64_t before_cut(const int64_t* sent, int64_t begin, int64_t n) {
   return cut < 0 ? 0 : cut < n ? cut : n;
 }
 
-// A zero was sent as positive, whatever its sign: m + 0 has none.
+// A zero was sent as positive, whatever its sign: m + 0 has none. Without a branch, which keeps
+// compilers from vectors: m - 0 is m.
 GCEXT_HD inline float rest_of(float m, const Taken& taken) {
-  const float sent = float_of((bits_of(m + 0.0f) & taken.keep) | taken.bits);
-  return key_of(m) >= taken.low ? m - sent : m;
+  const uint32_t all = 0 - static_cast<uint32_t>(key_of(m) >= taken.low);
+  return m - float_of(((bits_of(m + 0.0f) & taken.keep) | taken.bits) & all);
 }
 
 struct Source {

@@ -3,7 +3,7 @@
 
 #include "source.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -23,6 +23,14 @@ inline void widen(const Halves& from, int64_t begin, int64_t n, float* __restric
         from.brain ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(codes), 16))
                    : _mm512_cvtph_ps(codes);
     _mm512_storeu_ps(to + i, wide);
+  }
+#elif defined(__AVX2__)
+  for (; i + 8 <= n; i += 8) {
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(here.at + 2 * i));
+    const __m256 wide =
+        from.brain ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(codes), 16))
+                   : _mm256_cvtph_ps(codes);
+    _mm256_storeu_ps(to + i, wide);
   }
 #endif
   for (; i < n; ++i) to[i] = here[i];

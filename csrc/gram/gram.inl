@@ -1,6 +1,7 @@
 // gram: the bodies, compiled once per instruction set. See gram.h for the formulas and the steps.
 #include <cstring>
 
+#include "../common/lanes.h"
 #include "gram.h"
 
 #if defined(__AVX2__)
@@ -244,29 +245,37 @@ double dot_entries(const PacketView& p, Span span, int64_t begin, const float* x
   });
 }
 
-typedef float Floats __attribute__((vector_size(32), aligned(4)));
-typedef double Lanes __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(kNative / 2), aligned(4)));
+typedef double Sums __attribute__((vector_size(kNative)));
 
+// Some of the lanes at a time, those that a vector has: so the sums stay in registers.
 void dot_dense(const float* const* rows, const float* const* columns, int64_t n, double* dot) {
-  Lanes lanes[kRows][kColumns] = {};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    Lanes x[kRows];
-    for (int64_t r = 0; r < kRows; ++r)
-      x[r] = __builtin_convertvector(*reinterpret_cast<const Floats*>(rows[r] + i), Lanes);
-    for (int64_t c = 0; c < kColumns; ++c) {
-      const Lanes y =
-          __builtin_convertvector(*reinterpret_cast<const Floats*>(columns[c] + i), Lanes);
-      for (int64_t r = 0; r < kRows; ++r) lanes[r][c] += x[r] * y;
+  constexpr int kWide = kNative / sizeof(double);
+  const int64_t whole = n / kLanes * kLanes;
+  double lane[kRows][kColumns][kLanes];
+  for (int from = 0; from < kLanes; from += kWide) {
+    Sums sums[kRows][kColumns] = {};
+    const auto at = [&](const float* row, int64_t i) {
+      return __builtin_convertvector(*reinterpret_cast<const Floats*>(row + i + from), Sums);
+    };
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      Sums x[kRows];
+      for (int64_t r = 0; r < kRows; ++r) x[r] = at(rows[r], i);
+      for (int64_t c = 0; c < kColumns; ++c) {
+        const Sums y = at(columns[c], i);
+        for (int64_t r = 0; r < kRows; ++r) sums[r][c] += x[r] * y;
+      }
     }
+    for (int64_t r = 0; r < kRows; ++r)
+      for (int64_t c = 0; c < kColumns; ++c)
+        std::memcpy(&lane[r][c][from], &sums[r][c], sizeof(Sums));
   }
   for (int64_t r = 0; r < kRows; ++r) {
     for (int64_t c = 0; c < kColumns; ++c) {
-      double lane[8];
-      memcpy(lane, &lanes[r][c], sizeof lane);
-      for (int64_t j = i; j < n; ++j)
-        lane[j & 7] += static_cast<double>(rows[r][j]) * static_cast<double>(columns[c][j]);
-      dot[kColumns * r + c] = add_lanes(lane);
+      for (int64_t j = whole; j < n; ++j)
+        lane[r][c][j % kLanes] +=
+            static_cast<double>(rows[r][j]) * static_cast<double>(columns[c][j]);
+      dot[kColumns * r + c] = add_lanes(lane[r][c]);
     }
   }
 }
