@@ -207,9 +207,10 @@ inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& s
   int64_t zeros = 0;
   for (int half = 0; half < 2; ++half, acc += 8, at += sizeof(__m256i), level += 8) {
     const __m256 x = _mm256_loadu_ps(acc), magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x),
-                 clipped = _mm256_min_ps(magnitude, _mm256_set1_ps(static_cast<float>(scale.norm))),
-                 // Of 31 bits, which is near enough.
-        u = _mm256_cvtepi32_ps(_mm256_srli_epi32(load_eight(at), 1)) * _mm256_set1_ps(0x1p-31f),
+                 clipped = _mm256_min_ps(magnitude, _mm256_set1_ps(static_cast<float>(scale.norm)));
+    // Of 31 bits, which is near enough.
+    const __m256 u = _mm256_cvtepi32_ps(_mm256_srli_epi32(load_eight(at), 1)) *
+                     _mm256_set1_ps(0x1p-31f),
                  r = clipped * _mm256_set1_ps(static_cast<float>(scale.per_norm)) + u;
     __m256i drawn = _mm256_cvttps_epi32(r);
     if (doubtful(r, doubt)) drawn = exact_levels(acc, at, scale);

@@ -3,14 +3,15 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../common/lanes.h"
 #include "polar_design.h"
 
 namespace gcext::GCEXT_ISA {
 namespace {
 
-// Eight sums side by side; where registers are shorter the compiler takes several.
-constexpr int kLanes = 8, kVectors = 4, kBatch = kLanes * kVectors;
-typedef double Lanes __attribute__((vector_size(kLanes * sizeof(double))));
+// Sums side by side, of which a vector has kWide.
+constexpr int kBatch = 32, kWide = kNative / sizeof(double), kVectors = kBatch / kWide;
+typedef double Sums __attribute__((vector_size(kNative)));
 
 void convolve(const double* p, int r, int last, double* sum) {
   // p with zeros around it: a batch reads up to its width beyond, and adding zeros changes no bit.
@@ -18,13 +19,13 @@ void convolve(const double* p, int r, int last, double* sum) {
   double* const middle = padded + 3 * kTopLlr + kBatch;
   std::memcpy(middle - r, p - r, static_cast<size_t>(2 * r + 1) * sizeof(double));
   for (int t = -2 * r; t <= last; t += kBatch) {
-    Lanes total[kVectors] = {};
+    Sums total[kVectors] = {};
     const int until = std::min(r, t + kBatch - 1 + r);
     for (int v = std::max(-r, t - r); v <= until; ++v) {
       const double weight = p[v];
       for (int j = 0; j < kVectors; ++j) {
-        Lanes x;
-        std::memcpy(&x, middle + t - v + j * kLanes, sizeof x);
+        Sums x;
+        std::memcpy(&x, middle + t - v + j * kWide, sizeof x);
         total[j] += weight * x;
       }
     }

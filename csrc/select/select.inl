@@ -7,6 +7,7 @@
 #endif
 
 #include "../common/front.h"
+#include "../common/lanes.h"
 #include "../common/widen.h"
 #include "select.h"
 
@@ -260,45 +261,45 @@ int64_t narrow(const uint32_t* bits, int64_t n, uint32_t low, uint32_t high, uin
   return count;
 }
 
-// Sixteen keys at a time in the compiler's own vectors. What is selected lies mostly within a few
-// powers of two above the threshold, so the first kNear exponents have 32-bit sums in registers
-// (2^8 mantissas fit); the others go to their bins one by one. They are looked for in short runs,
-// as heavy-tailed data has some in every thousand.
+// In the compiler's vectors, of the width that the processor has. What is selected lies mostly
+// within a few powers of two above the threshold, so the first kNear exponents have 32-bit sums in
+// registers (2^8 mantissas fit); the others go to their bins one by one. They are looked for in
+// short runs, as heavy-tailed data has some in every thousand.
 void tally(const uint32_t* bits, int64_t n, uint32_t key, int64_t* greater, int64_t* equal,
            uint64_t* bins) {
-  typedef uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+  typedef uint32_t Keys __attribute__((vector_size(kNative), aligned(4), may_alias));
   constexpr int kNear = 4;
-  constexpr int64_t kBatch = 16 * 255, kRun = 16 * 15;
+  constexpr int64_t kKeys = kNative / sizeof(uint32_t), kBatch = kKeys * 255, kRun = kKeys * 15;
   const uint32_t first = key >> 23;
   const auto is_far = [&](uint32_t k) { return k > key && (k >> 23) - first >= kNear; };
   int64_t at = 0;
-  while (n - at >= 16) {
-    const int64_t end = at + ((n - at < kBatch ? n - at : kBatch) & ~int64_t{15});
-    Lanes near[kNear] = {}, over_count = {}, equal_count = {};
+  while (n - at >= kKeys) {
+    const int64_t end = at + ((n - at < kBatch ? n - at : kBatch) / kKeys * kKeys);
+    Keys near[kNear] = {}, over_count = {}, equal_count = {};
     while (at < end) {
       const int64_t begin = at, stop = end - at < kRun ? end : at + kRun;
-      Lanes far = {};
-      for (; at < stop; at += 16) {
-        Lanes k;
+      Keys far = {};
+      for (; at < stop; at += kKeys) {
+        Keys k;
         std::memcpy(&k, bits + at, sizeof k);
         k &= 0x7fffffffu;
-        const Lanes over = (Lanes)(k > key);
-        const Lanes step = (k >> 23) - first;
-        const Lanes mantissa = ((k & 0x7fffffu) | ((Lanes)(k > 0x7fffffu) & 0x800000u)) & over;
+        const Keys over = (Keys)(k > key);
+        const Keys step = (k >> 23) - first;
+        const Keys mantissa = ((k & 0x7fffffu) | ((Keys)(k > 0x7fffffu) & 0x800000u)) & over;
         over_count -= over;
-        equal_count -= (Lanes)(k == key);
-        far |= over & (Lanes)(step >= static_cast<uint32_t>(kNear));
+        equal_count -= (Keys)(k == key);
+        far |= over & (Keys)(step >= static_cast<uint32_t>(kNear));
         for (int e = 0; e < kNear; ++e)
-          near[e] += mantissa & (Lanes)(step == static_cast<uint32_t>(e));
+          near[e] += mantissa & (Keys)(step == static_cast<uint32_t>(e));
       }
       uint32_t any = 0;
-      for (int lane = 0; lane < 16; ++lane) any |= far[lane];
+      for (int lane = 0; lane < kKeys; ++lane) any |= far[lane];
       for (int64_t i = begin; any != 0 && i < stop; ++i) {
         const uint32_t k = key_of(bits[i]);
         if (is_far(k)) bins[bin_of(k)] += mantissa_of(k);
       }
     }
-    for (int lane = 0; lane < 16; ++lane) {
+    for (int lane = 0; lane < kKeys; ++lane) {
       *greater += over_count[lane];
       *equal += equal_count[lane];
       for (int e = 0; e < kNear && first + e < kBins; ++e) bins[first + e] += near[e][lane];
