@@ -53,6 +53,8 @@ def test_what_dir_lists_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (name in listed) == (importlib.util.find_spec(package) is not None)
     # inspect.getmembers raises what getattr raises.
     assert {name for name, _ in inspect.getmembers(gcext)} == set(listed)
+    for name in ("flower", "nvflare"):  # what was imported before is there
+        monkeypatch.delitem(vars(gcext), name, raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert {"flower", "nvflare"}.isdisjoint(dir(gcext))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
