@@ -65,7 +65,9 @@ mutants: $(VENV)/installed
 	$(BIN)/python tests/fuzz/mutants.py
 
 # Data races in the kernels, which run on the CPU; then each barrier, fence and __syncwarp removed in turn.
-CUDA_TESTS := $(filter-out %_emulator.py %_race.py %_traffic.py, $(wildcard tests/test_cuda_*.py))
+CUDA_TESTS := $(filter-out %_emulator.py %_race.py %_traffic.py, \
+  $(wildcard tests/test_cuda_*.py) \
+  $(shell grep -l '^from emu' $(wildcard $(patsubst cuda/%.cu,tests/test_%.py,$(wildcard cuda/*.cu)))))
 cuda-race: $(VENV)/installed
 	PYTHONPATH=tests GCEXT_EMU_HOOKS=race $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
 	  -p emu.race -m "not cuda" $(CUDA_TESTS)
@@ -81,7 +83,7 @@ gpu-test: $(VENV)/installed
 	  GCEXT_DEMAND_CUDA=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
 	  compute-sanitizer --tool $$tool --error-exitcode 1 --report-api-errors no --kernel-name kns=gcext \
 	  $(BIN)/python -m pytest \
-	  -m cuda -k "same_bytes or many_are_each or refuses" tests/test_cuda_*.py || exit 1; done
+	  -m cuda -k "same_bytes or many_are_each or refuses" $(CUDA_TESTS) || exit 1; done
 
 gpu-bench: $(VENV)/installed
 	$(BIN)/python -m bench gpu --json gpu.json

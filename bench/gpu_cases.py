@@ -154,7 +154,7 @@ def _combine_dense(kit: Kit, n: int) -> float:
 
 def _combine_add(kit: Kit, n: int) -> float:
     index, value = kit.packets(1, n, 0.01)
-    kit.make("combine").combine_add(kit.zeros(n), index[0], value[0], 1.0)
+    kit.make("combine").combine_add_(kit.zeros(n), index[0], value[0], 1.0)
     return 4 * index[0].numel()
 
 
@@ -279,7 +279,7 @@ def _polar_rotated(kit: Kit, n: int) -> float:
     weight, correction = _code._steps(kept, BLOCK, True, True)
     rotate, polar = kit.make("rotate"), kit.make("polar")
     rotated, norm = rotate.rotate(values, CHUNK_OF_ROTATION, BLOCK, 1)
-    _, bad, symbols = polar.encode(rotated, frozen, kept, n, weight, correction)
+    _, bad, symbols = polar.polar_encode(rotated, frozen, kept, n, weight, correction, True)
     info = torch.zeros(4, dtype=torch.int64)
     scale = rotate.rotate_scale(rotated, symbols, norm, bad, info, CHUNK_OF_ROTATION)
     rotate.rotate_fit(values, symbols, scale, CHUNK_OF_ROTATION, BLOCK, 1)
@@ -295,7 +295,7 @@ def _polar(soft: bool) -> Callable[[Kit, int], float]:
         weight, correction = _code._steps(kept, BLOCK, soft, True)
         bits = torch.randint(0, 256, (n // 8,), dtype=torch.uint8)
         source = kit.normal(n) if soft else bits
-        kit.make("polar").encode(source, frozen, kept, n, weight, correction)
+        kit.make("polar").polar_encode(source, frozen, kept, n, weight, correction, True)
         return (n if soft else n / 32) + RATE * n / 32
 
     return run
@@ -308,17 +308,17 @@ def _polar_decode(kit: Kit, n: int) -> float:
     frozen = _design.frozen_set(BLOCK, kept, True)
     size = kept * -(-n // BLOCK) // 8
     message = torch.randint(0, 256, (size,), dtype=torch.uint8)
-    kit.make("polar").decode(message, frozen, n)
+    kit.make("polar").polar_decode(message, frozen, n)
     return size / 4 + n / 32
 
 
 def _polar_pack(kit: Kit, n: int) -> float:
-    kit.make("polar").pack(kit.zeros(n, torch.uint8))
+    kit.make("polar").polar_pack(kit.zeros(n, torch.uint8))
     return n / 4 + n / 32
 
 
 def _polar_unpack(kit: Kit, n: int) -> float:
-    kit.make("polar").unpack(kit.zeros(n // 8, torch.uint8), n)
+    kit.make("polar").polar_unpack(kit.zeros(n // 8, torch.uint8), n)
     return n / 4 + n / 32
 
 

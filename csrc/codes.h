@@ -65,7 +65,7 @@ struct Dynamic8 {
   }
 };
 
-// For the host; the device has its own in cuda/codes.cuh.
+// For the host; the device has its own in cuda/codes.cu.
 inline constexpr Dynamic8 kDynamic8{};
 
 GCEXT_HD inline bool width_fits(CodeTable table, int64_t width) {

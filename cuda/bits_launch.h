@@ -8,15 +8,10 @@ namespace gcext {
 
 constexpr int64_t kBitsBlocks = 65536;
 
-// One for all values, or where `many` is not null one for each `run` of them, a multiple of 4.
-struct SignScale {
-  float one;
-  const float* many;
-  int64_t run;
-};
-
-// Reads the (n+7)/8 bytes of the plane alone, at any address.
-cudaError_t launch_bits_unpack_signs(const uint8_t* plane, int64_t n, const SignScale& scale,
-                                     float* value, int64_t max_blocks, cudaStream_t stream);
+// Reads the (n+7)/8 bytes of the plane alone, at any address. The scale of all values, or where
+// `scales` is not null one of them for each `run` values, a multiple of 4.
+GCEXT_LAUNCHER cudaError_t launch_unpack_signs(const uint8_t* plane, int64_t n, float scale,
+                                               const float* scales, int64_t run, float* value,
+                                               int64_t max_blocks, cudaStream_t stream);
 
 }  // namespace gcext

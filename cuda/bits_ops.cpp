@@ -11,17 +11,14 @@ Tensor unpack_signs(const Tensor& bits, int64_t n, double scale,
   check_device(bits, bits, "unpack_signs: bits");
   check_signs(bits, n, scales, run);
   const KernelFpEnv env;  // a scale may be denormal
-  SignScale each{static_cast<float>(scale), nullptr, 0};
-  if (scales.has_value()) {
-    check_device(*scales, bits, "unpack_signs: scales");
-    each.many = scales->const_data_ptr<float>();
-    each.run = run;
-  }
+  if (scales.has_value()) check_device(*scales, bits, "unpack_signs: scales");
+  const float* const each = scales.has_value() ? scales->const_data_ptr<float>() : nullptr;
   const CurrentStream stream(bits);
   Tensor value = empty(n, ScalarType::Float, bits);
-  check_launch("unpack_signs",
-               launch_bits_unpack_signs(bits.const_data_ptr<uint8_t>(), n, each,
-                                        value.mutable_data_ptr<float>(), kBitsBlocks, stream));
+  check_launch(
+      "unpack_signs",
+      launch_unpack_signs(bits.const_data_ptr<uint8_t>(), n, static_cast<float>(scale), each, run,
+                          value.mutable_data_ptr<float>(), kBitsBlocks, stream));
   return value;
 }
 

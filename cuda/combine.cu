@@ -1,7 +1,154 @@
-// combine on CUDA: the sequence of launches. Steps as numbered in combine.cuh.
-#include "combine.cuh"
+// combine on CUDA: the kernels and their launches. csrc/combine.h has the contract.
+//
+// 1. Take: the packets' pointers and weights travel as kernel arguments, a chunk a launch, into
+//    device memory. A copy from the host's pageable memory would wait for the stream.
+// 2. Sum: a block owns a run of tiles, one at a time, as float64 in shared memory, and of every
+//    packet it keeps the first entry that is left: found once by bisection, then by counting.
+//    Packets go eight at a time: each warp loads the next entries of one, all loads in flight; then
+//    the warps add them, one after another. Indices are distinct within a packet, so no two threads
+//    meet between two barriers, and each element is summed in the order of the packets.
+// 3. Round to float32, once.
+//
+// Bytes of global memory: 4 an element, 8 an entry, and for each packet and tile about a sector of
+// values, half a row of indices that belong to the next tile. So tiles are as long as a warp can
+// load the entries of one in a go, of the packet with the most (combine_tile).
+#include "packet.cuh"
 
 namespace gcext {
+
+constexpr int kCombineThreads = 256;
+constexpr int kCombineWarps = kCombineThreads / kWarp;
+constexpr int kSumTile = 5120;  // 40 KiB of float64: of 20 packets at p = 0.01 two rows each
+constexpr int kLeastSumTile = kSumTile / 16;
+constexpr int kEntryRows = 4;      // of 32 entries that a warp loads in a go
+constexpr int kHeldPackets = 128;  // in shared memory, with their cursors
+constexpr int kPacketChunk = 64;   // 2.5 KiB: kernel arguments may take 4 KiB
+
+struct PacketChunk {
+  WeightedPacket packet[kPacketChunk];
+};
+
+// Step 1, one block.
+__global__ void __launch_bounds__(kPacketChunk)
+    combine_take_kernel(PacketChunk chunk, int count, WeightedPacket* to) {
+  if (static_cast<int>(threadIdx.x) < count) to[threadIdx.x] = chunk.packet[threadIdx.x];
+}
+
+// Entries of a packet that a warp has loaded, a row of 32 after the other.
+struct EntryRows {
+  int64_t from;           // the first one
+  int place[kEntryRows];  // in the tile; its size, or more: of no entry, or one beyond it
+  float value[kEntryRows];
+
+  __device__ void load(const PacketView& p, int64_t first, int rows, int64_t begin, int size) {
+    from = first;
+    int64_t at[kEntryRows];
+#pragma unroll
+    for (int r = 0; r < kEntryRows; ++r) {
+      const int64_t e = from + r * kWarp + threadIdx.x % kWarp;
+      at[r] = r < rows && e < p.k ? index_at(p, e) - begin : size;
+    }
+#pragma unroll
+    for (int r = 0; r < kEntryRows; ++r) {
+      place[r] = at[r] < size ? static_cast<int>(at[r]) : size;
+      if (at[r] < 0) place[r] = -1;  // out of its place, which a sound packet's is not
+      value[r] =
+          place[r] >= 0 && place[r] < size ? p.value[from + r * kWarp + threadIdx.x % kWarp] : 0.0f;
+    }
+  }
+  // Adds them; how many there were. Every lane must call it.
+  __device__ int add(double weight, int size, double* sum) const {
+    int count = 0;
+#pragma unroll
+    for (int r = 0; r < kEntryRows; ++r) {
+      const bool inside = place[r] < size;
+      if (inside && place[r] >= 0) sum[place[r]] += weight * static_cast<double>(value[r]);
+      count += __popc(__ballot_sync(kWholeWarp, inside));
+    }
+    return count;
+  }
+};
+
+// Rows that most tiles need, were the entries spread evenly.
+__device__ inline int rows_of(const PacketView& p, int64_t tile, int64_t numel) {
+  const float expected =
+      static_cast<float>(p.k) * static_cast<float>(tile) / static_cast<float>(numel);
+  const int rows = 1 + static_cast<int>(expected * 1.2f / kWarp);
+  return rows < kEntryRows ? rows : kEntryRows;
+}
+
+// Steps 2 and 3.
+__global__ void __launch_bounds__(kCombineThreads)
+    combine_sum_kernel(const WeightedPacket* packets, int64_t m, int64_t numel, int64_t tile,
+                       float* out) {
+  __shared__ double sum[kSumTile];
+  __shared__ SharedCopy<WeightedPacket> held[kHeldPackets];
+  __shared__ int64_t cursors[kHeldPackets];
+  const bool holds = m <= kHeldPackets;
+  const int64_t tiles = ceil_div(numel, tile), run = ceil_div(tiles, gridDim.x);
+  const int64_t last = (blockIdx.x + 1) * run < tiles ? (blockIdx.x + 1) * run : tiles;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  if (holds) {
+    for (int j = threadIdx.x; j < m; j += kCombineThreads) {
+      *held[j] = packets[j];
+      const PacketView p = packets[j].packet;
+      cursors[j] = p.dense ? 0 : first_entry_from(p, blockIdx.x * run * tile);
+    }
+    __syncthreads();
+  }
+  for (int64_t t = blockIdx.x * run; t < last; ++t) {
+    const int64_t begin = t * tile;
+    const int size = static_cast<int>(numel - begin < tile ? numel - begin : tile);
+    for (int i = threadIdx.x; i < size; i += kCombineThreads) sum[i] = 0.0;
+    for (int64_t base = 0; base < m; base += kCombineWarps) {
+      const int64_t own = base + warp;
+      EntryRows entries;
+      int rows = 0;
+      if (own < m) {
+        const PacketView p = holds ? (*held[own]).packet : packets[own].packet;
+        rows = rows_of(p, tile, numel);
+        const int64_t from = p.dense ? 0 : holds ? cursors[own] : first_entry_from(p, begin);
+        if (!p.dense) entries.load(p, from, rows, begin, size);
+      }
+      for (int64_t j = base; j < base + kCombineWarps && j < m; ++j) {
+        __syncthreads();
+        const WeightedPacket& each = holds ? *held[j] : packets[j];
+        const PacketView& p = each.packet;
+        if (p.dense) {
+          for (int i = threadIdx.x; i < size; i += kCombineThreads)
+            sum[i] += each.weight * static_cast<double>(p.value[begin + i]);
+        } else if (j == own) {
+          int count = entries.add(each.weight, size, sum);
+          int64_t passed = entries.from + count;
+          while (count == rows * kWarp) {  // there may be more of them
+            __syncwarp();
+            entries.load(p, passed, rows, begin, size);
+            count = entries.add(each.weight, size, sum);
+            passed += count;
+          }
+          if (holds && threadIdx.x % kWarp == 0) cursors[j] = passed;
+        }
+      }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < size; i += kCombineThreads)
+      out[begin + i] = static_cast<float>(sum[i]);
+    // The next tile needs no barrier here: a thread clears the very elements that it rounded.
+  }
+}
+
+// combine_add_: a thread an entry. Indices are distinct, so no two threads meet.
+__global__ void __launch_bounds__(kCombineThreads) combine_add_kernel(CombineAddLaunch a) {
+  if (a.info != nullptr && a.info[kInfoStatus] != kSelectOk) return;
+  const PacketView& p = a.packet;
+  for (int64_t e = grid_first(); e < p.k; e += grid_stride()) {
+    const int64_t i = p.dense ? e : index_at(p, e);
+    if (i >= 0 && i < a.numel) a.dense[i] += a.alpha * p.value[e];
+  }
+}
+
+// The launches.
+
 namespace {
 
 // The longest tile of which a warp loads the entries in a go, were they spread evenly.

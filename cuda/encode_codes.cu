@@ -1,7 +1,299 @@
-// encode_codes on CUDA: the sequence of launches. Steps as numbered in encode_codes.cuh.
-#include "encode_codes.cuh"
+// encode_codes on CUDA: the kernels and their launches. csrc/encode_codes.h has the
+// contract.
+//
+// As on the CPU the sum is computed anew in every pass. The host learns later that it is not
+// finite, so there the last kernel makes out a copy of memory.
+//
+//   1. Top: eight threads a cell find its largest key, and the first element of tensor, memory and
+//      sum that is not finite; a warp a bucket takes the greatest of its cells: the scale.
+//      values: a block a cell adds its magnitudes to one bin an exponent and side, in shared
+//      memory; a bucket of one cell has its means then, others add up their bins in the device's
+//      memory, and a thread a mean divides.
+//   2. Report: the status.
+//   3. fit: eight threads a cell encode, and add in the order of add_lanes; a warp a bucket adds
+//      its cells in order.
+//   4. Emit: a thread encodes 8 elements, which end at a whole byte, and writes out.
+//
+// Traffic of n elements: tensor and memory are read twice (fit: three times), out and bits written.
+#include "common.cuh"
+#include "dynamic8.cuh"
+#include "encode_codes_launch.h"
+#include "sum.cuh"
 
 namespace gcext {
+
+constexpr int kEncodeThreads = 256;
+
+// On the device, between the kernels of one call.
+struct EncodeState {
+  FirstNonFinite first;
+  uint64_t refused;
+};
+
+// What is known of a cell: first its largest key, then what its scale is fitted by.
+union CellNote {
+  uint64_t top;
+  struct {
+    double dot;
+    uint64_t squares;
+  } fit;
+};
+
+__global__ void encode_clear_kernel(EncodeState* state) {
+  state->first = {kNowhere, kNowhere, kNowhere};
+  state->refused = 0;
+}
+
+// Step 2, one thread.
+__global__ void encode_report_kernel(int64_t n, EncodeState* state, int64_t* info) {
+  state->refused = report(state->first, true, info) != kSelectOk;
+  if (!state->refused) info[kInfoCount] = n;
+}
+
+// Step 1, of cells.
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_top_kernel(Source source, Cells cells, CellNote* notes, EncodeState* state) {
+  const int lane = threadIdx.x % kLanes;
+  // Whole warps go round together: every lane must come to the shuffles.
+  const int64_t all = cells.count();
+  for (int64_t warp = grid_first() - threadIdx.x % kWarp; warp < all * kLanes;
+       warp += grid_stride()) {
+    const int64_t cell = (warp + threadIdx.x % kWarp) / kLanes;
+    uint32_t top = 0;
+    if (cell < all) {
+      const int64_t begin = cells.begin(cell), end = begin + cells.size(cell);
+      for (int64_t i = begin + lane; i < end; i += kLanes) {
+        const uint32_t key = key_of(sum_at(source, i));
+        top = key > top ? key : top;
+        if (key >= kInfKey) note(source, i, &state->first);
+      }
+    }
+    for (int step = kLanes / 2; step > 0; step /= 2) {
+      const uint32_t other = __shfl_xor_sync(kWholeWarp, top, step);
+      top = other > top ? other : top;
+    }
+    if (cell < all && lane == 0) notes[cell].top = top;
+  }
+}
+
+// The cells of a bucket.
+struct CellRange {
+  int64_t first, last;
+};
+
+__device__ inline CellRange cells_of(const Cells& cells, int64_t bucket) {
+  const int64_t first = bucket * cells.per_bucket, past = first + cells.per_bucket;
+  return {first, past < cells.count() ? past : cells.count()};
+}
+
+// Step 1, of buckets.
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_scale_kernel(Cells cells, const CellNote* notes, float* tops, float* scales) {
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t bucket = grid_first() / kWarp; bucket < cells.buckets();
+       bucket += grid_stride() / kWarp) {
+    const CellRange range = cells_of(cells, bucket);
+    uint64_t top = 0;
+    for (int64_t cell = range.first + lane; cell < range.last; cell += kWarp)
+      top = notes[cell].top > top ? notes[cell].top : top;
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+      const uint64_t other = __shfl_xor_sync(kWholeWarp, top, step);
+      top = other > top ? other : top;
+    }
+    if (lane == 0) tops[bucket] = scales[bucket] = float_of(static_cast<uint32_t>(top));
+  }
+}
+
+// Step 1, of values. sums: of the buckets, zeros; null where a cell is a bucket.
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_sides_kernel(Source source, Cells cells, Sides* sums, float* scales,
+                        EncodeState* state) {
+  __shared__ uint64_t bins[2 * kBins];
+  __shared__ uint64_t negative;
+  for (int64_t cell = blockIdx.x; cell < cells.count(); cell += gridDim.x) {
+    for (int i = threadIdx.x; i < 2 * kBins; i += kEncodeThreads) bins[i] = 0;
+    if (threadIdx.x == 0) negative = 0;
+    __syncthreads();
+    const int64_t begin = cells.begin(cell), size = cells.size(cell);
+    uint64_t own = 0;
+    for (int64_t i = begin + threadIdx.x; i < begin + size; i += kEncodeThreads) {
+      const float acc = sum_at(source, i);
+      const uint32_t key = key_of(acc);
+      const int side = acc < 0 ? 1 : 0;
+      own += static_cast<uint64_t>(side);
+      if (key >= kInfKey) {
+        note(source, i, &state->first);
+      } else if (key != 0) {
+        atomic_add(&bins[side * kBins + bin_of(key)], mantissa_of(key));
+      }
+    }
+    if (own != 0) atomic_add(&negative, own);
+    __syncthreads();
+    const int64_t bucket = cells.bucket_of(cell);
+    if (sums == nullptr) {
+      if (threadIdx.x < 2) {
+        const int side = static_cast<int>(threadIdx.x);
+        const int64_t below = static_cast<int64_t>(negative);
+        scales[2 * bucket + side] =
+            side_mean(bins + side * kBins, side == 0 ? size - below : below, side);
+      }
+    } else {
+      uint64_t* to = sums[bucket].bins[0];
+      for (int i = threadIdx.x; i < 2 * kBins; i += kEncodeThreads) {
+        if (bins[i] != 0) atomic_add(&to[i], bins[i]);
+      }
+      if (threadIdx.x == 0) {
+        uint64_t* count = reinterpret_cast<uint64_t*>(sums[bucket].count);
+        atomic_add(&count[0], static_cast<uint64_t>(size) - negative);
+        atomic_add(&count[1], negative);
+      }
+    }
+    __syncthreads();
+  }
+}
+
+__global__ void __launch_bounds__(kEncodeThreads) encode_zero_kernel(uint64_t* words, int64_t n) {
+  for (int64_t i = grid_first(); i < n; i += grid_stride()) words[i] = 0;
+}
+
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_means_kernel(Cells cells, const Sides* sums, const EncodeState* state, float* scales) {
+  if (state->refused) return;
+  for (int64_t i = grid_first(); i < 2 * cells.buckets(); i += grid_stride()) {
+    const Sides& sides = sums[i / 2];
+    const int side = static_cast<int>(i % 2);
+    scales[i] = side_mean(sides.bins[side], sides.count[side], side);
+  }
+}
+
+// The uniform code of element i.
+__device__ inline uint32_t grid_code_at(float acc, float top, const GridRule& rule, int64_t i) {
+  if (!(top > 0)) return code_of_zero(CodeTable::kUniform, rule.width);
+  const int32_t v = rule.random ? static_cast<int32_t>(draw_one(rule.key, i)) : 0;
+  return grid_code(acc, grid_factor(top, rule.width), grid_middle(rule.width), v);
+}
+
+// Step 3, of cells.
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_fit_kernel(Source source, Cells cells, GridRule rule, const float* tops,
+                      const EncodeState* state, CellNote* notes) {
+  if (state->refused) return;
+  const int lane = threadIdx.x % kLanes;
+  const int64_t all = cells.count();
+  for (int64_t warp = grid_first() - threadIdx.x % kWarp; warp < all * kLanes;
+       warp += grid_stride()) {
+    const int64_t cell = (warp + threadIdx.x % kWarp) / kLanes;
+    double dot = 0;
+    uint64_t squares = 0;
+    if (cell < all) {
+      const int64_t begin = cells.begin(cell), end = begin + cells.size(cell);
+      const float top = tops[cells.bucket_of(cell)];
+      for (int64_t i = begin + lane; i < end; i += kLanes) {
+        const float acc = sum_at(source, i);
+        const int32_t code = static_cast<int32_t>(grid_code_at(acc, top, rule, i));
+        const int32_t level = 2 * code - ((1 << rule.width) - 1);
+        dot += static_cast<double>(acc) * level;
+        squares += static_cast<uint64_t>(level * level);
+      }
+    }
+    dot = add_neighbours(dot);
+    for (int step = kLanes / 2; step > 0; step /= 2)
+      squares += __shfl_xor_sync(kWholeWarp, squares, step);
+    if (cell < all && lane == 0) {
+      notes[cell].fit.dot = dot;
+      notes[cell].fit.squares = squares;
+    }
+  }
+}
+
+// Step 3, of buckets.
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_fitted_kernel(Cells cells, int width, const CellNote* notes, const EncodeState* state,
+                         float* scales) {
+  if (state->refused) return;
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t bucket = grid_first() / kWarp; bucket < cells.buckets();
+       bucket += grid_stride() / kWarp) {
+    const CellRange range = cells_of(cells, bucket);
+    FitSums sums{0.0, 0.0};
+    for (int64_t cell = range.first; cell < range.last; cell += kWarp) {
+      const bool inside = cell + lane < range.last;
+      const double dot = inside ? notes[cell + lane].fit.dot : 0.0;
+      const uint64_t squares = inside ? notes[cell + lane].fit.squares : 0;
+      for (int l = 0; l < kWarp && cell + l < range.last; ++l) {
+        sums.dot += __shfl_sync(kWholeWarp, dot, l);
+        sums.squares += static_cast<double>(__shfl_sync(kWholeWarp, squares, l));
+      }
+    }
+    if (lane == 0) scales[bucket] = fitted_scale(sums, width);
+  }
+}
+
+// The dynamic8 code of x: of the midpoints of neighbouring magnitudes so many are below it. Twice
+// a midpoint is a sum that float64 holds exactly.
+__device__ inline uint32_t dynamic_code(float x, float scale) {
+  const float* const size = kDynamic8OnDevice.value + kDynamic8Zero;
+  const double twice = 2 * static_cast<double>(dynamic_ratio(x, 1.0 / static_cast<double>(scale)));
+  int rank = 0;
+  for (int step = 128; step > 0; step /= 2) {
+    const int t = rank + step;
+    if (t <= 128 && twice > static_cast<double>(size[t - 1]) + static_cast<double>(size[t]))
+      rank = t;
+  }
+  if (!(x < 0)) return static_cast<uint32_t>(kDynamic8Zero + rank);
+  return static_cast<uint32_t>(kDynamic8Zero - (rank < kDynamic8Zero ? rank : kDynamic8Zero));
+}
+
+// Step 4, of tables; those of 16-bit floats are below.
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_emit_kernel(EncodeLaunch a, const float* tops, const EncodeState* state) {
+  if (state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
+  const int width = a.rule.width;
+  const int64_t bytes = ceil_div(a.n * width, 8);
+  for (int64_t group = grid_first(); group < ceil_div(a.n, 8); group += grid_stride()) {
+    uint64_t packed = 0;
+    for (int c = 0; c < 8 && 8 * group + c < a.n; ++c) {
+      const int64_t i = 8 * group + c, bucket = i / a.bucket;
+      const float acc = sum_at(a.source, i);
+      uint32_t code;
+      float sent;
+      if (a.table == CodeTable::kValues) {
+        code = acc < 0 ? 1 : 0;
+        sent = a.scales[2 * bucket + code];
+      } else {
+        const float scale = a.scales[bucket];
+        if (!(scale > 0)) {
+          code = code_of_zero(a.table, width);
+          sent = 0.0f;
+        } else if (a.table == CodeTable::kUniform) {
+          code = grid_code_at(acc, tops[bucket], a.rule, i);
+          sent = grid_value(grid_step(scale, width), code, width);
+        } else {
+          code = dynamic_code(acc, scale);
+          sent = scale * kDynamic8OnDevice.value[code];
+        }
+      }
+      packed |= static_cast<uint64_t>(code) << (c * width);
+      if (a.source.out != nullptr) a.source.out[i] = acc - sent;
+    }
+    for (int64_t j = 0, at = group * width; j < width && at < bytes; ++j, ++at)
+      a.bits[at] = static_cast<uint8_t>(packed >> (8 * j));
+  }
+}
+
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_halves_kernel(EncodeLaunch a, const EncodeState* state) {
+  if (state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
+  uint16_t* const codes = reinterpret_cast<uint16_t*>(a.bits);
+  for (int64_t i = grid_first(); i < a.n; i += grid_stride()) {
+    const float acc = sum_at(a.source, i);
+    const Half half = a.table == CodeTable::kFloat16 ? half_of(acc) : bfloat_of(acc);
+    codes[i] = static_cast<uint16_t>(half.code);
+    if (a.source.out != nullptr) a.source.out[i] = acc - half.sent;
+  }
+}
+
+// The launches.
 
 int64_t encode_scratch_bytes(CodeTable table, int64_t n, int64_t bucket) {
   const Cells cells(n, bucket);

@@ -17,3 +17,10 @@
 #include <cstdint>
 
 #include "../csrc/common/source.h"
+
+// Before a launcher that takes no struct: the emulator's tests call it by its name.
+#ifdef GCEXT_CUEMU
+#define GCEXT_LAUNCHER extern "C" __attribute__((visibility("default")))
+#else
+#define GCEXT_LAUNCHER
+#endif

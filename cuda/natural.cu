@@ -1,7 +1,77 @@
-// natural on CUDA: the sequence of launches. Steps as numbered in natural.cuh.
-#include "natural.cuh"
+// natural on CUDA: the kernels and their launches. csrc/natural.h has the contract.
+//
+// As on the CPU the sum is computed twice rather than kept, first to validate and draw, then to
+// write out. The host learns later that it is not finite, so there the last kernel makes out a copy
+// of memory.
+//
+//   1. Draw: powers, two elements a thread, which share 64 bits; the first element of tensor,
+//   memory
+//      and sum that is not finite.
+//   2. Report: the status.
+//   3. Subtract: out.
+//
+//   4. Back: a thread a power.
+//
+// Traffic: tensor and memory are read twice, out and powers (2 bytes each) written once, powers
+// read once. Back: 2 bytes read and 4 written an element.
+#include "common.cuh"
+#include "natural_launch.h"
+#include "sum.cuh"
 
 namespace gcext {
+
+constexpr int kNaturalThreads = 256;
+
+// On the device, between the kernels of one call.
+struct NaturalState {
+  FirstNonFinite first;
+  uint64_t refused;
+};
+
+// One thread.
+__global__ void natural_clear_kernel(NaturalState* state) {
+  state->first = {kNowhere, kNowhere, kNowhere};
+  state->refused = 0;
+}
+
+// Step 1.
+__global__ void __launch_bounds__(kNaturalThreads)
+    natural_draw_kernel(Source source, int64_t n, uint64_t key, int32_t most, int16_t* power,
+                        NaturalState* state) {
+  for (int64_t j = grid_first(); j < ceil_div(n, 2); j += grid_stride()) {
+    const uint64_t pair = draw_pair(key, static_cast<uint64_t>(j));
+    for (int64_t i = 2 * j; i < n && i < 2 * j + 2; ++i) {
+      const float acc = sum_at(source, i);
+      if (key_of(acc) >= kInfKey) note(source, i, &state->first);
+      power[i] = static_cast<int16_t>(power_of(acc, half_of_pair(pair, i), most));
+    }
+  }
+}
+
+// Step 2, one thread.
+__global__ void natural_report_kernel(int64_t n, NaturalState* state, int64_t* info) {
+  state->refused = report(state->first, true, info) != kSelectOk;
+  if (!state->refused) info[kInfoCount] = n;
+}
+
+// Step 3.
+__global__ void __launch_bounds__(kNaturalThreads)
+    natural_subtract_kernel(Source source, int64_t n, float scale, const int16_t* power,
+                            const NaturalState* state) {
+  if (state->refused) return restore(source, grid_first(), n, grid_stride());
+  for (int64_t i = grid_first(); i < n; i += grid_stride())
+    source.out[i] = sum_at(source, i) - power_value(scale, power[i]);
+}
+
+// Step 4.
+__global__ void __launch_bounds__(kNaturalThreads)
+    power_values_kernel(const int16_t* power, int64_t n, float scale, float* value) {
+  for (int64_t i = grid_first(); i < n; i += grid_stride())
+    value[i] = power[i] > -kPowers && power[i] < kPowers ? power_value(scale, power[i]) : 0.0f;
+}
+
+// The launches.
+
 int64_t natural_scratch_bytes() { return sizeof(NaturalState); }
 
 cudaError_t launch_natural(const NaturalLaunch& args, cudaStream_t stream) {

@@ -62,7 +62,7 @@ def test_add_same_bytes(backend: str, numel: int) -> None:
             want = torch.randn(numel)
             got = want.clone()
             torch.ops.gcext.combine_add_(want, index, value, alpha)
-            make(backend, draw.choice([1, 2, 65536]), reverse).combine_add(got, index, value, alpha)
+            make(backend, draw.choice([1, 2, 65536]), reverse).combine_add_(got, index, value, alpha)
             assert same_bits(got, want)
 
 
@@ -71,7 +71,7 @@ def test_nothing_is_added_where_an_encoder_failed(backend: str) -> None:
     index, value = torch.tensor([0, 2], dtype=torch.int32), torch.tensor([1.0, 2.0])
     for status in (0, 3):
         info = torch.tensor([2, status, 0, 0])
-        for add in (make(backend).combine_add, torch.ops.gcext.combine_add_):
+        for add in (make(backend).combine_add_, torch.ops.gcext.combine_add_):
             dense = torch.ones(4)
             add(dense, index, value, -1.0, info)
             assert dense.tolist() == ([1, 1, 1, 1] if status else [0, 1, -1, 1])
@@ -87,7 +87,7 @@ def test_a_wrong_index_writes_nowhere(backend: str) -> None:
     want[[2, 9]] = 1.0
     assert same_bits(run.combine([index], [value], [1.0], 10), want)
     got = torch.zeros(10)
-    run.combine_add(got, index, value, 1.0)
+    run.combine_add_(got, index, value, 1.0)
     assert same_bits(got, want)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from emu.build import HERE, ROOT, library
+from emu.build import ROOT, library, source
 
 THREADS = range(64)
 
@@ -69,9 +69,11 @@ def test_aborts(what: int, message: str) -> None:
 
 def test_every_kernel_is_emulated() -> None:
     """Without a GPU every kernel that nvcc compiles runs in these tests, and has no torch in it."""
-    for source in ROOT.glob("cuda/*.cu"):
-        emulated = HERE / f"{source.stem}.cpp"
-        assert f'#include "../../cuda/{source.name}"' in emulated.read_text()
-        assert (ROOT / "tests" / f"test_cuda_{source.stem}.py").exists()
-    for source in ROOT.glob("cuda/*.cu*"):
-        assert "torch" not in "".join(re.findall("#include.*", source.read_text()))
+    for kernel in ROOT.glob("cuda/*.cu"):
+        driver = source(kernel.stem)
+        assert driver == kernel or f'#include "../../cuda/{kernel.name}"' in driver.read_text()
+        tests = [ROOT / "tests" / f"test_{kind}{kernel.stem}.py" for kind in ("", "cuda_")]
+        used = re.compile(rf"^from emu\.{kernel.stem} import", re.MULTILINE)
+        assert any(used.search(each.read_text()) for each in tests if each.exists()), kernel
+    for kernel in ROOT.glob("cuda/*.cu*"):
+        assert "torch" not in "".join(re.findall("#include.*", kernel.read_text()))

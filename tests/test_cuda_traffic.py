@@ -160,7 +160,7 @@ def test_the_command(tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert "Counts are no times." in done.output
-    assert re.search(r"combine_sum_kernel +.*combine\.cuh:\d+", done.output)
+    assert re.search(r"combine_sum_kernel +.*combine\.cu:\d+", done.output)
     results = json.loads(files[0].read_text())
     assert [each["kernel"] for each in results] == ["combine"] * 3
     assert files[1].read_text().count("\n| combine |") == 3

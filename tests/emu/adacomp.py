@@ -42,21 +42,4 @@ class Emu(Emulated):
         return index[:n], value[:n], info[:4]
 
 
-class Cuda:
-    """The operator on the first GPU. Its schedule is its own."""
-
-    def adacomp(
-        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float,
-        bin_size: int, wide: bool = False,
-    ) -> Selected:  # fmt: skip
-        del wide  # follows from the size
-        there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
-        index, value, info = torch.ops.gcext.adacomp(*there, decay, bin_size)
-        if out is not None:
-            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
-        return index.cpu(), value.cpu(), info.cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

@@ -1,19 +1,21 @@
 """Two ways to run the CUDA kernels of a base name: on the CPU (`emu`), on a GPU (`cuda`).
 
-`emu/<name>.py` has both under one interface and picks by name: `make(backend, ...)`. All take and
-return CPU tensors.
+A subclass of `Emulated` has the operators' names and arguments, and calls the emulated launchers;
+`Cuda` calls the operators. `make(backend, ...)` picks by name. All take and return CPU tensors.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from emu.build import library
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 BACKENDS = ["emu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
@@ -42,16 +44,47 @@ def packets(index: Sequence[Tensor], value: Sequence[Tensor]) -> tuple[object, .
     )
 
 
+class Cuda:
+    """The operators on the first GPU, whose schedule is its own; what they write is copied back."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return functools.partial(self.call, name)
+
+    @staticmethod
+    def call(name: str, *given: Any, wide: bool = False, **options: Any) -> Any:
+        del wide  # follows from the size
+        operator = getattr(torch.ops.gcext, name).default
+        arguments = operator._schema.arguments
+        assert len(given) <= len(arguments)
+        here = {each.name: value for each, value in zip(arguments, given, strict=False)} | options
+        there = tree_map_only(Tensor, Tensor.cuda, here)
+        result = operator(**there)
+        for each in arguments:
+            written = each.alias_info is not None and each.alias_info.is_write
+            if written:
+                olds, news = (tree_leaves(every.get(each.name)) for every in (here, there))
+                for old, new in zip(olds, news, strict=True):
+                    if old is not None:
+                        old.copy_(new)
+        return tree_map_only(Tensor, Tensor.cpu, result)
+
+
 class Emulated:
     """The kernels of one base name under tests/emu/cuemu.h, and their schedule."""
 
     stem: ClassVar[str]
+    cuda: ClassVar[type[Cuda]] = Cuda
     load: ClassVar[Callable[[str], ctypes.CDLL]] = staticmethod(library)
 
     def __init__(self, max_blocks: int = 1024, reverse: bool = False) -> None:
         self.lib = type(self).load(self.stem)
         self.max_blocks = ctypes.c_int64(max_blocks)
         self.lib.emu_reverse(int(reverse))
+
+    @classmethod
+    def make(cls, backend: str, max_blocks: int = 1024, reverse: bool = False) -> Any:
+        """Return the backend of that name; the schedule asked for is the emulator's alone."""
+        return cls.cuda() if backend == "cuda" else cls(max_blocks, reverse)
 
 
 def same_bits(x: Tensor, y: Tensor) -> bool:

@@ -39,20 +39,4 @@ class Emu(Emulated):
         return table[: 2**bits], packed[:size]
 
 
-class Cuda:
-    """The operator on the first GPU. Its schedule is its own."""
-
-    def bin_means(
-        self, index: Tensor, value: Tensor, info: Tensor, out: Tensor | None, bits: int,
-        sigmas: float,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        there = [None if t is None else t.cuda() for t in (index, value, info, out)]
-        table, packed = torch.ops.gcext.bin_means(*there, bits, sigmas)
-        if out is not None:
-            out.copy_(there[3])  # type: ignore[arg-type]  # None only where out is
-        return table.cpu(), packed.cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

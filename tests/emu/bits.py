@@ -18,9 +18,9 @@ class Emu(Emulated):
         self, bits: Tensor, n: int, scale: float, scales: Tensor | None, run: int
     ) -> Tensor:
         out = torch.full((n + GUARD,), float(POISON))
-        self.lib.emu_bits_unpack_signs(
+        self.lib.launch_unpack_signs(
             pointer(bits), ctypes.c_int64(n), ctypes.c_float(scale), pointer(scales),
-            ctypes.c_int64(run), pointer(out), self.max_blocks,
+            ctypes.c_int64(run), pointer(out), self.max_blocks, None,
         )  # fmt: skip
         assert (out[n:] == POISON).all()
         return out[:n]

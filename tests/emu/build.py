@@ -1,4 +1,8 @@
-"""Builds the CUDA kernels for the CPU: `library(name)` is `<name>.cpp` as a ctypes library."""
+"""Builds the CUDA kernels for the CPU: `library(name)` has those of cuda/<name>.cu, for ctypes.
+
+It is made of <name>.cpp, whose functions take what ctypes has; where there is none the launchers
+themselves do (GCEXT_LAUNCHER in cuda/launch.h).
+"""
 
 from __future__ import annotations
 
@@ -72,16 +76,29 @@ def build(name: str, hooks: str | None = None) -> Path:
     """Return the library of the file, with what <hooks>.cpp does at the hooks of cuemu.h."""
     here = TREE / "tests" / "emu"
     if hooks is None:
-        return _make(name, FLAGS, [here / f"{name}.cpp"], ".so")
+        return _make(name, FLAGS, [source(name)], ".so")
     flags = [flag for flag in FLAGS if flag != "-shared"]
     flags += ["-c", "-g1", f'-DCUEMU_HOOKS="{hooks}.h"']
     header = here / f"{hooks}.h"  # which is included by the macro alone
     # Linked without the sanitizer: its runtime is <hooks>.cpp.
     objects = [
         _make(hooks, flags, [here / f"{hooks}.cpp"], ".o", header),
-        _make(name, [*flags, *INSTRUMENT], [here / f"{name}.cpp"], ".o", header),
+        _make(name, [*flags, *INSTRUMENT], [source(name)], ".o", header),
     ]
     return _make(f"{name}-{hooks}", ["-shared"], objects, ".so")
+
+
+def source(name: str) -> Path:
+    """Return the file that becomes the library."""
+    driver = TREE / "tests" / "emu" / f"{name}.cpp"
+    return driver if driver.exists() else TREE / "cuda" / f"{name}.cu"
+
+
+def arguments(path: Path) -> list[str]:
+    """Return what the compiler is to be given for a source."""
+    if path.suffix != ".cu":
+        return [str(path)]
+    return ["-include", "emu.h", "-x", "c++", str(path), "-x", "none"]
 
 
 def _make(name: str, flags: list[str], sources: list[Path], suffix: str, *more: Path) -> Path:
@@ -90,15 +107,16 @@ def _make(name: str, flags: list[str], sources: list[Path], suffix: str, *more: 
     if cxx is None:
         raise RuntimeError("emu: needs a C++17 compiler. Install g++ or clang.")
     digest = hashlib.sha256(" ".join([cxx, *flags]).encode())
-    for source in [*sources, *more]:
-        for path in sorted(_sources(source, set())):
+    for each in [TREE / "tests" / "emu" / "emu.h", *sources, *more]:
+        for path in sorted(_sources(each, set())):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     target = TREE / "build" / "emu" / f"{name}-{digest.hexdigest()[:16]}{suffix}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         # Renamed when whole, as tests may run in parallel.
         part = target.with_suffix(f".{os.getpid()}")
-        command = [cxx, *flags, *map(str, sources), "-o", str(part)]
+        given = [argument for each in sources for argument in arguments(each)]
+        command = [cxx, *flags, *given, "-o", str(part)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"emu: {cxx} failed.\n{done.stderr}")

@@ -30,7 +30,7 @@ class Emu(Emulated):
         assert (out[numel:] == POISON).all()
         return out[:numel]
 
-    def combine_add(
+    def combine_add_(
         self, dense: Tensor, index: Tensor, value: Tensor, alpha: float, info: Tensor | None = None
     ) -> None:
         self.lib.emu_combine_add(
@@ -41,24 +41,4 @@ class Emu(Emulated):
         )  # fmt: skip
 
 
-class Cuda:
-    """The operators on the first GPU. Their schedule is their own."""
-
-    def combine(
-        self, index: Sequence[Tensor], value: Sequence[Tensor], weights: Sequence[float], numel: int
-    ) -> Tensor:
-        there = [[t.cuda() for t in each] for each in (index, value)]
-        return torch.ops.gcext.combine(*there, list(weights), numel).cpu()
-
-    def combine_add(
-        self, dense: Tensor, index: Tensor, value: Tensor, alpha: float, info: Tensor | None = None
-    ) -> None:
-        there = dense.cuda()
-        info = None if info is None else info.cuda()
-        torch.ops.gcext.combine_add_(there, index.cuda(), value.cuda(), alpha, info)
-        dense.copy_(there)
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from emu.backends import Emulated
-from emu.build import HERE, ROOT, _sources
+from emu.build import HERE, ROOT, _sources, arguments, source
 
 COMMON = ["-std=c++17", "-O2", "-fPIC", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
 # As in build.py; nothing that joins or splits accesses otherwise than the source does: a float4 is
@@ -93,8 +93,8 @@ def _made(
     if cxx is None:
         raise RuntimeError("emu: counting needs g++ and objcopy. Install GCC.")
     known: set[Path] = set()
-    for source in sources:
-        _sources(source, known)
+    for each in [HERE / "emu.h", *sources]:
+        _sources(each, known)
     digest = hashlib.sha256(" ".join([cxx, *KERNEL]).encode())
     for path in sorted(known):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -112,8 +112,8 @@ def _made(
 
 @functools.cache
 def counted_library(name: str) -> ctypes.CDLL:
-    """Compile ``<name>.cpp`` with counters, if something that it includes has changed."""
-    kernels, counters = HERE / f"{name}.cpp", HERE / "count.cpp"
+    """Compile the kernels with counters, if something that it includes has changed."""
+    kernels, counters = source(name), HERE / "count.cpp"
 
     def compile_counters(cxx: str, part: Path) -> list[list[str]]:
         return [[cxx, *COMMON, "-c", str(counters), "-o", str(part)]]
@@ -124,7 +124,7 @@ def counted_library(name: str) -> ctypes.CDLL:
         made = str(part.with_suffix(".kernels.o"))
         renames = [f"--redefine-sym={old}=count_{new}" for old, new in RENAMED.items()]
         return [
-            [cxx, *KERNEL, "-c", str(kernels), "-o", made],
+            [cxx, *KERNEL, "-c", *arguments(kernels), "-o", made],
             ["objcopy", *renames, made],
             [cxx, "-shared", made, str(counting), "-o", str(part)],
             ["rm", made],

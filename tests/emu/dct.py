@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
-from emu.backends import GUARD, POISON, Emulated, pointer
+from emu.backends import GUARD, POISON, Cuda, Emulated, pointer
 from emu.quantize import poisoned
 from torch import Tensor
 
@@ -14,10 +15,19 @@ def numbers(*values: int) -> list[ctypes.c_int64]:
     return [ctypes.c_int64(x) for x in values]
 
 
+class Gpu(Cuda):
+    """The operators on a GPU; index and value cut to their number."""
+
+    def dct_select(self, *given: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        index, value, info = self.call("dct_select", *given, **options)
+        count = int(info[0])
+        return index[:count], value[:count], info
+
+
 class Emu(Emulated):
     """dct under the emulator; index and value cut to their number."""
 
-    stem = "dct"
+    stem, cuda = "dct", Gpu
 
     def dct_select(
         self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float, rows: int,
@@ -56,27 +66,4 @@ class Emu(Emulated):
         return out[: rows * cols]
 
 
-class Cuda:
-    """The operators on the first GPU. Their schedule is their own."""
-
-    def dct_select(
-        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float, rows: int,
-        cols: int, block: int, k: int, ternary: bool, wide: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        del wide  # follows from the size
-        there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
-        rule = (rows, cols, block, k, ternary)
-        index, value, info = torch.ops.gcext.dct_select(*there, decay, *rule)
-        if out is not None:
-            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
-        count = int(info[0])
-        return index[:count].cpu(), value[:count].cpu(), info.cpu()
-
-    def dct_values(self, index: Tensor, value: Tensor, rows: int, cols: int, block: int) -> Tensor:
-        there = index.cuda(), value.cuda()
-        return torch.ops.gcext.dct_values(*there, rows, cols, block).cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

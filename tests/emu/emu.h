@@ -1,7 +1,7 @@
 // The kernels of one base name on the CPU, behind plain C functions for ctypes: the very files that
 // nvcc compiles, launch sequences included. Pointers are host memory; null stands for an absent
 // tensor.
-// `<name>.cpp` includes this once and becomes a library of its own (build.py).
+// `<name>.cpp` includes this once and becomes a library of its own (build.py), or <name>.cu does.
 #pragma once
 
 #include "../../csrc/common/fpenv.h"

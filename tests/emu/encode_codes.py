@@ -40,19 +40,4 @@ class Emu(Emulated):
         return scales[:floats], bits[:size], info
 
 
-class Cuda:
-    """The operator on the first GPU. Its schedule is its own."""
-
-    def encode_codes(
-        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, *options: object
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
-        scales, bits, info = torch.ops.gcext.encode_codes(*there, *options)
-        if out is not None:
-            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
-        return scales.cpu(), bits.cpu(), info.cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

@@ -35,16 +35,4 @@ class Emu(Emulated):
         return out[: m * m].view(m, m)
 
 
-class Cuda:
-    """The operator on the first GPU. Its schedule is its own."""
-
-    def gram(
-        self, index: Sequence[Tensor], value: Sequence[Tensor], scale: Sequence[float], numel: int
-    ) -> Tensor:
-        there = [[t.cuda() for t in each] for each in (index, value)]
-        return torch.ops.gcext.gram(*there, list(scale), numel).cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

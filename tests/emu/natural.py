@@ -45,24 +45,4 @@ class Emu(Emulated):
         return value[:n]
 
 
-class Cuda:
-    """The operators on the first GPU. Their schedule is their own."""
-
-    def natural(
-        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float,
-        scale: float, seed: int,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
-        power, info = torch.ops.gcext.natural(*there, decay, scale, seed)
-        if out is not None:
-            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
-        return power.cpu(), info.cpu()
-
-    def power_values(self, power: Tensor, scale: float) -> Tensor:
-        value: Tensor = torch.ops.gcext.power_values(power.cuda(), scale)
-        return value.cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

@@ -23,23 +23,25 @@ class Emu(Emulated):
 
     stem = "polar"
 
-    def encode(
-        self, source: Tensor, frozen: Tensor, free: int, numel: int, weight: float, correction: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def polar_encode(
+        self, source: Tensor, frozen: Tensor, free: int, numel: int, weight: float, correction: int,
+        symbols: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        assert symbols
         block = frozen.numel()
         soft = source.dtype == torch.float32
         size = (free * -(-numel // block) + 7) // 8
         message, bad = _bytes(size), torch.full((1,), POISON, dtype=torch.int64)
-        symbols = _bytes((numel + 7) // 8)
+        found = _bytes((numel + 7) // 8)
         self.lib.emu_polar_encode(
             pointer(source if soft else None), pointer(None if soft else source), pointer(frozen),
             ctypes.c_int64(numel), block.bit_length() - 1, ctypes.c_int64(free),
             ctypes.c_double(weight), correction, self.max_blocks, pointer(message),
-            pointer(symbols), pointer(bad),
+            pointer(found), pointer(bad),
         )  # fmt: skip
-        return _checked(message, size), bad, _checked(symbols, (numel + 7) // 8)
+        return _checked(message, size), bad, _checked(found, (numel + 7) // 8)
 
-    def decode(self, message: Tensor, frozen: Tensor, numel: int) -> Tensor:
+    def polar_decode(self, message: Tensor, frozen: Tensor, numel: int) -> Tensor:
         size = (numel + 7) // 8
         packed = _bytes(size)
         self.lib.emu_polar_decode(
@@ -49,39 +51,16 @@ class Emu(Emulated):
         )  # fmt: skip
         return _checked(packed, size)
 
-    def pack(self, symbols: Tensor) -> Tensor:
+    def polar_pack(self, symbols: Tensor) -> Tensor:
         size = (symbols.numel() + 7) // 8
         packed = _bytes(size)
         self.lib.emu_polar_pack(pointer(symbols), ctypes.c_int64(symbols.numel()), pointer(packed))
         return _checked(packed, size)
 
-    def unpack(self, packed: Tensor, numel: int) -> Tensor:
+    def polar_unpack(self, packed: Tensor, numel: int) -> Tensor:
         symbols = _bytes(numel)
         self.lib.emu_polar_unpack(pointer(packed), ctypes.c_int64(numel), pointer(symbols))
         return _checked(symbols, numel)
 
 
-class Cuda:
-    """The operators on the first GPU. Their schedule is their own."""
-
-    def encode(
-        self, source: Tensor, frozen: Tensor, free: int, numel: int, weight: float, correction: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        message, bad, symbols = torch.ops.gcext.polar_encode(
-            source.cuda(), frozen.cuda(), free, numel, weight, correction, True
-        )
-        return message.cpu(), bad.cpu(), symbols.cpu()
-
-    def decode(self, message: Tensor, frozen: Tensor, numel: int) -> Tensor:
-        return torch.ops.gcext.polar_decode(message.cuda(), frozen.cuda(), numel).cpu()
-
-    def pack(self, symbols: Tensor) -> Tensor:
-        return torch.ops.gcext.polar_pack(symbols.cuda()).cpu()
-
-    def unpack(self, packed: Tensor, numel: int) -> Tensor:
-        return torch.ops.gcext.polar_unpack(packed.cuda(), numel).cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
-from emu.backends import GUARD, POISON, Emulated, pointer
+from emu.backends import GUARD, POISON, Cuda, Emulated, pointer
 from torch import Tensor
+
+
+def poisoned(size: int) -> Tensor:
+    """Return uninitialised scratch."""
+    return torch.full((size,), 0xA5, dtype=torch.uint8)
+
+
+class Gpu(Cuda):
+    """The operators on a GPU; levels cut to their number."""
+
+    def levels(self, *given: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        norms, at, level, info = self.call("levels", *given, **options)
+        count = int(info[0])
+        return norms, at[:count], level[:count], info
 
 
 class Emu(Emulated):
     """quantize under the emulator; levels cut to their number."""
 
-    stem = "quantize"
+    stem, cuda = "quantize", Gpu
 
     def sign(
         self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float,
@@ -71,46 +86,4 @@ class Emu(Emulated):
         return value[:n]
 
 
-class Cuda:
-    """The operators on the first GPU. Their schedule is their own."""
-
-    def sign(
-        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float,
-        sent: Tensor | None = None, next: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        there = [None if t is None else t.cuda() for t in (tensor, memory, out, sent, next)]
-        bits, info = torch.ops.gcext.sign(*there[:3], decay, *there[3:])
-        for old, new in ((out, there[2]), (next, there[4])):
-            if old is not None and new is not None:
-                old.copy_(new)
-        return bits.cpu(), info.cpu()
-
-    def levels(
-        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float, steps: int,
-        bucket: int, largest: bool, clip: float, fit: bool, seed: int,
-        wide: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        del wide  # follows from the size
-        there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
-        rule = (steps, bucket, largest, clip, fit, seed)
-        norms, at, level, info = torch.ops.gcext.levels(*there, decay, *rule)
-        if out is not None:
-            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
-        count = int(info[0])
-        return norms.cpu(), at[:count].cpu(), level[:count].cpu(), info.cpu()
-
-    def level_values(
-        self, norms: Tensor, at: Tensor, level: Tensor, bucket: int, steps: int
-    ) -> Tensor:
-        there = norms.cuda(), at.cuda(), level.cuda()
-        return torch.ops.gcext.level_values(*there, bucket, steps).cpu()
-
-
-def poisoned(size: int) -> Tensor:
-    """Return uninitialised scratch."""
-    return torch.full((size,), 0xA5, dtype=torch.uint8)
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

@@ -48,17 +48,17 @@ FEW = {
 
 # (file, function, statement): why it is not noticed when it is missing.
 EXPLAINED: dict[tuple[str, str, int], str] = {
-    ("dct.cuh", "dct_choose_kernel", 1): (
+    ("dct.cu", "dct_choose_kernel", 1): (
         "redundant: the scan of the last tile ends with a barrier, behind which nothing of the "
         "block before is read"
     ),
-    ("dct.cuh", "dct_choose_kernel", 4): (
+    ("dct.cu", "dct_choose_kernel", 4): (
         "redundant: up to the next barrier a thread reads of the product what it wrote itself"
     ),
-    ("dct.cuh", "dct_inverse", 2): (
+    ("dct.cu", "dct_inverse", 2): (
         "redundant: up to the next barrier a thread reads of the product what it wrote itself"
     ),
-    ("combine.cuh", "combine_sum_kernel", 3): (
+    ("combine.cu", "combine_sum_kernel", 3): (
         "the entries of a sound packet are elements of their own, so no lane meets another's; it "
         "orders the repeated indices of an unsound one"
     ),
@@ -76,7 +76,7 @@ EXPLAINED: dict[tuple[str, str, int], str] = {
     ("rice_unpack.cuh", "rice_read_kernel", 2): (
         "redundant: `place` is written again only behind the barriers of the next tile's scan"
     ),
-    ("rotate.cuh", "rotate_round", 4): (
+    ("rotate.cu", "rotate_round", 4): (
         "redundant: element i is thread i % kRotateThreads's in each of these passes, and in what "
         "reads them"
     ),
@@ -161,9 +161,10 @@ def kernels_of(file: str) -> list[str]:
 
 def check(stem: str) -> str:
     """Return what a kernel's tests notice in the tree, empty for nothing."""
+    tests = [ROOT / "tests" / f"test_{kind}{stem}.py" for kind in ("cuda_", "")]
     command = [
         sys.executable, "-m", "pytest", "-x", "-q", "-s", "-p", "emu.race",
-        "-p", "no:cacheprovider", "-m", "not cuda", f"tests/test_cuda_{stem}.py",
+        "-p", "no:cacheprovider", "-m", "not cuda", next(str(each) for each in tests if each.exists()),
     ]  # fmt: skip
     if stem in FEW:
         command += ["-k", FEW[stem]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from emu.backends import GUARD, POISON, Emulated, pointer
+from emu.backends import GUARD, POISON, Cuda, Emulated, pointer
 from torch import Tensor
 
 FIELDS = 7  # PackField of cuda/rice_launch.h
@@ -50,10 +50,45 @@ class Opened(NamedTuple):
     wrong: int
 
 
+def _items(rows: Sequence[Sequence[int]]) -> ctypes.Array[ctypes.c_int64]:
+    numbers = [int(number) for row in rows for number in row]
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def packed(out: Tensor, count: int) -> list[Packed]:
+    """Return what a buffer of the device holds."""
+    heads = out[: 8 * FIELDS * count].clone().view(torch.int64).view(count, FIELDS).tolist()
+    return [
+        Packed(wrong, info, out[at : at + size].numpy().tobytes())
+        for at, size, wrong, *info in heads
+    ]
+
+
+def opened(located: Sequence[Located], index: Tensor, value: Tensor, wrong: Tensor) -> list[Opened]:
+    """Return the packets one by one."""
+    ks = [each.k for each in located]
+    return list(map(Opened, index.split(ks), value.split(ks), wrong.tolist()))
+
+
+class Gpu(Cuda):
+    """The operators on a GPU, of pairs and of messages."""
+
+    def pack(self, pairs: Sequence[Pairs]) -> list[Packed]:
+        columns = [list(column) for column in zip(*pairs, strict=True)]
+        return packed(self.call("pack_ternary", *columns), len(pairs))
+
+    def unpack(
+        self, message: bytes, located: Sequence[Located], wide: bool = False
+    ) -> list[Opened]:
+        there = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        fields = [list(field) for field in zip(*located, strict=True)]
+        return opened(located, *self.call("unpack_ternary", there, *fields, wide=wide))
+
+
 class Emu(Emulated):
     """rice under the emulator."""
 
-    stem = "rice"
+    stem, cuda = "rice", Gpu
 
     def bound(self, k: int, numel: int) -> int:
         self.lib.emu_pack_bound.restype = ctypes.c_int64
@@ -117,44 +152,4 @@ class Emu(Emulated):
         return opened(located, *got)
 
 
-class Cuda:
-    """The operators on the first GPU. Their schedule is their own."""
-
-    def pack(self, pairs: Sequence[Pairs]) -> list[Packed]:
-        *tensors, numel = zip(*pairs, strict=True)
-        there = [[tensor.cuda() for tensor in each] for each in tensors]
-        return packed(torch.ops.gcext.pack_ternary(*there, list(numel)).cpu(), len(pairs))
-
-    def unpack(
-        self, message: bytes, located: Sequence[Located], wide: bool = False
-    ) -> list[Opened]:
-        del wide  # follows from the size
-        there = torch.frombuffer(bytearray(message), dtype=torch.uint8).cuda()
-        fields = [list(field) for field in zip(*located, strict=True)]
-        got = torch.ops.gcext.unpack_ternary(there, *fields)
-        return opened(located, *(each.cpu() for each in got))
-
-
-def _items(rows: Sequence[Sequence[int]]) -> ctypes.Array[ctypes.c_int64]:
-    numbers = [int(number) for row in rows for number in row]
-    return (ctypes.c_int64 * len(numbers))(*numbers)
-
-
-def packed(out: Tensor, count: int) -> list[Packed]:
-    """Return what a buffer of the device holds."""
-    heads = out[: 8 * FIELDS * count].clone().view(torch.int64).view(count, FIELDS).tolist()
-    return [
-        Packed(wrong, info, out[at : at + size].numpy().tobytes())
-        for at, size, wrong, *info in heads
-    ]
-
-
-def opened(located: Sequence[Located], index: Tensor, value: Tensor, wrong: Tensor) -> list[Opened]:
-    """Return the packets one by one."""
-    ks = [each.k for each in located]
-    return list(map(Opened, index.split(ks), value.split(ks), wrong.tolist()))
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

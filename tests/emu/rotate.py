@@ -84,35 +84,4 @@ def _numbers(*values: int) -> list[ctypes.c_int64]:
     return [ctypes.c_int64(value) for value in values]
 
 
-class Cuda:
-    """The operators on the first GPU. Their schedule is their own."""
-
-    def rotate(self, values: Tensor, size: int, least: int, seed: int) -> tuple[Tensor, Tensor]:
-        rotated, norm = torch.ops.gcext.rotate(values.cuda(), size, least, seed)
-        return rotated.cpu(), norm.cpu()
-
-    def rotate_scale(
-        self, rotated: Tensor, symbols: Tensor, norm: Tensor, bad: Tensor, info: Tensor, size: int
-    ) -> Tensor:
-        there = [x.cuda() for x in (rotated, symbols, norm, bad, info)]
-        scale = torch.ops.gcext.rotate_scale(*there, size)
-        info.copy_(there[-1])
-        return scale.cpu()
-
-    def rotate_fit(
-        self, values: Tensor, symbols: Tensor, scale: Tensor, size: int, least: int, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        there = [x.cuda() for x in (values, symbols, scale)]
-        fitted, estimate = torch.ops.gcext.rotate_fit(*there, size, least, seed)
-        return fitted.cpu(), estimate.cpu()
-
-    def rotate_back(
-        self, symbols: Tensor, scale: Tensor, numel: int, size: int, least: int, seed: int
-    ) -> Tensor:
-        there = [x.cuda() for x in (symbols, scale)]
-        return torch.ops.gcext.rotate_back(*there, numel, size, least, seed).cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from emu.backends import GUARD, POISON, Emulated, pointer
+from emu.backends import GUARD, POISON, Cuda, Emulated, pointer
 from torch import Tensor
 
 Selected = tuple[Tensor, Tensor, Tensor]
@@ -21,6 +21,30 @@ class Schedule(NamedTuple):
     finish_blocks: int = 1024
     distrust: bool = False
     reverse: bool = False
+
+
+class Gpu(Cuda):
+    """The operators on a GPU; of many tensors, what is of each."""
+
+    def select(
+        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, k: int,
+        a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
+        sent: Tensor | None = None, next: Tensor | None = None,
+    ) -> Selected:  # fmt: skip
+        rest = k, a, b, ternary, sent, next
+        found: Selected = self.call("select", tensor, memory, out, *rest, wide=wide)
+        return found
+
+    def select_many(
+        self, tensor: Sequence[Tensor], memory: Sequence[Tensor | None],
+        out: Sequence[Tensor | None], k: Sequence[int],
+        a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
+        sent: Sequence[Tensor | None] = (), next: Sequence[Tensor | None] = (),
+    ) -> list[Selected]:  # fmt: skip
+        given = [[t for t in each if t is not None] for each in (tensor, memory, out, sent, next)]
+        rest = list(k), a, b, ternary, *given[3:]
+        index, value, info = self.call("select_many", *given[:3], *rest, wide=wide)
+        return list(zip(index.split(list(k)), value.split(list(k)), info, strict=True))
 
 
 class Emu(Emulated):
@@ -107,46 +131,6 @@ class Emu(Emulated):
         return count, bool(self.lib.emu_select_all(pointer(self.scratch)))
 
 
-class Cuda:
-    """The operators on the first GPU. Their schedule is their own."""
-
-    def select(
-        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, k: int,
-        a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
-        sent: Tensor | None = None, next: Tensor | None = None,
-    ) -> Selected:  # fmt: skip
-        del wide  # follows from the size
-        there = [None if t is None else t.cuda() for t in (tensor, memory, out, sent, next)]
-        index, value, info = torch.ops.gcext.select(*there[:3], k, a, b, ternary, *there[3:])
-        for old, new in ((out, there[2]), (next, there[4])):
-            if old is not None and new is not None:
-                old.copy_(new)
-        return index.cpu(), value.cpu(), info.cpu()
-
-    def select_many(
-        self, tensor: Sequence[Tensor], memory: Sequence[Tensor | None],
-        out: Sequence[Tensor | None], k: Sequence[int],
-        a: float = 1.0, b: float = 1.0, ternary: bool = True, wide: bool = False,
-        sent: Sequence[Tensor | None] = (), next: Sequence[Tensor | None] = (),
-    ) -> list[Selected]:  # fmt: skip
-        del wide
-        given = tensor, memory, out, sent, next
-        there = [[t.cuda() for t in each if t is not None] for each in given]
-        rest = list(k), a, b, ternary, *there[3:]
-        index, value, info = torch.ops.gcext.select_many(*there[:3], *rest)
-        for olds, news in ((out, there[2]), (next, there[4])):
-            for old, new in zip(olds, news, strict=False):
-                if old is not None:
-                    old.copy_(new)
-        sizes = list(k)
-        return list(
-            zip(index.cpu().split(sizes), value.cpu().split(sizes), info.cpu(), strict=True)
-        )
-
-    def select_rest(self, memory: Tensor, sent: Tensor) -> Tensor:
-        return torch.ops.gcext.select_rest(memory.cuda(), sent.cuda()).cpu()
-
-
-def make(backend: str, how: Schedule = Schedule()) -> Emu | Cuda:  # noqa: B008
+def make(backend: str, how: Schedule = Schedule()) -> Any:  # noqa: B008
     """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(how)
+    return Gpu() if backend == "cuda" else Emu(how)

@@ -44,22 +44,4 @@ class Emu(Emulated):
         return index[:size], value[:size], info[:4]
 
 
-class Cuda:
-    """The operator on the first GPU. Its schedule is its own."""
-
-    def select_chunks(
-        self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, chunk: int, k: int,
-        last: int, a: float, b: float, ternary: bool, wide: bool = False,
-    ) -> Selected:  # fmt: skip
-        del wide  # follows from the size
-        there = [None if t is None else t.cuda() for t in (tensor, memory, out)]
-        rule = (chunk, k, last, a, b, ternary)
-        index, value, info = torch.ops.gcext.select_chunks(*there, *rule)
-        if out is not None:
-            out.copy_(there[2])  # type: ignore[arg-type]  # None only where out is
-        return index.cpu(), value.cpu(), info.cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

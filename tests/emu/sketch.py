@@ -51,23 +51,4 @@ def _kind(rows: int, cols: int, seed: int) -> tuple[object, ...]:
     return ctypes.c_int64(rows), ctypes.c_int64(cols), ctypes.c_uint64(seed % 2**64)
 
 
-class Cuda:
-    """The operators on the first GPU. Their schedule is their own."""
-
-    def sketch(
-        self, tensor: Tensor, index: Tensor | None, rows: int, cols: int, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        there = None if index is None else index.cuda()
-        table, info = torch.ops.gcext.sketch(tensor.cuda(), there, rows, cols, seed)
-        return table.cpu(), info.cpu()
-
-    def sketch_query(
-        self, table: Tensor, index: Tensor | None, numel: int, rows: int, cols: int, seed: int
-    ) -> Tensor:
-        there = None if index is None else index.cuda()
-        return torch.ops.gcext.sketch_query(table.cuda(), there, numel, rows, cols, seed).cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make
