@@ -152,6 +152,30 @@ def _combine_dense(kit: Kit, n: int) -> float:
     return 5 * n
 
 
+def _vote_signs(kit: Kit, n: int) -> float:
+    planes = [torch.randint(0, 256, (n // 8,), dtype=torch.uint8) for _ in range(20)]
+    kit.make("vote").vote(planes, [], [], 1.0, n)
+    return n + 20 * n / 32
+
+
+def _vote_sparse(kit: Kit, n: int) -> float:
+    index, value = kit.packets(20, n, 0.01)
+    kit.make("vote").vote([], index, value, 1.0, n)
+    return n + 2 * sum(each.numel() for each in index)
+
+
+def _trimmed_sparse(kit: Kit, n: int) -> float:
+    index, value = kit.packets(20, n, 0.1)
+    kit.make("robust").trimmed_mean(index, value, 2, n)
+    return n + 2 * sum(each.numel() for each in index)
+
+
+def _median_dense(kit: Kit, n: int) -> float:
+    none = torch.empty(0, dtype=torch.int32)
+    kit.make("robust").trimmed_mean([none] * 20, [kit.normal(n) for _ in range(20)], 9, n)
+    return 21 * n
+
+
 def _combine_add(kit: Kit, n: int) -> float:
     index, value = kit.packets(1, n, 0.01)
     kit.make("combine").combine_add_(kit.zeros(n), index[0], value[0], 1.0)
@@ -427,6 +451,10 @@ CASES = [
     Case("combine", "combine, 20 packets, p=0.01", 10**7, "n + 2mk", _combine),
     Case("combine", "combine, 4 dense packets", 10**6, "n + mn", _combine_dense),
     Case("combine", "combine_add, p=0.01", 10**6, "4k", _combine_add),
+    Case("vote", "vote, 20 planes of signs", 10**6, "n + mn/32", _vote_signs),
+    Case("vote", "vote, 20 packets, p=0.01", 10**6, "n + 2mk", _vote_sparse),
+    Case("robust", "trimmed mean, 20 packets, p=0.1", 10**6, "n + 2mk", _trimmed_sparse),
+    Case("robust", "median, 20 dense packets", 10**6, "n + mn", _median_dense),
     Case("quantize", "sign, feedback", 10**7, "3n + n/32", _sign_feedback),
     Case("quantize", "sign, in place", 10**6, "3n + n/32", _sign_in_place),
     Case("quantize", "sign, no residual", 10**6, "n + n/32", _sign),

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "common/arguments.h"
 #include "common/packet.h"
 #include "common/pool.h"
 
@@ -73,9 +74,7 @@ Tensor trimmed_mean(const std::vector<Tensor>& index, const std::vector<Tensor>&
   const std::vector<PacketView> packets = view_packets("trimmed_mean", index, value, numel, true);
   const std::vector<ValueCode> codes =
       view_codes("trimmed_mean", packets, value, {scale, norms, steps, bucket}, numel);
-  const int64_t m = static_cast<int64_t>(packets.size());
-  GCEXT_CHECK(drop >= 0 && 2 * drop < m, "trimmed_mean: drop must be in [0, m/2), got ", drop,
-              " of ", m, " packets.");
+  check_drop(drop, packets.size());
   return fill_tiles(numel, kRobustTile, kTilesPerThread,
                     [&](int64_t first, int64_t last, float* out) {
                       trim_tiles(packets, codes, drop, numel, first, last, out);

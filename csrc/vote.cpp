@@ -1,9 +1,8 @@
 #include "vote.h"
 
-#include <cmath>
 #include <cstring>
 
-#include "bits.h"
+#include "common/arguments.h"
 #include "common/packet.h"
 #include "common/pool.h"
 
@@ -61,19 +60,8 @@ Tensor vote(const std::vector<Tensor>& plane, const std::vector<Tensor>& index,
             const std::vector<Tensor>& value, double scale, int64_t numel) {
   Voters voters;
   voters.packets = view_packets("vote", index, value, numel);
-  for (const PacketView& packet : voters.packets)
-    GCEXT_CHECK(!packet.dense,
-                "vote: a packet without indices has no signs of its own. "
-                "Pass its plane of sign bits.");
-  for (const Tensor& bits : plane) {
-    check_dense(bits, ScalarType::Byte, "vote: plane");
-    GCEXT_CHECK(bits.numel() == plane_bytes(numel, 1), "vote: a plane must have a bit an element, ",
-                plane_bytes(numel, 1), " bytes, got ", bits.numel(), ".");
-    voters.planes.push_back(bits.const_data_ptr<uint8_t>());
-  }
-  GCEXT_CHECK(voters.size() > 0, "vote: needs at least one voter, got none.");
-  GCEXT_CHECK(std::isfinite(static_cast<float>(scale)),
-              "vote: scale must be finite in float32, got ", scale, ".");
+  check_vote(plane, voters.packets, scale, numel);
+  for (const Tensor& bits : plane) voters.planes.push_back(bits.const_data_ptr<uint8_t>());
   return fill_tiles(numel, kVoteTile, kTilesPerThread,
                     [&](int64_t first, int64_t last, float* out) {
                       vote_tiles(voters, scale, numel, first, last, out);

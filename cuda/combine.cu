@@ -20,7 +20,6 @@ constexpr int kCombineThreads = 256;
 constexpr int kCombineWarps = kCombineThreads / kWarp;
 constexpr int kSumTile = 5120;  // 40 KiB of float64: of 20 packets at p = 0.01 two rows each
 constexpr int kLeastSumTile = kSumTile / 16;
-constexpr int kEntryRows = 4;      // of 32 entries that a warp loads in a go
 constexpr int kHeldPackets = 128;  // in shared memory, with their cursors
 constexpr int kPacketChunk = 64;   // 2.5 KiB: kernel arguments may take 4 KiB
 
@@ -32,49 +31,6 @@ struct PacketChunk {
 __global__ void __launch_bounds__(kPacketChunk)
     combine_take_kernel(PacketChunk chunk, int count, WeightedPacket* to) {
   if (static_cast<int>(threadIdx.x) < count) to[threadIdx.x] = chunk.packet[threadIdx.x];
-}
-
-// Entries of a packet that a warp has loaded, a row of 32 after the other.
-struct EntryRows {
-  int64_t from;           // the first one
-  int place[kEntryRows];  // in the tile; its size, or more: of no entry, or one beyond it
-  float value[kEntryRows];
-
-  __device__ void load(const PacketView& p, int64_t first, int rows, int64_t begin, int size) {
-    from = first;
-    int64_t at[kEntryRows];
-#pragma unroll
-    for (int r = 0; r < kEntryRows; ++r) {
-      const int64_t e = from + r * kWarp + threadIdx.x % kWarp;
-      at[r] = r < rows && e < p.k ? index_at(p, e) - begin : size;
-    }
-#pragma unroll
-    for (int r = 0; r < kEntryRows; ++r) {
-      place[r] = at[r] < size ? static_cast<int>(at[r]) : size;
-      if (at[r] < 0) place[r] = -1;  // out of its place, which a sound packet's is not
-      value[r] =
-          place[r] >= 0 && place[r] < size ? p.value[from + r * kWarp + threadIdx.x % kWarp] : 0.0f;
-    }
-  }
-  // Adds them; how many there were. Every lane must call it.
-  __device__ int add(double weight, int size, double* sum) const {
-    int count = 0;
-#pragma unroll
-    for (int r = 0; r < kEntryRows; ++r) {
-      const bool inside = place[r] < size;
-      if (inside && place[r] >= 0) sum[place[r]] += weight * static_cast<double>(value[r]);
-      count += __popc(__ballot_sync(kWholeWarp, inside));
-    }
-    return count;
-  }
-};
-
-// Rows that most tiles need, were the entries spread evenly.
-__device__ inline int rows_of(const PacketView& p, int64_t tile, int64_t numel) {
-  const float expected =
-      static_cast<float>(p.k) * static_cast<float>(tile) / static_cast<float>(numel);
-  const int rows = 1 + static_cast<int>(expected * 1.2f / kWarp);
-  return rows < kEntryRows ? rows : kEntryRows;
 }
 
 // Steps 2 and 3.
@@ -118,12 +74,15 @@ __global__ void __launch_bounds__(kCombineThreads)
           for (int i = threadIdx.x; i < size; i += kCombineThreads)
             sum[i] += each.weight * static_cast<double>(p.value[begin + i]);
         } else if (j == own) {
-          int count = entries.add(each.weight, size, sum);
+          const auto add = [&](int place, float value) {
+            sum[place] += each.weight * static_cast<double>(value);
+          };
+          int count = entries.each(size, add);
           int64_t passed = entries.from + count;
           while (count == rows * kWarp) {  // there may be more of them
             __syncwarp();
             entries.load(p, passed, rows, begin, size);
-            count = entries.add(each.weight, size, sum);
+            count = entries.each(size, add);
             passed += count;
           }
           if (holds && threadIdx.x % kWarp == 0) cursors[j] = passed;

@@ -12,14 +12,11 @@ Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& valu
                const std::optional<std::vector<Tensor>>&, const std::vector<int64_t>&,
                const std::vector<int64_t>&) {  // of codes: on CUDA values are float32
   const size_t m = value.size();
-  GCEXT_CHECK(numel >= 0, "combine: numel must not be negative, got ", numel, ".");
-  GCEXT_CHECK(m > 0 && index.size() == m && weights.size() == m,
-              "combine: needs an index and a weight for every value, got ", index.size(), " and ",
+  GCEXT_CHECK(m > 0 && weights.size() == m, "combine: needs a weight for every value, got ",
               weights.size(), " for ", m, ".");
+  const std::vector<PacketView> views = views_on_device("combine", index, value, numel, value[0]);
   std::vector<WeightedPacket> packets(m);
-  for (size_t i = 0; i < m; ++i) {
-    packets[i] = {view_on_device("combine", index[i], value[i], numel, value[0]), weights[i]};
-  }
+  for (size_t i = 0; i < m; ++i) packets[i] = {views[i], weights[i]};
   const CurrentStream stream(value[0]);
   Tensor out = empty(numel, ScalarType::Float, value[0]);
   Tensor scratch =

@@ -61,4 +61,17 @@ inline PacketView view_on_device(const char* op, const Tensor& index, const Tens
   return view_packet(op, index, value, numel);
 }
 
+// All packets of a call.
+inline std::vector<PacketView> views_on_device(const char* op, const std::vector<Tensor>& index,
+                                               const std::vector<Tensor>& value, int64_t numel,
+                                               const Tensor& like) {
+  GCEXT_CHECK(numel >= 0, op, ": numel must not be negative, got ", numel, ".");
+  GCEXT_CHECK(index.size() == value.size(), op, ": needs an index for every value, got ",
+              index.size(), " and ", value.size(), ".");
+  std::vector<PacketView> packets;
+  for (size_t i = 0; i < value.size(); ++i)
+    packets.push_back(view_on_device(op, index[i], value[i], numel, like));
+  return packets;
+}
+
 }  // namespace gcext

@@ -1,4 +1,4 @@
-"""Fixed-width codes: their values by the formulas, on every instruction set; the class Codes."""
+"""Fixed-width codes: values by the formulas, on every instruction set and CUDA; the class Codes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from codes_kit import TABLES, WIDTHS, case
-from emu import codes as emulated
-from emu.backends import same_bits
+from emu.backends import BACKENDS, same_bits
+from emu.codes import Emu, make
 from isa_kit import at_every_isa
 from numpy_reader import round_to_f32
 from packet_kit import dense
@@ -34,6 +34,18 @@ def test_values_are_those_of_the_formulas(table: str) -> None:
             each = case(1, n, table, width, draw.choice([0, 1, 3, 100, 600, 5000]))
             got = code_values(each.bits, each.scales, n, table, width, each.bucket)
             assert same_bits(got, each.expected()), (width, n)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("table", TABLES)
+def test_same_bytes(backend: str, table: str) -> None:
+    draw = random.Random(table)
+    for width in WIDTHS[table]:
+        for n in (0, 1, 3, 4, 5, 1023, 1024, 1025, 4097):
+            each = case(0, n, table, width, draw.choice([0, 1, 2, 7, 100, 1024]))
+            run = make(backend, draw.choice([1, 2, 1024]), draw.random() < 0.5)
+            want = code_values(each.bits, each.scales, n, table, width, each.bucket)
+            assert same_bits(run.code_values(*each.arguments), want)
 
 
 def dynamic8() -> Tensor:
@@ -157,7 +169,7 @@ def test_a_device_decodes_as_the_cpu_does(monkeypatch: pytest.MonkeyPatch) -> No
     want = coded.decode(200)
 
     class Operator:
-        default = staticmethod(emulated.Emu().code_values)
+        default = staticmethod(Emu().code_values)
 
     monkeypatch.setattr(torch.ops.gcext, "code_values", Operator)
     assert same_bits(coded.decode(200), want)

@@ -62,7 +62,9 @@ def test_add_same_bytes(backend: str, numel: int) -> None:
             want = torch.randn(numel)
             got = want.clone()
             torch.ops.gcext.combine_add_(want, index, value, alpha)
-            make(backend, draw.choice([1, 2, 65536]), reverse).combine_add_(got, index, value, alpha)
+            make(backend, draw.choice([1, 2, 65536]), reverse).combine_add_(
+                got, index, value, alpha
+            )
             assert same_bits(got, want)
 
 

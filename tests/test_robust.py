@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from emu.backends import BACKENDS, same_bits
+from emu.robust import make
 from isa_kit import at_every_isa
 from packet_kit import dense, single
 from round_kit import arrays, drawn, mixed
@@ -71,6 +74,46 @@ def test_exact_against_a_sort(numel: int, m: int) -> None:
                 assert (
                     out.numpy().tobytes() == trimmed(packets[::-1], drop, numel).numpy().tobytes()
                 )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 8, 31, 64, 100, 1024])
+def test_same_bytes(backend: str, m: int) -> None:
+    """CUDA's kernel against the CPU's: a tile's columns in one batch and in many."""
+    draw = random.Random(m)
+    for numel in (1, 31, 1023, 1025, 9001) if m < 100 else (1, 1100):
+        rng = np.random.default_rng(100 * m + numel)
+        kinds = {
+            "sparse": [some(rng, numel, draw.randint(0, numel)) for _ in range(m)],
+            "thin": [some(rng, numel, numel // 20, np.int64) for _ in range(m)],
+            "dense": [whole(rng, numel) for _ in range(m)],
+        }
+        kinds["mixed"] = [draw.choice(packets) for packets in kinds.values() for _ in range(m)]
+        kinds["mixed"] = draw.sample(kinds["mixed"], m)
+        for packets in kinds.values() if m < 1024 else [kinds["mixed"]]:
+            for drop in {0, m // 4, (m - 1) // 2} if m < 1024 else {m // 4}:
+                run = make(backend, draw.choice([1, 2, 1024]), draw.random() < 0.5)
+                index, value = map(list, zip(*packets, strict=True))
+                want = trimmed(packets, drop, numel)
+                assert same_bits(run.trimmed_mean(index, value, drop, numel), want)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_wrong_indices_stay_inside(backend: str) -> None:
+    index = torch.tensor([-(2**31), -5, 700, 3, 3, 1500, 2**31 - 1] * 50, dtype=torch.int32)
+    for each in (index, torch.full((9000,), 5, dtype=torch.int32)):
+        out = make(backend, 2).trimmed_mean([each], [torch.ones(len(each))], 0, 10_000)
+        assert set(out.tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.cuda
+def test_packets_of_a_device() -> None:
+    tensors = [torch.randn(3000) for _ in range(5)]
+    here = {i: gcext.codec(("dense", "stc:p=0.5")[i % 2]).encode(t) for i, t in enumerate(tensors)}
+    there = {i: packet.to("cuda") for i, packet in here.items()}
+    assert torch.equal(single(Median().aggregate(there)).cpu(), single(Median().aggregate(here)))
+    with pytest.raises(RuntimeError, match=r"at most 1024 packets, got 1025\. Move them to the"):
+        Median().aggregate(dict.fromkeys(range(1025), there[1]))
 
 
 def test_nothing_to_sort() -> None:

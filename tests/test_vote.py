@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
+from emu.backends import BACKENDS, same_bits
+from emu.vote import make
 from isa_kit import at_every_isa
 from packet_kit import dense, single
 
@@ -55,6 +58,40 @@ def test_counts_do_not_overflow(m: int) -> None:
         signs[:against] = -1
         out = ops.vote([plane(row) for row in signs], [], [], 1.0, 70)
         assert (out == np.sign(m - 2 * against)).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "voters", [(1, 0), (2, 0), (20, 0), (257, 0), (0, 1), (0, 5), (7, 8), (33, 31), (3, 300)]
+)
+def test_same_bytes(backend: str, voters: tuple[int, int]) -> None:
+    """CUDA's kernel against the CPU's; more sparse packets than it keeps the places of, too."""
+    draw = random.Random(sum(voters))
+    for numel in (1, 31, 33, 8191, 8192, 8193, 40_001):
+        _, (planes, index, value) = ballots(np.random.default_rng(numel), numel, *voters)
+        if draw.random() < 0.5:  # at an odd address
+            planes = [torch.cat([bits[:1], bits])[1:] for bits in planes]
+        for each in value:
+            each[::7] = 0.0  # abstains
+        scale = draw.choice([0.25, -3.0, 0.0, -0.0, 2.0**-149])
+        run = make(backend, draw.choice([1, 2, 1024]), draw.random() < 0.5)
+        want = ops.vote(planes, index, value, scale, numel)
+        assert same_bits(run.vote(planes, index, value, scale, numel), want)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_wrong_indices_stay_inside(backend: str) -> None:
+    index = torch.tensor([-(2**31), -5, 700, 3, 3, 9000, 2**31 - 1] * 50, dtype=torch.int32)
+    out = make(backend, 2).vote([], [index], [torch.ones(350)], 1.0, 20_000)
+    assert set(out.tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.cuda
+def test_packets_of_a_device() -> None:
+    tensors = [torch.randn(3000) for _ in range(5)]
+    here = {i: gcext.codec(("sign", "stc:p=0.3")[i % 2]).encode(t) for i, t in enumerate(tensors)}
+    there = {i: packet.to("cuda") for i, packet in here.items()}
+    assert torch.equal(single(Vote(0.5).aggregate(there)).cpu(), single(Vote(0.5).aggregate(here)))
 
 
 def test_packets_vote_by_their_signs() -> None:

@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "../bits.h"
 #include "../codes.h"
+#include "packet_view.h"
 #include "source.h"
 #include "stable.h"
 
@@ -271,6 +273,28 @@ inline void check_code_values(const Tensor& bits, const Tensor& scales, int64_t 
   const int64_t buckets = bucket_count(n, bucket);
   GCEXT_CHECK(each == 0 || scales.numel() / each >= buckets, "code_values: scales must be ", each,
               " for each of ", buckets, " buckets, got ", scales.numel(), ".");
+}
+
+// The voters of csrc/vote.h: planes of sign bits, and sparse packets.
+inline void check_vote(const std::vector<Tensor>& plane, const std::vector<PacketView>& packets,
+                       double scale, int64_t numel) {
+  for (const PacketView& packet : packets)
+    GCEXT_CHECK(!packet.dense,
+                "vote: a packet without indices has no signs of its own. "
+                "Pass its plane of sign bits.");
+  for (const Tensor& bits : plane) {
+    check_dense(bits, ScalarType::Byte, "vote: plane");
+    GCEXT_CHECK(bits.numel() == plane_bytes(numel, 1), "vote: a plane must have a bit an element, ",
+                plane_bytes(numel, 1), " bytes, got ", bits.numel(), ".");
+  }
+  GCEXT_CHECK(!plane.empty() || !packets.empty(), "vote: needs at least one voter, got none.");
+  GCEXT_CHECK(std::isfinite(static_cast<float>(scale)),
+              "vote: scale must be finite in float32, got ", scale, ".");
+}
+
+inline void check_drop(int64_t drop, size_t packets) {
+  GCEXT_CHECK(drop >= 0 && 2 * drop < static_cast<int64_t>(packets),
+              "trimmed_mean: drop must be in [0, m/2), got ", drop, " of ", packets, " packets.");
 }
 
 }  // namespace gcext

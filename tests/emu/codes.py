@@ -26,16 +26,4 @@ class Emu(Emulated):
         return out[:n]
 
 
-class Cuda:
-    """The operator on the first GPU. Its schedule is its own."""
-
-    def code_values(
-        self, bits: Tensor, scales: Tensor, n: int, table: int, width: int, bucket: int
-    ) -> Tensor:
-        there = bits.cuda(), scales.cuda()
-        return torch.ops.gcext.code_values(*there, n, table, width, bucket).cpu()
-
-
-def make(backend: str, max_blocks: int = 1024, reverse: bool = False) -> Emu | Cuda:
-    """Return the backend of that name; the schedule asked for is the emulator's alone."""
-    return Cuda() if backend == "cuda" else Emu(max_blocks, reverse)
+make = Emu.make

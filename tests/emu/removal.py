@@ -162,9 +162,10 @@ def kernels_of(file: str) -> list[str]:
 def check(stem: str) -> str:
     """Return what a kernel's tests notice in the tree, empty for nothing."""
     tests = [ROOT / "tests" / f"test_{kind}{stem}.py" for kind in ("cuda_", "")]
+    test = next(str(each) for each in tests if each.exists())
     command = [
         sys.executable, "-m", "pytest", "-x", "-q", "-s", "-p", "emu.race",
-        "-p", "no:cacheprovider", "-m", "not cuda", next(str(each) for each in tests if each.exists()),
+        "-p", "no:cacheprovider", "-m", "not cuda", test,
     ]  # fmt: skip
     if stem in FEW:
         command += ["-k", FEW[stem]]
