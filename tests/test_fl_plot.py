@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gcext
 from gcext.fl import _plot as module
 from gcext.fl import plot
 
@@ -53,6 +54,13 @@ def test_a_method_has_one_colour_in_every_picture(tmp_path: Path, drawn: list[An
     lines = [line_of(first, m) for m in ("fedavg", "stc:p=0.1", "stc:p=0.01", "sign")]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 4
     assert lines[1].get_color() == lines[2].get_color() != lines[3].get_color()
+
+
+def test_all_methods_can_be_told_apart(tmp_path: Path, drawn: list[Any]) -> None:
+    names = [name for name in gcext.recipes() if name != "none"]  # fedavg's other name
+    plot([run(name) for name in names], tmp_path / "a.png")
+    lines = [line_of(drawn[0], name) for name in names]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names) > 20
 
 
 def test_the_legend_is_outside_and_the_title_says_the_setting(

@@ -19,7 +19,7 @@ Series = npt.NDArray[np.float64]
 SMOOTH = 15  # parts of a run: a line is the mean over a window of one of them
 # Of matplotlib's tab20, the strong ones first.
 _COLOURS = [*range(0, 20, 2), *range(1, 20, 2)]
-_DASHES = ["-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.5, 1, 1.5))]
+_DASHES = ["-", "--", ":", "-."]
 
 
 def check(path: Path) -> None:
@@ -44,9 +44,9 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
     A line is a running mean, over the measured accuracy, faint; of several seeds it is their mean,
     in a band from the least to the greatest. A method has the same colour in every picture, and
-    several settings of it differ by their dashes. The grey line is the target. The suffix of
-    ``path`` chooses the format. Raises ImportError without matplotlib, ValueError for a suffix it
-    cannot write.
+    several settings of it, and methods of one colour, differ by their dashes. The grey line is the
+    target. The suffix of ``path`` chooses the format. Raises ImportError without matplotlib,
+    ValueError for a suffix it cannot write.
     """
     check(path)
     from matplotlib import colormaps
@@ -61,9 +61,11 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         runs = [r for r in results if r["method"] == method and r["rounds"]]
         if not runs:
             continue
-        colour = colormaps["tab20"](_COLOURS[_place(runs[0]) % 20])
+        again, place = divmod(_place(runs[0]), len(_COLOURS))
+        colour = colormaps["tab20"](_COLOURS[place])
         alike = [m for m in methods if _base(_run_of(results, m)) == _base(runs[0])]
-        style: dict[str, Any] = {"color": colour, "linestyle": _DASHES[alike.index(method) % 4]}
+        dashes = _DASHES[(again + alike.index(method)) % len(_DASHES)]
+        style: dict[str, Any] = {"color": colour, "linestyle": dashes}
         least, mean, greatest = _accuracy(runs)
         for axes, x in zip(all_axes, _positions(runs, len(mean)), strict=True):
             axes.fill_between(x, least, greatest, color=colour, alpha=0.15, linewidth=0)
