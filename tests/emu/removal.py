@@ -43,6 +43,8 @@ USERS = {"common.cuh": ["select_chunks", "rice", "select"]}
 # Of slow tests, those that run.
 FEW = {
     "dct": "test_values or test_refuses or test_wide or ties",
+    "robust": "same_bytes and not 1024",
+    "vote": "same_bytes",
     "select": "(same_bytes and (normal or ties)) or refuses or concentrated",
 }
 
