@@ -194,6 +194,8 @@ def check(stem: str) -> str:
         return f"abort: {abort[1]}"
     if "Fatal Python error: Illegal instruction" in text:
         return "abort: an index out of bounds"  # or what else GCC's sanitizer traps
+    if "std::bad_alloc" in text:  # recorded accesses without end
+        return "abort: no memory left"
     if "Fatal Python error: Segmentation fault" in text:
         return "abort: an address outside memory"
     if "FAILED" in text:
