@@ -10,7 +10,7 @@
 // As on the CPU the sum is computed twice rather than kept, first to validate it. Everything that
 // blocks add up is an integer. Traffic, in words an element: 5, and what is sent.
 #include "adacomp_launch.h"
-#include "common.cuh"
+#include "sum.cuh"
 
 namespace gcext {
 
@@ -30,32 +30,11 @@ struct AdaCompScratch {
   uint32_t* gmax;    // keys, an entry a bin
 };
 
-struct BinRange {
-  int64_t first, last;  // bins
-};
-
-__device__ inline BinRange bin_range(const AdaCompLaunch& a) {
-  const int64_t bins = a.bins(), step = ceil_div(bins, gridDim.x), first = step * blockIdx.x;
-  return {first < bins ? first : bins, first + step < bins ? first + step : bins};
-}
-
-__device__ inline float adacomp_sum(const Source& s, int64_t i) {
-  return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * s.memory[i];
-}
-
 __global__ void __launch_bounds__(kAdaCompThreads) adacomp_clear_kernel(AdaCompState* state) {
   for (int i = threadIdx.x; i < kBins; i += kAdaCompThreads) state->bins[i] = 0;
   if (threadIdx.x != 0) return;
   state->first = {kNowhere, kNowhere, kNowhere};
   state->refused = 0;
-}
-
-// Notes why the sum of element i is not finite.
-__device__ inline void adacomp_note(const Source& s, int64_t i, AdaCompState* state) {
-  const uint64_t at = static_cast<uint64_t>(i);
-  atomic_min(&state->first.sum, at);
-  if (key_of(s.tensor[i]) >= kInfKey) atomic_min(&state->first.tensor, at);
-  if (s.memory != nullptr && key_of(s.memory[i]) >= kInfKey) atomic_min(&state->first.memory, at);
 }
 
 // Step 1.
@@ -65,23 +44,20 @@ __global__ void __launch_bounds__(kAdaCompThreads)
   __shared__ uint64_t warp_sums[kAdaCompWarps];
   for (int i = threadIdx.x; i < kBins; i += kAdaCompThreads) bins[i] = 0;
   __syncthreads();
-  const BinRange range = bin_range(a);
+  const Range range = range_of_block(a.bins());
   const int lane = threadIdx.x % kWarp;
   uint64_t count = 0, total;
-  for (int64_t bin = range.first + threadIdx.x / kWarp; bin < range.last; bin += kAdaCompWarps) {
+  for (int64_t bin = range.begin + threadIdx.x / kWarp; bin < range.end; bin += kAdaCompWarps) {
     const int64_t begin = bin * a.bin, end = begin + a.bin < a.n ? begin + a.bin : a.n;
     uint32_t gmax = 0;
     for (int64_t i = begin + lane; i < end; i += kWarp) {
-      const uint32_t key = key_of(adacomp_sum(a.source, i));
+      const uint32_t key = key_of(sum_at(a.source, i));
       gmax = key > gmax ? key : gmax;
-      if (key >= kInfKey) adacomp_note(a.source, i, scratch.state);
+      if (key >= kInfKey) note(a.source, i, &scratch.state->first);
     }
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-      const uint32_t other = __shfl_xor_sync(kWholeWarp, gmax, step);
-      gmax = other > gmax ? other : gmax;
-    }
+    gmax = largest_of_lanes(gmax);
     for (int64_t i = begin + lane; i < end; i += kWarp)
-      count += adacomp_chooses(adacomp_sum(a.source, i), a.source.tensor[i], gmax);
+      count += adacomp_chooses(sum_at(a.source, i), a.source.tensor[i], gmax);
     if (lane != 0) continue;
     scratch.gmax[bin] = gmax;
     if (gmax < kInfKey) atomic_add(&bins[bin_of(gmax)], mantissa_of(gmax));
@@ -118,11 +94,11 @@ __global__ void __launch_bounds__(kAdaCompThreads)
   uint64_t before = 0, next;
   for (unsigned i = threadIdx.x; i < blockIdx.x; i += kAdaCompThreads) before += scratch.counts[i];
   block_exclusive_sum(before, warp_sums, &next);
-  const BinRange range = bin_range(a);
-  const int64_t until = range.last * a.bin, end = until < a.n ? until : a.n;
-  for (int64_t at = range.first * a.bin; at < end; at += kAdaCompThreads) {
+  const Range range = range_of_block(a.bins());
+  const int64_t until = range.end * a.bin, end = until < a.n ? until : a.n;
+  for (int64_t at = range.begin * a.bin; at < end; at += kAdaCompThreads) {
     const int64_t i = at + threadIdx.x;
-    const float sum = i < end ? adacomp_sum(a.source, i) : 0.0f;
+    const float sum = i < end ? sum_at(a.source, i) : 0.0f;
     const bool chosen =
         i < end && scale != 0 && adacomp_chooses(sum, a.source.tensor[i], scratch.gmax[i / a.bin]);
     uint64_t total;

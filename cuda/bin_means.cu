@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(kBinThreads)
         squares += x * x;
       }
     }
-    sum = add_neighbours(sum);
-    squares = add_neighbours(squares);
+    sum = sum_of_lanes<kLanes>(sum);
+    squares = sum_of_lanes<kLanes>(squares);
     if (cell < cells && lane == 0) scratch.sums[cell] = {sum, squares};
   }
 }

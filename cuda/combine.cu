@@ -41,18 +41,17 @@ __global__ void __launch_bounds__(kCombineThreads)
   __shared__ SharedCopy<WeightedPacket> held[kHeldPackets];
   __shared__ int64_t cursors[kHeldPackets];
   const bool holds = m <= kHeldPackets;
-  const int64_t tiles = ceil_div(numel, tile), run = ceil_div(tiles, gridDim.x);
-  const int64_t last = (blockIdx.x + 1) * run < tiles ? (blockIdx.x + 1) * run : tiles;
+  const Range tiles = range_of_block(ceil_div(numel, tile));
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   if (holds) {
     for (int j = threadIdx.x; j < m; j += kCombineThreads) {
       *held[j] = packets[j];
       const PacketView p = packets[j].packet;
-      cursors[j] = p.dense ? 0 : first_entry_from(p, blockIdx.x * run * tile);
+      cursors[j] = p.dense ? 0 : first_entry_from(p, tiles.begin * tile);
     }
     __syncthreads();
   }
-  for (int64_t t = blockIdx.x * run; t < last; ++t) {
+  for (int64_t t = tiles.begin; t < tiles.end; ++t) {
     const int64_t begin = t * tile;
     const int size = static_cast<int>(numel - begin < tile ? numel - begin : tile);
     for (int i = threadIdx.x; i < size; i += kCombineThreads) sum[i] = 0.0;

@@ -42,6 +42,17 @@ __device__ inline int64_t grid_first() {
 }
 __device__ inline int64_t grid_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
 
+// This block's items of `count`: consecutive ones, so that what was found of the first of them is
+// carried on to the next.
+struct Range {
+  int64_t begin, end;
+};
+
+__device__ inline Range range_of_block(int64_t count) {
+  const int64_t step = ceil_div(count, gridDim.x), begin = step * blockIdx.x, end = begin + step;
+  return {begin < count ? begin : count, end < count ? end : count};
+}
+
 // CUDA's 64-bit atomics are declared for unsigned long long only, which is not uint64_t.
 __device__ inline void atomic_add(uint64_t* to, uint64_t x) {
   atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(x));
@@ -164,10 +175,20 @@ __device__ inline void restore(const Source& source, int64_t first, int64_t end,
   for (int64_t i = first; i < end; i += stride) source.out[i] = source.memory[i];
 }
 
-// x of kLanes neighbouring lanes of a warp, added in the order of scalar.h's add_lanes. Every lane
-// of the warp must call it.
-__device__ inline double add_neighbours(double x) {
-  for (int step = kLanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(kWholeWarp, x, step);
+// x of kCount neighbouring lanes of a warp, added in the order of scalar.h's add_lanes; and the
+// largest of them. Every lane of the warp must call it.
+template <int kCount = kWarp, class T>
+__device__ inline T sum_of_lanes(T x) {
+  for (int step = kCount / 2; step > 0; step /= 2) x += __shfl_xor_sync(kWholeWarp, x, step);
+  return x;
+}
+
+template <int kCount = kWarp, class T>
+__device__ inline T largest_of_lanes(T x) {
+  for (int step = kCount / 2; step > 0; step /= 2) {
+    const T other = __shfl_xor_sync(kWholeWarp, x, step);
+    x = other > x ? other : x;
+  }
   return x;
 }
 

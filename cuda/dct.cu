@@ -17,8 +17,8 @@
 //
 // The inverse adds the products of zeros, too, which changes no bit: a sum that begins at +0 is
 // never -0.
-#include "common.cuh"
 #include "dct_launch.h"
+#include "packet.cuh"
 #include "sum.cuh"
 
 namespace gcext {
@@ -54,17 +54,6 @@ struct DctChosen {
   int64_t* end;  // of each block of the matrix: behind its last entry
   int64_t k;
 };
-
-// The blocks of the matrix of this block of threads.
-struct DctRange {
-  int64_t begin, end;
-};
-
-__device__ inline DctRange dct_range(int64_t blocks) {
-  const int64_t step = ceil_div(blocks, gridDim.x);
-  const int64_t begin = step * blockIdx.x, end = begin + step;
-  return {begin < blocks ? begin : blocks, end < blocks ? end : blocks};
-}
 
 // out[i][j] = sum over l < n of a[i][l] * b[l][j], i < h, j < w; strides kMaxDct. Every thread of
 // the block must call it, and a barrier must follow.
@@ -111,8 +100,7 @@ __device__ inline uint32_t dct_bound(const float* x, int h, int w, int k, uint32
     uint32_t reach = 0;
     for (int e = threadIdx.x; e < h * w; e += kDctThreads)
       reach += key_of(x[e / w * kMaxDct + e % w]) >= next;
-    for (int step = kWarp / 2; step > 0; step /= 2)
-      reach += __shfl_xor_sync(kWholeWarp, reach, step);
+    reach = sum_of_lanes(reach);
     if (threadIdx.x % kWarp == 0 && reach > 0) atomicAdd(&counts[bit], reach);
     __syncthreads();
     const int all = static_cast<int>(counts[bit]);
@@ -136,7 +124,7 @@ __global__ void __launch_bounds__(kDctThreads)
   __shared__ uint32_t counts[32];
   __shared__ uint64_t warp_sums[kDctThreads / kWarp];
   for (int i = threadIdx.x; i < kBins; i += kDctThreads) bins[i] = 0;
-  const DctRange range = dct_range(grid.blocks());
+  const Range range = range_of_block(grid.blocks());
   int64_t at = range.begin * chosen.k;
   for (int64_t b = range.begin; b < range.end; ++b) {
     const DctBlock block = grid.block(b);
@@ -215,7 +203,7 @@ __global__ void __launch_bounds__(kDctThreads)
   uint64_t mine = 0, before = 0;
   for (unsigned i = threadIdx.x; i < blockIdx.x; i += kDctThreads) mine += state->counts[i];
   block_exclusive_sum(mine, warp_sums, &before);
-  const int64_t from = dct_range(grid.blocks()).begin * chosen.k;
+  const int64_t from = range_of_block(grid.blocks()).begin * chosen.k;
   const int64_t to = static_cast<int64_t>(before);
   const float mean = float_of(static_cast<uint32_t>(info[kInfoMean]));
   const int64_t count = static_cast<int64_t>(state->counts[blockIdx.x]);
@@ -248,7 +236,7 @@ __global__ void __launch_bounds__(kDctThreads)
   __shared__ float half[kDctArea];
   if (state->refused) return restore(source, grid_first(), n, grid_stride());
   const float mean = float_of(static_cast<uint32_t>(info[kInfoMean]));
-  const DctRange range = dct_range(grid.blocks());
+  const Range range = range_of_block(grid.blocks());
   for (int64_t b = range.begin; b < range.end; ++b) {
     const DctBlock block = grid.block(b);
     const int w = block.w;
@@ -269,42 +257,24 @@ __global__ void __launch_bounds__(kDctThreads)
   }
 }
 
-__device__ inline int64_t dct_index(const DctValuesLaunch& args, int64_t i) {
-  return args.wide ? static_cast<const int64_t*>(args.index)[i]
-                   : static_cast<const int32_t*>(args.index)[i];
-}
-
-// The first entry whose index is not below `number`.
-__device__ inline int64_t dct_entry_from(const DctValuesLaunch& args, int64_t number) {
-  int64_t low = 0, high = args.k;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (dct_index(args, middle) < number) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 // Step 6.
 __global__ void __launch_bounds__(kDctThreads)
     dct_values_kernel(DctValuesLaunch args, const DctBases* bases) {
   __shared__ float whole[kDctArea];
   __shared__ float half[kDctArea];
-  const DctRange range = dct_range(args.grid.blocks());
+  const Range range = range_of_block(args.grid.blocks());
   for (int64_t b = range.begin; b < range.end; ++b) {
     const DctBlock block = args.grid.block(b);
     const int w = block.w, n = block.h * w;
     for (int e = threadIdx.x; e < kDctArea; e += kDctThreads) whole[e] = 0;
     __syncthreads();
-    const int64_t end = dct_entry_from(args, block.number + n);
-    for (int64_t i = dct_entry_from(args, block.number) + threadIdx.x; i < end; i += kDctThreads) {
-      const int64_t number = dct_index(args, i) - block.number;
+    const int64_t end = first_entry_from(args.packet, block.number + n);
+    for (int64_t i = first_entry_from(args.packet, block.number) + threadIdx.x; i < end;
+         i += kDctThreads) {
+      const int64_t number = index_at(args.packet, i) - block.number;
       if (number < 0 || number >= n) continue;
       const int at = static_cast<int>(number);
-      whole[at / w * kMaxDct + at % w] = args.value[i];
+      whole[at / w * kMaxDct + at % w] = args.packet.value[i];
     }
     __syncthreads();
     dct_inverse(bases, block, whole, half);

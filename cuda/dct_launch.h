@@ -1,6 +1,7 @@
 // The launchers of dct.
 #pragma once
 
+#include "../csrc/common/packet_view.h"
 #include "../csrc/dct.h"
 #include "launch.h"
 
@@ -31,10 +32,7 @@ cudaError_t launch_dct_select(const DctSelectLaunch& args, cudaStream_t stream);
 // the number of elements are passed over, and some in order with them.
 struct DctValuesLaunch {
   DctGrid grid;  // of a matrix that has elements
-  const void* index;
-  bool wide;
-  const float* value;
-  int64_t k;
+  PacketView packet;
   float* out;
   void* scratch;  // dct_values_scratch_bytes(), 8-byte aligned
   int64_t max_blocks;

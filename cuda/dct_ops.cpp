@@ -49,8 +49,7 @@ Tensor dct_values(const Tensor& index, const Tensor& value, int64_t rows, int64_
   Tensor out = empty(numel, ScalarType::Float, value);
   if (numel == 0) return out;
   Tensor scratch = empty(dct_values_scratch_bytes(), ScalarType::Byte, value);
-  check_launch("dct_values", launch_dct_values({grid, packet.index, packet.wide, packet.value,
-                                                packet.k, out.mutable_data_ptr<float>(),
+  check_launch("dct_values", launch_dct_values({grid, packet, out.mutable_data_ptr<float>(),
                                                 scratch.mutable_data_ptr(), kDctBlocks},
                                                stream));
   return out;

@@ -15,10 +15,9 @@
 //   4. Emit: a thread encodes 8 elements, which end at a whole byte, and writes out.
 //
 // Traffic of n elements: tensor and memory are read twice (fit: three times), out and bits written.
-#include "common.cuh"
+#include "cells.cuh"
 #include "dynamic8.cuh"
 #include "encode_codes_launch.h"
-#include "sum.cuh"
 
 namespace gcext {
 
@@ -28,15 +27,6 @@ constexpr int kEncodeThreads = 256;
 struct EncodeState {
   FirstNonFinite first;
   uint64_t refused;
-};
-
-// What is known of a cell: first its largest key, then what its scale is fitted by.
-union CellNote {
-  uint64_t top;
-  struct {
-    double dot;
-    uint64_t squares;
-  } fit;
 };
 
 __global__ void encode_clear_kernel(EncodeState* state) {
@@ -52,56 +42,30 @@ __global__ void encode_report_kernel(int64_t n, EncodeState* state, int64_t* inf
 
 // Step 1, of cells.
 __global__ void __launch_bounds__(kEncodeThreads)
-    encode_top_kernel(Source source, Cells cells, CellNote* notes, EncodeState* state) {
-  const int lane = threadIdx.x % kLanes;
-  // Whole warps go round together: every lane must come to the shuffles.
-  const int64_t all = cells.count();
-  for (int64_t warp = grid_first() - threadIdx.x % kWarp; warp < all * kLanes;
-       warp += grid_stride()) {
-    const int64_t cell = (warp + threadIdx.x % kWarp) / kLanes;
+    encode_top_kernel(Source source, Cells cells, uint32_t* cell_tops, EncodeState* state) {
+  each_cell(cells, [&](const CellLane& own) {
     uint32_t top = 0;
-    if (cell < all) {
-      const int64_t begin = cells.begin(cell), end = begin + cells.size(cell);
-      for (int64_t i = begin + lane; i < end; i += kLanes) {
-        const uint32_t key = key_of(sum_at(source, i));
-        top = key > top ? key : top;
-        if (key >= kInfKey) note(source, i, &state->first);
-      }
+    for (int64_t i = own.first; i < own.end; i += kLanes) {
+      const uint32_t key = key_of(sum_at(source, i));
+      top = key > top ? key : top;
+      if (key >= kInfKey) note(source, i, &state->first);
     }
-    for (int step = kLanes / 2; step > 0; step /= 2) {
-      const uint32_t other = __shfl_xor_sync(kWholeWarp, top, step);
-      top = other > top ? other : top;
-    }
-    if (cell < all && lane == 0) notes[cell].top = top;
-  }
-}
-
-// The cells of a bucket.
-struct CellRange {
-  int64_t first, last;
-};
-
-__device__ inline CellRange cells_of(const Cells& cells, int64_t bucket) {
-  const int64_t first = bucket * cells.per_bucket, past = first + cells.per_bucket;
-  return {first, past < cells.count() ? past : cells.count()};
+    top = largest_of_lanes<kLanes>(top);
+    if (own.writes) cell_tops[own.cell] = top;
+  });
 }
 
 // Step 1, of buckets.
 __global__ void __launch_bounds__(kEncodeThreads)
-    encode_scale_kernel(Cells cells, const CellNote* notes, float* tops, float* scales) {
+    encode_scale_kernel(Cells cells, const uint32_t* cell_tops, float* tops, float* scales) {
   const int lane = threadIdx.x % kWarp;
-  for (int64_t bucket = grid_first() / kWarp; bucket < cells.buckets();
-       bucket += grid_stride() / kWarp) {
-    const CellRange range = cells_of(cells, bucket);
-    uint64_t top = 0;
-    for (int64_t cell = range.first + lane; cell < range.last; cell += kWarp)
-      top = notes[cell].top > top ? notes[cell].top : top;
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-      const uint64_t other = __shfl_xor_sync(kWholeWarp, top, step);
-      top = other > top ? other : top;
-    }
-    if (lane == 0) tops[bucket] = scales[bucket] = float_of(static_cast<uint32_t>(top));
-  }
+  each_bucket(cells, [&](int64_t bucket, int64_t first, int64_t last) {
+    uint32_t top = 0;
+    for (int64_t cell = first + lane; cell < last; cell += kWarp)
+      top = cell_tops[cell] > top ? cell_tops[cell] : top;
+    top = largest_of_lanes(top);
+    if (lane == 0) tops[bucket] = scales[bucket] = float_of(top);
+  });
 }
 
 // Step 1, of values. sums: of the buckets, zeros; null where a cell is a bucket.
@@ -176,57 +140,22 @@ __device__ inline uint32_t grid_code_at(float acc, float top, const GridRule& ru
 // Step 3, of cells.
 __global__ void __launch_bounds__(kEncodeThreads)
     encode_fit_kernel(Source source, Cells cells, GridRule rule, const float* tops,
-                      const EncodeState* state, CellNote* notes) {
+                      const EncodeState* state, FitSums* fits) {
   if (state->refused) return;
-  const int lane = threadIdx.x % kLanes;
-  const int64_t all = cells.count();
-  for (int64_t warp = grid_first() - threadIdx.x % kWarp; warp < all * kLanes;
-       warp += grid_stride()) {
-    const int64_t cell = (warp + threadIdx.x % kWarp) / kLanes;
-    double dot = 0;
-    uint64_t squares = 0;
-    if (cell < all) {
-      const int64_t begin = cells.begin(cell), end = begin + cells.size(cell);
-      const float top = tops[cells.bucket_of(cell)];
-      for (int64_t i = begin + lane; i < end; i += kLanes) {
-        const float acc = sum_at(source, i);
-        const int32_t code = static_cast<int32_t>(grid_code_at(acc, top, rule, i));
-        const int32_t level = 2 * code - ((1 << rule.width) - 1);
-        dot += static_cast<double>(acc) * level;
-        squares += static_cast<uint64_t>(level * level);
-      }
-    }
-    dot = add_neighbours(dot);
-    for (int step = kLanes / 2; step > 0; step /= 2)
-      squares += __shfl_xor_sync(kWholeWarp, squares, step);
-    if (cell < all && lane == 0) {
-      notes[cell].fit.dot = dot;
-      notes[cell].fit.squares = squares;
-    }
-  }
+  fit_cells(source, cells, tops, fits, [&](float acc, float top, int64_t i) {
+    const uint32_t code = grid_code_at(acc, top, rule, i);
+    return 2 * static_cast<int32_t>(code) - ((1 << rule.width) - 1);
+  });
 }
 
 // Step 3, of buckets.
 __global__ void __launch_bounds__(kEncodeThreads)
-    encode_fitted_kernel(Cells cells, int width, const CellNote* notes, const EncodeState* state,
+    encode_fitted_kernel(Cells cells, int width, const FitSums* fits, const EncodeState* state,
                          float* scales) {
   if (state->refused) return;
-  const int lane = threadIdx.x % kWarp;
-  for (int64_t bucket = grid_first() / kWarp; bucket < cells.buckets();
-       bucket += grid_stride() / kWarp) {
-    const CellRange range = cells_of(cells, bucket);
-    FitSums sums{0.0, 0.0};
-    for (int64_t cell = range.first; cell < range.last; cell += kWarp) {
-      const bool inside = cell + lane < range.last;
-      const double dot = inside ? notes[cell + lane].fit.dot : 0.0;
-      const uint64_t squares = inside ? notes[cell + lane].fit.squares : 0;
-      for (int l = 0; l < kWarp && cell + l < range.last; ++l) {
-        sums.dot += __shfl_sync(kWholeWarp, dot, l);
-        sums.squares += static_cast<double>(__shfl_sync(kWholeWarp, squares, l));
-      }
-    }
-    if (lane == 0) scales[bucket] = fitted_scale(sums, width);
-  }
+  fit_buckets(cells, fits, [&](int64_t bucket, const FitSums& sums) {
+    scales[bucket] = fitted_scale(sums, width);
+  });
 }
 
 // The dynamic8 code of x: of the midpoints of neighbouring magnitudes so many are below it. Twice
@@ -300,7 +229,7 @@ int64_t encode_scratch_bytes(CodeTable table, int64_t n, int64_t bucket) {
   const int64_t state = static_cast<int64_t>(sizeof(EncodeState)), buckets = cells.buckets();
   if (table == CodeTable::kValues)
     return state + (cells.per_bucket > 1 ? buckets * static_cast<int64_t>(sizeof(Sides)) : 0);
-  return state + cells.count() * static_cast<int64_t>(sizeof(CellNote)) +
+  return state + cells.count() * static_cast<int64_t>(sizeof(FitSums)) +
          buckets * static_cast<int64_t>(sizeof(float));
 }
 
@@ -329,22 +258,23 @@ cudaError_t launch_encode_codes(const EncodeLaunch& args, cudaStream_t stream) {
     GCEXT_LAUNCH(encode_emit_kernel, element_blocks, kEncodeThreads, stream, args, nullptr, state);
     return cudaSuccess;
   }
-  CellNote* const notes = reinterpret_cast<CellNote*>(state + 1);
-  float* const tops = reinterpret_cast<float*>(notes + cells.count());
-  GCEXT_LAUNCH(encode_top_kernel, cell_blocks, kEncodeThreads, stream, args.source, cells, notes,
-               state);
+  FitSums* const fits = reinterpret_cast<FitSums*>(state + 1);
+  uint32_t* const cell_tops = reinterpret_cast<uint32_t*>(fits);  // until they are written
+  float* const tops = reinterpret_cast<float*>(fits + cells.count());
+  GCEXT_LAUNCH(encode_top_kernel, cell_blocks, kEncodeThreads, stream, args.source, cells,
+               cell_tops, state);
   GCEXT_LAUNCH(encode_report_kernel, 1, 1, stream, args.n, state, args.info);
   if (args.table == CodeTable::kFloat16 || args.table == CodeTable::kBfloat16) {
     GCEXT_LAUNCH(encode_halves_kernel, element_blocks, kEncodeThreads, stream, args, state);
     return cudaSuccess;
   }
-  GCEXT_LAUNCH(encode_scale_kernel, bucket_blocks, kEncodeThreads, stream, cells, notes, tops,
+  GCEXT_LAUNCH(encode_scale_kernel, bucket_blocks, kEncodeThreads, stream, cells, cell_tops, tops,
                args.scales);
   if (args.fit) {
     GCEXT_LAUNCH(encode_fit_kernel, cell_blocks, kEncodeThreads, stream, args.source, cells,
-                 args.rule, tops, state, notes);
+                 args.rule, tops, state, fits);
     GCEXT_LAUNCH(encode_fitted_kernel, bucket_blocks, kEncodeThreads, stream, cells,
-                 args.rule.width, notes, state, args.scales);
+                 args.rule.width, fits, state, args.scales);
   }
   GCEXT_LAUNCH(encode_emit_kernel, element_blocks, kEncodeThreads, stream, args, tops, state);
   return cudaSuccess;

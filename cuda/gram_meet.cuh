@@ -165,16 +165,15 @@ __global__ void __launch_bounds__(kGramThreads, kMeetBlocksEach)
   if (threadIdx.x == 0) used = 0;
   Row* rows = near ? near_rows : far_rows + rows_of(m) * blockIdx.x;
 
-  const int64_t range = ceil_div(numel, gridDim.x), first = range * blockIdx.x;
-  const int64_t last = first + range < numel ? first + range : numel;
-  Window window = {first, kMeetTile, 0, capacity};
+  const Range own = range_of_block(numel);
+  Window window = {own.begin, kMeetTile, 0, capacity};
   const auto seek = [&] {
     for (int64_t i = threadIdx.x; i < rows_of(m); i += kGramThreads)
       rows[i] = i < m ? row_from(packets[i], window.begin) : Row{};
   };
   seek();
-  while (window.begin < last) {
-    if (last - window.begin < window.size) window.size = last - window.begin;
+  while (window.begin < own.end) {
+    if (own.end - window.begin < window.size) window.size = own.end - window.begin;
     for (int i = threadIdx.x; i < kMeetTile; i += kGramThreads) head[i] = kNoLink;
     __syncthreads();
     link_entries(rows, static_cast<int>(m), window, &used, head, links);

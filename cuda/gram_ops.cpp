@@ -15,10 +15,11 @@ Tensor gram(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
               "gram: on CUDA needs 1 to ", kGramPackets,
               " packets, an index and a scale each, got ", m, ", ", index.size(), " and ",
               scale.size(), ".");
+  const std::vector<PacketView> views = views_on_device("gram", index, value, numel, value[0]);
   std::vector<WeightedPacket> packets(m);
   for (size_t i = 0; i < m; ++i) {
-    packets[i] = {view_on_device("gram", index[i], value[i], numel, value[0]), scale[i]};
-    check_gram_scale(scale[i], packets[i].packet.dense);
+    packets[i] = {views[i], scale[i]};
+    check_gram_scale(scale[i], views[i].dense);
   }
   const CurrentStream stream(value[0]);
   const int64_t count = static_cast<int64_t>(m);

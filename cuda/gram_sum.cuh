@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kDenseThreads, 5)
     }
     double* to = tile_sum + task / pairs * m * m;
     for (int n = 0; n < kBlock * kBlock; ++n) {
-      const double whole = add_neighbours(sum[n / kBlock][n % kBlock]);
+      const double whole = sum_of_lanes<kLanes>(sum[n / kBlock][n % kBlock]);
       const int r = row + n / kBlock * rows.w, c = column + n % kBlock * columns.w;
       if (!mine || lane != 0 || r >= rows.count || c >= columns.count) continue;
       const int64_t i = rows.first + r, j = columns.first + c;
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(kGramThreads)
         if (__shfl_sync(kWholeWarp, owner, from) == lane) sum += next;
       }
     }
-    sum = add_neighbours(sum);
+    sum = sum_of_lanes<kLanes>(sum);
     if (mine && lane == 0) tile_sum[task] = sum;
   }
 }

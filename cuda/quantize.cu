@@ -40,7 +40,7 @@ cudaError_t launch_levels(const LevelsLaunch& args, cudaStream_t stream) {
                drawn_by);
   GCEXT_LAUNCH(quantize_report_kernel, 1, 1, stream, false, args.n, state, args.info);
   if (args.fit) {
-    CellFit* fits = reinterpret_cast<CellFit*>(sums);
+    FitSums* fits = reinterpret_cast<FitSums*>(sums);
     GCEXT_LAUNCH(levels_fit_kernel, cell_blocks, kQuantizeThreads, stream, args.source, cells,
                  args.rule, drawn_by, state, fits);
     GCEXT_LAUNCH(levels_fitted_kernel, bucket_blocks, kQuantizeThreads, stream, cells,

@@ -25,10 +25,9 @@
 // that is not 0 beside out. Back: 10 bytes a level, and the norms.
 #pragma once
 
-#include "common.cuh"
+#include "cells.cuh"
 #include "planes.cuh"
 #include "quantize_launch.h"
-#include "sum.cuh"
 
 namespace gcext {
 
@@ -47,21 +46,12 @@ struct CellSum {
   uint64_t top;  // the largest key
 };
 
-// What a cell's norm is fitted by; in the place of its CellSum.
-struct CellFit {
-  double dot;
-  uint64_t squares;
-};
-static_assert(sizeof(CellFit) == sizeof(CellSum));
+static_assert(sizeof(FitSums) == sizeof(CellSum), "the one takes the other's place");
 
-// A block's contiguous elements, in whole tiles.
-struct ElementRange {
-  int64_t begin, end;
-};
-
-__device__ inline ElementRange element_range(int64_t n) {
-  const int64_t step = ceil_div(ceil_div(n, gridDim.x), kQuantizeThreads) * kQuantizeThreads;
-  const int64_t begin = step * blockIdx.x, end = begin + step;
+// A block's elements, in whole tiles.
+__device__ inline Range element_range(int64_t n) {
+  const Range tiles = range_of_block(ceil_div(n, kQuantizeThreads));
+  const int64_t begin = tiles.begin * kQuantizeThreads, end = tiles.end * kQuantizeThreads;
   return {begin < n ? begin : n, end < n ? end : n};
 }
 
@@ -98,10 +88,7 @@ struct NearBins {
     if (first < 0) {
       uint32_t top = 0;
       for (int r = 0; r < kCount; ++r) top = key[r] > top ? key[r] : top;
-      for (int step = kWarp / 2; step > 0; step /= 2) {
-        const uint32_t other = __shfl_xor_sync(kWholeWarp, top, step);
-        top = other > top ? other : top;
-      }
+      top = largest_of_lanes(top);
       first = bin_of(top) < kNear ? 0 : bin_of(top) - kNear + 1;
     }
 #pragma unroll
@@ -116,8 +103,7 @@ struct NearBins {
   // Every lane must call it.
   __device__ void flush(uint64_t* bins) {
     for (int j = 0; j < kNear; ++j) {
-      for (int step = kWarp / 2; step > 0; step /= 2)
-        sum[j] += __shfl_xor_sync(kWholeWarp, sum[j], step);
+      sum[j] = sum_of_lanes(sum[j]);
       if (threadIdx.x % kWarp == 0 && sum[j] != 0) atomic_add(&bins[first + j], sum[j]);
     }
   }
@@ -132,7 +118,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   const Held held = held_of(source);
   for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) bins[i] = 0;
   __syncthreads();
-  const ElementRange range = element_range(n);
+  const Range range = element_range(n);
   const int lane = threadIdx.x % kWarp;
   NearBins near;
   for (int64_t at = range.begin + int64_t{threadIdx.x / kWarp} * kSignRows * kWarp; at < range.end;
@@ -192,41 +178,27 @@ __global__ void __launch_bounds__(kQuantizeThreads)
 // Step 4.
 __global__ void __launch_bounds__(kQuantizeThreads)
     levels_cell_kernel(Source source, Cells cells, CellSum* sums, QuantizeState* state) {
-  const int lane = threadIdx.x % kLanes;
-  // Whole warps go round together: every lane must come to the shuffles.
-  const int64_t all = cells.count();
-  for (int64_t warp = grid_first() - threadIdx.x % kWarp; warp < all * kLanes;
-       warp += grid_stride()) {
-    const int64_t cell = (warp + threadIdx.x % kWarp) / kLanes;
+  each_cell(cells, [&](const CellLane& own) {
     double squares = 0;
     uint32_t top = 0;
-    if (cell < all) {
-      const int64_t begin = cells.begin(cell), end = begin + cells.size(cell);
-      for (int64_t i = begin + lane; i < end; i += kLanes) {
-        const float acc = sum_at(source, i);
-        const uint32_t key = key_of(acc);
-        top = key > top ? key : top;
-        if (key >= kInfKey) note(source, i, &state->first);
-        squares += static_cast<double>(acc) * static_cast<double>(acc);
-      }
+    for (int64_t i = own.first; i < own.end; i += kLanes) {
+      const float acc = sum_at(source, i);
+      const uint32_t key = key_of(acc);
+      top = key > top ? key : top;
+      if (key >= kInfKey) note(source, i, &state->first);
+      squares += static_cast<double>(acc) * static_cast<double>(acc);
     }
-    squares = add_neighbours(squares);
-    for (int step = kLanes / 2; step > 0; step /= 2) {
-      const uint32_t other = __shfl_xor_sync(kWholeWarp, top, step);
-      top = other > top ? other : top;
-    }
-    if (cell < all && lane == 0) sums[cell] = {squares, top};
-  }
+    squares = sum_of_lanes<kLanes>(squares);
+    top = largest_of_lanes<kLanes>(top);
+    if (own.writes) sums[own.cell] = {squares, top};
+  });
 }
 
 // Step 5.
 __global__ void __launch_bounds__(kQuantizeThreads)
     levels_norm_kernel(Cells cells, Norm norm, const CellSum* sums, float* norms) {
   const int lane = threadIdx.x % kWarp;
-  for (int64_t bucket = grid_first() / kWarp; bucket < cells.buckets();
-       bucket += grid_stride() / kWarp) {
-    const int64_t first = bucket * cells.per_bucket, past = first + cells.per_bucket;
-    const int64_t last = past < cells.count() ? past : cells.count();
+  each_bucket(cells, [&](int64_t bucket, int64_t first, int64_t last) {
     double squares = 0;
     uint64_t top = 0;
     for (int64_t cell = first; cell < last; cell += kWarp) {
@@ -241,7 +213,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
     if (lane == 0)
       norms[bucket] = norm_of(norm, left < cells.bucket ? left : cells.bucket, squares,
                               static_cast<uint32_t>(top));
-  }
+  });
 }
 
 // The level that element i draws.
@@ -256,52 +228,20 @@ __device__ inline int32_t draw(float acc, float norm, const LevelRule& rule, int
 // Step 5a, of cells.
 __global__ void __launch_bounds__(kQuantizeThreads)
     levels_fit_kernel(Source source, Cells cells, LevelRule rule, const float* norms,
-                      const QuantizeState* state, CellFit* fits) {
+                      const QuantizeState* state, FitSums* fits) {
   if (state->refused) return;
-  const int lane = threadIdx.x % kLanes;
-  const int64_t all = cells.count();
-  for (int64_t warp = grid_first() - threadIdx.x % kWarp; warp < all * kLanes;
-       warp += grid_stride()) {
-    const int64_t cell = (warp + threadIdx.x % kWarp) / kLanes;
-    double dot = 0;
-    uint64_t squares = 0;
-    if (cell < all) {
-      const int64_t begin = cells.begin(cell), end = begin + cells.size(cell);
-      const float norm = norms[cells.bucket_of(cell)];
-      for (int64_t i = begin + lane; i < end; i += kLanes) {
-        const float acc = sum_at(source, i);
-        const int32_t level = draw(acc, norm, rule, i);
-        dot += static_cast<double>(acc) * level;
-        squares += static_cast<uint64_t>(level * level);
-      }
-    }
-    dot = add_neighbours(dot);
-    for (int step = kLanes / 2; step > 0; step /= 2)
-      squares += __shfl_xor_sync(kWholeWarp, squares, step);
-    if (cell < all && lane == 0) fits[cell] = {dot, squares};
-  }
+  fit_cells(source, cells, norms, fits,
+            [&](float acc, float norm, int64_t i) { return draw(acc, norm, rule, i); });
 }
 
 // Step 5a, of buckets.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    levels_fitted_kernel(Cells cells, int32_t steps, const CellFit* fits,
+    levels_fitted_kernel(Cells cells, int32_t steps, const FitSums* fits,
                          const QuantizeState* state, float* norms) {
   if (state->refused) return;
-  const int lane = threadIdx.x % kWarp;
-  for (int64_t bucket = grid_first() / kWarp; bucket < cells.buckets();
-       bucket += grid_stride() / kWarp) {
-    const int64_t first = bucket * cells.per_bucket, past = first + cells.per_bucket;
-    const int64_t last = past < cells.count() ? past : cells.count();
-    FitSums sums{0.0, 0.0};
-    for (int64_t cell = first; cell < last; cell += kWarp) {
-      const CellFit own = cell + lane < last ? fits[cell + lane] : CellFit{0.0, 0};
-      for (int l = 0; l < kWarp && cell + l < last; ++l) {
-        sums.dot += __shfl_sync(kWholeWarp, own.dot, l);
-        sums.squares += static_cast<double>(__shfl_sync(kWholeWarp, own.squares, l));
-      }
-    }
-    if (lane == 0) norms[bucket] = fitted_norm(sums, steps);
-  }
+  fit_buckets(cells, fits, [&](int64_t bucket, const FitSums& sums) {
+    norms[bucket] = fitted_norm(sums, steps);
+  });
 }
 
 // Step 6.
@@ -310,7 +250,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
                         const QuantizeState* state, uint64_t* counts) {
   __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
   if (state->refused) return;
-  const ElementRange range = element_range(cells.n);
+  const Range range = element_range(cells.n);
   uint64_t own = 0, total;
   for (int64_t i = range.begin + threadIdx.x; i < range.end; i += kQuantizeThreads)
     own += draw(sum_at(source, i), drawn_by[i / cells.bucket], rule, i) != 0;
@@ -334,7 +274,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   if (blockIdx.x == 0 && threadIdx.x == 0) info[kInfoCount] = static_cast<int64_t>(total);
   block_exclusive_sum(before, warp_sums, &total);
   uint64_t next = total;
-  const ElementRange range = element_range(cells.n);
+  const Range range = element_range(cells.n);
   for (int64_t at = range.begin; at < range.end; at += kQuantizeThreads) {
     const int64_t i = at + threadIdx.x;
     int32_t drawn = 0;

@@ -142,11 +142,10 @@ __global__ void __launch_bounds__(kRobustThreads)
                   int64_t numel, float* out) {
   __shared__ RobustShared held;
   RobustShared* const shared = &held;
-  const int64_t tiles = ceil_div(numel, kRobustSpan), run = ceil_div(tiles, gridDim.x);
-  const int64_t last = (blockIdx.x + 1) * run < tiles ? (blockIdx.x + 1) * run : tiles;
+  const Range tiles = range_of_block(ceil_div(numel, kRobustSpan));
   for (int64_t j = dense + threadIdx.x; j < m; j += kRobustThreads)
-    shared->from[j] = first_entry_from(packets[j].packet, blockIdx.x * run * kRobustSpan);
-  for (int64_t tile = blockIdx.x * run; tile < last; ++tile) {
+    shared->from[j] = first_entry_from(packets[j].packet, tiles.begin * kRobustSpan);
+  for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
     const int64_t begin = tile * kRobustSpan;
     const int size = static_cast<int>(numel - begin < kRobustSpan ? numel - begin : kRobustSpan);
     count_entries(packets, dense, m, begin, size, numel, shared);

@@ -61,9 +61,7 @@ __device__ inline void tally_share(const Share& share, uint32_t kth, uint64_t* b
       atomic_add(&bins[bin], mantissa_of(key));
     }
   });
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    for (int i = 0; i < 2; ++i) sum[i] += __shfl_xor_sync(kWholeWarp, sum[i], step);
-  }
+  for (int i = 0; i < 2; ++i) sum[i] = sum_of_lanes(sum[i]);
   if (threadIdx.x % kWarp == 0) {
     for (int i = 0; i < 2; ++i) {
       if (sum[i] != 0) atomic_add(&bins[first + i], sum[i]);

@@ -41,10 +41,7 @@ __global__ void __launch_bounds__(kSketchThreads)
     top = key > top ? key : top;
     if (key >= kInfKey) atomic_min(&state->bad, static_cast<uint64_t>(i));
   }
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    const uint32_t other = __shfl_xor_sync(kWholeWarp, top, step);
-    top = other > top ? other : top;
-  }
+  top = largest_of_lanes(top);
   if (threadIdx.x % kWarp == 0)
     atomicMax(reinterpret_cast<unsigned long long*>(&state->top),
               static_cast<unsigned long long>(top));

@@ -40,12 +40,11 @@ __global__ void __launch_bounds__(kVoteThreads)
   __shared__ int margin[kVoteTile + kVoteTile / kWarp];
   __shared__ int64_t cursors[kHeldCursors];
   const bool holds = m - planes <= kHeldCursors;
-  const int64_t tiles = ceil_div(numel, kVoteTile), run = ceil_div(tiles, gridDim.x);
-  const int64_t last = (blockIdx.x + 1) * run < tiles ? (blockIdx.x + 1) * run : tiles;
+  const Range tiles = range_of_block(ceil_div(numel, kVoteTile));
   const int t = threadIdx.x;
   if (holds && t < m - planes)
-    cursors[t] = first_entry_from(voters[planes + t].packet, blockIdx.x * run * kVoteTile);
-  for (int64_t tile = blockIdx.x * run; tile < last; ++tile) {
+    cursors[t] = first_entry_from(voters[planes + t].packet, tiles.begin * kVoteTile);
+  for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
     const int64_t begin = tile * kVoteTile, first = begin / 8 + 4 * t;
     const int size = static_cast<int>(numel - begin < kVoteTile ? numel - begin : kVoteTile);
     uint32_t level[kVoteLevels] = {};

@@ -32,5 +32,6 @@ EXPORT void emu_dct_values(const void* index, int wide, const float* value, int6
                            int64_t max_blocks) {
   const gcext::KernelFpEnv env;
   gcext::launch_dct_values(
-      {{rows, cols, block}, index, wide != 0, value, k, out, scratch, max_blocks}, nullptr);
+      {{rows, cols, block}, {index, value, k, wide != 0, false}, out, scratch, max_blocks},
+      nullptr);
 }
