@@ -131,7 +131,7 @@ def test_bad_arguments_are_refused() -> None:
     for call, message in (
         (lambda: TrimmedMean(0.5), r"beta must be in \[0, 0.5\), got 0.5"),
         (lambda: TrimmedMean(math.nan), "beta must be in"),
-        (lambda: NormBound(0), "bound must be positive and finite, got 0"),
+        (lambda: NormBound(-1), "bound must be positive and finite, got -1"),
         (lambda: NormBound(math.inf), "bound must be positive"),
         (lambda: MaxK(-1), "k must be a whole number from 0 up, got -1"),
         (lambda: MaxK(1.0), "k must be a whole number"),  # type: ignore[arg-type]
@@ -217,6 +217,27 @@ def test_a_norm_bound_limits_each_client(method: str) -> None:
         assert np.linalg.norm(moved - clean) <= 2 * bound / 10 * (1 + 1e-6)
     small = {c: gcext.codec(method).encode(dense(p) * 1e-3) for c, p in packets.items()}
     assert torch.equal(single(NormBound(bound).aggregate(small)), single(Mean().aggregate(small)))
+
+
+@pytest.mark.parametrize("attackers", [0, 1, 4])
+def test_without_a_bound_the_round_decides(attackers: int) -> None:
+    """The bound stays within three times the longest honest norm, and idle clients do not count."""
+    rng = np.random.default_rng(4)
+    packets, _ = drawn(rng, 30, 9, 400, gcext.codec("topk:p=0.2").encode)
+    norms = {c: float(np.linalg.norm(v)) for c, v in arrays(packets).items()}
+    clients = sorted(packets)
+    for client in clients[:attackers]:
+        packets[client] = gcext.codec("topk:p=0.2").encode(dense(packets[client]) * 1e20)
+        norms[client] = float(dense(packets[client]).double().norm())
+    idle = {100 + i: gcext.codec("topk:p=0.2").encode(torch.zeros(400)) for i in range(12)}
+    bound = 3 * sorted(norms.values())[4]
+    assert bound <= 3 * max(norms[c] for c in clients[attackers:]) * (1 + 1e-6)
+    sent = packets | idle
+    got = single(NormBound().aggregate(sent))
+    assert torch.equal(got, single(NormBound(bound).aggregate(sent)))
+    assert float(got.double().norm()) <= bound
+    assert not single(NormBound().aggregate(idle)).any()
+    assert gcext.recipe("topk:combine=normbound").up.receiver().bound == 0  # type: ignore[attr-defined]
 
 
 def test_bounded_packets_are_packets() -> None:

@@ -192,15 +192,17 @@ class Aggregator(ABC):
 
     def __repr__(self) -> str:
         """Return the constructor's call: numbers, other aggregators, and what is no default."""
-        shown = []
+        shown: list[str] = []
+        named = False  # what follows an argument by name is one, too
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value = getattr(self, name, parameter.default)
             if parameter.default is parameter.empty or isinstance(value, Aggregator):
-                shown.append(repr(value))
+                shown.append(f"{name}={value!r}" if named else repr(value))
             elif isinstance(value, int | float) or (
                 isinstance(value, str) and value != parameter.default
             ):
                 shown.append(f"{name}={value!r}")
+                named = True
         return f"{type(self).__name__}({', '.join(shown)})"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,8 @@ from gcext.aggregate._sums import check_cost, gram, pairs
 
 __all__ = ["MaxK", "Momentum", "NormBound", "shapes"]
 
+_MEDIANS = 3  # a bound that is not given, in medians of the norms
+
 
 class NormBound(Wrapper):
     """Scales each update down to a Euclidean norm of at most ``bound``, for another aggregator.
@@ -32,26 +35,34 @@ class NormBound(Wrapper):
     float32 once.
 
     Args:
-        bound: positive and finite, in the unit of the updates.
+        bound: positive and finite, in the unit of the updates; 0: three times the median norm of
+            the round's updates that are not zero (of an even number the lower of the middle two).
+            While fewer than half of these come from attackers, that is at most three times the
+            largest honest norm.
         inner: gets the bounded packets; None: ``Mean()``.
 
     >>> import gcext, torch
     >>> packets = {0: gcext.stc(torch.ones(4), p=1), 1: gcext.stc(torch.full((4,), 1e6), p=1)}
     >>> gcext.aggregate.NormBound(bound=2.0).aggregate(packets)
     tensor([1., 1., 1., 1.])
+    >>> gcext.aggregate.NormBound().aggregate(packets)
+    tensor([2., 2., 2., 2.])
     """
 
-    def __init__(self, bound: float, inner: Aggregator | None = None) -> None:
+    def __init__(self, bound: float = 0.0, inner: Aggregator | None = None) -> None:
         super().__init__(inner)
-        self.bound = positive("NormBound", "bound", bound)
+        self.bound = positive("NormBound", "bound", bound) if bound != 0 else 0.0
 
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
-        bounded = [self._bounded(packet) for packet in given.packets]
+        norms = [math.sqrt(float(gram([packet]))) for packet in given.packets]
+        bound = self.bound
+        if not bound and any(norms):
+            bound = _MEDIANS * statistics.median_low(norm for norm in norms if norm > 0)
+        bounded = [
+            packet if norm <= bound else _scaled(packet, bound / norm)
+            for packet, norm in zip(given.packets, norms, strict=True)
+        ]
         return self.inner._aggregate(replace(given, packets=bounded))
-
-    def _bounded(self, packet: Packet) -> Packet:
-        norm = math.sqrt(float(gram([packet])))
-        return packet if norm <= self.bound else _scaled(packet, self.bound / norm)
 
 
 class MaxK(Wrapper):
