@@ -40,6 +40,7 @@ from gcext.ddp import State
 from gcext.distributed import Gather
 
 REFUSED = {"pstc", "fetchsgd", "laq", "catchup", "localsgd", "diloco", "sparseloco"}
+REFUSED |= {"subset"}
 HUGE = torch.tensor(2e38)
 SOME = ["none", "stc:p=0.05", "topk:p=0.05,feedback=true", "qsgd", "powersgd", "fp16", "ef21"]
 

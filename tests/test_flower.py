@@ -517,6 +517,8 @@ def test_what_cannot_be_followed_is_refused() -> None:
     for make in (CompressMod, CompressedFedAvg):
         with pytest.raises(ValueError, match="needs packets of its own for each client"):
             make("catchup")
+        with pytest.raises(ValueError, match="trains 2500 elements of each tensor"):
+            make("subset")
         with pytest.raises(ValueError, match="nothing"):
             make("nothing:p=1")
     with pytest.raises(ValueError, match="p must be"):

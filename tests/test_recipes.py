@@ -50,6 +50,7 @@ SETTINGS: dict[str, tuple[str, float, int]] = {
     "dct": ("k=64,feedback=true", 0.1, 40),
     "lowrank": ("rank=8", 0.1, 25),
     "catchup": ("p=0.1,p_down=0.2,momentum=0.5,lr=0.5,average=0.5", 0.1, 40),
+    "subset": ("trained=500,p=0.2,p_down=0.3,momentum=0.5,lr=0.5,average=0.5", 0.3, 40),
     "signvote": ("lr=0.003", 0.1, 40),
 }
 DATA = load("digits")

@@ -194,5 +194,35 @@ def catchup(
     )
 
 
+@method("subset", "Konečný et al. 2016, and here", "Fewest bytes of all, for some loss at the end.")
+def subset(
+    trained: int = 2500,
+    p: float = 0.04,
+    p_down: float = 0.1,
+    momentum: float = 0.8,
+    lr: float = 0.4,
+    average: float = 0.85,
+) -> Recipe:
+    """A seeded part of the weights is trained, unbiased up, and each drawn client caught up.
+
+    Of each tensor at most ``trained`` elements are trained, which the run's seed draws: an update
+    with a random mask (arXiv:1610.05492, section 2), drawn once, so that neither side ever sends
+    the others. Up: of these, wangni at the share p, no residual. The server's model moves by
+    ``v <- momentum v + mean;  w <- w - lr v``, and a drawn client gets the STC at the share p_down
+    of what its copy lacks, as with catchup. Tested is the moving average of w. The composition is
+    this project's.
+
+    Travels: as wangni and stc, of the trained elements. State: none at clients; at the server what
+    each was sent. Fails: a part of the weights ends below the accuracy of all. gcext.fl only.
+    """
+    combine = partial(HeavyBall, None, momentum, lr)
+    combine()
+    return Recipe(
+        up=Link(codec(f"wangni:p={p}"), combine=combine),
+        down=Link(codec(f"stc:p={p_down}"), catch_up=True),
+        schedule=Schedule(average=average, trained=trained),
+    )
+
+
 def _heavy(alpha: float, tau: int, momentum: float, lr: float) -> Aggregator:
     return HeavyBall(Projection(alpha=alpha, tau=tau), momentum, lr)

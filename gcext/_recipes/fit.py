@@ -35,6 +35,11 @@ def refuse(owner: str, recipe: Recipe, spec: object, unmet: Mapping[str, str]) -
 
     unmet: of NEEDS, each with why the engine has it not, and what to use in its place.
     """
+    if recipe.schedule.trained:
+        raise ValueError(
+            f"{owner}: {spec} trains {recipe.schedule.trained} elements of each tensor, which only "
+            "gcext.fl's loop chooses. Use a recipe without it, or freeze parameters of the model."
+        )
     for need, why in unmet.items():
         if NEEDS[need](recipe):
             raise ValueError(f"{owner}: {spec} needs {need}: {why}.")

@@ -30,6 +30,8 @@ class Schedule:
         warmup: rounds at first in which p is ``max(p, 4^-round)`` (Lin et al. 2018, section 3.3).
         average: beta of the moving average of the server's models, ``a <- beta*a + (1 - beta)*w``,
             that is tested and in the end used in their place; 0: the model itself.
+        trained: of each of the model's tensors at most so many elements are trained and sent, which
+            the run's seed draws; the others keep their initial values; 0: all are trained.
 
     >>> import gcext
     >>> [gcext.Schedule(warmup=2).codec(gcext.codec("topk:p=0.01"), r).p for r in (1, 2, 3)]
@@ -40,6 +42,11 @@ class Schedule:
     local_steps: int = 0
     warmup: int = 0
     average: float = 0.0
+    trained: int = 0
+
+    def __post_init__(self) -> None:
+        if self.trained < 0:
+            raise ValueError(f"Schedule: trained must be at least 0, got {self.trained}.")
 
     def codec(self, codec: Codec, round: int) -> Codec:
         """Return the codec of a round, counted from 1."""
@@ -53,6 +60,8 @@ class Schedule:
 class Recipe:
     """A method: how clients send, how the server answers, and when.
 
+    Raises ValueError for one by tensor that trains only some elements of each.
+
     Attributes:
         up: from clients to server.
         down: from the server to all clients.
@@ -65,6 +74,13 @@ class Recipe:
     down: Link
     schedule: Schedule = field(default_factory=Schedule)
     by_tensor: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule.trained and self.by_tensor:
+            raise ValueError(
+                "Recipe: a method that works on whole tensors cannot train some elements of each, "
+                f"got by_tensor and trained={self.schedule.trained}. Train all of them."
+            )
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,13 @@ def local_sgd(
     epochs: int,
     rng: np.random.Generator,
     steps: int = 0,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, float]:
     """Return the update ``start - trained`` (float32, flat) and the mean loss over minibatches.
 
     ``model`` is overwritten, ``start`` is not.  ``inputs`` (n, ...) are the model's, ``labels``
     int64 (n,); ``rng`` orders the samples.  ``steps``: so many minibatches, whatever ``epochs`` is.
+    ``mask``: float32, 1 for what is trained and 0 for what is kept; None: all is trained.
     """
     model.weights.copy_(start)
     losses = []
@@ -49,6 +51,8 @@ def local_sgd(
         given = stored[index].permute(0, 3, 1, 2) if images else stored[index]
         loss = cross_entropy(model(given), labels[index])
         loss.backward()  # type: ignore[no-untyped-call]
+        if mask is not None:
+            model.grad.mul_(mask)
         model.weights.add_(model.grad, alpha=-lr)
         losses.append(loss.item())
     return start - model.weights, math.fsum(losses) / len(losses)

@@ -27,10 +27,11 @@ from gcext.checkpoint import save as save_checkpoint
 from gcext.fl._client import Clients, local_sgd
 from gcext.fl._data import Data
 from gcext.fl._layout import Layout
-from gcext.fl._models import FlatModel, initial, shapes
+from gcext.fl._models import FlatModel, shapes
 from gcext.fl._server import Download, Server
 from gcext.fl._settings import Settings, Stream, generator, torch_seed
 from gcext.fl._split import split
+from gcext.fl._trained import Trained
 from gcext.fl._workers import Workers, uninterrupted
 
 __all__ = ["Federation", "Interrupted", "Record", "local_work", "run"]
@@ -62,7 +63,8 @@ class Federation:
         self.seconds = {"encode": 0.0, "decode": 0.0}  # of this process, both ways
         method = recipe(settings.recipe)
         self.epochs, self.steps = local_work(settings, method)
-        start = initial(data, settings.seed)
+        self.trained = Trained(data, settings.seed, method.schedule.trained)
+        start = self.trained.start
         labels = data.train.labels, data.test.labels
         self.split = split(settings.split, *labels, settings.clients, settings.seed)
         up, down = (torch_seed(settings.seed, way) for way in (Stream.UP, Stream.DOWN))
@@ -147,10 +149,12 @@ class Federation:
 
         def task(model: FlatModel, client: int) -> tuple[Tensor, float]:
             samples, schedule = self.split.train[client], (self.epochs, self.steps)
-            start = starts[client]
-            return train_client(
-                model, start, self.data, samples, self.settings, schedule, now, client
-            )
+            start = self.trained.whole(starts[client])
+            update, loss = train_client(
+                model, start, self.data, samples, self.settings, schedule, now, client,
+                mask=self.trained.mask,
+            )  # fmt: skip
+            return self.trained.part(update), loss
 
         packets: dict[int, Packet] = {}
         losses: dict[int, float] = {}
@@ -177,7 +181,7 @@ class Federation:
         self.seconds[what] += time.perf_counter() - begun
 
     def _test(self, weights: Tensor) -> Record:
-        right, loss = self.workers.test(weights)
+        right, loss = self.workers.test(self.trained.whole(weights))
         parts = [right[torch.from_numpy(index)] for index in self.split.test if len(index)]
         per_client = [part.double().mean().item() for part in parts]
         return {
@@ -316,10 +320,11 @@ def train_client(
     schedule: tuple[int, int],
     round: int,
     client: int,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, float]:
     """Return what ``local_sgd`` makes of a client's samples in a round of a run.
 
-    schedule: epochs and steps, as of ``local_sgd``.
+    schedule: epochs and steps, and mask, as of ``local_sgd``.
     """
     index = torch.from_numpy(samples)
     epochs, steps = schedule
@@ -333,6 +338,7 @@ def train_client(
         epochs=epochs,
         steps=steps,
         rng=generator(settings.seed, Stream.BATCH, round, client),
+        mask=mask,
     )
 
 

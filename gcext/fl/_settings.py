@@ -96,6 +96,7 @@ class Stream(enum.IntEnum):
     BATCH = 3  # key: round, client
     UP = 4  # of the clients' codecs; their links derive from it by client and packet
     DOWN = 5  # of the server's
+    PART = 6  # of the elements that are trained
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
