@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from . import options
-from .gpu_cases import CASES, Case, Kit, emulator
+from .gpu_cases import CASES
+from .gpu_kit import Case, Kit, emulator
 
 WORDS = 8  # of a sector
 

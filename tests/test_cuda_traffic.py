@@ -16,10 +16,11 @@ from emu.build import ROOT
 from emu.count import Launch, counting, gxx
 from typer.testing import CliRunner
 
-from bench import gpu_cases
+from bench import gpu_kit
 from bench.__main__ import app
-from bench.gpu_cases import CASES, Case, Kit
+from bench.gpu_cases import CASES
 from bench.gpu_count import count
+from bench.gpu_kit import Case, Kit
 
 pytestmark = pytest.mark.skipif(gxx() is None, reason="counting needs g++ and objcopy")
 
@@ -169,6 +170,6 @@ def test_the_command(tmp_path: Path) -> None:
 def test_the_command_names_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["gpu-count", "--kernel", "combin"])
     assert done.exit_code == 2
-    monkeypatch.setattr(gpu_cases, "ROOT", tmp_path)  # as installed
+    monkeypatch.setattr(gpu_kit, "ROOT", tmp_path)  # as installed
     with pytest.raises(ValueError, match=r"bench: counting needs .* in a clone"):
-        gpu_cases.emulator()
+        gpu_kit.emulator()

@@ -109,7 +109,8 @@ def compiled(source: Path) -> list[Kernel]:
 def add_grids(kernels: list[Kernel]) -> None:
     """Enter the block and the largest grid with which a case of bench gpu-count launches each."""
     sys.path.insert(0, str(ROOT))
-    from bench.gpu_cases import CASES, Kit, emulator
+    from bench.gpu_cases import CASES
+    from bench.gpu_kit import Kit, emulator
 
     for n in SIZES:
         for case in CASES:

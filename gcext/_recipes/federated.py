@@ -197,7 +197,7 @@ def catchup(
 @method("subset", "Konečný et al. 2016, and here", "Fewest bytes of all, for some loss at the end.")
 def subset(
     trained: int = 2500,
-    p: float = 0.04,
+    p: float = 0.03,
     p_down: float = 0.1,
     momentum: float = 0.8,
     lr: float = 0.4,
