@@ -194,14 +194,14 @@ def catchup(
     )
 
 
-@method("subset", "Konečný et al. 2016, and here", "Fewest bytes of all, for some loss at the end.")
+@method("subset", "Konečný et al. 2016, and here", "Fewest bytes of all: few weights are trained.")
 def subset(
     trained: int = 2500,
-    p: float = 0.03,
+    p: float = 0.025,
     p_down: float = 0.1,
     momentum: float = 0.8,
-    lr: float = 0.4,
-    average: float = 0.85,
+    lr: float = 0.5,
+    average: float = 0.88,
 ) -> Recipe:
     """A seeded part of the weights is trained, unbiased up, and each drawn client caught up.
 
