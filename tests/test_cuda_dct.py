@@ -9,7 +9,7 @@ import pytest
 import torch
 from emu.backends import BACKENDS, same_bits
 from emu.dct import make
-from test_cuda_quantize import FORMS, KINDS, compare
+from source_kit import FORMS, KINDS, compare
 from torch import Tensor
 
 from gcext._native import library as _lib  # noqa: F401  (_lib loads the CPU operators)

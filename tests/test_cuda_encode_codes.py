@@ -9,7 +9,7 @@ import pytest
 import torch
 from emu.backends import BACKENDS, same_bits
 from emu.encode_codes import make
-from test_cuda_quantize import FORMS, KINDS, compare
+from source_kit import FORMS, KINDS, compare
 from torch import Tensor
 
 import gcext  # noqa: F401  (loads the CPU operators)

@@ -8,38 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from emu.backends import BACKENDS, same_bits
+from emu.backends import BACKENDS
 from emu.select_chunks import make
+from source_kit import FORMS, compare, spoiled
 from test_select import KINDS, Rng
 from test_select_chunks import sizes
-from torch import Tensor
 
 from gcext._native import library as _lib  # noqa: F401  (_lib loads the CPU operators)
 
 SIZES = [1, 7, 33, 255, 4095, 4096, 4097, 9001]
-FORMS = ["plain", "memory", "in place"]
-
-
-def compare(
-    run: object, form: str, tensor: Tensor, memory: Tensor, *rule: object, wide: bool = False
-) -> int:
-    """Require the same outputs and memory of the CPU and CUDA kernels; returns the status."""
-    outs: list[Tensor | None] = [None, None]
-    if form == "memory":
-        outs = [torch.full_like(memory, 5.0), torch.full_like(memory, 6.0)]
-    elif form == "in place":
-        outs = [memory.clone(), memory.clone()]
-    given = memory if form == "memory" else None
-    want = torch.ops.gcext.select_chunks(tensor, given, outs[0], *rule)
-    got = run.select_chunks(tensor, given, outs[1], *rule, wide=wide)  # type: ignore[attr-defined]
-    assert got[2].tolist() == want[2].tolist()
-    count, status = want[2].tolist()[:2]
-    if outs[0] is not None and outs[1] is not None:  # refused: whoever swaps the two lost nothing
-        swapped = status and form == "memory"
-        assert same_bits(outs[1], memory if swapped else outs[0])
-    assert torch.equal(got[0][:count].long(), want[0][:count].long())
-    assert same_bits(got[1][:count], want[1][:count])
-    return int(status)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -54,7 +31,7 @@ def test_same_as_the_cpu(backend: str, form: str, kind: Callable[[Rng, int], np.
         chunk = draw.choice([each for each in (1, 50, 1000, 4096, 5000) if each > n // 100])
         rule = (*sizes(n, draw.choice([0.001, 1 / 64, 0.3, 1.0]), chunk), draw.choice([1.0, 0.3]))
         rest = draw.choice([1.0, 0.95]), draw.random() < 0.5
-        assert compare(run, form, tensor, memory, *rule, *rest) == 0
+        assert compare(run, "select_chunks", form, tensor, memory, *rule, *rest) == 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -62,18 +39,11 @@ def test_same_as_the_cpu(backend: str, form: str, kind: Callable[[Rng, int], np.
 def test_refuses_as_the_cpu_does(backend: str, form: str) -> None:
     """And leaves the memory, or a copy of it, bit for bit."""
     statuses = set()
-    for who in ("tensor", "memory", "both", "sum", "none"):
-        for bad in (float("nan"), -float("inf")):
-            tensor, memory = torch.randn(5000), torch.randn(5000)
-            if who in ("tensor", "both"):
-                tensor[[700, 4000]] = bad
-            if who in ("memory", "both"):
-                memory[[600, 4999]] = bad
-            if who == "sum":
-                tensor[800] = memory[800] = 3e38
-            for max_blocks in (1, 1024):
-                rule = (*sizes(5000, 0.1, 512), 1.0, 1.0, bad != bad)
-                statuses.add(compare(make(backend, max_blocks), form, tensor, memory, *rule))
+    for tensor, memory in spoiled():
+        for max_blocks, ternary in ((1, True), (1024, False)):
+            rule = (*sizes(5000, 0.1, 512), 1.0, 1.0, ternary)
+            run = make(backend, max_blocks)
+            statuses.add(compare(run, "select_chunks", form, tensor, memory, *rule))
     assert statuses == (
         {0, 1} if form == "plain" else {0, 1, 3} if form == "in place" else {0, 1, 2, 3}
     )
@@ -81,4 +51,5 @@ def test_refuses_as_the_cpu_does(backend: str, form: str) -> None:
 
 def test_wide_indices() -> None:
     tensor = torch.randn(3000)
-    assert compare(make("emu"), "plain", tensor, tensor, 512, 9, 9, 1.0, 1.0, True, wide=True) == 0
+    rule = 512, 9, 9, 1.0, 1.0, True
+    assert compare(make("emu"), "select_chunks", "plain", tensor, tensor, *rule, wide=True) == 0
