@@ -109,7 +109,8 @@ def resfed(p: float = 0.01, bits: int = 2, order: int = 0, feedback: bool = True
 
     Travels: some 10 bits for each element kept. State: ``order`` tensors a client, at both ends;
     with ``feedback`` a residual too (the paper has none, and is worse for it at a small p). Fails:
-    orders 1 and 2 need clients that come back soon.
+    orders 1 and 2 need clients that come back soon. Where few of many clients are drawn, what they
+    missed costs most: ``down=sparseloco:p=0.01,chunk=0,bits=2,catchup=true`` sends less.
     """
     compressor = codec(f"sparseloco:p={p},chunk=0,bits={bits}")
     made = Link(
