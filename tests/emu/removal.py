@@ -1,8 +1,9 @@
 """Removes each barrier, __syncwarp and fence of cuda/ in turn: does the race check notice?
 
 `make cuda-removals` writes docs/cuda-race.md; `python -m emu.removal FILE ...`, with tests/ on
-PYTHONPATH, runs some files of cuda/. What was run before with the same sources is not run again
-(build/removals). It fails where a removal goes unnoticed that EXPLAINED does not explain.
+PYTHONPATH, writes what it says of some files of cuda/. What was run before with the same sources is
+not run again (build/removals). It fails where a removal goes unnoticed that EXPLAINED does not
+explain.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ TREE = BUILD / "tree"
 TABLE = ROOT / "docs" / "cuda-race.md"
 STATEMENT = re.compile(r"__(syncthreads|syncwarp|threadfence)\w*\(")
 SECONDS = 1500
+_UNNOTICED = "not noticed"
 
 # In place of a barrier that gives a value: the value, and no order.
 UNORDERED = """
@@ -227,8 +229,26 @@ def run(removal: Removal, kept: dict[str, str]) -> str:
     return kept[key]
 
 
-def table(rows: list[tuple[Removal, str]]) -> str:
-    """Return the page."""
+def row(removal: Removal, noticed: str) -> str:
+    """Return a removal's row of the page."""
+    why = EXPLAINED.get((removal.file, removal.function, removal.number), "**not explained**")
+    found = noticed or f"{_UNNOTICED}: {why}"
+    return f"| `{removal.function}` | {removal.number}: `{removal.text}` | {found} |"
+
+
+def rows_of(page: str) -> dict[str, list[str]]:
+    """Return the rows of a page by file."""
+    parts = re.split(r"^## (.*)$", page, flags=re.MULTILINE)
+    return {
+        file: re.findall(r"^\| `.*$", text, re.MULTILINE)
+        for file, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def page_of(rows: dict[str, list[str]]) -> str:
+    """Return the page of these rows."""
+    every = [each for file in rows.values() for each in file]
+    noticed = sum(f"| {_UNNOTICED}: " not in each for each in every)
     lines = [
         "# Races in the CUDA kernels",
         "",
@@ -236,26 +256,12 @@ def table(rows: list[tuple[Removal, str]]) -> str:
         "(`make cuda-race`, see [testing](testing.md)) says of the kernels without it.",
         "`make cuda-removals` writes this page.",
         "",
+        f"{len(every)} statements, {noticed} noticed.",
     ]
-    unnoticed = sum(not noticed for _, noticed in rows)
-    lines += [f"{len(rows)} statements, {len(rows) - unnoticed} noticed.", ""]
-    file = ""
-    for removal, noticed in rows:
-        if removal.file != file:
-            file = removal.file
-            lines += [
-                "",
-                f"## {file}",
-                "",
-                "| function | statement | without it |",
-                "|---|---|---|",
-            ]
-        why = EXPLAINED.get((removal.file, removal.function, removal.number), "**not explained**")
-        lines.append(
-            f"| `{removal.function}` | {removal.number}: `{removal.text}` | "
-            f"{noticed or f'not noticed: {why}'} |"
-        )
-    return re.sub(r"\n\n\n+", "\n\n", "\n".join(lines)) + "\n"
+    for file, here in sorted(rows.items()):
+        lines += ["", f"## {file}", "", "| function | statement | without it |", "|---|---|---|"]
+        lines += here
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -278,9 +284,11 @@ def main() -> None:
             noticed = run(removal, kept)
             print(f"{path.name} {removal.function} {removal.number}: {noticed or '-'}", flush=True)
             rows.append((removal, noticed))
-    if not asked:
-        TABLE.write_text(table(rows))
-        print(f"The table is in {TABLE}.")
+    found = rows_of(TABLE.read_text()) if asked else {}
+    for name in {removal.file for removal, _ in rows}:
+        found[name] = [row(*each) for each in rows if each[0].file == name]
+    TABLE.write_text(page_of(found))
+    print(f"The table is in {TABLE}.")
     open_ = [
         removal for removal, noticed in rows
         if not noticed and (removal.file, removal.function, removal.number) not in EXPLAINED
