@@ -80,6 +80,20 @@ def test_only_the_part_is_sent_and_changes(data: Data) -> None:
     assert all(piece.any() for piece in pieces(moved))  # of every tensor something is trained
 
 
+def test_any_recipe_may_train_a_part(data: Data) -> None:
+    """Broadcasts are of the part as well: densely, its floats and a header."""
+    links = gcext.recipe("fedavg")
+    made = Recipe(links.up, links.down, Schedule(trained=MOST))
+    gcext.register_recipe("fedavg_of_a_part", lambda: made)
+    with Workers(data, 1) as workers:
+        federation = Federation(settings("fedavg_of_a_part"), data, workers)
+        for _ in range(4):
+            record = federation.step()
+    sent = 4 * federation.numel
+    assert 3 * sent < record["up_bytes"] < 3 * (sent + 100)
+    assert 0 < record["down_bytes"] < 3 * (sent + 200)
+
+
 def test_local_sgd_keeps_what_is_masked(data: Data) -> None:
     """One step moves the others as if all were trained; what is masked does not move at all."""
     start, mask = initial("digits", 0), Trained("digits", 0, MOST).mask
