@@ -160,13 +160,13 @@ __global__ void __launch_bounds__(kRobustThreads)
       for (int i = threadIdx.x; i < columns; i += kRobustThreads)
         shared->mean[shared->column[first + i]] =
             trimmed_mean_of(shared->table + i, rows, columns, m, drop);
-      __syncthreads();  // the next batch takes the table
+      __syncthreads();  // the next batch takes the table; the means are there
     }
-    __syncthreads();
+    // Without a batch a thread reads the zeros that it wrote itself.
     for (int i = threadIdx.x; i < size; i += kRobustThreads) out[begin + i] = shared->mean[i];
     for (int64_t j = dense + threadIdx.x; j < m; j += kRobustThreads)
       shared->from[j] += shared->passed[j];
-    __syncthreads();
+    // What the next tile changes before its first barrier, the counts, was last read above.
   }
 }
 
