@@ -12,7 +12,7 @@
 //   2. Report: the status.
 //   3. fit: eight threads a cell encode, and add in the order of add_lanes; a warp a bucket adds
 //      its cells in order.
-//   4. Emit: a thread encodes 8 elements, which end at a whole byte, and writes out.
+//   4. Emit: a thread encodes an element and writes out; eight lanes' codes end at a whole byte.
 //
 // Traffic of n elements: tensor and memory are read twice (fit: three times), out and bits written.
 #include "cells.cuh"
@@ -173,18 +173,19 @@ __device__ inline uint32_t dynamic_code(float x, float scale) {
   return static_cast<uint32_t>(kDynamic8Zero - (rank < kDynamic8Zero ? rank : kDynamic8Zero));
 }
 
-// Step 4, of tables; those of 16-bit floats are below.
+// Step 4, of tables; those of 16-bit floats are below. Eight lanes make the bytes of their codes.
 __global__ void __launch_bounds__(kEncodeThreads)
     encode_emit_kernel(EncodeLaunch a, const float* tops, const EncodeState* state) {
   if (state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
-  const int width = a.rule.width;
+  const int width = a.rule.width, lane = threadIdx.x % kWarp, part = lane % 8;
   const int64_t bytes = ceil_div(a.n * width, 8);
-  for (int64_t group = grid_first(); group < ceil_div(a.n, 8); group += grid_stride()) {
-    uint64_t packed = 0;
-    for (int c = 0; c < 8 && 8 * group + c < a.n; ++c) {
-      const int64_t i = 8 * group + c, bucket = i / a.bucket;
+  // Whole warps go round together: every lane must come to the shuffles.
+  for (int64_t row = grid_first() - lane; row < a.n; row += grid_stride()) {
+    const int64_t i = row + lane, at = i / 8 * width + part;
+    uint32_t code = 0;
+    if (i < a.n) {
+      const int64_t bucket = i / a.bucket;
       const float acc = sum_at(a.source, i);
-      uint32_t code;
       float sent;
       if (a.table == CodeTable::kValues) {
         code = acc < 0 ? 1 : 0;
@@ -202,11 +203,11 @@ __global__ void __launch_bounds__(kEncodeThreads)
           sent = scale * kDynamic8OnDevice.value[code];
         }
       }
-      packed |= static_cast<uint64_t>(code) << (c * width);
       if (a.source.out != nullptr) a.source.out[i] = acc - sent;
     }
-    for (int64_t j = 0, at = group * width; j < width && at < bytes; ++j, ++at)
-      a.bits[at] = static_cast<uint8_t>(packed >> (8 * j));
+    // The codes have bits of their own, so their sum holds them all.
+    const uint64_t packed = sum_of_lanes<8>(static_cast<uint64_t>(code) << (part * width));
+    if (part < width && at < bytes) a.bits[at] = static_cast<uint8_t>(packed >> (8 * part));
   }
 }
 

@@ -45,8 +45,8 @@ cudaError_t launch_polar_decode(const PolarDecodeLaunch& args, cudaStream_t stre
 cudaError_t launch_polar_pack(const uint8_t* symbol, int64_t n, uint8_t* packed,
                               cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  GCEXT_LAUNCH(polar_pack_kernel, ceil_div(ceil_div(n, 8), kPolarThreads), kPolarThreads, stream,
-               symbol, n, packed);
+  GCEXT_LAUNCH(polar_pack_kernel, ceil_div(n, kPolarThreads), kPolarThreads, stream, symbol, n,
+               packed);
   return cudaSuccess;
 }
 

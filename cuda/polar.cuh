@@ -357,16 +357,15 @@ __global__ void __launch_bounds__(kPolarThreads)
   }
 }
 
-// A thread a byte of eight symbols; those that are missing read as 0.
+// A thread a symbol; those that are missing in a byte of eight read as 0.
 __global__ void __launch_bounds__(kPolarThreads)
     polar_pack_kernel(const uint8_t* symbol, int64_t n, uint8_t* packed) {
-  const int64_t byte = int64_t{blockIdx.x} * kPolarThreads + threadIdx.x;
-  if (byte >= ceil_div(n, 8)) return;
-  unsigned x = 0;
-  for (int64_t i = 8 * byte; i < 8 * byte + 8 && i < n; ++i) {
-    x |= static_cast<unsigned>(symbol[i] != 0) << (i % 8);
-  }
-  packed[byte] = static_cast<uint8_t>(x);
+  const int64_t i = int64_t{blockIdx.x} * kPolarThreads + threadIdx.x;
+  const int lane = threadIdx.x % kWarp;
+  const unsigned row = __ballot_sync(kWholeWarp, i < n && symbol[i] != 0);
+  const int64_t byte = (i - lane) / 8 + lane;
+  if (lane < kWarp / 8 && byte < ceil_div(n, 8))
+    packed[byte] = static_cast<uint8_t>(row >> (8 * lane));
 }
 
 __global__ void __launch_bounds__(kPolarThreads)
