@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result  # type: ignore[attr-defined,unused-
 from gcext.__main__ import app
 from gcext.fl import _cli as cli
 from gcext.fl import _run as run_module
-from gcext.fl import initial, local_sgd
+from gcext.fl import local_sgd, split
 
 SMALL = ["--clients", "6", "--participation", "0.5", "--rounds", "3", "--threads", "2"]
 
@@ -114,9 +114,9 @@ def test_what_ends_a_later_run_leaves_the_first(
     def cut(*args: Any) -> Any:
         if next(calls):
             raise error
-        return initial(*args)
+        return split(*args)
 
-    monkeypatch.setattr(run_module, "initial", cut)
+    monkeypatch.setattr(run_module, "split", cut)
     args = ["--method", "fedavg", "--method", "stc", "--json", tmp_path / "out.json"]
     result = fl(*args, code=code)
     (written,) = json.loads((tmp_path / "out.json").read_text())
