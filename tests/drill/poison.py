@@ -6,6 +6,7 @@ Finite poison of the right form cannot be recognized; a bound on norms keeps its
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from functools import cache
@@ -67,12 +68,6 @@ class Result(NamedTuple):
     moved: float
 
 
-def _dense(packet: gcext.Packet) -> Tensor:
-    dense = packet.to_dense()
-    assert isinstance(dense, Tensor)
-    return dense
-
-
 @cache
 def _data() -> Data:
     return load("digits")
@@ -115,7 +110,7 @@ def train(poison: str | None = None, rounds: int = 40, seed: int = 0) -> Result:
         # p of m packets move the mean of the others by at most 2 p/m of the bound, and that is at
         # most three times the longest honest update.
         poisoned = sum(server.last_of(client) == number for client in POISONED)
-        bound = 3 * max(float(dense.double().norm()) for dense in map(_dense, good.values()))
+        bound = 3 * math.sqrt(max(float(gcext.gram([packet])) for packet in good.values()))
         distance = float((step.double() - clean.double()).norm())
         assert distance <= 2 * poisoned / len(drawn) * bound * (1 + 1e-6), (number, distance)
         moved = max(moved, distance)
