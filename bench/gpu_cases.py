@@ -314,6 +314,13 @@ def _adacomp(kit: Kit, n: int) -> float:
     return 3 * n + 2 * max(int(result[2][0]), 0)
 
 
+def _threshold(kit: Kit, n: int) -> float:
+    limit = kit.zeros(1, torch.int32).fill_(0x40200000)  # of 2.5: 1.2 % of normal values
+    given = kit.normal(n), kit.normal(n), kit.zeros(n), 0.1, limit
+    result = kit.make("threshold").threshold(*given, 0)
+    return 3 * n + 2 * max(int(result[2][0]), 0)
+
+
 def _natural(kit: Kit, n: int) -> float:
     kit.make("natural").natural(kit.normal(n), kit.normal(n), kit.zeros(n), 1.0, 8 / 9, 7)
     return 3 * n + n / 2
@@ -415,6 +422,7 @@ CASES = [
     Case("dct", "dct_select, 4 of 64x64, memory", 1 << 20, "3n + 2k", _dct),
     Case("dct", "dct_values, p=0.01", 1 << 20, "n + 2k", _dct_values),
     Case("adacomp", "adacomp, bins of 500, memory", 10**6, "3n + 2k", _adacomp),
+    Case("threshold", "threshold 2.5, memory", 10**6, "3n + 2k", _threshold),
     Case("natural", "natural, memory", 10**6, "3n + n/2", _natural),
     Case("natural", "power_values", 10**6, "n + n/2", _power_values),
     Case("encode_codes", "two means, memory", 10**6, "3n + n/32", _encode(0, 1, 0, False)),

@@ -1,5 +1,5 @@
-// How quantize and encode_codes go over their source on the CPU: cell by cell, a contiguous range
-// of cells a thread, and what they report of a sum that is not finite.
+// How kernels of a sum go over it on the CPU: cell by cell, a contiguous range of cells a thread;
+// and what they report of a sum that is not finite.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// The sum that quantize, encode_codes, adacomp and dct encode, computed anew in each of their
-// kernels; and what sums lack that stand for a residual, csrc/common/source.h.
+// The sum of tensor and memory, which kernels compute anew whenever they read it; and what sums
+// lack that stand for a residual, csrc/common/source.h.
 #pragma once
 
 #include "common.cuh"

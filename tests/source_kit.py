@@ -26,7 +26,8 @@ def denormals(n: int) -> Tensor:
     return torch.randint(-3, 4, (n,)).float() * 2.0**-149
 
 
-_PAIRS = ("adacomp", "select_chunks")  # whose outputs have as many elements as info counts
+# Whose outputs have as many elements as info counts.
+_PAIRS = ("adacomp", "select_chunks", "threshold")
 
 KINDS = [torch.randn, scales, mostly_zero, denormals, torch.zeros]
 

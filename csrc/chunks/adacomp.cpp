@@ -1,10 +1,8 @@
 #include "adacomp.h"
 
-#include <cmath>
-#include <cstring>
 #include <tuple>
 
-#include "../quantize.h"
+#include "../quantize_pass.h"
 #include "arguments.h"
 
 namespace gcext {
@@ -15,9 +13,6 @@ namespace {
 // 3. Pass over the bins again: sum once more, emit, and write out what was not sent.
 //
 // So nothing is written before all sums are known to be finite.
-
-constexpr int64_t kGrain = 32768;     // elements that are worth a thread
-constexpr int64_t kCached = 1 << 20;  // elements of an output that may stay in the cache
 
 struct Job {
   HostSource source;
@@ -62,22 +57,6 @@ void for_bins(const Job& job, Part& own, int64_t part, int64_t parts, const Body
     }
     end(at, n, sum);
   }
-}
-
-void report(const Source& source, int64_t n, int64_t* info) {
-  const auto is_bad = [&](SelectStatus status, const auto& x) {
-    for (int64_t i = 0; i < n; ++i) {
-      if (std::isfinite(x(i))) continue;
-      info[kInfoStatus] = status;
-      info[kInfoWhere] = i;
-      return true;
-    }
-    return false;
-  };
-  if (is_bad(kSelectTensor, [&](int64_t i) { return source.tensor[i]; })) return;
-  if (is_bad(kSelectMemory, [&](int64_t i) { return source.memory[i]; })) return;
-  is_bad(kSelectOverflow,
-         [&](int64_t i) { return source.tensor[i] + source.b * source.memory[i]; });
 }
 
 // Steps 1 and 2. Returns whether to go on: info has no status, and something is chosen or kept.
@@ -127,11 +106,8 @@ void emit(const Job& job, Part& own, int64_t part, int64_t parts, uint32_t scale
       }
     }
   };
-  const bool past = job.source.out != job.source.memory && job.n > kCached;
   for_bins(job, own, part, parts, body, [&](int64_t begin, int64_t n, const float* sum) {
-    if (job.source.out == nullptr) return;
-    if (past) return job.quantize.bypass(sum, n, job.source.out + begin);
-    std::memcpy(job.source.out + begin, sum, static_cast<size_t>(n) * sizeof(float));
+    if (job.source.out != nullptr) store(job.quantize, job.source, job.n, {0, 0, begin, n, 0}, sum);
   });
 }
 
@@ -143,9 +119,8 @@ std::tuple<Tensor, Tensor, Tensor> adacomp(const Tensor& tensor,
   const int64_t n = tensor.numel();
   const Job job{source_args("adacomp", tensor, memory, out, 1, decay), n, bin};
   const ScalarType wide = n > INT32_MAX ? ScalarType::Long : ScalarType::Int;
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
+  Tensor info = no_info(tensor);
   int64_t* const field = info.mutable_data_ptr<int64_t>();
-  std::fill_n(field, int64_t{kInfoSize}, int64_t{0});
   const auto answer = [&] {
     return std::tuple(empty(field[kInfoCount], wide, tensor),
                       empty(field[kInfoCount], ScalarType::Float, tensor), info);

@@ -194,6 +194,18 @@ inline const int64_t* add_info(const std::optional<Tensor>& info) {
   return info->const_data_ptr<int64_t>();
 }
 
+// What threshold takes; limit is a key, on the tensor's device.
+inline HostSource threshold_args(const Tensor& tensor, const std::optional<Tensor>& memory,
+                                 const std::optional<Tensor>& out, double decay,
+                                 const Tensor& limit, int64_t scale) {
+  check_dense(limit, ScalarType::Int, "threshold: limit");
+  GCEXT_CHECK(limit.numel() == 1, "threshold: limit must be one number, got ", limit.numel(), ".");
+  GCEXT_CHECK(scale >= 0 && scale < int64_t{kInfKey},
+              "threshold: scale must be the bits of a finite float32 that is not negative, got ",
+              scale, ".");
+  return source_args("threshold", tensor, memory, out, 1, decay, true);
+}
+
 inline void check_levels(int64_t steps, int64_t bucket) {
   GCEXT_CHECK(steps >= 1 && steps < 1 << 15, "quantize: steps must be in [1, 2^15), got ", steps,
               ". Use fewer bits.");

@@ -142,6 +142,18 @@ class CodecInput(NamedTuple):
             packet.add_to_(self.out, -1.0)
         return packet
 
+    def at(self, index: Tensor) -> Tensor:
+        """Return some elements of the sum; where one is not finite they may be anything."""
+        tensor = self.tensor.index_select(0, index)
+        if tensor.dtype is not torch.float32:
+            tensor = ops.to_float32(tensor)
+        memory = self.out if self.memory is None else self.memory
+        if memory is None:
+            return tensor
+        total = memory.view(-1).index_select(0, index)
+        ops.select(tensor, None, total, 0, 1.0, self.decay, False)
+        return total
+
     # Without synchronizing: errors stay in info until the packet is read.
 
     def add_deferred(self) -> tuple[Tensor, Tensor]:

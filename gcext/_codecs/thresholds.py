@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
-from gcext._codecs.keys import as_float32, find, keys, signed_bits, subtract
+from gcext._codecs.keys import as_float32, keys
 from gcext._codecs.seeds import derive
+from gcext._native import threshold
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
 from gcext._spec import option
@@ -37,6 +39,7 @@ class Strom(Codec):
 
     name = "strom"
     contracts = False
+    reads_half = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,12 +52,15 @@ class Strom(Codec):
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
-        total, info = acc.add_deferred()
-        index = find(keys(total) > self._key, total.numel(), info)
-        value = signed_bits(total.index_select(0, index), self._key)
-        info[3] = (info[0] > 0) * self._key
-        subtract(acc, index, value, info[0], info)
-        return Packet.from_kernel("ternary", acc.op, acc.source, info, Contents, cut=(index, value))
+        limit = acc.tensor.new_full((1,), self._key + 1, dtype=torch.int32)
+        return _packet("ternary", acc, limit, self._key)
+
+
+def _packet(method: str, acc: CodecInput, limit: Tensor, scale: int) -> Packet:
+    """Return the packet of what is at least as large as a limit; see threshold."""
+    where = acc.tensor, acc.memory, acc.out, acc.decay
+    index, value, info = threshold.threshold(*where, limit, scale)
+    return Packet.from_kernel(method, acc.op, acc.source, info, Contents, cut=(index, value))
 
 
 _SHARE, _LEAST = 1000, 256  # a sample is 1/1000 of all elements, and as many at least
@@ -81,6 +87,7 @@ class AjiHeafield(Codec):
 
     name = "ajiheafield"
     stochastic = True
+    reads_half = True
 
     def _sample(self, n: int) -> tuple[int, int]:
         """Return the sample's size, and how many of it are below the threshold."""
@@ -94,13 +101,9 @@ class AjiHeafield(Codec):
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
-        total, info = acc.add_deferred()
-        n = total.numel()
+        n = acc.tensor.numel()
         size, below = self._sample(n)
-        key = keys(total)
-        sample = key.index_select(0, Random(derive(seed, "sample"), size).draw(n, total.device))
-        threshold = sample.sort()[0][below : below + 1].clamp(min=1)  # one, or none of nothing
-        index = find(key >= threshold, n, info)
-        value = total.index_select(0, index)
-        subtract(acc, index, value, info[0], info)
-        return Packet.from_kernel("sparse", acc.op, acc.source, info, Contents, cut=(index, value))
+        place = Random(derive(seed, "sample"), size).draw(n, acc.tensor.device)
+        rising = keys(acc.at(place)).sort()[0]
+        limit = rising[below : below + 1] if n else rising.new_ones(1)
+        return _packet("sparse", acc, limit, 0)

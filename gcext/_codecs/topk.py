@@ -363,8 +363,11 @@ class Dense(Codec):
         sizes = [each.numel() for each in tensors]
         if any(x.dtype != torch.float32 or x.layout != torch.strided for x in tensors):
             return None
-        value = torch.cat([each.reshape(-1) for each in tensors])
-        if not value.isfinite().all():  # the caller says where
+        value = ops.pooled_floats(sum(sizes))
+        torch.cat([each.reshape(-1) for each in tensors], out=value)
+        if ops.select(value, None, None, 0, 1.0, 1.0, False)[2].tolist()[
+            1
+        ]:  # the caller says where
             return None
         parts = value.split(sizes)  # type: ignore[no-untyped-call]
         return [

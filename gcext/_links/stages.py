@@ -92,9 +92,9 @@ class Clip(Stage):
 
     def before(self, name: str, tensor: Tensor) -> Tensor:
         """See Stage. A tensor that is not finite stays so, and the codec refuses it."""
-        x = flatten(tensor, f"Clip {name!r}").double()
-        factor = (self.bound / torch.linalg.vector_norm(x)).clamp(max=1.0)
-        clipped: Tensor = (x * factor).float().view(tensor.shape)
+        x = flatten(tensor, f"Clip {name!r}")
+        factor = (self.bound / ops.squared_norm(x).sqrt()).clamp(max=1.0)
+        clipped: Tensor = (x.double() * factor).float().view(tensor.shape)
         return clipped
 
 
@@ -294,7 +294,7 @@ class Lazy(LastValue):
         """See Stage."""
         now = flatten(model, "Lazy").clone()
         if self._model is not None:
-            step = float((now.double() - self._model.double()).square().sum())
+            step = float(ops.squared_norm(now - self._model))
             self._steps = [step, *self._steps][: self.depth]
         self._model = now
 
@@ -306,10 +306,10 @@ class Lazy(LastValue):
 
     def after(self, name: str, packet: Packet) -> Packet:
         """See Stage. Synchronizes."""
-        given, value = self._given.pop(name), packet.entries()[1].double()
-        sent = float(value.square().sum())
+        given = self._given.pop(name)
+        sent = float(ops.squared_norm(packet.entries()[1]))
         rest = packet.add_to_(given.clone(), -1.0)
-        error = float(rest.double().square().sum())
+        error = float(ops.squared_norm(flatten(rest, f"Lazy {name!r}")))
         before, missed = self._notes.get(name, (0.0, self.patience))
         moved = self.xi * math.fsum(self._steps) / self.clients**2
         if missed < self.patience and sent <= moved + 3 * (error + before):

@@ -277,6 +277,12 @@ def gram(
     return _ops.gram.default(index, value, scale, numel, *codes[1:])
 
 
+def squared_norm(tensor: Tensor) -> Tensor:
+    """Return the sum of the squares of flat float32, float64 of shape (), in a fixed order."""
+    index = tensor.new_empty(0, dtype=torch.int32)
+    return gram([index], [tensor], [0.0], tensor.numel()).view(())
+
+
 fake("gram", lambda i, value, *_: value[0].new_empty((len(value), len(value)), dtype=torch.float64))
 
 

@@ -12,6 +12,7 @@ import torch
 from emu import adacomp, bin_means, encode_codes, natural, quantize, select_chunks
 from emu import dct as emulated_dct
 from emu import sketch as emulated_sketch
+from emu import threshold as emulated_threshold
 from emu.backends import POISON
 from emu.select import Emu, Schedule
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from gcext import Packet
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
-from gcext._native import chunks, dct, lists, ops, sketch
+from gcext._native import chunks, dct, lists, ops, sketch, threshold
 from gcext._native import encode_codes as codes_kernel
 from gcext._native import natural as natural_ops
 from gcext._native.codes import TABLES
@@ -99,6 +100,7 @@ def on_a_gpu() -> Iterator[None]:
         patch.setattr(codes_kernel, "encode_codes", _device(_encode_codes))
         patch.setattr(sketch, "sketch", _device(_sketch))
         patch.setattr(dct, "dct_select", _device(_dct_select))
+        patch.setattr(threshold, "threshold", _device(_threshold))
         yield
 
 
@@ -151,6 +153,12 @@ def _adacomp(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     if tensor.numel() == 0:  # nothing is launched
         return torch.ops.gcext.adacomp(tensor, *rest)
     return adacomp.Emu().adacomp(tensor, *rest)
+
+
+def _threshold(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if tensor.numel() == 0:
+        return torch.ops.gcext.threshold(tensor, *rest)
+    return emulated_threshold.Emu().threshold(tensor, *rest)
 
 
 def _bin_means(*args: Any) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ using SelectModel = Three(const Tensors&, const Tensors&, const Tensors&, int64_
 using SelectChunks = Three(const Tensor&, Memory, Memory, int64_t, int64_t, int64_t, double, double,
                            bool);
 using Adacomp = Three(const Tensor&, Memory, Memory, double, int64_t);
+using Threshold = Three(const Tensor&, Memory, Memory, double, const Tensor&, int64_t);
 using BinMeans = Two(const Tensor&, const Tensor&, const Tensor&, Memory, int64_t, double);
 using DctSelect = Three(const Tensor&, Memory, Memory, double, int64_t, int64_t, int64_t, int64_t,
                         bool);
@@ -116,6 +117,10 @@ Bytes2 everything(uint64_t seed) {
   });
   with_residual(
       [&](Memory m, Memory o) { return find_operator<Adacomp>("adacomp")(x, m, o, 1, 500); });
+  const Tensor limit = tensor_of(std::vector<int32_t>{0x3f800000});
+  with_residual([&](Memory m, Memory o) {
+    return find_operator<Threshold>("threshold")(x, m, o, 1, limit, 0x3f800000);
+  });
   with_residual(
       [&](Memory m, Memory o) { return find_operator<Sign>("sign")(x, m, o, 1, none, none); });
   with_residual([&](Memory m, Memory o) {

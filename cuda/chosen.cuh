@@ -1,0 +1,83 @@
+// What threshold and adacomp do with the elements that they choose. A warp has a contiguous range
+// of them: it counts, one block adds up the counts, and the warp writes its pairs in order, by
+// ballots alone.
+#pragma once
+
+#include "sum.cuh"
+
+namespace gcext {
+
+constexpr int kChosenThreads = 256;
+constexpr int kChosenWarps = kChosenThreads / kWarp;
+constexpr int kSettleThreads = 1024;
+
+// On the device, between the kernels of one call. first: chosen by the warps before each, and
+// before that how many each one chose.
+struct ChosenState {
+  FirstNonFinite first;
+  uint64_t refused;
+};
+
+struct Pairs {
+  void* index;  // int64 if `wide`, else int32
+  bool wide;
+  float* value;
+
+  __device__ void put(uint64_t place, int64_t i, float sent) const {
+    if (wide) {
+      static_cast<int64_t*>(index)[place] = i;
+    } else {
+      static_cast<int32_t*>(index)[place] = static_cast<int32_t>(i);
+    }
+    value[place] = sent;
+  }
+};
+
+// This warp among those of the grid, and its items of `count`.
+__device__ inline int64_t warp_of_grid() { return grid_first() / kWarp; }
+
+__device__ inline Range range_of_warp(int64_t count) {
+  const int64_t step = ceil_div(count, grid_stride() / kWarp), begin = step * warp_of_grid();
+  return {begin < count ? begin : count, begin + step < count ? begin + step : count};
+}
+
+__device__ inline void clear_chosen(ChosenState* state) {
+  state->first = {kNowhere, kNowhere, kNowhere};
+  state->refused = 0;
+}
+
+// One block: makes of the warps' counts how many were chosen before each of them; returns how many
+// in all. Every thread must call it; warp_sums is shared memory, one entry a warp.
+__device__ inline uint64_t settle_counts(uint64_t* counts, int64_t warps, uint64_t* warp_sums) {
+  const int64_t each = ceil_div(warps, blockDim.x), from = each * threadIdx.x;
+  const int64_t until = from + each < warps ? from + each : warps;
+  uint64_t own = 0, total;
+  for (int64_t i = from; i < until; ++i) own += counts[i];
+  uint64_t next = block_exclusive_sum(own, warp_sums, &total);
+  for (int64_t i = from; i < until; ++i) {
+    const uint64_t count = counts[i];
+    counts[i] = next;
+    next += count;
+  }
+  return total;
+}
+
+// The pairs of this warp's elements, from its `next` on, and what is left of their sums. Every lane
+// must call it; chosen(i, sum), and sent(sum) of what is.
+template <class Chosen, class Sent>
+__device__ inline void emit_chosen(const Source& source, Range range, uint64_t next,
+                                   const Pairs& pairs, const Chosen& chosen, const Sent& sent) {
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t row = range.begin; row < range.end; row += kWarp) {
+    const int64_t i = row + lane;
+    const float sum = i < range.end ? sum_at(source, i) : 0.0f;
+    const bool own = i < range.end && chosen(i, sum);
+    const unsigned all = __ballot_sync(kWholeWarp, own);
+    const float value = own ? sent(sum) : 0.0f;
+    if (own) pairs.put(next + __popc(all & lanes_below()), i, value);
+    if (i < range.end && source.out != nullptr) source.out[i] = own ? sum - value : sum;
+    next += __popc(all);
+  }
+}
+
+}  // namespace gcext
