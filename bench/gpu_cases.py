@@ -321,6 +321,12 @@ def _threshold(kit: Kit, n: int) -> float:
     return 3 * n + 2 * max(int(result[2][0]), 0)
 
 
+def _wangni(kit: Kit, n: int) -> float:
+    given = kit.normal(n), kit.normal(n), kit.zeros(n), 1.0, n / 100, 7
+    made = kit.make("wangni").wangni(*given)
+    return 3 * n + 2 * sum(max(int(info[0]), 0) for info in made[4:])
+
+
 def _natural(kit: Kit, n: int) -> float:
     kit.make("natural").natural(kit.normal(n), kit.normal(n), kit.zeros(n), 1.0, 8 / 9, 7)
     return 3 * n + n / 2
@@ -423,6 +429,7 @@ CASES = [
     Case("dct", "dct_values, p=0.01", 1 << 20, "n + 2k", _dct_values),
     Case("adacomp", "adacomp, bins of 500, memory", 10**6, "3n + 2k", _adacomp),
     Case("threshold", "threshold 2.5, memory", 10**6, "3n + 2k", _threshold),
+    Case("wangni", "wangni, p=0.01, memory", 10**6, "3n + 2k", _wangni),
     Case("natural", "natural, memory", 10**6, "3n + n/2", _natural),
     Case("natural", "power_values", 10**6, "n + n/2", _power_values),
     Case("encode_codes", "two means, memory", 10**6, "3n + n/32", _encode(0, 1, 0, False)),

@@ -9,6 +9,7 @@
 // blocks add up is an integer. Traffic, in words an element: 5, and what is sent.
 #include "adacomp_launch.h"
 #include "chosen.cuh"
+#include "near_bins.cuh"
 
 namespace gcext {
 
@@ -55,9 +56,7 @@ __global__ void __launch_bounds__(kChosenThreads)
   count = sum_of_lanes(count);
   if (lane == 0) scratch.counts[warp_of_grid()] = count;
   __syncthreads();
-  for (int i = threadIdx.x; i < kBins; i += kChosenThreads) {
-    if (bins[i] != 0) atomic_add(&scratch.state->bins[i], bins[i]);
-  }
+  add_bins_of_block(bins, scratch.state->bins);
 }
 
 // Step 2, one block; `warps` of the step before.

@@ -1,6 +1,6 @@
-// What threshold and adacomp do with the elements that they choose. A warp has a contiguous range
-// of them: it counts, one block adds up the counts, and the warp writes its pairs in order, by
-// ballots alone.
+// What threshold, adacomp and wangni do with the elements that they choose. A warp has a contiguous
+// range of elements: it counts, one block adds up the counts, and the warp writes its pairs in
+// order, by ballots alone.
 #pragma once
 
 #include "sum.cuh"
@@ -11,8 +11,7 @@ constexpr int kChosenThreads = 256;
 constexpr int kChosenWarps = kChosenThreads / kWarp;
 constexpr int kSettleThreads = 1024;
 
-// On the device, between the kernels of one call. first: chosen by the warps before each, and
-// before that how many each one chose.
+// On the device, between the kernels of one call.
 struct ChosenState {
   FirstNonFinite first;
   uint64_t refused;
@@ -31,6 +30,14 @@ struct Pairs {
     }
     value[place] = sent;
   }
+
+  // Those of a row, an element a lane, from place `next` on; returns the place behind them. Every
+  // lane must call it.
+  __device__ uint64_t put_row(bool own, uint64_t next, int64_t i, float sent) const {
+    const unsigned all = __ballot_sync(kWholeWarp, own);
+    if (own) put(next + __popc(all & lanes_below()), i, sent);
+    return next + __popc(all);
+  }
 };
 
 // This warp among those of the grid, and its items of `count`.
@@ -39,6 +46,12 @@ __device__ inline int64_t warp_of_grid() { return grid_first() / kWarp; }
 __device__ inline Range range_of_warp(int64_t count) {
   const int64_t step = ceil_div(count, grid_stride() / kWarp), begin = step * warp_of_grid();
   return {begin < count ? begin : count, begin + step < count ? begin + step : count};
+}
+
+// Its elements, in whole rows of a warp's width.
+__device__ inline Range elements_of_warp(int64_t n) {
+  const Range rows = range_of_warp(ceil_div(n, kWarp));
+  return {rows.begin * kWarp, rows.end * kWarp < n ? rows.end * kWarp : n};
 }
 
 __device__ inline void clear_chosen(ChosenState* state) {
@@ -72,11 +85,9 @@ __device__ inline void emit_chosen(const Source& source, Range range, uint64_t n
     const int64_t i = row + lane;
     const float sum = i < range.end ? sum_at(source, i) : 0.0f;
     const bool own = i < range.end && chosen(i, sum);
-    const unsigned all = __ballot_sync(kWholeWarp, own);
     const float value = own ? sent(sum) : 0.0f;
-    if (own) pairs.put(next + __popc(all & lanes_below()), i, value);
+    next = pairs.put_row(own, next, i, value);
     if (i < range.end && source.out != nullptr) source.out[i] = own ? sum - value : sum;
-    next += __popc(all);
   }
 }
 

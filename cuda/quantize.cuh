@@ -26,6 +26,7 @@
 #pragma once
 
 #include "cells.cuh"
+#include "near_bins.cuh"
 #include "planes.cuh"
 #include "quantize_launch.h"
 
@@ -75,40 +76,6 @@ __device__ inline float sign_sum(const Source& s, const Held& held, int64_t i) {
   return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * held.rest(s.memory[i], i);
 }
 
-// The sums of one thread's magnitudes by exponent: those near the largest of the warp's first ones
-// in registers, as a shared counter on which the lanes of a warp meet costs them a turn each.
-struct NearBins {
-  static constexpr int kNear = 6;
-  int first = -1;  // bin; -1: not known yet
-  uint64_t sum[kNear] = {};
-
-  // Every lane must call it, with keys of finite values.
-  template <int kCount>
-  __device__ void add(const uint32_t (&key)[kCount], uint64_t* bins) {
-    if (first < 0) {
-      uint32_t top = 0;
-      for (int r = 0; r < kCount; ++r) top = key[r] > top ? key[r] : top;
-      top = largest_of_lanes(top);
-      first = bin_of(top) < kNear ? 0 : bin_of(top) - kNear + 1;
-    }
-#pragma unroll
-    for (int r = 0; r < kCount; ++r) {
-      const int at = bin_of(key[r]) - first;
-      const uint64_t mantissa = mantissa_of(key[r]);
-#pragma unroll
-      for (int j = 0; j < kNear; ++j) sum[j] += at == j ? mantissa : 0;
-      if ((at < 0 || at >= kNear) && key[r] != 0) atomic_add(&bins[at + first], mantissa);
-    }
-  }
-  // Every lane must call it.
-  __device__ void flush(uint64_t* bins) {
-    for (int j = 0; j < kNear; ++j) {
-      sum[j] = sum_of_lanes(sum[j]);
-      if (threadIdx.x % kWarp == 0 && sum[j] != 0) atomic_add(&bins[first + j], sum[j]);
-    }
-  }
-};
-
 // Step 1; where the subtraction is deferred, out becomes the sum. A warp takes rows of 32 elements
 // side by side, all loads in flight.
 __global__ void __launch_bounds__(kQuantizeThreads)
@@ -149,9 +116,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   }
   near.flush(bins);
   __syncthreads();
-  for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) {
-    if (bins[i] != 0) atomic_add(&state->bins[i], bins[i]);
-  }
+  add_bins_of_block(bins, state->bins);
 }
 
 // Step 3.

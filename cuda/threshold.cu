@@ -14,17 +14,11 @@ namespace gcext {
 
 __global__ void threshold_clear_kernel(ChosenState* state) { clear_chosen(state); }
 
-// The elements of this warp: whole rows of a warp's width.
-__device__ inline Range threshold_range(int64_t n) {
-  const Range rows = range_of_warp(ceil_div(n, kWarp));
-  return {rows.begin * kWarp, rows.end * kWarp < n ? rows.end * kWarp : n};
-}
-
 // Step 1.
 __global__ void __launch_bounds__(kChosenThreads)
     threshold_count_kernel(ThresholdLaunch a, ChosenState* state, uint64_t* counts) {
   const ThresholdRule rule = threshold_rule(*a.limit, a.scale);
-  const Range range = threshold_range(a.n);
+  const Range range = elements_of_warp(a.n);
   const int lane = threadIdx.x % kWarp;
   uint64_t count = 0;
   for (int64_t i = range.begin + lane; i < range.end; i += kWarp) {
@@ -55,7 +49,7 @@ __global__ void __launch_bounds__(kChosenThreads)
   if (state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
   const ThresholdRule rule = threshold_rule(*a.limit, a.scale);
   emit_chosen(
-      a.source, threshold_range(a.n), counts[warp_of_grid()], {a.index, a.wide, a.value},
+      a.source, elements_of_warp(a.n), counts[warp_of_grid()], {a.index, a.wide, a.value},
       [&](int64_t, float sum) { return rule.sends(sum); },
       [&](float sum) { return rule.sent(sum); });
 }

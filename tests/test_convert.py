@@ -16,7 +16,7 @@ from gcext._native import ops
 HALVES = [torch.float16, torch.bfloat16]
 SPECS = ["stc:p=0.01", "stc:p=0.3", "topk:p=0.1", "topk:p=0.1,chunk=256", "sign", "dense", "qsgd"]
 SPECS += ["terngrad", "natural", "fp16", "bf16", "int8", "dorefa:bits=2", "onebit", "randomk:p=0.1"]
-SPECS += ["strom:tau=1.5", "ajiheafield:drop=0.9"]
+SPECS += ["strom:tau=1.5", "ajiheafield:drop=0.9", "wangni:p=0.1"]
 
 
 def every(dtype: torch.dtype) -> Tensor:

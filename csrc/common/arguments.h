@@ -206,6 +206,16 @@ inline HostSource threshold_args(const Tensor& tensor, const std::optional<Tenso
   return source_args("threshold", tensor, memory, out, 1, decay, true);
 }
 
+inline HostSource wangni_args(const Tensor& tensor, const std::optional<Tensor>& memory,
+                              const std::optional<Tensor>& out, double decay, double budget) {
+  const int64_t n = tensor.numel();
+  GCEXT_CHECK(n < int64_t{1} << 39, "wangni: tensor must have less than 2^39 elements, got ", n,
+              ". Encode in parts.");
+  GCEXT_CHECK(budget > 0 && budget <= static_cast<double>(std::max<int64_t>(n, 1)),
+              "wangni: budget must be in (0, numel], got ", budget, " of ", n, ".");
+  return source_args("wangni", tensor, memory, out, 1, decay, true);
+}
+
 inline void check_levels(int64_t steps, int64_t bucket) {
   GCEXT_CHECK(steps >= 1 && steps < 1 << 15, "quantize: steps must be in [1, 2^15), got ", steps,
               ". Use fewer bits.");

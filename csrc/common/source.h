@@ -83,8 +83,9 @@ enum SelectStatus : int64_t {
   kSelectMemory = 2,    // memory was not finite at `where`
   kSelectOverflow = 3,  // both were finite, their sum at `where` is not
   kSelectNoMemory = 4,  // out of memory for the candidates
+  kSelectScaled = 5,    // finite, but what is sent for it might not be; csrc/wangni.h
   kSelectRotated = 6,   // finite, but too large to be rotated; csrc/rotate.h
-  // 5 and 7 are set in Python, gcext/_native/status.py
+  // 7 is set in Python, gcext/_native/status.py, and 5 there, too
   kSketchOverflow = 8,    // a sum of the sketch is not finite in float32
   kSelectTransform = 16,  // finite, but too large to be transformed and back
 };

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
-from gcext._codecs.keys import as_float32, keys
+from gcext._codecs.keys import keys
 from gcext._codecs.seeds import derive
-from gcext._native import threshold
+from gcext._native import ops, threshold
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
 from gcext._spec import option
@@ -48,7 +48,8 @@ class Strom(Codec):
 
     @cached_property
     def _key(self) -> int:
-        return int(as_float32(torch.tensor(self.tau, dtype=torch.float64)))
+        tau = torch.tensor([self.tau], dtype=torch.float64)
+        return int(ops.to_float32(tau).view(torch.int32))  # denormals kept
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""

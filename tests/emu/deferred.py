@@ -13,6 +13,7 @@ from emu import adacomp, bin_means, encode_codes, natural, quantize, select_chun
 from emu import dct as emulated_dct
 from emu import sketch as emulated_sketch
 from emu import threshold as emulated_threshold
+from emu import wangni as emulated_wangni
 from emu.backends import POISON
 from emu.select import Emu, Schedule
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from gcext import Packet
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.input import CodecInput
-from gcext._native import chunks, dct, lists, ops, sketch, threshold
+from gcext._native import chunks, dct, lists, ops, sketch, threshold, wangni
 from gcext._native import encode_codes as codes_kernel
 from gcext._native import natural as natural_ops
 from gcext._native.codes import TABLES
@@ -101,16 +102,18 @@ def on_a_gpu() -> Iterator[None]:
         patch.setattr(sketch, "sketch", _device(_sketch))
         patch.setattr(dct, "dct_select", _device(_dct_select))
         patch.setattr(threshold, "threshold", _device(_threshold))
+        patch.setattr(wangni, "wangni", _device(_wangni, infos=2))
         yield
 
 
-def _device(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Let the emulator read contents, as a device does."""
+def _device(kernel: Callable[..., Any], infos: int = 1) -> Callable[..., Any]:
+    """Let the emulator read contents, as a device does. infos: how many come last."""
 
     def run(*args: Any) -> Any:
         with torch._C.DisableTorchFunction():
-            *arrays, info = kernel(*args)
-            return *arrays, info.as_subclass(OnDevice)
+            made = kernel(*args)
+            heads = (info.as_subclass(OnDevice) for info in made[-infos:])
+            return *made[:-infos], *heads
 
     return run
 
@@ -159,6 +162,12 @@ def _threshold(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     if tensor.numel() == 0:
         return torch.ops.gcext.threshold(tensor, *rest)
     return emulated_threshold.Emu().threshold(tensor, *rest)
+
+
+def _wangni(tensor: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    if tensor.numel() == 0:
+        return torch.ops.gcext.wangni(tensor, *rest)
+    return emulated_wangni.Emu().wangni(tensor, *rest)
 
 
 def _bin_means(*args: Any) -> tuple[Tensor, Tensor]:

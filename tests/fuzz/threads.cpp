@@ -35,6 +35,9 @@ using SelectChunks = Three(const Tensor&, Memory, Memory, int64_t, int64_t, int6
                            bool);
 using Adacomp = Three(const Tensor&, Memory, Memory, double, int64_t);
 using Threshold = Three(const Tensor&, Memory, Memory, double, const Tensor&, int64_t);
+using Wangni = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>(const Tensor&, Memory,
+                                                                          Memory, double, double,
+                                                                          int64_t);
 using BinMeans = Two(const Tensor&, const Tensor&, const Tensor&, Memory, int64_t, double);
 using DctSelect = Three(const Tensor&, Memory, Memory, double, int64_t, int64_t, int64_t, int64_t,
                         bool);
@@ -120,6 +123,9 @@ Bytes2 everything(uint64_t seed) {
   const Tensor limit = tensor_of(std::vector<int32_t>{0x3f800000});
   with_residual([&](Memory m, Memory o) {
     return find_operator<Threshold>("threshold")(x, m, o, 1, limit, 0x3f800000);
+  });
+  with_residual([&](Memory m, Memory o) {
+    return find_operator<Wangni>("wangni")(x, m, o, 1, kNumel / 50, key);
   });
   with_residual(
       [&](Memory m, Memory o) { return find_operator<Sign>("sign")(x, m, o, 1, none, none); });
