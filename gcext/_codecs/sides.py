@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
-from gcext._codecs.keys import exact_mean, keys, subtract
 from gcext._codecs.topk import count_of
 from gcext._native import ops
 from gcext._native.polar import polar_pack
@@ -23,14 +22,18 @@ from gcext._spec import option
 
 __all__ = ["SBC", "Dryden"]
 
+_KEY = 2**31 - 1  # the bits of a float32's magnitude
+
 
 def _magnitudes(total: Tensor) -> tuple[Tensor, Tensor]:
     """Return the positive elements, and the negative ones' magnitudes; zeros elsewhere."""
-    bits = total.view(torch.int32)
-    negative = bits >> 31  # all bits or none: in place, and several times as fast as where
-    down = keys(total).bitwise_and_(negative)
-    up = negative.bitwise_not_().bitwise_and_(bits)
-    return up.view(torch.float32), down.view(torch.float32)
+    up, down = (ops.new_floats(total, total.numel()) for _ in range(2))
+    bits, above, below = (each.view(torch.int32) for each in (total, up, down))
+    torch.bitwise_right_shift(bits, 31, out=below)  # all bits or none
+    below.bitwise_and_(bits)
+    torch.bitwise_xor(bits, below, out=above)
+    below.bitwise_and_(_KEY)
+    return up, down
 
 
 def _means(up: Tensor, down: Tensor) -> Tensor:
@@ -44,6 +47,33 @@ def _contents(width: int, means: Tensor, bits: Tensor, index: Tensor, scale: flo
     k = index.numel()
     bits = bits[: (k * width + 7) // 8].clone()
     return Contents(index, Codes("values", width, 0, means if k else means[:0], bits))
+
+
+def _subtract(acc: CodecInput, index: Tensor, value: Tensor, count: Tensor, info: Tensor) -> None:
+    """Subtract the first ``count`` values from the sum in ``acc.out``, unless info has an error.
+
+    index: rising as far as they go; what follows may be anything. value: as many, or one for all.
+    """
+    if acc.out is None:
+        return
+    value = value.expand(index.shape)
+    if not info.is_cuda:
+        size = int(count)
+        acc.take(index[:size].contiguous(), value[:size].contiguous(), info)
+        return
+    n = acc.out.numel()
+    there = (torch.arange(index.numel(), device=index.device) < count) & is_ok(info)
+    sent = value.new_zeros(n + 1)  # the last one takes what is not there
+    sent.scatter_(0, torch.where(there, index, n).long(), torch.where(there, value, 0.0))
+    acc.take(None, sent[:n], info)
+
+
+def _exact_mean(values: Tensor) -> Tensor:
+    """Return the bits of the mean magnitude of those that are not zero, 0 of none: int64, 0-d.
+
+    The sum is exact and rounded once, as of select.
+    """
+    return ops.select(values, None, None, values.numel(), 1.0, 1.0, True)[2][3]
 
 
 @register_codec
@@ -85,7 +115,7 @@ class SBC(Codec):
         info[0] = torch.where(positive, up[0], down[0])
         means = _means(up[3], down[3])
         mean = torch.where(positive, means[:1], means[1:])
-        subtract(acc, index, mean, info[0], info)
+        _subtract(acc, index, mean, info[0], info)
         finish = partial(_contents, 0)
         whole = mean, torch.empty(0, dtype=torch.uint8, device=index.device)
         return Packet.from_kernel("codes", acc.op, acc.source, info, finish, whole, (index,))
@@ -130,10 +160,14 @@ class Dryden(Codec):
 
     def _side(self, op: str, magnitudes: Tensor, info: Tensor) -> _Side:
         n = magnitudes.numel()
-        k = count_of(self.p, n)
-        at, value, found = ops.select(magnitudes, None, None, k, 1.0, 1.0, False)
-        require_memory(op, found)
         m = torch.count_nonzero(magnitudes.view(torch.int32))
+        if not info.is_cuda:
+            k = count_of(self.p, int(m))
+            at, _, found = ops.select(magnitudes, None, None, k, 1.0, 1.0, True)
+            require_memory(op, found)
+            return _Side(at, found[0], found[3])
+        # Without synchronizing: of as many as there could be, the largest.
+        at, value, found = ops.select(magnitudes, None, None, count_of(self.p, n), 1.0, 1.0, False)
         count = (m.double() * self.p).floor().long().clamp(min=1).minimum(m)
         place = torch.arange(at.numel(), device=at.device)
         there = (place < found[0]) & is_ok(info)
@@ -141,7 +175,7 @@ class Dryden(Codec):
         order = key.sort(descending=True, stable=True)[1]  # equal ones stay in order
         sent = torch.zeros_like(there).scatter_(0, order, place < count) & there
         kept = torch.where(sent, key, 0).view(torch.float32)
-        return _Side(torch.where(sent, at, n), count, exact_mean(kept))
+        return _Side(torch.where(sent, at, n), count, _exact_mean(kept))
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
@@ -151,7 +185,7 @@ class Dryden(Codec):
         info[0] = up.count + down.count
         negative = (order >= up.index.numel()) & (index < total.numel())
         means = _means(up.mean, down.mean)
-        subtract(acc, index, torch.where(negative, means[1], means[0]), info[0], info)
+        _subtract(acc, index, torch.where(negative, means[1], means[0]), info[0], info)
         whole = means, polar_pack(negative.to(torch.uint8))
         finish = partial(_contents, 1)
         return Packet.from_kernel("codes", acc.op, acc.source, info, finish, whole, (index,))

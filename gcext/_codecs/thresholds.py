@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gcext._codecs.base import Codec, register_codec
 from gcext._codecs.input import CodecInput
-from gcext._codecs.keys import keys
 from gcext._codecs.seeds import derive
 from gcext._native import ops, threshold
 from gcext._packet.codes import Contents, Random
@@ -105,6 +104,6 @@ class AjiHeafield(Codec):
         n = acc.tensor.numel()
         size, below = self._sample(n)
         place = Random(derive(seed, "sample"), size).draw(n, acc.tensor.device)
-        rising = keys(acc.at(place)).sort()[0]
+        rising = (acc.at(place).view(torch.int32) & 0x7FFFFFFF).sort()[0]  # bits of magnitudes
         limit = rising[below : below + 1] if n else rising.new_ones(1)
         return _packet("sparse", acc, limit, 0)

@@ -363,11 +363,10 @@ class Dense(Codec):
         sizes = [each.numel() for each in tensors]
         if any(x.dtype != torch.float32 or x.layout != torch.strided for x in tensors):
             return None
-        value = ops.pooled_floats(sum(sizes))
+        value = ops.new_floats(tensors[0], sum(sizes))
         torch.cat([each.reshape(-1) for each in tensors], out=value)
-        if ops.select(value, None, None, 0, 1.0, 1.0, False)[2].tolist()[
-            1
-        ]:  # the caller says where
+        info = ops.select(value, None, None, 0, 1.0, 1.0, False)[2]  # looks for what is not finite
+        if info.tolist()[1]:  # the caller says where
             return None
         parts = value.split(sizes)  # type: ignore[no-untyped-call]
         return [
@@ -378,7 +377,7 @@ class Dense(Codec):
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
         numel = acc.tensor.numel()
-        value = acc.tensor.new_empty(numel) if acc.tensor.is_cuda else ops.pooled_floats(numel)
+        value = ops.new_floats(acc.tensor, numel)
         if acc.out is None:
             total, info = acc.add_deferred()
             value.copy_(total)

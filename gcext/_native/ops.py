@@ -87,8 +87,13 @@ fake("select", _fake_select)
 fake("select_rest", lambda memory, sent: memory.new_empty((memory.numel(),)))
 
 
-def pooled_floats(n: int) -> Tensor:
-    """Return n float32 on the CPU, uninitialised, in memory that was in use before."""
+def new_floats(like: Tensor, n: int) -> Tensor:
+    """Return n float32 on the device of ``like``, uninitialised.
+
+    On the CPU in memory that was in use before.
+    """
+    if not like.is_cpu:
+        return like.new_empty(n, dtype=torch.float32)
     made: Tensor = _ops.pooled_floats.default(n)
     return made
 

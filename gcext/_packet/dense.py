@@ -55,10 +55,7 @@ def _new(packet: Packet) -> Tensor:
     index, value = packet.entries()
     if index is None:
         return (value.clone() if value is packet.coded else value).view(packet.shape)
-    if value.is_cpu:
-        dense = ops.pooled_floats(packet.numel)
-    else:
-        dense = torch.empty(packet.numel, dtype=torch.float32, device=value.device)
+    dense = ops.new_floats(value, packet.numel)
     _fill(dense, index, value)
     return dense.view(packet.shape)
 
