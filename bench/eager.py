@@ -114,9 +114,56 @@ def onebit(x: Tensor, codec: Codec) -> Tensor:
     return torch.where(above, positive, negative)
 
 
+def strom(x: Tensor, codec: Codec) -> Tensor:
+    """Plus or minus tau, of what is beyond it."""
+    tau = codec.options()["tau"]
+    return torch.where(x.abs() > tau, tau * x.sign(), 0.0)
+
+
+def ajiheafield(x: Tensor, codec: Codec) -> Tensor:
+    """What is at least as large as a quantile of a sample."""
+    size = max(x.numel() // 1000, 256)
+    sample = x[torch.randint(x.numel(), (size,))].abs().sort().values
+    least = sample[int(codec.options()["drop"] * size)]
+    return torch.where(x.abs() >= least, x, 0.0)
+
+
+def wangni(x: Tensor, codec: Codec) -> Tensor:
+    """Each with a probability of its own, by two iterations, as its inverse's multiple."""
+    magnitude, k = x.abs(), codec.options()["p"] * x.numel()
+    p = (k * magnitude / magnitude.sum()).clamp(max=1.0)
+    for _ in range(2):
+        below = p < 1
+        p = (p * ((k - (~below).sum()) / p[below].sum()).clamp(min=1.0)).clamp(max=1.0)
+    return torch.where(torch.rand_like(x) < p, x / p, 0.0)
+
+
+def _side(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    value, index = torch.topk(x, k)
+    return index, value.mean()
+
+
+def sbc(x: Tensor, codec: Codec) -> Tensor:
+    """The largest of one side, as their mean."""
+    k = max(int(codec.options()["p"] * x.numel()), 1)
+    (above, up), (below, down) = _side(x, k), _side(-x, k)
+    index, sent = (above, up) if up >= down else (below, -down)
+    return torch.zeros_like(x).index_fill_(0, index, float(sent))
+
+
+def dryden(x: Tensor, codec: Codec) -> Tensor:
+    """The largest of both sides, as the means of these."""
+    sent, p = torch.zeros_like(x), codec.options()["p"]
+    for sign in (1.0, -1.0):
+        index, mean = _side(sign * x, max(int(p * int((sign * x > 0).sum())), 1))
+        sent.index_fill_(0, index, sign * float(mean))
+    return sent
+
+
 EAGER: dict[str, Eager] = {
     each.__name__: each
     for each in (
-        stc, dense, randomk, sign, qsgd, terngrad, natural, fp16, bf16, dorefa, int8, onebit
+        stc, dense, randomk, sign, qsgd, terngrad, natural, fp16, bf16, dorefa, int8, onebit,
+        strom, ajiheafield, wangni, sbc, dryden,
     )
 }  # fmt: skip

@@ -20,11 +20,12 @@ from .timing import Variant
 
 SPECS = ["stc:p=0.001", "stc:p=0.01", "stc:p=0.1", "dense", "randomk:p=0.01", "sign", "onebit"]
 SPECS += ["terngrad", "qsgd", "dorefa", "natural", "int8", "bf16", "fp16"]
+SPECS += ["strom:tau=2.5", "ajiheafield", "wangni", "sbc", "dryden"]
 # Bytes of an element that a pass must move beside its packet: tensor and residual in, the next
 # residual out. What needs a number of all elements before it can code any, or leave what it lacks,
 # reads, and leaves, the sum again.
 PASS = 12
-AGAIN = {"terngrad": 12, "onebit": 8}
+AGAIN = {"terngrad": 12, "wangni": 12, "onebit": 8}
 COLUMNS = {
     "codec": "name", "n": "n", "float32 ms": "gcext_ms", "bfloat16 ms": "bfloat16_ms",
     "floor ms": "floor_ms", "of floor": "of_floor", "B/element": "bytes_per_element",

@@ -81,8 +81,9 @@ __global__ void __launch_bounds__(kChosenThreads)
   const Range bins = range_of_warp(a.bins());
   const int64_t until = bins.end * a.bin;
   emit_chosen(
-      a.source, {bins.begin * a.bin, until < a.n ? until : a.n}, scratch.counts[warp_of_grid()],
-      {a.index, a.wide, a.value},
+      a.source.out, true, {bins.begin * a.bin, until < a.n ? until : a.n},
+      scratch.counts[warp_of_grid()], {a.index, a.wide, a.value},
+      [&](int64_t i) { return sum_at(a.source, i); },
       [&](int64_t i, float sum) {
         return scale != 0 && adacomp_chooses(sum, a.source.tensor[i], scratch.gmax[i / a.bin]);
       },

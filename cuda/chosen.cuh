@@ -75,19 +75,21 @@ __device__ inline uint64_t settle_counts(uint64_t* counts, int64_t warps, uint64
   return total;
 }
 
-// The pairs of this warp's elements, from its `next` on, and what is left of their sums. Every lane
-// must call it; chosen(i, sum), and sent(sum) of what is.
-template <class Chosen, class Sent>
-__device__ inline void emit_chosen(const Source& source, Range range, uint64_t next,
-                                   const Pairs& pairs, const Chosen& chosen, const Sent& sent) {
+// The pairs of this warp's elements, from its `next` on, and to out, unless that is null, what is
+// left of their sums, or, where nothing is to be `subtracted`, these. Every lane must call it;
+// sum_of(i), chosen(i, sum), and sent(sum) of what is.
+template <class Sum, class Chosen, class Sent>
+__device__ inline void emit_chosen(float* out, bool subtracted, Range range, uint64_t next,
+                                   const Pairs& pairs, const Sum& sum_of, const Chosen& chosen,
+                                   const Sent& sent) {
   const int lane = threadIdx.x % kWarp;
   for (int64_t row = range.begin; row < range.end; row += kWarp) {
     const int64_t i = row + lane;
-    const float sum = i < range.end ? sum_at(source, i) : 0.0f;
+    const float sum = i < range.end ? sum_of(i) : 0.0f;
     const bool own = i < range.end && chosen(i, sum);
     const float value = own ? sent(sum) : 0.0f;
     next = pairs.put_row(own, next, i, value);
-    if (i < range.end && source.out != nullptr) source.out[i] = own ? sum - value : sum;
+    if (i < range.end && out != nullptr) out[i] = own && subtracted ? sum - value : sum;
   }
 }
 

@@ -72,10 +72,6 @@ __global__ void quantize_report_kernel(bool mean, int64_t n, QuantizeState* stat
   info[kInfoMean] = exact_mean_bits(state->bins, static_cast<uint64_t>(n));
 }
 
-__device__ inline float sign_sum(const Source& s, const Held& held, int64_t i) {
-  return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * held.rest(s.memory[i], i);
-}
-
 // Step 1; where the subtraction is deferred, out becomes the sum. A warp takes rows of 32 elements
 // side by side, all loads in flight.
 __global__ void __launch_bounds__(kQuantizeThreads)
@@ -96,7 +92,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
 #pragma unroll
     for (int r = 0; r < kSignRows; ++r) {
       const int64_t i = at + r * kWarp + lane;
-      acc[r] = i < range.end ? sign_sum(source, held, i) : 0.0f;
+      acc[r] = i < range.end ? held_sum_at(source, held, i) : 0.0f;
     }
 #pragma unroll
     for (int r = 0; r < kSignRows; ++r) {
@@ -135,7 +131,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   if (source.out == nullptr || next != nullptr) return;
   const Held held = held_of(source);
   for (int64_t i = grid_first(); i < n; i += grid_stride()) {
-    const float acc = sign_sum(source, held, i);
+    const float acc = held_sum_at(source, held, i);
     source.out[i] = acc - (acc < 0 ? -scale : scale);
   }
 }

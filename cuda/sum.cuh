@@ -40,6 +40,11 @@ __device__ inline float sum_at(const Source& s, int64_t i) {
   return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * s.memory[i];
 }
 
+// The same of a memory that lacks something.
+__device__ inline float held_sum_at(const Source& s, const Held& held, int64_t i) {
+  return s.memory == nullptr ? s.tensor[i] : s.tensor[i] + s.b * held.rest(s.memory[i], i);
+}
+
 // Notes why the sum of element i is not finite.
 __device__ inline void note(const Source& s, int64_t i, FirstNonFinite* first) {
   const uint64_t at = static_cast<uint64_t>(i);

@@ -19,10 +19,11 @@ __global__ void __launch_bounds__(kChosenThreads)
     threshold_count_kernel(ThresholdLaunch a, ChosenState* state, uint64_t* counts) {
   const ThresholdRule rule = threshold_rule(*a.limit, a.scale);
   const Range range = elements_of_warp(a.n);
+  const Held held = held_of(a.source);
   const int lane = threadIdx.x % kWarp;
   uint64_t count = 0;
   for (int64_t i = range.begin + lane; i < range.end; i += kWarp) {
-    const float sum = sum_at(a.source, i);
+    const float sum = held_sum_at(a.source, held, i);
     if (key_of(sum) >= kInfKey) note(a.source, i, &state->first);
     count += rule.sends(sum);
   }
@@ -46,10 +47,16 @@ __global__ void __launch_bounds__(kSettleThreads)
 // Step 3.
 __global__ void __launch_bounds__(kChosenThreads)
     threshold_emit_kernel(ThresholdLaunch a, const ChosenState* state, const uint64_t* counts) {
-  if (state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
   const ThresholdRule rule = threshold_rule(*a.limit, a.scale);
+  if (grid_first() == 0) {
+    begin_next(a.source, a.next, state->refused);
+    if (a.next != nullptr && !state->refused) set_sent(a.next, rule);
+  }
+  if (state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
+  const Held held = held_of(a.source);
   emit_chosen(
-      a.source, elements_of_warp(a.n), counts[warp_of_grid()], {a.index, a.wide, a.value},
+      a.source.out, a.next == nullptr, elements_of_warp(a.n), counts[warp_of_grid()],
+      {a.index, a.wide, a.value}, [&](int64_t i) { return held_sum_at(a.source, held, i); },
       [&](int64_t, float sum) { return rule.sends(sum); },
       [&](float sum) { return rule.sent(sum); });
 }

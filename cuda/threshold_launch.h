@@ -17,9 +17,9 @@ struct ThresholdLaunch {
   void* index;  // int64 if `wide`, else int32
   bool wide;
   float* value;
-  int64_t* info;
-  void* scratch;       // threshold_scratch_bytes(), 8-byte aligned
-  int64_t max_blocks;  // at most kThresholdBlocks; the result does not depend on it
+  int64_t *info, *next;  // next: null where out gets what is left
+  void* scratch;         // threshold_scratch_bytes(), 8-byte aligned
+  int64_t max_blocks;    // at most kThresholdBlocks; the result does not depend on it
 };
 
 constexpr int64_t kThresholdBlocks = 2048;

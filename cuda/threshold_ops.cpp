@@ -13,13 +13,17 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> threshold(const Tensor& tensor,
                                              const std::optional<Tensor>& memory,
                                              const std::optional<Tensor>& out, double decay,
-                                             const Tensor& limit, int64_t scale) {
+                                             const Tensor& limit, int64_t scale,
+                                             const std::optional<Tensor>& sent,
+                                             const std::optional<Tensor>& next) {
   check_device(tensor, tensor, "threshold: tensor");
   check_device(limit, tensor, "threshold: limit");
-  for (const auto* each : {&memory, &out}) {
-    if (each->has_value()) check_device(**each, tensor, "threshold: memory and out");
+  for (const auto* each : {&memory, &out, &sent, &next}) {
+    if (each->has_value()) check_device(**each, tensor, "threshold: memory, out, sent and next");
   }
-  const Source source = threshold_args(tensor, memory, out, decay, limit, scale);
+  int64_t* next_at = nullptr;
+  const Source source =
+      threshold_args(tensor, memory, out, decay, limit, scale, sent, next, next_at);
   const int64_t n = tensor.numel();
   const bool wide = n > INT32_MAX;
   const CurrentStream stream(tensor);
@@ -36,6 +40,7 @@ std::tuple<Tensor, Tensor, Tensor> threshold(const Tensor& tensor,
                              wide,
                              value.mutable_data_ptr<float>(),
                              info.mutable_data_ptr<int64_t>(),
+                             next_at,
                              scratch.mutable_data_ptr(),
                              kThresholdBlocks};
   check_launch("threshold", launch_threshold(args, stream));

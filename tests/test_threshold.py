@@ -17,6 +17,9 @@ from test_quantize import draw, slots
 from test_select import same_bits
 from torch import Tensor
 
+import gcext
+from gcext._codecs.input import Residual
+from gcext._native import ops
 from gcext._native.threshold import threshold
 
 F32 = np.float32
@@ -88,8 +91,53 @@ def test_what_is_not_finite_is_refused_and_nothing_written() -> None:
         assert torch.equal(memory, held)
 
 
+class Cpu:
+    """The operator on the CPU, as the emulator has it."""
+
+    threshold = staticmethod(threshold)
+
+
+@pytest.mark.parametrize("backend", ["cpu", *BACKENDS])
+@pytest.mark.parametrize("scale", [0.0, 0.7])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_residual_that_is_not_written_gives_the_same_bits(
+    backend: str, scale: float, kind: Callable[[int], Tensor]
+) -> None:
+    """A chain of calls of sums and what was sent of them, against one of residuals."""
+    for n in (1, 33, 5000):
+        run = Cpu() if backend == "cpu" else make(backend, 3)
+        held, total = torch.zeros(n), torch.zeros(n)
+        sent = torch.tensor([0x7F800000, 0, 0])
+        for step in range(4):
+            tensor, limit = kind(n), limit_of((0.2, 0.9, 2.0)[step % 3])
+            out, kept, after = torch.empty(n), torch.full((n,), 7.0), torch.full((3,), -7)
+            want = threshold(tensor, held, out, 0.9, limit, bits(scale))
+            got = run.threshold(tensor, total, kept, 0.9, limit, bits(scale), sent, after)
+            assert got[2].tolist() == want[2].tolist()
+            for one, two in zip(got, want, strict=True):
+                assert torch.equal(one[: len(two)].to(two.dtype), two)
+            held, total, sent = out, kept, after
+            rest = ops.select_rest(total, sent)
+            assert torch.equal(rest.view(torch.int32), held.view(torch.int32))
+
+
+@pytest.mark.parametrize("backend", ["cpu", *BACKENDS])
+def test_refused_what_was_sent_stays_of_the_memory(backend: str) -> None:
+    run = Cpu() if backend == "cpu" else make(backend, 3)
+    tensor, memory, sent = torch.randn(5000), torch.randn(5000), torch.tensor([0x3F000000, 7, -1])
+    tensor[77] = float("nan")
+    out, after = torch.empty(5000), torch.full((3,), -7)
+    info = run.threshold(tensor, memory, out, 1.0, limit_of(1), 0, sent, after)[2]
+    assert info.tolist() == [0, 1, 77, 0]
+    if backend != "cpu":  # reported later: whoever swaps the slots has lost nothing
+        assert torch.equal(out, memory) and torch.equal(after, sent)
+
+
 def test_arguments_are_validated() -> None:
     x = torch.ones(3)
+    with pytest.raises(RuntimeError, match="next needs memory apart from out"):
+        slot = torch.zeros(3, dtype=torch.int64)
+        threshold(x, None, x.clone(), 1.0, limit_of(1), 0, None, slot)
     with pytest.raises(RuntimeError, match="limit must be one number, got 2"):
         threshold(x, None, None, 1.0, torch.ones(2, dtype=torch.int32), 0)
     with pytest.raises(RuntimeError, match="threshold: limit"):
@@ -165,3 +213,18 @@ def test_op_passes_opcheck() -> None:
     for each in given:
         operator = torch.ops.gcext.threshold.default
         torch.library.opcheck(operator, (*each, 0.5, limit_of(1.0), 0), test_utils=tests)
+
+
+@pytest.mark.parametrize("spec", ["strom:tau=1.0", "ajiheafield:drop=0.9"])
+def test_codecs_with_a_residual_that_is_not_written(spec: str) -> None:
+    """Also where another codec left it, by a cut among equal magnitudes."""
+    n = 4000
+    held, slot = torch.zeros(n), Residual.whole(torch.zeros(n))
+    for step, codec in enumerate(map(gcext.codec, ["stc:p=0.3", spec, spec, "stc:p=0.1", spec])):
+        tensor = torch.randint(-3, 4, (n,)).float()
+        out = torch.empty(n)
+        after = Residual(torch.empty(n), torch.zeros(3, dtype=torch.int64))
+        written = codec.advance(tensor, held, out, 1.0, seed=step)
+        assert codec.advance(tensor, slot, after, 1.0, seed=step) == written
+        held, slot = out, after
+        assert torch.equal(slot.tensor(), held)

@@ -165,16 +165,24 @@ inline HostSource quantize_args(const Tensor& tensor, const std::optional<Tensor
   return source_args("quantize", tensor, memory, out, 1, decay, true);
 }
 
-// What sign takes. In place nothing may be written before all is validated, so there is no next.
+// The source of an operator that may leave the sum in out, and what was sent of it in next. In
+// place nothing may be written before all is validated, so there is no next.
+inline HostSource kept_source(const char* op, HostSource source,
+                              const std::optional<Tensor>& memory, const std::optional<Tensor>& out,
+                              const std::optional<Tensor>& sent, const std::optional<Tensor>& next,
+                              int64_t*& next_at) {
+  next_at = sent_args(op, out, sent, next, source);
+  GCEXT_CHECK(next_at == nullptr || memory.has_value(), op,
+              ": next needs memory apart from out. Pass two slots.");
+  return source;
+}
+
 inline HostSource sign_args(const Tensor& tensor, const std::optional<Tensor>& memory,
                             const std::optional<Tensor>& out, double decay,
                             const std::optional<Tensor>& sent, const std::optional<Tensor>& next,
                             int64_t*& next_at) {
-  HostSource source = quantize_args(tensor, memory, out, decay);
-  next_at = sent_args("sign", out, sent, next, source);
-  GCEXT_CHECK(next_at == nullptr || memory.has_value(),
-              "sign: next needs memory apart from out. Pass two slots.");
-  return source;
+  const HostSource source = quantize_args(tensor, memory, out, decay);
+  return kept_source("sign", source, memory, out, sent, next, next_at);
 }
 
 // scale: of a ternary packet its magnitude, else 0.
@@ -197,13 +205,16 @@ inline const int64_t* add_info(const std::optional<Tensor>& info) {
 // What threshold takes; limit is a key, on the tensor's device.
 inline HostSource threshold_args(const Tensor& tensor, const std::optional<Tensor>& memory,
                                  const std::optional<Tensor>& out, double decay,
-                                 const Tensor& limit, int64_t scale) {
+                                 const Tensor& limit, int64_t scale,
+                                 const std::optional<Tensor>& sent,
+                                 const std::optional<Tensor>& next, int64_t*& next_at) {
   check_dense(limit, ScalarType::Int, "threshold: limit");
   GCEXT_CHECK(limit.numel() == 1, "threshold: limit must be one number, got ", limit.numel(), ".");
   GCEXT_CHECK(scale >= 0 && scale < int64_t{kInfKey},
               "threshold: scale must be the bits of a finite float32 that is not negative, got ",
               scale, ".");
-  return source_args("threshold", tensor, memory, out, 1, decay, true);
+  const HostSource source = source_args("threshold", tensor, memory, out, 1, decay, true);
+  return kept_source("threshold", source, memory, out, sent, next, next_at);
 }
 
 inline HostSource wangni_args(const Tensor& tensor, const std::optional<Tensor>& memory,

@@ -143,7 +143,7 @@ class CodecInput(NamedTuple):
         return packet
 
     def at(self, index: Tensor) -> Tensor:
-        """Return some elements of the sum; where one is not finite they may be anything."""
+        """Return elements of the sum, of a rising index; where one is not finite anything."""
         tensor = self.tensor.index_select(0, index)
         if tensor.dtype is not torch.float32:
             tensor = ops.to_float32(tensor)
@@ -151,6 +151,9 @@ class CodecInput(NamedTuple):
         if memory is None:
             return tensor
         total = memory.view(-1).index_select(0, index)
+        if self.sent is not None:
+            key, cut, value = self.sent.unbind()
+            total = ops.select_rest(total, torch.stack([key, (index < cut).sum(), value]))
         ops.select(tensor, None, total, 0, 1.0, self.decay, False)
         return total
 

@@ -40,6 +40,11 @@ class Strom(Codec):
     contracts = False
     reads_half = True
 
+    @property
+    def defers_residual(self) -> bool:
+        """See Codec."""
+        return True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self._key or self._key >= 0x7F800000:
@@ -58,8 +63,8 @@ class Strom(Codec):
 
 def _packet(method: str, acc: CodecInput, limit: Tensor, scale: int) -> Packet:
     """Return the packet of what is at least as large as a limit; see threshold."""
-    where = acc.tensor, acc.memory, acc.out, acc.decay
-    index, value, info = threshold.threshold(*where, limit, scale)
+    where, slots = (acc.tensor, acc.memory, acc.out, acc.decay), (acc.sent, acc.next)
+    index, value, info = threshold.threshold(*where, limit, scale, *slots)
     return Packet.from_kernel(method, acc.op, acc.source, info, Contents, cut=(index, value))
 
 
@@ -88,6 +93,11 @@ class AjiHeafield(Codec):
     name = "ajiheafield"
     stochastic = True
     reads_half = True
+
+    @property
+    def defers_residual(self) -> bool:
+        """See Codec."""
+        return True
 
     def _sample(self, n: int) -> tuple[int, int]:
         """Return the sample's size, and how many of it are below the threshold."""

@@ -19,13 +19,15 @@ def threshold(
     decay: float,
     limit: Tensor,
     scale: int,
+    sent: Tensor | None = None,
+    next: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return index, value and info of what is at least as large as a limit; csrc/threshold.h.
 
     limit: the bits of a magnitude, int32 of shape (1,). scale: those of the magnitude that all
-    values get; 0: they stay as they are.
+    values get; 0: they stay as they are. sent, next: as of select.
     """
-    made = torch.ops.gcext.threshold.default(tensor, memory, out, decay, limit, scale)
+    made = torch.ops.gcext.threshold.default(tensor, memory, out, decay, limit, scale, sent, next)
     index, value, info = made
     return index, value, info
 

@@ -18,7 +18,8 @@ class Emu(Emulated):
 
     def threshold(
         self, tensor: Tensor, memory: Tensor | None, out: Tensor | None, decay: float,
-        limit: Tensor, scale: int, wide: bool = False,
+        limit: Tensor, scale: int, sent: Tensor | None = None, next: Tensor | None = None,
+        wide: bool = False,
     ) -> Selected:  # fmt: skip
         n = tensor.numel()
         index = torch.full((n + GUARD,), POISON, dtype=torch.int64 if wide else torch.int32)
@@ -29,7 +30,7 @@ class Emu(Emulated):
         given = (
             pointer(tensor), pointer(memory), pointer(out), ctypes.c_float(decay),
             ctypes.c_int64(n), pointer(limit), ctypes.c_int64(scale), pointer(index), int(wide),
-            pointer(value), pointer(info),
+            pointer(value), pointer(info), pointer(sent), pointer(next),
         )  # fmt: skip
         size = run(*given, None, self.max_blocks)
         scratch = torch.full((size + GUARD,), 0xA5, dtype=torch.uint8)
