@@ -9,8 +9,7 @@
 namespace gcext {
 namespace {
 
-// One pass over the cells, beside one that validates where out is the memory: the sum, the pairs to
-// a buffer of the part, and out. Then the buffers are put together.
+// The pairs of a part, in order.
 template <class Index>
 struct Found {
   std::vector<Index, Pooled<Index>> index;
@@ -25,6 +24,8 @@ struct Found {
   }
 };
 
+// One pass over the cells, beside one that validates where out is the memory: the sum, the pairs to
+// a buffer of the part, and out. Then the buffers are put together.
 template <class Index>
 class Threshold {
  public:

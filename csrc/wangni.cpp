@@ -28,14 +28,13 @@ class Marked {
 
   // Of the elements from `begin` on, a multiple of 64.
   uint64_t* words(int64_t begin) { return words_.data() + begin / 64; }
+  const uint64_t* words(int64_t begin) const { return words_.data() + begin / 64; }
   void add(int64_t part, int64_t count) { first_[static_cast<size_t>(part + 1)] += count; }
 
   // Once all are marked.
   void settle() { std::partial_sum(first_.begin(), first_.end(), first_.begin()); }
   int64_t before(int64_t part) const { return first_[static_cast<size_t>(part)]; }
   int64_t count() const { return first_.back(); }
-
-  const uint64_t* words(int64_t begin) const { return words_.data() + begin / 64; }
 
  private:
   std::vector<uint64_t, Pooled<uint64_t>> words_;
@@ -64,9 +63,7 @@ struct PairsTo {
 
 // Whether a pass leaves the sums in out, for later ones: where that is not the memory, which
 // nothing may be written to before all sums are known to be finite.
-inline bool keeps_sums(const HostSource& source) {
-  return source.out != nullptr && !in_place(source);
-}
+bool keeps_sums(const HostSource& source) { return source.out != nullptr && !in_place(source); }
 
 // body(begin, n, sums, rest) for a part's elements, a range after another. Where out has the sums
 // it is touched again where body does so alone.
