@@ -4,6 +4,8 @@
 #include <mutex>
 #include <thread>
 
+#include "huge_pages.h"
+
 // In torch from 2.11 on; on 2.10 it is absent, and results are torch's own memory.
 extern "C" __attribute__((weak)) AOTITorchError
 torch_from_blob(void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides,

@@ -19,10 +19,6 @@
 #include "fork.h"
 #include "fpenv.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -77,20 +73,6 @@ inline Tensor empty(int64_t rows, int64_t cols, ScalarType dtype, const Tensor& 
 template <size_t dims>
 Tensor empty(const int64_t (&sizes)[dims], ScalarType dtype) {
   return empty_like(sizes, dtype, 0, 0);
-}
-
-// For a large output that is about to be written for the first time: a fault for each 4 KiB of it
-// costs more than the writing. Advice only; nothing happens where it is not taken.
-inline void advise_huge_pages(void* first, int64_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHuge = uintptr_t{1} << 21;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(first),
-                  end = begin + static_cast<uintptr_t>(bytes);
-  const uintptr_t from = (begin + kHuge - 1) & ~(kHuge - 1), to = end & ~(kHuge - 1);
-  if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
-#else
-  static_cast<void>(first), static_cast<void>(bytes);
-#endif
 }
 
 // Runs body(part) for part in [0, parts) on torch's threads, each in the kernels' floating-point

@@ -12,6 +12,7 @@
 
 #include "../bits.h"
 #include "../common/fpenv.h"
+#include "../common/huge_pages.h"
 #include "../common/isa.h"
 #include "budget.h"
 #include "packets.h"
@@ -49,6 +50,7 @@ py::bytes seal(const Message& message, const py::function& digest) {
   auto* out = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(packet.ptr()));
   {
     const py::gil_scoped_release release;
+    advise_huge_pages(out, hashed);
     std::memcpy(out, kMagic, 4);
     out[4] = kVersion;
     message.write(out + kHeadBytes);
