@@ -14,11 +14,10 @@ import numpy.typing as npt
 import pytest
 import torch
 from emu.backends import BACKENDS
-from emu.backends import same_bits as same_tensors
 from emu.wangni import make
 from isa_kit import at_every_isa
 from numpy_reader import round_to_f32
-from source_kit import FORMS, KINDS, SIZES, spoiled
+from source_kit import FORMS, KINDS, SIZES, compare, spoiled
 from test_quantize import FORMS as OUTS
 from test_quantize import draw, drawn, slots
 from test_select import same_bits
@@ -135,27 +134,6 @@ def test_same_bytes_for_every_isa_and_thread_count() -> None:
     assert len(digests) == 1, digests
 
 
-def compare(
-    run: object, form: str, tensor: Tensor, memory: Tensor, *options: object, **wide: bool
-) -> int:
-    """Require what the CPU gives of CUDA's kernels; returns the status. See source_kit."""
-    outs: list[Tensor | None] = [None, None]
-    if form == "memory":
-        outs = [torch.full_like(memory, 5.0), torch.full_like(memory, 6.0)]
-    elif form == "in place":
-        outs = [memory.clone(), memory.clone()]
-    given = memory if form == "memory" else None
-    want = torch.ops.gcext.wangni(tensor, given, outs[0], *options)
-    got = run.wangni(tensor, given, outs[1], *options, **wide)  # type: ignore[attr-defined]
-    assert [each.tolist() for each in got[4:]] == [each.tolist() for each in want[4:]]
-    status = int(want[4][1])
-    if outs[0] is not None and outs[1] is not None:
-        assert same_tensors(outs[1], memory if status and form == "memory" else outs[0])
-    for x, y in zip(got[:4], want[:4], strict=True):
-        assert status or same_tensors(x[: len(y)].to(y.dtype), y)
-    return status
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -165,7 +143,7 @@ def test_cuda_gives_the_cpus_bytes(backend: str, form: str, kind: Callable[[int]
         run = make(backend, choose.choice([1, 3, 1024]), choose.random() < 0.5)
         budget = max(choose.choice([0.001, 0.05, 0.5, 1.0]) * n, 1.0)
         options = choose.choice([1.0, 0.9]), budget, choose.randrange(-(2**63), 2**63)
-        assert compare(run, form, kind(n), kind(n), *options) == 0
+        assert compare(run, "wangni", form, kind(n), kind(n), *options) == 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -177,13 +155,13 @@ def test_cuda_refuses_as_the_cpu_does(backend: str, form: str) -> None:
     for tensor, memory in (*spoiled(), large):
         for max_blocks in (1, 1024):
             run = make(backend, max_blocks)
-            statuses.add(compare(run, form, tensor, memory, 1.0, 50.0, 3))
+            statuses.add(compare(run, "wangni", form, tensor, memory, 1.0, 50.0, 3))
     assert statuses == ({0, 1, 5} if form == "plain" else {0, 1, 2, 3, 5})
 
 
 def test_cuda_has_wide_indices() -> None:
     tensor = torch.randn(3000)
-    assert compare(make("emu"), "plain", tensor, tensor, 1.0, 60.0, 9, wide=True) == 0
+    assert compare(make("emu"), "wangni", "plain", tensor, tensor, 1.0, 60.0, 9, wide=True) == 0
 
 
 def test_op_passes_opcheck() -> None:

@@ -8,7 +8,7 @@ __all__ = ["COMPANION", "ROTATED", "SCALED", "TRANSFORMED", "is_ok", "mark", "ra
 __all__ += ["require_memory"]
 
 _OK, _TENSOR, _RESIDUAL, _OVERFLOW, _NO_MEMORY = range(5)  # SelectStatus of csrc/select/select.h
-SCALED, ROTATED, COMPANION = 5, 6, 7  # set by codecs and senders, with ``mark``
+SCALED, ROTATED, COMPANION = 5, 6, 7  # by codecs and senders, with ``mark``; 5, 6 by kernels, too
 _SKETCHED = 8  # kSketchOverflow
 TRANSFORMED = 16  # kSelectTransform; set by codecs, too
 
