@@ -16,6 +16,7 @@ from packet_kit import dense, single
 import gcext
 from gcext.fl import (
     Data,
+    Diverged,
     Federation,
     Part,
     Settings,
@@ -281,8 +282,12 @@ class TestRound:
         assert record["accuracy_std"] == pytest.approx(float(spread))
 
     def test_a_diverging_run_raises(self) -> None:
-        with pytest.raises(ValueError, match=r"must be finite, got nan in round \d+. Lower --lr"):
+        with pytest.raises(
+            Diverged, match=r"must be finite, got nan in round \d+. Lower --lr"
+        ) as stop:
             run(settings(lr=1e20), DATA)
+        assert stop.value.result is not None and stop.value.result["diverged"]
+        assert f"round {len(stop.value.result['rounds']) + 1}." in str(stop.value)
 
 
 class CrashError(Exception):

@@ -67,6 +67,13 @@ def test_progress_in_a_log_is_plain_lines_on_stderr() -> None:
     assert fl("--method", "stc", "--quiet").stderr == ""
 
 
+def test_a_run_that_diverges_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    result = fl("--method", "none", "--method", "stc", "--lr", 1e20, "--json", out, code=2)
+    assert "Lower --lr" in result.stderr
+    assert [(r["method"], r["diverged"]) for r in json.loads(out.read_text())] == [("none", True)]
+
+
 def test_interrupt_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, out, store = tmp_path / "whole.json", tmp_path / "out.json", tmp_path / "store"
     methods = ["--method", "stc", "--method", "pstc"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import gcext
 from gcext.__main__ import app
 from gcext.fl import load
 from gcext.fl._compare import split_methods, validation
-from gcext.fl._run import run
+from gcext.fl._run import run, train_client
 from gcext.fl._settings import Settings
 
 runner = CliRunner()
@@ -141,6 +142,29 @@ def test_compare_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     assert isinstance(result.exception, IndexError) and "none" in result.output
     assert len(json.loads(out.read_text())) == 7
+
+
+def test_compare_keeps_runs_that_diverge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, plot = tmp_path / "runs.json", tmp_path / "runs.png"
+
+    def spoiled(*args: Any, **options: Any) -> tuple[torch.Tensor, float]:
+        update, loss = train_client(*args, **options)
+        settings, _, number = args[4:7]
+        at = {("none", 1): 2, ("sign", 0): 1, ("sign", 1): 2}.get((settings.method, settings.seed))
+        return update, math.nan if number == at else loss
+
+    monkeypatch.setattr("gcext.fl._run.train_client", spoiled)
+    words = ["compare", "--rounds", 3, "--clients", 4, "--quiet", "--split", "iid", "--seeds", 2]
+    words += ["--methods", "none,sign,stc", "--json", out]
+    printed = call(*words, "--plot", plot)
+    rows = {line.split()[1]: line for line in printed.splitlines() if "%" in line}
+    assert "1 of 2 diverged" in rows["none"] and "diverged" not in rows["stc"]
+    assert " -, 2 of 2 diverged" in rows["sign"] and plot.stat().st_size > 10_000
+    runs = json.loads(out.read_text())
+    assert [len(run["rounds"]) for run in runs] == [3, 1, 0, 1, 3, 3]
+    assert [run["diverged"] for run in runs] == [False, True, True, True, False, False]
+    monkeypatch.setattr("gcext.fl._compare.run", lambda *_, **__: [][0])  # none is made again
+    assert call(*words, "--resume") == printed
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from gcext.fl._client import local_sgd
 from gcext.fl._data import DATASETS, Data, Part, load
 from gcext.fl._models import FlatModel, build, initial
 from gcext.fl._plot import plot
-from gcext.fl._run import Federation, Interrupted, Record, run
+from gcext.fl._run import Diverged, Federation, Interrupted, Record, run
 from gcext.fl._settings import DEFAULTS, Settings, complete
 from gcext.fl._split import Split, split
 from gcext.fl._workers import Workers
 
-__all__ = ["CheckpointError", "DATASETS", "DEFAULTS", "Data", "Federation", "FlatModel"]
-__all__ += ["Interrupted", "Part", "Record", "Settings", "Split", "Workers", "build", "complete"]
-__all__ += ["initial", "load", "local_sgd", "plot", "run", "split"]
+__all__ = ["CheckpointError", "DATASETS", "DEFAULTS", "Data", "Diverged", "Federation"]
+__all__ += ["FlatModel", "Interrupted", "Part", "Record", "Settings", "Split", "Workers", "build"]
+__all__ += ["complete", "initial", "load", "local_sgd", "plot", "run", "split"]

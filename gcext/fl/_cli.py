@@ -15,7 +15,7 @@ from gcext.fl._data import DATASETS, load
 from gcext.fl._plot import check
 from gcext.fl._plot import plot as draw
 from gcext.fl._report import table, ticker
-from gcext.fl._run import Interrupted, run
+from gcext.fl._run import Diverged, Interrupted, run
 from gcext.fl._settings import DEFAULTS, Settings, complete
 from gcext.fl._workers import uninterrupted
 
@@ -137,6 +137,10 @@ def fl(
                             )
                     except Interrupted as stop:
                         result, stopped = stop.result, True
+                    except Diverged as stop:
+                        if stop.result is not None:
+                            results.append(stop.result)
+                        raise
                     results.append(result)
                 if stopped:
                     break

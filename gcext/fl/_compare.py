@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from operator import itemgetter
 from pathlib import Path
@@ -20,7 +20,7 @@ from gcext.fl._data import DATASETS, Data, Part, load
 from gcext.fl._plot import check
 from gcext.fl._plot import plot as draw
 from gcext.fl._report import ticker
-from gcext.fl._run import run
+from gcext.fl._run import Diverged, Record, run
 from gcext.fl._settings import DEFAULTS, Settings
 
 __all__ = ["compare", "split_methods", "validation"]
@@ -62,8 +62,9 @@ def compare(
     """Train by several methods from the same seeds, and compare accuracy, rounds, bytes and time.
 
     Of several learning rates each method gets the one with the best accuracy on a tenth of the
-    training data, which is held out, after a shorter run of seed 0. A comparison that was stopped
-    goes on with --resume.
+    training data, which is held out, after a shorter run of seed 0. A run whose loss ceases to be
+    finite ends there, is kept, and counts as diverged. A comparison that was stopped goes on with
+    --resume.
     """
     errors = Console(stderr=True)
     try:
@@ -106,7 +107,7 @@ def compare(
                     made = next((each for each in held if _is_of(each, one, found)), None)
                     if made is None:
                         with ticker(one, errors, quiet) as show:
-                            made = run(one, images, threads=threads, progress=show)
+                            made = _finished(one, images, threads, show)
                         if found is not None:
                             made["search"] = found
                         held.append(made)
@@ -166,7 +167,7 @@ def _runs_of(path: Path | None) -> list[Run]:
         return []
     try:
         runs = json.loads(path.read_text())
-        if all(each["settings"] and each["rounds"] for each in runs):
+        if all(each["settings"] and isinstance(each["rounds"], list) for each in runs):
             return list(runs)
     except (ValueError, TypeError, KeyError):
         pass
@@ -180,6 +181,18 @@ def _is_of(made: Run, settings: Settings, search: Search | None) -> bool:
     """Whether a run is the one that these settings and this search would make."""
     asked = {name: value for name, value in asdict(settings).items() if name != "epochs"}
     return made.get("search") == search and asked.items() <= made["settings"].items()
+
+
+def _finished(
+    plan: Settings, data: Data, threads: int | None, show: Callable[[Record], None] | None
+) -> Run:
+    """Return a run, up to where it diverged."""
+    try:
+        return run(plan, data, threads=threads, progress=show)
+    except Diverged as stop:
+        if stop.result is None:
+            raise
+        return stop.result
 
 
 def _search(
@@ -221,8 +234,17 @@ def _chosen(search: Search) -> str:
     return f"learning rate {_best(search):g} of {tried}"
 
 
+def _accuracy(percent: Sequence[float], runs: int) -> str:
+    """Return the mean of the runs that ended, in brackets least to greatest; how many diverged."""
+    text = f"{sum(percent) / len(percent):.2f} %" if percent else "-"
+    if percent[1:]:
+        text += f" ({min(percent):.2f}..{max(percent):.2f})"
+    lost = runs - len(percent)
+    return f"{text}, {lost} of {runs} diverged" if lost else text
+
+
 def _table(specs: Sequence[str], results: list[Run]) -> Table:
-    """Return a row for each method: the mean over its seeds, and in brackets least to greatest."""
+    """Return a row for each method: means over its seeds, of those that did not diverge."""
     rows = Table(title="Methods compared", title_justify="left")
     rows.add_column("method")
     for name in ("lr", "accuracy", "rounds to target", "MB up", "MB down", "s encode", "s decode"):
@@ -231,21 +253,22 @@ def _table(specs: Sequence[str], results: list[Run]) -> Table:
         runs = [each for each in results if each["method"] == spec]
         if not runs:
             continue
-        last = [100 * each["rounds"][-1]["accuracy"] for each in runs]
+        ended = [each for each in runs if not each.get("diverged")]
+        last = [100 * each["rounds"][-1]["accuracy"] for each in ended]
         reached = [each["rounds_to_target"] for each in runs]
         goal = f"{100 * runs[0]['settings']['target']:g} %"
 
         def mean(values: Sequence[float]) -> float:
             return sum(values) / len(values)
 
-        def megabytes(way: str, runs: list[Run] = runs) -> str:
+        def megabytes(way: str, runs: list[Run] = ended or runs) -> str:
             sums = [sum(each[f"{way}_bytes"] for each in run["rounds"]) for run in runs]
             return f"{mean(sums) / 1e6:.2f}"
 
         rows.add_row(
             spec,
             f"{runs[0]['settings']['lr']:g}",
-            f"{mean(last):.2f} %" + (f" ({min(last):.2f}..{max(last):.2f})" if runs[1:] else ""),
+            _accuracy(last, len(runs)),
             f"{', '.join(str(each or '-') for each in reached)} ({goal})",
             megabytes("up"),
             megabytes("down"),

@@ -43,10 +43,10 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Draw test accuracy against rounds and the megabytes sent so far, up alone and up plus down.
 
     A line is a running mean, over the measured accuracy, faint; of several seeds it is their mean,
-    in a band from the least to the greatest. A method has the same colour in every picture, and
-    several settings of it, and methods of one colour, differ by their dashes. The grey line is the
-    target. The suffix of ``path`` chooses the format. Raises ImportError without matplotlib,
-    ValueError for a suffix it cannot write.
+    in a band from the least to the greatest, without those that diverged. A method has the same
+    colour in every picture, and several settings of it, and methods of one colour, differ by their
+    dashes. The grey line is the target. The suffix of ``path`` chooses the format. Raises
+    ImportError without matplotlib, ValueError for a suffix it cannot write.
     """
     check(path)
     from matplotlib import colormaps
@@ -61,6 +61,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         runs = [r for r in results if r["method"] == method and r["rounds"]]
         if not runs:
             continue
+        runs = [r for r in runs if not r.get("diverged")] or runs
         again, place = divmod(_place(runs[0]), len(_COLOURS))
         colour = colormaps["tab20"](_COLOURS[place])
         alike = [m for m in methods if _base(_run_of(results, m)) == _base(runs[0])]

@@ -34,7 +34,7 @@ from gcext.fl._split import split
 from gcext.fl._trained import Trained
 from gcext.fl._workers import Workers, uninterrupted
 
-__all__ = ["Federation", "Interrupted", "Record", "local_work", "run"]
+__all__ = ["Diverged", "Federation", "Interrupted", "Record", "local_work", "run"]
 __all__ += ["train_client"]
 
 Record = dict[str, Any]
@@ -47,6 +47,12 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
         super().__init__(f"interrupted after round {len(result['rounds'])}")
         self.result = result
         self.saved = saved
+
+
+class Diverged(ValueError):  # noqa: N818 - what happened, not whose fault
+    """A client's loss was not finite; ``result``, once the run ended, is of the rounds before."""
+
+    result: dict[str, Any] | None = None
 
 
 class Federation:
@@ -161,7 +167,7 @@ class Federation:
         up_bytes = 0
         for client, (update, loss) in zip(drawn, self.workers.map(task, drawn), strict=True):
             if not math.isfinite(loss):
-                raise ValueError(
+                raise Diverged(
                     f"fl: client {client}'s loss must be finite, got {loss} in round {now}. "
                     "Lower --lr."
                 )
@@ -256,8 +262,8 @@ def run(
     With ``path`` a checkpoint is written at the start, every ``every`` rounds, at the end, and on
     Ctrl-C; with ``resume`` the run goes on from it.  ``make`` makes another engine's federation.
 
-    Raises Interrupted on Ctrl-C, CheckpointError where a checkpoint does not fit, and what the
-    links raise.
+    Raises Interrupted on Ctrl-C, Diverged where a loss is not finite (both have the ``result`` so
+    far), CheckpointError where a checkpoint does not fit, and what the links raise.
     """
     begun = time.monotonic()
     result: dict[str, Any] | None = None
@@ -285,9 +291,13 @@ def run(
                         save()
             except KeyboardInterrupt:
                 interrupted = True
+            except Diverged as stop:
+                stop.result = _result(federation, time.monotonic() - begun) | {"diverged": True}
+                raise
             with uninterrupted():
                 save()
-                result = _result(federation, time.monotonic() - begun, interrupted)
+                result = _result(federation, time.monotonic() - begun)
+                result["interrupted"] = interrupted
     except KeyboardInterrupt:  # a second one while the run ended, or one before it began
         if result is None:
             raise
@@ -368,7 +378,7 @@ def _down(downloads: dict[int, Download]) -> Record:
     return {"down_bytes": sum(k["bytes"] for k in kinds.values()), "down": kinds}
 
 
-def _result(federation: Federation, seconds: float, interrupted: bool) -> dict[str, Any]:
+def _result(federation: Federation, seconds: float) -> dict[str, Any]:
     settings, records = federation.settings, federation.records
     return {
         "method": settings.method,
@@ -387,7 +397,8 @@ def _result(federation: Federation, seconds: float, interrupted: bool) -> dict[s
         "seconds": round(seconds, 3),
         "encode_seconds": round(federation.seconds["encode"], 6),
         "decode_seconds": round(federation.seconds["decode"], 6),
-        "interrupted": interrupted,
+        "interrupted": False,
+        "diverged": False,
         "rounds": records,
         "rounds_to_target": _rounds_to(settings.target, records),
         "model_digest": hashlib.blake2b(
