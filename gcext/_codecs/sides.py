@@ -25,14 +25,15 @@ __all__ = ["SBC", "Dryden"]
 _KEY = 2**31 - 1  # the bits of a float32's magnitude
 
 
-def _magnitudes(total: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the positive elements, and the negative ones' magnitudes; zeros elsewhere."""
+def _sides(total: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the positive elements, and the negative ones; zeros, -0 among the latter, elsewhere.
+
+    As integers, so that no mode of the processor takes a denormal for 0.
+    """
     up, down = (ops.new_floats(total, total.numel()) for _ in range(2))
     bits, above, below = (each.view(torch.int32) for each in (total, up, down))
-    torch.bitwise_right_shift(bits, 31, out=below)  # all bits or none
-    below.bitwise_and_(bits)
-    torch.bitwise_xor(bits, below, out=above)
-    below.bitwise_and_(_KEY)
+    torch.clamp(bits, min=0, out=above)
+    torch.clamp(bits, max=0, out=below)
     return up, down
 
 
@@ -106,7 +107,7 @@ class SBC(Codec):
         total, info = acc.add_deferred()
         k = count_of(self.p, total.numel())
         (at, _, up), (other, _, down) = (
-            ops.select(side, None, None, k, 1.0, 1.0, True) for side in _magnitudes(total)
+            ops.select(side, None, None, k, 1.0, 1.0, True) for side in _sides(total)
         )
         for each in (up, down):
             require_memory(acc.op, each)
@@ -180,7 +181,9 @@ class Dryden(Codec):
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
         total, info = acc.add_deferred()
-        up, down = (self._side(acc.op, side, info) for side in _magnitudes(total))
+        above, below = _sides(total)
+        below.view(torch.int32).bitwise_and_(_KEY)
+        up, down = (self._side(acc.op, magnitudes, info) for magnitudes in (above, below))
         index, order = torch.cat([up.index, down.index]).sort()
         info[0] = up.count + down.count
         negative = (order >= up.index.numel()) & (index < total.numel())
