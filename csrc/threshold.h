@@ -26,9 +26,7 @@ struct ThresholdRule {
   uint32_t scale;
 
   GCEXT_HD bool sends(float acc) const { return key_of(acc) >= limit; }
-  GCEXT_HD float sent(float acc) const {
-    return scale == 0 ? acc : float_of(scale | (bits_of(acc) & 0x80000000u));
-  }
+  GCEXT_HD float sent(float acc) const { return scale == 0 ? acc : with_sign_of(scale, acc); }
 };
 
 // What was sent of a sum, for next: common/source.h.

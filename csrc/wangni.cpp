@@ -4,21 +4,13 @@
 #include <tuple>
 
 #include "common/arguments.h"
+#include "common/marked.h"
 #include "common/pool.h"
 #include "quantize_pass.h"
 #include "threshold.h"
 
 namespace gcext {
 namespace {
-
-// body(i) for those of n elements that have a bit in the words.
-template <class Body>
-void for_marked(const uint64_t* words, int64_t n, const Body& body) {
-  for (int64_t first = 0; first < n; first += 64) {
-    for (uint64_t word = words[first / 64]; word != 0; word &= word - 1)
-      body(first + __builtin_ctzll(word));
-  }
-}
 
 // Elements of one kind: the bits, and how many there are before each part.
 class Marked {
@@ -39,26 +31,6 @@ class Marked {
  private:
   std::vector<uint64_t, Pooled<uint64_t>> words_;
   std::vector<int64_t> first_;
-};
-
-// Where the pairs of one part go next.
-template <class Index>
-struct PairsTo {
-  Index* index;
-  float* value;
-
-  // Those of n elements from `begin` on, their sums being sums[i], of which rest[i] becomes what is
-  // left, unless rest is null; sent(sum) is what travels.
-  template <class Sums, class Sent>
-  void put(const uint64_t* words, int64_t begin, int64_t n, const Sums& sums, float* rest,
-           const Sent& sent) {
-    for_marked(words, n, [&](int64_t i) {
-      const float x = sums[i], own = sent(x);
-      *index++ = static_cast<Index>(begin + i);
-      *value++ = own;
-      if (rest != nullptr) rest[i] = x - own;
-    });
-  }
 };
 
 // Whether a pass leaves the sums in out, for later ones: where that is not the memory, which
@@ -141,7 +113,7 @@ class Wangni {
   template <class Index>
   void emit(Index* index, float* value, Index* at, float* sent) {
     const auto own = [](float x) { return x; };
-    const auto rounded = [&](float x) { return float_of(scale_ | (bits_of(x) & 0x80000000u)); };
+    const auto rounded = [&](float x) { return with_sign_of(scale_, x); };
     parallel_parts(parts_, [&](int64_t part) {
       const int64_t first = sure_.before(part), second = drawn_.before(part);
       PairsTo<Index> exact{index + first, value + first}, other{at + second, sent + second};

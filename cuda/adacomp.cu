@@ -25,7 +25,7 @@ struct AdaCompScratch {
 };
 
 __global__ void __launch_bounds__(kChosenThreads) adacomp_clear_kernel(AdaCompState* state) {
-  for (int i = threadIdx.x; i < kBins; i += kChosenThreads) state->bins[i] = 0;
+  clear_bins<kChosenThreads>(state->bins);
   if (threadIdx.x == 0) clear_chosen(state);
 }
 
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kChosenThreads) adacomp_clear_kernel(AdaCompSt
 __global__ void __launch_bounds__(kChosenThreads)
     adacomp_bins_kernel(AdaCompLaunch a, AdaCompScratch scratch) {
   __shared__ uint64_t bins[kBins];
-  for (int i = threadIdx.x; i < kBins; i += kChosenThreads) bins[i] = 0;
+  clear_bins<kChosenThreads>(bins);
   __syncthreads();
   const Range range = range_of_warp(a.bins());
   const int lane = threadIdx.x % kWarp;
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kChosenThreads)
   count = sum_of_lanes(count);
   if (lane == 0) scratch.counts[warp_of_grid()] = count;
   __syncthreads();
-  add_bins_of_block(bins, scratch.state->bins);
+  add_bins(bins, scratch.state->bins);
 }
 
 // Step 2, one block; `warps` of the step before.
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kChosenThreads)
       [&](int64_t i, float sum) {
         return scale != 0 && adacomp_chooses(sum, a.source.tensor[i], scratch.gmax[i / a.bin]);
       },
-      [&](float sum) { return float_of(scale | (bits_of(sum) & 0x80000000u)); });
+      [&](float sum) { return with_sign_of(scale, sum); });
 }
 
 // The launches.

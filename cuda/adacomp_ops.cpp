@@ -14,19 +14,13 @@ std::tuple<Tensor, Tensor, Tensor> adacomp(const Tensor& tensor,
                                            const std::optional<Tensor>& memory,
                                            const std::optional<Tensor>& out, double decay,
                                            int64_t bin) {
-  check_device(tensor, tensor, "adacomp: tensor");
-  for (const auto* each : {&memory, &out}) {
-    if (each->has_value()) check_device(**each, tensor, "adacomp: memory and out");
-  }
+  check_devices("adacomp", tensor, {&memory, &out});
   const Source source = source_args("adacomp", tensor, memory, out, 1, decay);
   check_bin(bin);
   const int64_t n = tensor.numel();
-  const bool wide = n > INT32_MAX;
   const CurrentStream stream(tensor);
-  Tensor index = empty(n, wide ? ScalarType::Long : ScalarType::Int, tensor);
-  Tensor value = empty(n, ScalarType::Float, tensor);
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
-  if (n == 0) return {index, value, torch::stable::zero_(info)};
+  auto [wide, index, value, info] = ChosenTensors(n, n, tensor);
+  if (n == 0) return {index, value, info};
   Tensor scratch = empty(adacomp_scratch_bytes(n, bin), ScalarType::Byte, tensor);
   const AdaCompLaunch args{source,
                            n,

@@ -18,6 +18,7 @@
 // The inverse adds the products of zeros, too, which changes no bit: a sum that begins at +0 is
 // never -0.
 #include "dct_launch.h"
+#include "near_bins.cuh"
 #include "packet.cuh"
 #include "sum.cuh"
 
@@ -81,7 +82,7 @@ __global__ void __launch_bounds__(kDctThreads)
     basis->t[x * kMaxDct + u] = value;
   }
   if (state == nullptr || blockIdx.x != 0) return;
-  for (int i = threadIdx.x; i < kBins; i += kDctThreads) state->bins[i] = 0;
+  clear_bins<kDctThreads>(state->bins);
   for (int64_t i = threadIdx.x; i < kDctBlocks; i += kDctThreads) state->counts[i] = 0;
   if (threadIdx.x != 0) return;
   state->first = {kNowhere, kNowhere, kNowhere};
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(kDctThreads)
   __shared__ uint64_t bins[kBins];
   __shared__ uint32_t counts[32];
   __shared__ uint64_t warp_sums[kDctThreads / kWarp];
-  for (int i = threadIdx.x; i < kBins; i += kDctThreads) bins[i] = 0;
+  clear_bins<kDctThreads>(bins);
   const Range range = range_of_block(grid.blocks());
   int64_t at = range.begin * chosen.k;
   for (int64_t b = range.begin; b < range.end; ++b) {
@@ -170,9 +171,7 @@ __global__ void __launch_bounds__(kDctThreads)
   __syncthreads();
   if (threadIdx.x == 0)
     state->counts[blockIdx.x] = static_cast<uint64_t>(at - range.begin * chosen.k);
-  for (int i = threadIdx.x; i < kBins; i += kDctThreads) {
-    if (bins[i] != 0) atomic_add(&state->bins[i], bins[i]);
-  }
+  add_bins(bins, state->bins);
 }
 
 // Step 3, one thread.

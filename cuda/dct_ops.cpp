@@ -15,20 +15,15 @@ std::tuple<Tensor, Tensor, Tensor> dct_select(const Tensor& tensor,
                                               const std::optional<Tensor>& out, double decay,
                                               int64_t rows, int64_t cols, int64_t block, int64_t k,
                                               bool ternary) {
-  check_device(tensor, tensor, "dct_select: tensor");
-  for (const auto* each : {&memory, &out})
-    if (each->has_value()) check_device(**each, tensor, "dct_select: memory and out");
+  check_devices("dct_select", tensor, {&memory, &out});
   const Source source = source_args("dct_select", tensor, memory, out, 1, decay);
   const int64_t n = tensor.numel();
   const DctGrid grid = dct_grid("dct_select", n, rows, cols, block);
   check_dct_k(k);
-  const bool wide = n > INT32_MAX;
   const CurrentStream stream(tensor);
   k = dct_most(grid, k);
-  Tensor index = empty(grid.blocks() * k, wide ? ScalarType::Long : ScalarType::Int, tensor);
-  Tensor value = empty(grid.blocks() * k, ScalarType::Float, tensor);
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
-  if (n == 0) return {index, value, torch::stable::zero_(info)};
+  auto [wide, index, value, info] = ChosenTensors(n, grid.blocks() * k, tensor);
+  if (n == 0) return {index, value, info};
   Tensor scratch = empty(dct_select_scratch_bytes(grid, k), ScalarType::Byte, tensor);
   check_launch("dct_select",
                launch_dct_select({source, n, grid, k, ternary, index.mutable_data_ptr(), wide,

@@ -49,8 +49,35 @@ inline void check_launch(const char* op, cudaError_t error) {
 
 inline void check_device(const Tensor& tensor, const Tensor& like, const char* what) {
   GCEXT_CHECK(tensor.is_cuda() && tensor.get_device_index() == like.get_device_index(), what,
-              ": must be on one CUDA device with the others. Move it with .to().");
+              ": tensors must be on one CUDA device. Move them with .to().");
 }
+
+// A tensor and what goes with it, of which some may be left out.
+inline void check_devices(const char* op, const Tensor& tensor,
+                          std::initializer_list<const std::optional<Tensor>*> others) {
+  check_device(tensor, tensor, op);
+  for (const auto* each : others) {
+    if (each->has_value()) check_device(**each, tensor, op);
+  }
+}
+
+// info for a kernel that reads n elements: of none there are no launches, and it is all zeros.
+inline Tensor info_for(int64_t n, const Tensor& like) {
+  Tensor info = empty(kInfoSize, ScalarType::Long, like);
+  return n == 0 ? torch::stable::zero_(info) : info;
+}
+
+// What a kernel that chooses from n elements returns, with a capacity for `most` pairs.
+struct ChosenTensors {
+  ChosenTensors(int64_t n, int64_t most, const Tensor& like)
+      : wide(n > INT32_MAX),
+        index(empty(most, wide ? ScalarType::Long : ScalarType::Int, like)),
+        value(empty(most, ScalarType::Float, like)),
+        info(info_for(n, like)) {}
+
+  bool wide;  // int64 indices
+  Tensor index, value, info;
+};
 
 // A packet on the device of `like`. Its indices are not read, which would have to wait for the
 // device: the kernels pass over one that is out of range.

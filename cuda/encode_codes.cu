@@ -18,6 +18,7 @@
 #include "cells.cuh"
 #include "dynamic8.cuh"
 #include "encode_codes_launch.h"
+#include "near_bins.cuh"
 
 namespace gcext {
 
@@ -75,7 +76,7 @@ __global__ void __launch_bounds__(kEncodeThreads)
   __shared__ uint64_t bins[2 * kBins];
   __shared__ uint64_t negative;
   for (int64_t cell = blockIdx.x; cell < cells.count(); cell += gridDim.x) {
-    for (int i = threadIdx.x; i < 2 * kBins; i += kEncodeThreads) bins[i] = 0;
+    clear_bins<kEncodeThreads>(bins, 2 * kBins);
     if (threadIdx.x == 0) negative = 0;
     __syncthreads();
     const int64_t begin = cells.begin(cell), size = cells.size(cell);
@@ -102,10 +103,7 @@ __global__ void __launch_bounds__(kEncodeThreads)
             side_mean(bins + side * kBins, side == 0 ? size - below : below, side);
       }
     } else {
-      uint64_t* to = sums[bucket].bins[0];
-      for (int i = threadIdx.x; i < 2 * kBins; i += kEncodeThreads) {
-        if (bins[i] != 0) atomic_add(&to[i], bins[i]);
-      }
+      add_bins(bins, sums[bucket].bins[0], 2 * kBins);
       if (threadIdx.x == 0) {
         uint64_t* count = reinterpret_cast<uint64_t*>(sums[bucket].count);
         atomic_add(&count[0], static_cast<uint64_t>(size) - negative);

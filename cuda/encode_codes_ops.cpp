@@ -14,9 +14,7 @@ std::tuple<Tensor, Tensor, Tensor> encode_codes(const Tensor& tensor,
                                                 const std::optional<Tensor>& out, double decay,
                                                 int64_t table, int64_t width, int64_t bucket,
                                                 bool random, bool fit, int64_t seed) {
-  check_device(tensor, tensor, "encode_codes: tensor");
-  for (const auto* each : {&memory, &out})
-    if (each->has_value()) check_device(**each, tensor, "encode_codes: memory and out");
+  check_devices("encode_codes", tensor, {&memory, &out});
   const Source source = quantize_args(tensor, memory, out, decay);
   check_encode_codes(table, width, bucket, random, fit);
   const int64_t n = tensor.numel();
@@ -27,8 +25,8 @@ std::tuple<Tensor, Tensor, Tensor> encode_codes(const Tensor& tensor,
   const int64_t buckets = n == 0 ? 0 : bucket_count(n, bucket);
   Tensor scales = empty(floats_per_bucket(kind, bits_each) * buckets, ScalarType::Float, tensor);
   Tensor bits = empty(plane_bytes(n, bits_each), ScalarType::Byte, tensor);
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
-  if (n == 0) return {scales, bits, torch::stable::zero_(info)};
+  Tensor info = info_for(n, tensor);
+  if (n == 0) return {scales, bits, info};
   Tensor scratch = empty(encode_scratch_bytes(kind, n, bucket), ScalarType::Byte, tensor);
   const EncodeLaunch args{source,
                           n,

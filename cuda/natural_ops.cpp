@@ -11,17 +11,15 @@ namespace {
 std::tuple<Tensor, Tensor> natural(const Tensor& tensor, const std::optional<Tensor>& memory,
                                    const std::optional<Tensor>& out, double decay, double scale,
                                    int64_t seed) {
-  check_device(tensor, tensor, "natural: tensor");
-  for (const auto* each : {&memory, &out})
-    if (each->has_value()) check_device(**each, tensor, "natural: memory and out");
+  check_devices("natural", tensor, {&memory, &out});
   const Source source = quantize_args(tensor, memory, out, decay);
   const float by = check_natural_scale(scale);
   const KernelFpEnv env;  // the greatest power is found on the host
   const int64_t n = tensor.numel();
   const CurrentStream stream(tensor);
   Tensor power = empty(n, ScalarType::Short, tensor);
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
-  if (n == 0) return {power, torch::stable::zero_(info)};
+  Tensor info = info_for(n, tensor);
+  if (n == 0) return {power, info};
   Tensor scratch = empty(natural_scratch_bytes(), ScalarType::Byte, tensor);
   const NaturalLaunch args{source,
                            n,

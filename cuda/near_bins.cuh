@@ -39,10 +39,16 @@ struct NearBins {
   }
 };
 
+// Every one of the block's kThreads must call it, and a barrier must follow.
+template <int kThreads>
+__device__ inline void clear_bins(uint64_t* bins, int count = kBins) {
+  for (int i = threadIdx.x; i < count; i += kThreads) bins[i] = 0;
+}
+
 // The block's bins, in shared memory, are added to those of all blocks. Every thread must call it,
 // after a barrier.
-__device__ inline void add_bins_of_block(const uint64_t* bins, uint64_t* to) {
-  for (unsigned i = threadIdx.x; i < kBins; i += blockDim.x) {
+__device__ inline void add_bins(const uint64_t* bins, uint64_t* to, unsigned count = kBins) {
+  for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
     if (bins[i] != 0) atomic_add(&to[i], bins[i]);
   }
 }

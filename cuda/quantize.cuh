@@ -58,7 +58,7 @@ __device__ inline Range element_range(int64_t n) {
 
 // One block.
 __global__ void __launch_bounds__(kQuantizeThreads) quantize_clear_kernel(QuantizeState* state) {
-  for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) state->bins[i] = 0;
+  clear_bins<kQuantizeThreads>(state->bins);
   if (threadIdx.x != 0) return;
   state->first = {kNowhere, kNowhere, kNowhere};
   state->refused = 0;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
                       QuantizeState* state) {
   __shared__ uint64_t bins[kBins];
   const Held held = held_of(source);
-  for (int i = threadIdx.x; i < kBins; i += kQuantizeThreads) bins[i] = 0;
+  clear_bins<kQuantizeThreads>(bins);
   __syncthreads();
   const Range range = element_range(n);
   const int lane = threadIdx.x % kWarp;
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   }
   near.flush(bins);
   __syncthreads();
-  add_bins_of_block(bins, state->bins);
+  add_bins(bins, state->bins);
 }
 
 // Step 3.

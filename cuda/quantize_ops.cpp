@@ -10,29 +10,16 @@
 namespace gcext {
 namespace {
 
-void check_on_device(const Tensor& tensor,
-                     std::initializer_list<const std::optional<Tensor>*> others) {
-  check_device(tensor, tensor, "quantize: tensor");
-  for (const auto* each : others)
-    if (each->has_value()) check_device(**each, tensor, "quantize: memory, out, sent and next");
-}
-
-// Of no element: select's info is all zeros then.
-Tensor info_for(const Tensor& tensor) {
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
-  return tensor.numel() == 0 ? torch::stable::zero_(info) : info;
-}
-
 std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor>& memory,
                                 const std::optional<Tensor>& out, double decay,
                                 const std::optional<Tensor>& sent,
                                 const std::optional<Tensor>& next) {
-  check_on_device(tensor, {&memory, &out, &sent, &next});
+  check_devices("sign", tensor, {&memory, &out, &sent, &next});
   int64_t* next_at = nullptr;
   const Source source = sign_args(tensor, memory, out, decay, sent, next, next_at);
   const int64_t n = tensor.numel();
   const CurrentStream stream(tensor);
-  Tensor bits = empty((n + 7) / 8, ScalarType::Byte, tensor), info = info_for(tensor);
+  Tensor bits = empty((n + 7) / 8, ScalarType::Byte, tensor), info = info_for(n, tensor);
   if (n == 0) return {bits, info};
   Tensor scratch = empty(sign_scratch_bytes(), ScalarType::Byte, tensor);
   check_launch("sign", launch_sign({source, n, bits.mutable_data_ptr<uint8_t>(),
@@ -47,7 +34,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
                                                   const std::optional<Tensor>& out, double decay,
                                                   int64_t steps, int64_t bucket, bool largest,
                                                   double clip, bool fit, int64_t seed) {
-  check_on_device(tensor, {&memory, &out});
+  check_devices("levels", tensor, {&memory, &out});
   const Source source = quantize_args(tensor, memory, out, decay);
   check_levels(steps, bucket);
   const int64_t n = tensor.numel();
@@ -56,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
   if (bucket == 0 || bucket > n) bucket = n;
   Tensor norms = empty(n == 0 ? 0 : (n - 1) / bucket + 1, ScalarType::Float, tensor);
   Tensor at = empty(n, wide ? ScalarType::Long : ScalarType::Int, tensor);
-  Tensor level = empty(n, ScalarType::Short, tensor), info = info_for(tensor);
+  Tensor level = empty(n, ScalarType::Short, tensor), info = info_for(n, tensor);
   if (n == 0) return {norms, at, level, info};
   Tensor scratch = empty(levels_scratch_bytes(n, bucket), ScalarType::Byte, tensor);
   const LevelRule rule{mixed(static_cast<uint64_t>(seed)), static_cast<int32_t>(steps)};

@@ -12,7 +12,7 @@
 //
 // Traffic, in words an element: 3 (4 in place: tensor twice), and for each chosen 2 written, 2
 // read, what is sent, and a sector of out.
-#include "common.cuh"
+#include "near_bins.cuh"
 #include "select_chunks_launch.h"
 
 namespace gcext {
@@ -42,7 +42,7 @@ struct ChunkScratch {
 };
 
 __global__ void __launch_bounds__(kChunkThreads) chunks_clear_kernel(ChunkState* state) {
-  for (int i = threadIdx.x; i < kBins; i += kChunkThreads) state->bins[i] = 0;
+  clear_bins<kChunkThreads>(state->bins);
   if (threadIdx.x != 0) return;
   state->first = {kNowhere, kNowhere, kNowhere};
   state->refused = 0;
@@ -190,11 +190,9 @@ __global__ void __launch_bounds__(kChunkThreads)
   __shared__ ChunkMemory shared;
   if (a.in_place && scratch.state->first.tensor != kNowhere) return;  // of the kernel before
   for (int i = threadIdx.x; i < kChunkDigits; i += kChunkThreads) shared.counts[i] = 0;
-  for (int i = threadIdx.x; i < kBins; i += kChunkThreads) shared.bins[i] = 0;
+  clear_bins<kChunkThreads>(shared.bins);
   for (int64_t c = blockIdx.x; c < a.chunks.count(); c += gridDim.x) choose(a, c, scratch, shared);
-  for (int i = threadIdx.x; i < kBins; i += kChunkThreads) {
-    if (shared.bins[i] != 0) atomic_add(&scratch.state->bins[i], shared.bins[i]);
-  }
+  add_bins(shared.bins, scratch.state->bins);
 }
 
 // Step 3, one block.

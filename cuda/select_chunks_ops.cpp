@@ -14,18 +14,13 @@ std::tuple<Tensor, Tensor, Tensor> select_chunks(const Tensor& tensor,
                                                  const std::optional<Tensor>& out, int64_t chunk,
                                                  int64_t k, int64_t last, double a, double b,
                                                  bool ternary) {
-  check_device(tensor, tensor, "select_chunks: tensor");
-  for (const auto* each : {&memory, &out}) {
-    if (each->has_value()) check_device(**each, tensor, "select_chunks: memory and out");
-  }
+  check_devices("select_chunks", tensor, {&memory, &out});
   const Source source = source_args("select_chunks", tensor, memory, out, a, b);
   const Chunks chunks = chunk_args(tensor.numel(), chunk, k, last);
-  const bool in_place = out.has_value() && !memory.has_value(), wide = chunks.n > INT32_MAX;
+  const bool in_place = out.has_value() && !memory.has_value();
   const CurrentStream stream(tensor);
-  Tensor index = empty(chunks.capacity(), wide ? ScalarType::Long : ScalarType::Int, tensor);
-  Tensor value = empty(chunks.capacity(), ScalarType::Float, tensor);
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
-  if (chunks.n == 0) return {index, value, torch::stable::zero_(info)};
+  auto [wide, index, value, info] = ChosenTensors(chunks.n, chunks.capacity(), tensor);
+  if (chunks.n == 0) return {index, value, info};
   Tensor scratch = empty(select_chunks_scratch_bytes(chunks), ScalarType::Byte, tensor);
   const SelectChunksLaunch args{source,
                                 chunks,

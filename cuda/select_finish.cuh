@@ -3,6 +3,7 @@
 // useless, the range itself.
 #pragma once
 
+#include "near_bins.cuh"
 #include "select.cuh"
 
 namespace gcext {
@@ -96,8 +97,7 @@ struct Emission {
 // Step 6, of one selected element.
 __device__ inline void emit(const SelectItem& item, const Element& element, uint64_t place,
                             uint32_t mean) {
-  const float sent =
-      item.ternary ? float_of(mean | (bits_of(element.acc) & 0x80000000u)) : element.acc;
+  const float sent = item.ternary ? with_sign_of(mean, element.acc) : element.acc;
   if (item.wide) {
     static_cast<int64_t*>(item.index)[place] = element.i;
   } else {
@@ -209,15 +209,13 @@ __device__ inline void finish_tally(const Part& part, FinishMemory& shared) {
   SelectWork& work = *part.work;
   const SelectHead& head = *shared.head;
   Search& search = *shared.search;
-  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) shared.bins[i] = 0;
+  clear_bins<kSelectThreads>(shared.bins);
   if (threadIdx.x == 0) shared.greater = shared.equal = 0;
   __syncthreads();
   tally_share(share_of(part.block, shared), search.key, shared.bins, &shared.greater,
               &shared.equal);
   __syncthreads();
-  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) {
-    if (shared.bins[i] != 0) atomic_add(&work.bins[i], shared.bins[i]);
-  }
+  add_bins(shared.bins, work.bins);
   if (threadIdx.x == 0) {
     head.counts[part.block].greater = shared.greater;
     head.counts[part.block].equal = shared.equal;

@@ -47,10 +47,7 @@ std::tuple<Tensor, Tensor, Tensor> select(const Tensor& tensor, const std::optio
                                           double b, bool ternary, const std::optional<Tensor>& sent,
                                           const std::optional<Tensor>& next) {
   const SelectArgs args = select_args(tensor, memory, out, k, a, b, sent, next);
-  check_device(tensor, tensor, "select: tensor");
-  for (const auto* each : {&memory, &out, &sent, &next}) {
-    if (each->has_value()) check_device(**each, tensor, "select: memory, out, sent and next");
-  }
+  check_devices("select", tensor, {&memory, &out, &sent, &next});
   return select_all("select", {args}, ternary, tensor, false);
 }
 

@@ -26,7 +26,7 @@ struct TinyMemory {
 
 __device__ inline void clear_shared(int64_t k, TinyMemory& shared) {
   for (int i = threadIdx.x; i < kDigits; i += kWideThreads) shared.counts[i] = 0;
-  for (int i = threadIdx.x; i < kBins; i += kWideThreads) shared.bins[i] = 0;
+  clear_bins<kWideThreads>(shared.bins);
   if (threadIdx.x == 0) {
     shared.search = all_keys(k);
     shared.greater = shared.equal = 0;

@@ -16,21 +16,15 @@ std::tuple<Tensor, Tensor, Tensor> threshold(const Tensor& tensor,
                                              const Tensor& limit, int64_t scale,
                                              const std::optional<Tensor>& sent,
                                              const std::optional<Tensor>& next) {
-  check_device(tensor, tensor, "threshold: tensor");
-  check_device(limit, tensor, "threshold: limit");
-  for (const auto* each : {&memory, &out, &sent, &next}) {
-    if (each->has_value()) check_device(**each, tensor, "threshold: memory, out, sent and next");
-  }
+  check_devices("threshold", tensor, {&memory, &out, &sent, &next});
+  check_device(limit, tensor, "threshold");
   int64_t* next_at = nullptr;
   const Source source =
       threshold_args(tensor, memory, out, decay, limit, scale, sent, next, next_at);
   const int64_t n = tensor.numel();
-  const bool wide = n > INT32_MAX;
   const CurrentStream stream(tensor);
-  Tensor index = empty(n, wide ? ScalarType::Long : ScalarType::Int, tensor);
-  Tensor value = empty(n, ScalarType::Float, tensor);
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
-  if (n == 0) return {index, value, torch::stable::zero_(info)};
+  auto [wide, index, value, info] = ChosenTensors(n, n, tensor);
+  if (n == 0) return {index, value, info};
   Tensor scratch = empty(threshold_scratch_bytes(), ScalarType::Byte, tensor);
   const ThresholdLaunch args{source,
                              n,

@@ -35,7 +35,8 @@ struct WangniScratch {
 };
 
 __global__ void __launch_bounds__(kChosenThreads) wangni_clear_kernel(WangniState* state) {
-  for (int i = threadIdx.x; i < kBins; i += kChosenThreads) state->bins[i] = state->above[i] = 0;
+  clear_bins<kChosenThreads>(state->bins);
+  clear_bins<kChosenThreads>(state->above);
   if (threadIdx.x != 0) return;
   clear_chosen(state);
   state->count = 0;
@@ -46,7 +47,7 @@ __global__ void __launch_bounds__(kChosenThreads) wangni_clear_kernel(WangniStat
 __global__ void __launch_bounds__(kChosenThreads)
     wangni_sum_kernel(WangniLaunch a, WangniState* state) {
   __shared__ uint64_t bins[kBins];
-  for (int i = threadIdx.x; i < kBins; i += kChosenThreads) bins[i] = 0;
+  clear_bins<kChosenThreads>(bins);
   __syncthreads();
   const Range range = elements_of_warp(a.n);
   const int lane = threadIdx.x % kWarp;
@@ -73,14 +74,14 @@ __global__ void __launch_bounds__(kChosenThreads)
   top = largest_of_lanes(top);
   if (lane == 0) atomicMax(&state->top, top);
   __syncthreads();
-  add_bins_of_block(bins, state->bins);
+  add_bins(bins, state->bins);
 }
 
 // Step 2.
 __global__ void __launch_bounds__(kChosenThreads)
     wangni_above_kernel(WangniLaunch a, WangniState* state) {
   __shared__ uint64_t bins[kBins];
-  for (int i = threadIdx.x; i < kBins; i += kChosenThreads) bins[i] = 0;
+  clear_bins<kChosenThreads>(bins);
   __syncthreads();
   const uint32_t least = wangni_sure(state->limit);
   const Range range = elements_of_warp(a.n);
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(kChosenThreads)
   count = sum_of_lanes(count);
   if (lane == 0 && count != 0) atomic_add(&state->count, count);
   __syncthreads();
-  add_bins_of_block(bins, state->above);
+  add_bins(bins, state->above);
 }
 
 // After steps 1 (`step` is 0) and 2, one block.
@@ -118,7 +119,7 @@ __global__ void __launch_bounds__(kChosenThreads)
 __global__ void __launch_bounds__(kChosenThreads)
     wangni_draw_kernel(WangniLaunch a, WangniScratch scratch) {
   __shared__ uint64_t bins[kBins];
-  for (int i = threadIdx.x; i < kBins; i += kChosenThreads) bins[i] = 0;
+  clear_bins<kChosenThreads>(bins);
   __syncthreads();
   const uint32_t limit = scratch.state->limit, least = wangni_sure(limit);
   const Range range = elements_of_warp(a.n);
@@ -141,7 +142,7 @@ __global__ void __launch_bounds__(kChosenThreads)
     scratch.drawn[warp_of_grid()] = drawn;
   }
   __syncthreads();
-  add_bins_of_block(bins, scratch.state->bins);
+  add_bins(bins, scratch.state->bins);
 }
 
 // Step 4, one block; `warps` of the step before.
@@ -178,7 +179,7 @@ __global__ void __launch_bounds__(kChosenThreads)
     const float sum = i < range.end ? sum_at(a.source, i) : 0.0f;
     const bool sure = key_of(sum) >= least;
     const bool drawn = i < range.end && !sure && wangni_draws(a.rule, sum, limit, i);
-    const float value = sure ? sum : float_of(scale | (bits_of(sum) & 0x80000000u));
+    const float value = sure ? sum : with_sign_of(scale, sum);
     next_sure = exact.put_row(sure, next_sure, i, value);
     next_drawn = rounded.put_row(drawn, next_drawn, i, value);
     if (i < range.end && a.source.out != nullptr)

@@ -13,21 +13,13 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> wangni(
     const Tensor& tensor, const std::optional<Tensor>& memory, const std::optional<Tensor>& out,
     double decay, double budget, int64_t seed) {
-  check_device(tensor, tensor, "wangni: tensor");
-  for (const auto* each : {&memory, &out}) {
-    if (each->has_value()) check_device(**each, tensor, "wangni: memory and out");
-  }
+  check_devices("wangni", tensor, {&memory, &out});
   const Source source = wangni_args(tensor, memory, out, decay, budget);
   const int64_t n = tensor.numel();
-  const bool wide = n > INT32_MAX;
-  const ScalarType place = wide ? ScalarType::Long : ScalarType::Int;
   const CurrentStream stream(tensor);
-  Tensor index = empty(n, place, tensor), value = empty(n, ScalarType::Float, tensor);
-  Tensor at = empty(n, place, tensor), sent = empty(n, ScalarType::Float, tensor);
-  Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
-  Tensor drawn = empty(kInfoSize, ScalarType::Long, tensor);
-  if (n == 0)
-    return {index, value, at, sent, torch::stable::zero_(info), torch::stable::zero_(drawn)};
+  auto [wide, index, value, info] = ChosenTensors(n, n, tensor);
+  auto [_, at, sent, drawn] = ChosenTensors(n, n, tensor);
+  if (n == 0) return {index, value, at, sent, info, drawn};
   Tensor scratch = empty(wangni_scratch_bytes(), ScalarType::Byte, tensor);
   const WangniLaunch args{source,
                           n,

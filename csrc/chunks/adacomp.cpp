@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "../common/marked.h"
 #include "../quantize_pass.h"
 #include "arguments.h"
 
@@ -92,19 +93,12 @@ bool tally(const Job& job, std::vector<Part>& parts, int64_t* info) {
 template <class Index>
 void emit(const Job& job, Part& own, int64_t part, int64_t parts, uint32_t scale, Index* index,
           float* value) {
+  PairsTo<Index> to{index, value};
+  const auto sent = [&](float sum) { return with_sign_of(scale, sum); };
   const auto body = [&](const Bin& bin, float* sum) {
     if (scale == 0) return;
     job.table.choose(sum, job.source.tensor + bin.begin, bin.size, bin.gmax, own.chosen.data());
-    for (int64_t first = 0; first < bin.size; first += 64) {
-      for (uint64_t word = own.chosen[static_cast<size_t>(first / 64)]; word != 0;
-           word &= word - 1) {
-        const int64_t i = first + __builtin_ctzll(word);
-        const float sent = float_of(scale | (bits_of(sum[i]) & 0x80000000u));
-        *index++ = static_cast<Index>(bin.begin + i);
-        *value++ = sent;
-        sum[i] -= sent;
-      }
-    }
+    to.put(own.chosen.data(), bin.begin, bin.size, sum, sum, sent);
   };
   for_bins(job, own, part, parts, body, [&](int64_t begin, int64_t n, const float* sum) {
     if (job.source.out != nullptr) store(job.quantize, job.source, job.n, {0, 0, begin, n, 0}, sum);

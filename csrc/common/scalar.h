@@ -44,6 +44,11 @@ constexpr uint32_t kInfKey = 0x7f800000u;
 GCEXT_HD inline uint32_t key_of(uint32_t bits) { return bits & 0x7fffffffu; }
 GCEXT_HD inline uint32_t key_of(float x) { return key_of(bits_of(x)); }
 
+// The magnitude of a key with the sign of x.
+GCEXT_HD inline float with_sign_of(uint32_t key, float x) {
+  return float_of(key | (bits_of(x) & 0x80000000u));
+}
+
 // Sums of doubles go side by side over kLanes lanes, element e in lane e mod 8; the lanes are added
 // in this order.
 constexpr int kLanes = 8;
