@@ -155,9 +155,9 @@ class Levels {
   // sums from the first to the last.
   bool in_passes() {
     const Cells pieces(cells_.n, cells_.bucket, kPiece);
-    const bool keep = source_.out != nullptr && !in_place(source_);
+    const bool keep = keeps_sums(source_);
     if (!find_norms(squared() ? cells_ : pieces, keep)) return false;
-    const HostSource held = keep ? HostSource{{source_.out, nullptr, source_.out, 1, 1}} : source_;
+    const HostSource held = kept_sums(source_);
     std::vector<FitSums> fits(static_cast<size_t>(cells_.count()));
     for_cells(table_, held, cells_, parts_, [&](const Cell& cell, const float* acc) {
       fits[static_cast<size_t>(cell.index)] = draw(cell, acc, norms_[cells_.bucket_of(cell.index)]);

@@ -48,10 +48,6 @@ inline void store(const QuantizeTable& table, const HostSource& source, int64_t 
   }
 }
 
-inline bool in_place(const HostSource& source) {
-  return source.out != nullptr && source.out == source.memory;
-}
-
 // Step by step over the sums; false where one of them is not finite, a cell of which the body never
 // sees.
 template <class Body>

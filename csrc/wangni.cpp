@@ -33,10 +33,6 @@ class Marked {
   std::vector<int64_t> first_;
 };
 
-// Whether a pass leaves the sums in out, for later ones: where that is not the memory, which
-// nothing may be written to before all sums are known to be finite.
-bool keeps_sums(const HostSource& source) { return source.out != nullptr && !in_place(source); }
-
 // body(begin, n, sums, rest) for a part's elements, a range after another. Where out has the sums
 // it is touched again where body does so alone.
 template <class Body>
@@ -135,16 +131,11 @@ class Wangni {
   Marked sure_, drawn_;
   uint32_t limit_ = 0, scale_ = 0;
 
-  // What passes after the first read.
-  HostSource held() const {
-    return keeps_sums(source_) ? HostSource{{source_.out, nullptr, nullptr, 1, 1}} : source_;
-  }
-
   // Runs a pass over the held sums, body(cell, acc, tally), and adds up the tallies.
   template <class Body>
   Tally tallied(const Body& body) {
     std::vector<Tally> tallies(static_cast<size_t>(parts_));
-    for_cells(table_, held(), cells_, parts_, [&](const Cell& cell, const float* acc) {
+    for_cells(table_, kept_sums(source_), cells_, parts_, [&](const Cell& cell, const float* acc) {
       body(cell, acc, tallies[static_cast<size_t>(cell.part)]);
     });
     return added(tallies);

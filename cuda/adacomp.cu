@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kChosenThreads)
   const Range bins = range_of_warp(a.bins());
   const int64_t until = bins.end * a.bin;
   emit_chosen(
-      a.source.out, true, {bins.begin * a.bin, until < a.n ? until : a.n},
+      a.source.out, true, false, {bins.begin * a.bin, until < a.n ? until : a.n},
       scratch.counts[warp_of_grid()], {a.index, a.wide, a.value},
       [&](int64_t i) { return sum_at(a.source, i); },
       [&](int64_t i, float sum) {

@@ -1,6 +1,6 @@
-// What threshold, adacomp and wangni do with the elements that they choose. A warp has a contiguous
-// range of elements: it counts, one block adds up the counts, and the warp writes its pairs in
-// order, by ballots alone.
+// What threshold, adacomp, wangni and levels do with the elements that they choose. A warp has a
+// contiguous range of elements: it counts, one block adds up the counts, and the warp writes its
+// pairs in order, by ballots alone.
 #pragma once
 
 #include "sum.cuh"
@@ -17,12 +17,13 @@ struct ChosenState {
   uint64_t refused;
 };
 
+template <class Value>
 struct Pairs {
   void* index;  // int64 if `wide`, else int32
   bool wide;
-  float* value;
+  Value* value;
 
-  __device__ void put(uint64_t place, int64_t i, float sent) const {
+  __device__ void put(uint64_t place, int64_t i, Value sent) const {
     if (wide) {
       static_cast<int64_t*>(index)[place] = i;
     } else {
@@ -33,7 +34,7 @@ struct Pairs {
 
   // Those of a row, an element a lane, from place `next` on; returns the place behind them. Every
   // lane must call it.
-  __device__ uint64_t put_row(bool own, uint64_t next, int64_t i, float sent) const {
+  __device__ uint64_t put_row(bool own, uint64_t next, int64_t i, Value sent) const {
     const unsigned all = __ballot_sync(kWholeWarp, own);
     if (own) put(next + __popc(all & lanes_below()), i, sent);
     return next + __popc(all);
@@ -76,12 +77,12 @@ __device__ inline uint64_t settle_counts(uint64_t* counts, int64_t warps, uint64
 }
 
 // The pairs of this warp's elements, from its `next` on, and to out, unless that is null, what is
-// left of their sums, or, where nothing is to be `subtracted`, these. Every lane must call it;
-// sum_of(i), chosen(i, sum), and sent(sum) of what is.
+// left of their sums, or, where nothing is to be `subtracted`, these; kept: out has the sums. Every
+// lane must call it; sum_of(i), chosen(i, sum), and sent(sum) of what is.
 template <class Sum, class Chosen, class Sent>
-__device__ inline void emit_chosen(float* out, bool subtracted, Range range, uint64_t next,
-                                   const Pairs& pairs, const Sum& sum_of, const Chosen& chosen,
-                                   const Sent& sent) {
+__device__ inline void emit_chosen(float* out, bool subtracted, bool kept, Range range,
+                                   uint64_t next, const Pairs<float>& pairs, const Sum& sum_of,
+                                   const Chosen& chosen, const Sent& sent) {
   const int lane = threadIdx.x % kWarp;
   for (int64_t row = range.begin; row < range.end; row += kWarp) {
     const int64_t i = row + lane;
@@ -89,7 +90,8 @@ __device__ inline void emit_chosen(float* out, bool subtracted, Range range, uin
     const bool own = i < range.end && chosen(i, sum);
     const float value = own ? sent(sum) : 0.0f;
     next = pairs.put_row(own, next, i, value);
-    if (i < range.end && out != nullptr) out[i] = own && subtracted ? sum - value : sum;
+    const bool changed = own && subtracted;
+    if (i < range.end && out != nullptr && (changed || !kept)) out[i] = changed ? sum - value : sum;
   }
 }
 

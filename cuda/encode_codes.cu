@@ -4,6 +4,8 @@
 // As on the CPU the sum is computed anew in every pass. The host learns later that it is not
 // finite, so there the last kernel makes out a copy of memory.
 //
+// Of tables, steps 1 to 4; 16-bit floats depend on no other element, so these are one pass, step 5.
+//
 //   1. Top: eight threads a cell find its largest key, and the first element of tensor, memory and
 //      sum that is not finite; a warp a bucket takes the greatest of its cells: the scale.
 //      values: a block a cell adds its magnitudes to one bin an exponent and side, in shared
@@ -14,7 +16,12 @@
 //      its cells in order.
 //   4. Emit: a thread encodes an element and writes out; eight lanes' codes end at a whole byte.
 //
-// Traffic of n elements: tensor and memory are read twice (fit: three times), out and bits written.
+//   5. Halves: codes; out, where that is not the memory, which nothing may be written to before all
+//      sums are known to be finite; the first element of tensor, memory and sum that is not. Then
+//      the report of step 2, and in place another pass for out.
+//
+// Traffic of n elements: tensor and memory are read twice (fit: three times; halves: once, but in
+// place), out and bits written.
 #include "cells.cuh"
 #include "dynamic8.cuh"
 #include "encode_codes_launch.h"
@@ -171,7 +178,7 @@ __device__ inline uint32_t dynamic_code(float x, float scale) {
   return static_cast<uint32_t>(kDynamic8Zero - (rank < kDynamic8Zero ? rank : kDynamic8Zero));
 }
 
-// Step 4, of tables; those of 16-bit floats are below. Eight lanes make the bytes of their codes.
+// Step 4. Eight lanes make the bytes of their codes.
 __global__ void __launch_bounds__(kEncodeThreads)
     encode_emit_kernel(EncodeLaunch a, const float* tops, const EncodeState* state) {
   if (state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
@@ -209,15 +216,31 @@ __global__ void __launch_bounds__(kEncodeThreads)
   }
 }
 
+__device__ inline Half half_code(float acc, CodeTable table) {
+  return table == CodeTable::kFloat16 ? half_of(acc) : bfloat_of(acc);
+}
+
+// Step 5.
 __global__ void __launch_bounds__(kEncodeThreads)
-    encode_halves_kernel(EncodeLaunch a, const EncodeState* state) {
-  if (state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
+    encode_halves_kernel(EncodeLaunch a, EncodeState* state) {
   uint16_t* const codes = reinterpret_cast<uint16_t*>(a.bits);
   for (int64_t i = grid_first(); i < a.n; i += grid_stride()) {
     const float acc = sum_at(a.source, i);
-    const Half half = a.table == CodeTable::kFloat16 ? half_of(acc) : bfloat_of(acc);
+    const Half half = half_code(acc, a.table);
     codes[i] = static_cast<uint16_t>(half.code);
-    if (a.source.out != nullptr) a.source.out[i] = acc - half.sent;
+    if (key_of(acc) >= kInfKey) note(a.source, i, &state->first);
+    if (keeps_sums(a.source)) a.source.out[i] = acc - half.sent;
+  }
+}
+
+// Step 5, after the report.
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_halves_rest_kernel(Source source, int64_t n, CodeTable table, const EncodeState* state) {
+  if (state->refused) return restore(source, grid_first(), n, grid_stride());
+  if (!in_place(source)) return;
+  for (int64_t i = grid_first(); i < n; i += grid_stride()) {
+    const float acc = sum_at(source, i);
+    source.out[i] = acc - half_code(acc, table).sent;
   }
 }
 
@@ -260,13 +283,17 @@ cudaError_t launch_encode_codes(const EncodeLaunch& args, cudaStream_t stream) {
   FitSums* const fits = reinterpret_cast<FitSums*>(state + 1);
   uint32_t* const cell_tops = reinterpret_cast<uint32_t*>(fits);  // until they are written
   float* const tops = reinterpret_cast<float*>(fits + cells.count());
+  if (args.table == CodeTable::kFloat16 || args.table == CodeTable::kBfloat16) {
+    GCEXT_LAUNCH(encode_halves_kernel, element_blocks, kEncodeThreads, stream, args, state);
+    GCEXT_LAUNCH(encode_report_kernel, 1, 1, stream, args.n, state, args.info);
+    if (args.source.out == nullptr) return cudaSuccess;
+    GCEXT_LAUNCH(encode_halves_rest_kernel, element_blocks, kEncodeThreads, stream, args.source,
+                 args.n, args.table, state);
+    return cudaSuccess;
+  }
   GCEXT_LAUNCH(encode_top_kernel, cell_blocks, kEncodeThreads, stream, args.source, cells,
                cell_tops, state);
   GCEXT_LAUNCH(encode_report_kernel, 1, 1, stream, args.n, state, args.info);
-  if (args.table == CodeTable::kFloat16 || args.table == CodeTable::kBfloat16) {
-    GCEXT_LAUNCH(encode_halves_kernel, element_blocks, kEncodeThreads, stream, args, state);
-    return cudaSuccess;
-  }
   GCEXT_LAUNCH(encode_scale_kernel, bucket_blocks, kEncodeThreads, stream, cells, cell_tops, tops,
                args.scales);
   if (args.fit) {

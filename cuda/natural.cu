@@ -1,19 +1,17 @@
 // natural on CUDA: the kernels and their launches. csrc/natural.h has the contract.
 //
-// As on the CPU the sum is computed twice rather than kept, first to validate and draw, then to
-// write out. The host learns later that it is not finite, so there the last kernel makes out a copy
-// of memory.
+// The host learns later that a sum is not finite; then the last kernel makes out a copy of memory.
 //
-//   1. Draw: powers, two elements a thread, which share 64 bits; the first element of tensor,
-//   memory
-//      and sum that is not finite.
+//   1. Draw: powers, of two elements by the same 64 bits; out, where that is not the memory,
+//      which nothing may be written to before all sums are known to be finite; the first element of
+//      tensor, memory and sum that is not.
 //   2. Report: the status.
-//   3. Subtract: out.
+//   3. Subtract: out, in place.
 //
 //   4. Back: a thread a power.
 //
-// Traffic: tensor and memory are read twice, out and powers (2 bytes each) written once, powers
-// read once. Back: 2 bytes read and 4 written an element.
+// Traffic: tensor and memory are read once, out and powers (2 bytes each) written once; in place
+// tensor, memory and powers are read twice. Back: 2 bytes read and 4 written an element.
 #include "common.cuh"
 #include "natural_launch.h"
 #include "sum.cuh"
@@ -36,14 +34,24 @@ __global__ void natural_clear_kernel(NaturalState* state) {
 
 // Step 1.
 __global__ void __launch_bounds__(kNaturalThreads)
-    natural_draw_kernel(Source source, int64_t n, uint64_t key, int32_t most, int16_t* power,
-                        NaturalState* state) {
-  for (int64_t j = grid_first(); j < ceil_div(n, 2); j += grid_stride()) {
-    const uint64_t pair = draw_pair(key, static_cast<uint64_t>(j));
-    for (int64_t i = 2 * j; i < n && i < 2 * j + 2; ++i) {
+    natural_draw_kernel(Source source, int64_t n, float scale, uint64_t key, int32_t most,
+                        int16_t* power, NaturalState* state) {
+  const int lane = threadIdx.x % kWarp;
+  // Whole warps go round together: every lane must come to the shuffles.
+  for (int64_t row = grid_first() - lane; row < ceil_div(n, 2); row += grid_stride()) {
+    const uint64_t pair = draw_pair(key, static_cast<uint64_t>(row + lane));
+    for (int half = 0; half < 2; ++half) {
+      const uint64_t own = __shfl_sync(kWholeWarp, pair, half * kWarp / 2 + lane / 2);
+      const int64_t i = 2 * row + half * kWarp + lane;
+      if (i >= n) continue;
       const float acc = sum_at(source, i);
-      if (key_of(acc) >= kInfKey) note(source, i, &state->first);
-      power[i] = static_cast<int16_t>(power_of(acc, half_of_pair(pair, i), most));
+      const int32_t drawn = power_of(acc, half_of_pair(own, i), most);
+      power[i] = static_cast<int16_t>(drawn);
+      if (key_of(acc) >= kInfKey) {
+        note(source, i, &state->first);
+      } else if (keeps_sums(source)) {
+        source.out[i] = acc - power_value(scale, drawn);
+      }
     }
   }
 }
@@ -59,6 +67,7 @@ __global__ void __launch_bounds__(kNaturalThreads)
     natural_subtract_kernel(Source source, int64_t n, float scale, const int16_t* power,
                             const NaturalState* state) {
   if (state->refused) return restore(source, grid_first(), n, grid_stride());
+  if (!in_place(source)) return;
   for (int64_t i = grid_first(); i < n; i += grid_stride())
     source.out[i] = sum_at(source, i) - power_value(scale, power[i]);
 }
@@ -80,7 +89,7 @@ cudaError_t launch_natural(const NaturalLaunch& args, cudaStream_t stream) {
   const int64_t pair_blocks = blocks_for(ceil_div(args.n, 2), kNaturalThreads, args.max_blocks);
   GCEXT_LAUNCH(natural_clear_kernel, 1, 1, stream, state);
   GCEXT_LAUNCH(natural_draw_kernel, pair_blocks, kNaturalThreads, stream, args.source, args.n,
-               args.key, most, args.power, state);
+               args.scale, args.key, most, args.power, state);
   GCEXT_LAUNCH(natural_report_kernel, 1, 1, stream, args.n, state, args.info);
   if (args.source.out == nullptr) return cudaSuccess;
   const int64_t blocks = blocks_for(args.n, kNaturalThreads, args.max_blocks);

@@ -1,8 +1,8 @@
 // quantize on CUDA: the kernels. csrc/quantize.h has the contract, quantize.cu the sequences.
 //
-// As on the CPU the sum is computed twice rather than kept, first to validate it, then to write
-// out. The host learns later that it is not finite, so there the last kernel makes out a copy of
-// memory.
+// The host learns later that a sum is not finite; then the last kernel makes out a copy of memory.
+// Sign computes the sum twice rather than keep it, first to validate it. Levels leave it in out,
+// unless that is the memory, which nothing may be written to before.
 //
 //   1. Sign: signs by ballots, magnitudes to one bin an exponent, in shared memory and then in the
 //      device's; the first element of tensor, memory and sum that is not finite.
@@ -14,25 +14,27 @@
 //   5. A warp a bucket adds its cells in order: the norm. Then the report of step 2.
 //   5a. fit: draw, and add what norms are fitted by, as in step 4; then a warp a bucket, as in
 //   step 5.
-//   6. Count: draw, and count the levels that are not 0, a block a contiguous range.
-//   7. Emit: every block adds up the counts before its own and draws again; pairs in order, by
-//      ballots, and out.
+//   6. Count: draw, and count the levels that are not 0, a warp a contiguous range.
+//   7. Settle, one block: how many there are in all, and before each warp.
+//   8. Emit, a warp the same elements: draw again; pairs in order, by ballots, and out.
 //
-//   8. Back: a thread a level.
+//   9. Back: a thread a level.
 //
 // Traffic: sign reads tensor and memory twice and writes out and n/8 bytes, 20 bytes an element,
-// and with next once, 12; levels read them three times (fit: four) and write 6 bytes for each level
-// that is not 0 beside out. Back: 10 bytes a level, and the norms.
+// and with next once, 12; levels read them once and the sum twice (fit: three times), in place and
+// without out them three times (four), write out twice and 6 bytes for each level that is not 0.
+// Back: 10 bytes a level, and the norms.
 #pragma once
 
 #include "cells.cuh"
+#include "chosen.cuh"
 #include "near_bins.cuh"
 #include "planes.cuh"
 #include "quantize_launch.h"
 
 namespace gcext {
 
-constexpr int kQuantizeThreads = 256;
+constexpr int kQuantizeThreads = kChosenThreads;
 constexpr int kSignRows = 4;  // of 32 elements, that a warp has in flight
 
 // On the device, between the kernels of one call.
@@ -148,6 +150,7 @@ __global__ void __launch_bounds__(kQuantizeThreads)
       top = key > top ? key : top;
       if (key >= kInfKey) note(source, i, &state->first);
       squares += static_cast<double>(acc) * static_cast<double>(acc);
+      if (keeps_sums(source)) source.out[i] = acc;
     }
     squares = sum_of_lanes<kLanes>(squares);
     top = largest_of_lanes<kLanes>(top);
@@ -177,12 +180,22 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   });
 }
 
+// What the elements of a bucket draw by.
+struct Drawing {
+  float norm;
+  double per_norm;  // steps
+};
+
+__device__ inline Drawing drawing(float norm, const LevelRule& rule) {
+  return {norm, norm > 0 ? static_cast<double>(rule.steps) / norm : 0.0};
+}
+
 // The level that element i draws.
-__device__ inline int32_t draw(float acc, float norm, const LevelRule& rule, int64_t i) {
-  if (!(norm > 0)) return 0;
+__device__ inline int32_t draw(float acc, const Drawing& by, const LevelRule& rule, int64_t i) {
+  if (!(by.norm > 0)) return 0;
   const float magnitude = acc < 0 ? -acc : acc;
-  const int32_t level = level_of(magnitude < norm ? magnitude : norm,
-                                 static_cast<double>(rule.steps) / norm, draw_one(rule.key, i));
+  const int32_t level =
+      level_of(magnitude < by.norm ? magnitude : by.norm, by.per_norm, draw_one(rule.key, i));
   return acc < 0 ? -level : level;
 }
 
@@ -191,8 +204,9 @@ __global__ void __launch_bounds__(kQuantizeThreads)
     levels_fit_kernel(Source source, Cells cells, LevelRule rule, const float* norms,
                       const QuantizeState* state, FitSums* fits) {
   if (state->refused) return;
-  fit_cells(source, cells, norms, fits,
-            [&](float acc, float norm, int64_t i) { return draw(acc, norm, rule, i); });
+  fit_cells(source, cells, norms, fits, [&](float acc, float norm, int64_t i) {
+    return draw(acc, drawing(norm, rule), rule, i);
+  });
 }
 
 // Step 5a, of buckets.
@@ -205,60 +219,68 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   });
 }
 
-// Step 6.
+// Draws the levels of this warp's elements: body(i, inside, sum, level, bucket), a row at a time;
+// where a lane is not inside, of level 0. Every lane must call it.
+template <class Body>
+__device__ inline void for_levels(const Source& sums, const Cells& cells, const LevelRule& rule,
+                                  const float* drawn_by, const Body& body) {
+  const Range range = elements_of_warp(cells.n);
+  int64_t i = range.begin + threadIdx.x % kWarp;
+  int64_t bucket = i / cells.bucket, at = i % cells.bucket;
+  Drawing by = {0, 0};
+  for (bool entered = true; i - threadIdx.x % kWarp < range.end; i += kWarp) {
+    const bool inside = i < range.end;
+    if (inside && entered) by = drawing(drawn_by[bucket], rule);
+    const float sum = inside ? sum_at(sums, i) : 0.0f;
+    body(i, inside, sum, inside ? draw(sum, by, rule, i) : 0, bucket);
+    at += kWarp;
+    entered = at >= cells.bucket;
+    if (entered) {
+      bucket += at / cells.bucket;
+      at %= cells.bucket;
+    }
+  }
+}
+
+// Step 6; sums: kept_sums of the source.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    levels_count_kernel(Source source, Cells cells, LevelRule rule, const float* drawn_by,
+    levels_count_kernel(Source sums, Cells cells, LevelRule rule, const float* drawn_by,
                         const QuantizeState* state, uint64_t* counts) {
-  __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
   if (state->refused) return;
-  const Range range = element_range(cells.n);
-  uint64_t own = 0, total;
-  for (int64_t i = range.begin + threadIdx.x; i < range.end; i += kQuantizeThreads)
-    own += draw(sum_at(source, i), drawn_by[i / cells.bucket], rule, i) != 0;
-  block_exclusive_sum(own, warp_sums, &total);
-  if (threadIdx.x == 0) counts[blockIdx.x] = total;
+  uint64_t count = 0;
+  for_levels(sums, cells, rule, drawn_by,
+             [&](int64_t, bool, float, int32_t level, int64_t) { count += level != 0; });
+  count = sum_of_lanes(count);
+  if (threadIdx.x % kWarp == 0) counts[warp_of_grid()] = count;
 }
 
-// Step 7.
+// Step 7, one block; `warps` of the step before.
+__global__ void __launch_bounds__(kSettleThreads)
+    levels_settle_kernel(const QuantizeState* state, uint64_t* counts, int64_t warps,
+                         int64_t* info) {
+  __shared__ uint64_t warp_sums[kSettleThreads / kWarp];
+  if (state->refused) return;
+  const uint64_t total = settle_counts(counts, warps, warp_sums);
+  if (threadIdx.x == 0) info[kInfoCount] = static_cast<int64_t>(total);
+}
+
+// Step 8.
 __global__ void __launch_bounds__(kQuantizeThreads)
-    levels_emit_kernel(Source source, Cells cells, LevelRule rule, const float* drawn_by,
-                       const float* norms, const QuantizeState* state, const uint64_t* counts,
-                       void* to, bool wide, int16_t* level, int64_t* info) {
-  __shared__ uint64_t warp_sums[kQuantizeThreads / kWarp];
+    levels_emit_kernel(Source source, Source sums, Cells cells, LevelRule rule,
+                       const float* drawn_by, const float* norms, const QuantizeState* state,
+                       const uint64_t* counts, Pairs<int16_t> pairs) {
   if (state->refused) return restore(source, grid_first(), cells.n, grid_stride());
-  uint64_t before = 0, all = 0, place, total;
-  for (unsigned i = threadIdx.x; i < gridDim.x; i += kQuantizeThreads) {
-    all += counts[i];
-    if (i < blockIdx.x) before += counts[i];
-  }
-  block_exclusive_sum(all, warp_sums, &total);
-  if (blockIdx.x == 0 && threadIdx.x == 0) info[kInfoCount] = static_cast<int64_t>(total);
-  block_exclusive_sum(before, warp_sums, &total);
-  uint64_t next = total;
-  const Range range = element_range(cells.n);
-  for (int64_t at = range.begin; at < range.end; at += kQuantizeThreads) {
-    const int64_t i = at + threadIdx.x;
-    int32_t drawn = 0;
-    if (i < range.end) {
-      const float acc = sum_at(source, i);
-      const int64_t bucket = i / cells.bucket;
-      drawn = draw(acc, drawn_by[bucket], rule, i);
-      if (source.out != nullptr) source.out[i] = acc - sent_of(norms[bucket], drawn, rule.steps);
-    }
-    place = next + block_exclusive_sum(drawn != 0, warp_sums, &total);
-    if (drawn != 0) {
-      if (wide) {
-        static_cast<int64_t*>(to)[place] = i;
-      } else {
-        static_cast<int32_t*>(to)[place] = static_cast<int32_t>(i);
-      }
-      level[place] = static_cast<int16_t>(drawn);
-    }
-    next += total;
-  }
+  uint64_t next = counts[warp_of_grid()];
+  const bool all = in_place(source);  // of out is written
+  for_levels(sums, cells, rule, drawn_by,
+             [&](int64_t i, bool inside, float sum, int32_t level, int64_t bucket) {
+               next = pairs.put_row(level != 0, next, i, static_cast<int16_t>(level));
+               if (inside && sums.out != nullptr && (all || level != 0))
+                 sums.out[i] = sum - sent_of(norms[bucket], level, rule.steps);
+             });
 }
 
-// Step 8. What lies beyond the norms, as nothing does in a sound packet, is 0.
+// Step 9. What lies beyond the norms, as nothing does in a sound packet, is 0.
 template <class Index>
 __global__ void __launch_bounds__(kQuantizeThreads) level_values_kernel(LevelValues a) {
   const Index* const at = static_cast<const Index*>(a.at);

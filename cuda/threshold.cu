@@ -5,8 +5,8 @@
 //   2. Settle, one block: the status; how many are sent in all, and before each warp.
 //   3. Emit, a warp the same elements: pairs in order, and out.
 //
-// As on the CPU in place, the sum is computed twice rather than kept, first to validate it.
-// Traffic, in words an element: 5, and what is sent.
+// Step 1 leaves the sums in out; in place, where nothing may be written before they are known to be
+// finite, step 3 computes them anew. Traffic, in words an element: 4, in place 5, and what is sent.
 #include "chosen.cuh"
 #include "threshold_launch.h"
 
@@ -25,6 +25,7 @@ __global__ void __launch_bounds__(kChosenThreads)
   for (int64_t i = range.begin + lane; i < range.end; i += kWarp) {
     const float sum = held_sum_at(a.source, held, i);
     if (key_of(sum) >= kInfKey) note(a.source, i, &state->first);
+    if (keeps_sums(a.source)) a.source.out[i] = sum;
     count += rule.sends(sum);
   }
   count = sum_of_lanes(count);
@@ -44,19 +45,21 @@ __global__ void __launch_bounds__(kSettleThreads)
   a.info[kInfoMean] = total == 0 ? 0 : a.scale;
 }
 
-// Step 3.
+// Step 3; sums: kept_sums of the source.
 __global__ void __launch_bounds__(kChosenThreads)
-    threshold_emit_kernel(ThresholdLaunch a, const ChosenState* state, const uint64_t* counts) {
+    threshold_emit_kernel(ThresholdLaunch a, Source sums, const ChosenState* state,
+                          const uint64_t* counts) {
   const ThresholdRule rule = threshold_rule(*a.limit, a.scale);
   if (grid_first() == 0) {
     begin_next(a.source, a.next, state->refused);
     if (a.next != nullptr && !state->refused) set_sent(a.next, rule);
   }
   if (state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
-  const Held held = held_of(a.source);
+  const Held held = held_of(sums);
   emit_chosen(
-      a.source.out, a.next == nullptr, elements_of_warp(a.n), counts[warp_of_grid()],
-      {a.index, a.wide, a.value}, [&](int64_t i) { return held_sum_at(a.source, held, i); },
+      sums.out, a.next == nullptr, keeps_sums(a.source), elements_of_warp(a.n),
+      counts[warp_of_grid()], {a.index, a.wide, a.value},
+      [&](int64_t i) { return held_sum_at(sums, held, i); },
       [&](int64_t, float sum) { return rule.sends(sum); },
       [&](float sum) { return rule.sent(sum); });
 }
@@ -75,7 +78,8 @@ cudaError_t launch_threshold(const ThresholdLaunch& args, cudaStream_t stream) {
   GCEXT_LAUNCH(threshold_count_kernel, blocks, kChosenThreads, stream, args, state, counts);
   GCEXT_LAUNCH(threshold_settle_kernel, 1, kSettleThreads, stream, args, state, counts,
                blocks * kChosenWarps);
-  GCEXT_LAUNCH(threshold_emit_kernel, blocks, kChosenThreads, stream, args, state, counts);
+  GCEXT_LAUNCH(threshold_emit_kernel, blocks, kChosenThreads, stream, args, kept_sums(args.source),
+               state, counts);
   return cudaSuccess;
 }
 

@@ -1,7 +1,7 @@
 // wangni on CUDA: the kernels and their launches. csrc/wangni.h has the contract.
 //
-//   1. Sum: the magnitudes, one bin an exponent; the largest; the first element of tensor, memory
-//      and sum that is not finite.
+//   1. Sum: the sums, which go to out where that is not the memory; their magnitudes, one bin an
+//      exponent; the largest; the first element of tensor, memory and sum that is not finite.
 //   2. Above: those from the limit on, likewise. After step 1 and after each of these one block
 //      finds the next limit.
 //   3. Draw: how many elements each warp has that are sure, and that are drawn; the magnitudes of
@@ -10,9 +10,9 @@
 //      warp.
 //   5. Emit, a warp the same elements: pairs in order, by ballots, and out.
 //
-// As on the CPU in place, the sum is computed anew in every pass. Everything that blocks add up is
-// an integer. Traffic, in words an element: 2 a pass, of which there are 5, 1 for out, and what is
-// sent.
+// In place, where nothing may be written before all sums are known to be finite, every pass
+// computes them anew. Everything that blocks add up is an integer. Traffic, in words an element: 3,
+// and 1 in each of 4 more passes; in place 2 a pass and 1 for out; and what is sent.
 #include "chosen.cuh"
 #include "near_bins.cuh"
 #include "wangni_launch.h"
@@ -58,7 +58,9 @@ __global__ void __launch_bounds__(kChosenThreads)
 #pragma unroll
     for (int r = 0; r < kWangniRows; ++r) {
       const int64_t i = at + r * kWarp + lane;
-      key[r] = i < range.end ? key_of(sum_at(a.source, i)) : 0;
+      const float sum = i < range.end ? sum_at(a.source, i) : 0.0f;
+      key[r] = key_of(sum);
+      if (i < range.end && keeps_sums(a.source)) a.source.out[i] = sum;
     }
 #pragma unroll
     for (int r = 0; r < kWangniRows; ++r) {
@@ -164,13 +166,14 @@ __global__ void __launch_bounds__(kSettleThreads)
   a.drawn[kInfoMean] = a.source.out == nullptr ? state->limit : exact_mean_bits(state->bins, drawn);
 }
 
-// Step 5.
+// Step 5; given: the source of step 1.
 __global__ void __launch_bounds__(kChosenThreads)
-    wangni_emit_kernel(WangniLaunch a, WangniScratch scratch) {
-  if (scratch.state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
+    wangni_emit_kernel(WangniLaunch a, Source given, WangniScratch scratch) {
+  if (scratch.state->refused) return restore(given, grid_first(), a.n, grid_stride());
+  const bool all = in_place(given);  // of out is written
   const uint32_t limit = scratch.state->limit, least = wangni_sure(limit);
   const uint32_t scale = static_cast<uint32_t>(a.drawn[kInfoMean]);
-  const Pairs exact = {a.index, a.wide, a.value}, rounded = {a.at, a.wide, a.sent};
+  const Pairs<float> exact = {a.index, a.wide, a.value}, rounded = {a.at, a.wide, a.sent};
   const Range range = elements_of_warp(a.n);
   const int lane = threadIdx.x % kWarp;
   uint64_t next_sure = scratch.sure[warp_of_grid()], next_drawn = scratch.drawn[warp_of_grid()];
@@ -182,7 +185,7 @@ __global__ void __launch_bounds__(kChosenThreads)
     const float value = sure ? sum : with_sign_of(scale, sum);
     next_sure = exact.put_row(sure, next_sure, i, value);
     next_drawn = rounded.put_row(drawn, next_drawn, i, value);
-    if (i < range.end && a.source.out != nullptr)
+    if (i < range.end && a.source.out != nullptr && (all || sure || drawn))
       a.source.out[i] = sure || drawn ? sum - value : sum;
   }
 }
@@ -198,20 +201,22 @@ cudaError_t launch_wangni(const WangniLaunch& args, cudaStream_t stream) {
   WangniState* const state = scratch.state;
   scratch.sure = reinterpret_cast<uint64_t*>(state + 1);
   scratch.drawn = scratch.sure + kWangniBlocks * kChosenWarps;
+  WangniLaunch later = args;
+  later.source = kept_sums(args.source);
   const int64_t blocks = blocks_for(args.n, kChosenThreads, args.max_blocks);
   GCEXT_LAUNCH(wangni_clear_kernel, 1, kChosenThreads, stream, state);
   for (int step = 0; step <= kWangniSteps; ++step) {
     if (step == 0) {
       GCEXT_LAUNCH(wangni_sum_kernel, blocks, kChosenThreads, stream, args, state);
     } else {
-      GCEXT_LAUNCH(wangni_above_kernel, blocks, kChosenThreads, stream, args, state);
+      GCEXT_LAUNCH(wangni_above_kernel, blocks, kChosenThreads, stream, later, state);
     }
     GCEXT_LAUNCH(wangni_limit_kernel, 1, kChosenThreads, stream, args.rule, args.n, step, state);
   }
-  GCEXT_LAUNCH(wangni_draw_kernel, blocks, kChosenThreads, stream, args, scratch);
+  GCEXT_LAUNCH(wangni_draw_kernel, blocks, kChosenThreads, stream, later, scratch);
   GCEXT_LAUNCH(wangni_settle_kernel, 1, kSettleThreads, stream, args, scratch,
                blocks * kChosenWarps);
-  GCEXT_LAUNCH(wangni_emit_kernel, blocks, kChosenThreads, stream, args, scratch);
+  GCEXT_LAUNCH(wangni_emit_kernel, blocks, kChosenThreads, stream, later, args.source, scratch);
   return cudaSuccess;
 }
 

@@ -51,6 +51,21 @@ struct Source {
   const int64_t* sent = nullptr;  // what is missing from memory; nullptr: nothing
 };
 
+GCEXT_HD inline bool in_place(const Source& source) {
+  return source.out != nullptr && source.out == source.memory;
+}
+
+// Whether a pass may leave the sums in out, for later ones: where that is not the memory, which
+// nothing may be written to before all sums are known to be finite.
+GCEXT_HD inline bool keeps_sums(const Source& source) {
+  return source.out != nullptr && !in_place(source);
+}
+
+// What passes read after one that left the sums there.
+inline Source kept_sums(const Source& source) {
+  return keeps_sums(source) ? Source{source.out, nullptr, source.out, 1, 1} : source;
+}
+
 // 16-bit floats, of any alignment.
 struct Halves {
   const uint8_t* at = nullptr;
@@ -68,6 +83,11 @@ struct HostSource : Source {
   Halves half = {};   // in the place of tensor
   int64_t first = 0;  // the element that tensor begins with
 };
+
+inline HostSource kept_sums(const HostSource& source) {
+  const Source& own = source;
+  return keeps_sums(own) ? HostSource{kept_sums(own)} : source;
+}
 
 // An element of the tensor, where speed does not matter.
 inline float tensor_at(const HostSource& source, int64_t i) {
