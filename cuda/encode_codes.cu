@@ -1,8 +1,9 @@
 // encode_codes on CUDA: the kernels and their launches. csrc/encode_codes.h has the
 // contract.
 //
-// As on the CPU the sum is computed anew in every pass. The host learns later that it is not
-// finite, so there the last kernel makes out a copy of memory.
+// The host learns later that a sum is not finite; then the last kernel makes out a copy of memory.
+// The sum is computed anew in every pass; where there are three and out is not the memory, which
+// nothing may be written to before, step 1 leaves it there.
 //
 // Of tables, steps 1 to 4; 16-bit floats depend on no other element, so these are one pass, step 5.
 //
@@ -20,8 +21,9 @@
 //      sums are known to be finite; the first element of tensor, memory and sum that is not. Then
 //      the report of step 2, and in place another pass for out.
 //
-// Traffic of n elements: tensor and memory are read twice (fit: three times; halves: once, but in
-// place), out and bits written.
+// Traffic of n elements: tensor and memory are read twice, out and bits written. fit: in place they
+// are read three times, else once, and out read twice and written twice. Halves: read once, in
+// place twice.
 #include "cells.cuh"
 #include "dynamic8.cuh"
 #include "encode_codes_launch.h"
@@ -50,13 +52,16 @@ __global__ void encode_report_kernel(int64_t n, EncodeState* state, int64_t* inf
 
 // Step 1, of cells.
 __global__ void __launch_bounds__(kEncodeThreads)
-    encode_top_kernel(Source source, Cells cells, uint32_t* cell_tops, EncodeState* state) {
+    encode_top_kernel(Source source, Cells cells, bool keep, uint32_t* cell_tops,
+                      EncodeState* state) {
   each_cell(cells, [&](const CellLane& own) {
     uint32_t top = 0;
     for (int64_t i = own.first; i < own.end; i += kLanes) {
-      const uint32_t key = key_of(sum_at(source, i));
+      const float sum = sum_at(source, i);
+      const uint32_t key = key_of(sum);
       top = key > top ? key : top;
       if (key >= kInfKey) note(source, i, &state->first);
+      if (keep) source.out[i] = sum;
     }
     top = largest_of_lanes<kLanes>(top);
     if (own.writes) cell_tops[own.cell] = top;
@@ -178,10 +183,10 @@ __device__ inline uint32_t dynamic_code(float x, float scale) {
   return static_cast<uint32_t>(kDynamic8Zero - (rank < kDynamic8Zero ? rank : kDynamic8Zero));
 }
 
-// Step 4. Eight lanes make the bytes of their codes.
+// Step 4; given: the source of step 1. Eight lanes make the bytes of their codes.
 __global__ void __launch_bounds__(kEncodeThreads)
-    encode_emit_kernel(EncodeLaunch a, const float* tops, const EncodeState* state) {
-  if (state->refused) return restore(a.source, grid_first(), a.n, grid_stride());
+    encode_emit_kernel(EncodeLaunch a, Source given, const float* tops, const EncodeState* state) {
+  if (state->refused) return restore(given, grid_first(), a.n, grid_stride());
   const int width = a.rule.width, lane = threadIdx.x % kWarp, part = lane % 8;
   const int64_t bytes = ceil_div(a.n * width, 8);
   // Whole warps go round together: every lane must come to the shuffles.
@@ -277,7 +282,8 @@ cudaError_t launch_encode_codes(const EncodeLaunch& args, cudaStream_t stream) {
       GCEXT_LAUNCH(encode_means_kernel, bucket_blocks, kEncodeThreads, stream, cells, sums, state,
                    args.scales);
     }
-    GCEXT_LAUNCH(encode_emit_kernel, element_blocks, kEncodeThreads, stream, args, nullptr, state);
+    GCEXT_LAUNCH(encode_emit_kernel, element_blocks, kEncodeThreads, stream, args, args.source,
+                 nullptr, state);
     return cudaSuccess;
   }
   FitSums* const fits = reinterpret_cast<FitSums*>(state + 1);
@@ -291,18 +297,21 @@ cudaError_t launch_encode_codes(const EncodeLaunch& args, cudaStream_t stream) {
                  args.n, args.table, state);
     return cudaSuccess;
   }
+  EncodeLaunch later = args;
+  if (args.fit) later.source = kept_sums(args.source);
   GCEXT_LAUNCH(encode_top_kernel, cell_blocks, kEncodeThreads, stream, args.source, cells,
-               cell_tops, state);
+               args.fit && keeps_sums(args.source), cell_tops, state);
   GCEXT_LAUNCH(encode_report_kernel, 1, 1, stream, args.n, state, args.info);
   GCEXT_LAUNCH(encode_scale_kernel, bucket_blocks, kEncodeThreads, stream, cells, cell_tops, tops,
                args.scales);
   if (args.fit) {
-    GCEXT_LAUNCH(encode_fit_kernel, cell_blocks, kEncodeThreads, stream, args.source, cells,
+    GCEXT_LAUNCH(encode_fit_kernel, cell_blocks, kEncodeThreads, stream, later.source, cells,
                  args.rule, tops, state, fits);
     GCEXT_LAUNCH(encode_fitted_kernel, bucket_blocks, kEncodeThreads, stream, cells,
                  args.rule.width, fits, state, args.scales);
   }
-  GCEXT_LAUNCH(encode_emit_kernel, element_blocks, kEncodeThreads, stream, args, tops, state);
+  GCEXT_LAUNCH(encode_emit_kernel, element_blocks, kEncodeThreads, stream, later, args.source, tops,
+               state);
   return cudaSuccess;
 }
 
