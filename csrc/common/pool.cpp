@@ -52,9 +52,10 @@ std::unique_lock<std::mutex> lock_soon(Pool& the) {
 }
 
 char* new_block(size_t size) {
-  const size_t align = size < kHuge ? kHeader : kHuge;
-  char* const block = static_cast<char*>(std::aligned_alloc(align, size));
-  if (block == nullptr) return nullptr;
+  // Not aligned_alloc: some refuse a size that is no multiple of the alignment.
+  void* memory = nullptr;
+  if (posix_memalign(&memory, size < kHuge ? kHeader : kHuge, size) != 0) return nullptr;
+  char* const block = static_cast<char*>(memory);
   advise_huge_pages(block, static_cast<int64_t>(size));
   size_of(block) = size;
   return block;

@@ -46,6 +46,7 @@ inline void plan(const std::vector<uint32_t>& before, int level, uint32_t at,
 // are; those beyond read as 0. Written bytes: ceil(rows*lanes/8), whole.
 inline void read_rows(const uint8_t* from, int64_t bits, int64_t rows, int64_t lanes,
                       uint64_t* word) {
+  if (rows == 0) return;  // an empty tensor has no address, which memcpy must not be given
   std::memset(word, 0, static_cast<size_t>(rows) * sizeof *word);
   if (bits == kPolarLanes * rows) {
     std::memcpy(word, from, static_cast<size_t>(rows) * sizeof *word);
@@ -59,6 +60,7 @@ inline void read_rows(const uint8_t* from, int64_t bits, int64_t rows, int64_t l
 
 inline void write_rows(const uint64_t* word, int64_t rows, int64_t lanes, int64_t bits,
                        uint8_t* to) {
+  if (rows == 0) return;
   if (bits == kPolarLanes * rows) {
     std::memcpy(to, word, static_cast<size_t>(rows) * sizeof *word);
     return;
