@@ -229,7 +229,7 @@ std::tuple<Tensor, Tensor, Tensor> select_as(const Tensor& tensor, const HostSou
     }
     const uint32_t mean =
         ternary && count > 0 ? exact_mean_bits(bins, static_cast<uint64_t>(count)) : 0;
-    Tensor index = empty(count, kType, tensor), value = empty(count, ScalarType::Float, tensor);
+    Tensor index = pooled_empty(count, kType), value = pooled_empty(count, ScalarType::Float);
     auto* to_index = index.mutable_data_ptr<Index>();
     auto* to_value = value.mutable_data_ptr<float>();
     for (const Chosen& part : chosen) {

@@ -59,7 +59,7 @@ void copy_padded(const float* from, int64_t n, int64_t size, float* to) {
 std::tuple<Tensor, Tensor> rotate(const Tensor& values, int64_t size, int64_t least, int64_t seed) {
   check_dense(values, ScalarType::Float, "rotate: values");
   const RotateChunks chunks = rotate_chunks(values.numel(), size, least);
-  Tensor rotated = empty(chunks.symbols(), ScalarType::Float, values);
+  Tensor rotated = pooled_empty(chunks.symbols(), ScalarType::Float);
   Tensor norm = empty(chunks.count, ScalarType::Double, values);
   const float* const from = values.const_data_ptr<float>();
   float* const to = rotated.mutable_data_ptr<float>();
@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor> rotate_fit(const Tensor& values, const Tensor& symbol
   check_dense(values, ScalarType::Float, "rotate_fit: values");
   const RotateChunks chunks = rotate_back_args(symbols, scale, values.numel(), size, least);
   Tensor fitted = empty(chunks.count, ScalarType::Float, values);
-  Tensor estimate = empty(chunks.n, ScalarType::Float, values);
+  Tensor estimate = pooled_empty(chunks.n, ScalarType::Float);
   const float* const value = values.const_data_ptr<float>();
   const uint8_t* const c = symbols.const_data_ptr<uint8_t>();
   const float* const s = scale.const_data_ptr<float>();

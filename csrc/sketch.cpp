@@ -1,7 +1,6 @@
 #include "sketch.h"
 
 #include <cmath>
-#include <memory>
 #include <tuple>
 
 #include "common/arguments.h"
@@ -40,7 +39,7 @@ std::tuple<Tensor, Tensor> sketch(const Tensor& tensor, const std::optional<Tens
   const SketchShape shape = sketch_shape(rows, cols, seed);
   const SketchElements elements = sketch_elements(tensor, index);
   const int64_t n = tensor.numel(), cells = shape.cells();
-  Tensor table = empty(cells, ScalarType::Float, tensor);
+  Tensor table = pooled_empty(cells, ScalarType::Float);
   Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
   int64_t* const field = info.mutable_data_ptr<int64_t>();
   std::fill_n(field, int64_t{kInfoSize}, int64_t{0});
@@ -60,15 +59,15 @@ std::tuple<Tensor, Tensor> sketch(const Tensor& tensor, const std::optional<Tens
   const int unit = sketch_unit(top, n);
   // So that no thread clears and adds up more cells than it has elements.
   const int64_t parts = std::min(parts_for(n, kGrain), std::max<int64_t>(1, n / cells));
-  std::unique_ptr<int64_t[]> sums;
+  std::vector<int64_t, Pooled<int64_t>> sums;
   try {
-    sums.reset(new int64_t[static_cast<size_t>(parts * cells)]);
+    sums.resize(static_cast<size_t>(parts * cells));
   } catch (const std::bad_alloc&) {
     field[kInfoStatus] = kSelectNoMemory;
     return {table, info};
   }
   parallel_parts(parts, [&](int64_t part) {
-    int64_t* const own = sums.get() + part * cells;
+    int64_t* const own = sums.data() + part * cells;
     std::fill_n(own, cells, int64_t{0});
     const int64_t begin = n * part / parts, end = n * (part + 1) / parts;
     SketchElements its = elements;
@@ -79,7 +78,7 @@ std::tuple<Tensor, Tensor> sketch(const Tensor& tensor, const std::optional<Tens
   std::vector<uint32_t> tops(static_cast<size_t>(rounders));
   parallel_parts(rounders, [&](int64_t part) {
     const int64_t begin = cells * part / rounders, end = cells * (part + 1) / rounders;
-    tops[static_cast<size_t>(part)] = bodies.round(sums.get() + begin, parts, cells, end - begin,
+    tops[static_cast<size_t>(part)] = bodies.round(sums.data() + begin, parts, cells, end - begin,
                                                    power_of_two(unit), out + begin);
   });
   if (*std::max_element(tops.begin(), tops.end()) >= kInfKey) {

@@ -6,6 +6,7 @@ namespace gcext::GCEXT_ISA {
 namespace {
 
 constexpr int64_t kBatch = 64;
+constexpr int64_t kCachedCells = 1 << 19;  // 4 MiB of sums: a larger table may be in no cache
 
 int64_t take_batch(const SketchElements& elements, int64_t at, int64_t n, uint64_t* element) {
   const int64_t m = n - at < kBatch ? n - at : kBatch;
@@ -23,17 +24,54 @@ void place(const uint64_t* element, uint64_t row_key, int64_t cols, int64_t* buc
   }
 }
 
+// A batch of elements: what to add, and to which cells of a row.
+struct Batch {
+  uint64_t element[kBatch] = {};
+  int64_t units[kBatch], bucket[kBatch], negative[kBatch], size = 0;
+
+  void take(const float* value, const SketchElements& elements, int64_t at, int64_t n,
+            double per_unit) {
+    size = take_batch(elements, at, n, element);
+    for (int64_t i = 0; i < size; ++i) units[i] = sketch_units(value[at + i], per_unit);
+  }
+  void find(const SketchShape& shape, int64_t row) {
+    place(element, shape.row_key(row), shape.cols, bucket, negative);
+  }
+  void add(int64_t* row) const {
+    for (int64_t i = 0; i < size; ++i) row[bucket[i]] += (units[i] ^ -negative[i]) + negative[i];
+  }
+};
+
+// Of a table that may be in no cache: row by row, so that no more than a row has to stay in any,
+// and the cells of the next batch are asked for before they are needed.
+void add_far(const float* value, int64_t n, const SketchElements& elements,
+             const SketchShape& shape, double per_unit, int64_t* sums) {
+  Batch batch[2];  // this one, and the next one
+  for (int64_t row = 0; row < shape.rows; ++row) {
+    int64_t* const to = sums + row * shape.cols;
+    const auto find = [&](int64_t at) {
+      Batch& its = batch[at / kBatch % 2];
+      its.take(value, elements, at, n, per_unit);
+      its.find(shape, row);
+      for (int64_t i = 0; i < its.size; ++i) __builtin_prefetch(to + its.bucket[i], 1);
+    };
+    find(0);
+    for (int64_t at = 0; at < n; at += kBatch) {
+      if (at + kBatch < n) find(at + kBatch);
+      batch[at / kBatch % 2].add(to);
+    }
+  }
+}
+
 void add(const float* value, int64_t n, SketchElements elements, const SketchShape& shape,
          double per_unit, int64_t* sums) {
-  uint64_t element[kBatch] = {};
-  int64_t units[kBatch], bucket[kBatch], negative[kBatch];
+  if (shape.cells() > kCachedCells) return add_far(value, n, elements, shape, per_unit, sums);
+  Batch batch;
   for (int64_t at = 0; at < n; at += kBatch) {
-    const int64_t m = take_batch(elements, at, n, element);
-    for (int64_t i = 0; i < m; ++i) units[i] = sketch_units(value[at + i], per_unit);
+    batch.take(value, elements, at, n, per_unit);
     for (int64_t row = 0; row < shape.rows; ++row) {
-      place(element, shape.row_key(row), shape.cols, bucket, negative);
-      int64_t* const to = sums + row * shape.cols;
-      for (int64_t i = 0; i < m; ++i) to[bucket[i]] += (units[i] ^ -negative[i]) + negative[i];
+      batch.find(shape, row);
+      batch.add(sums + row * shape.cols);
     }
   }
 }

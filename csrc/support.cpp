@@ -1,6 +1,6 @@
 #include "support.h"
 
-#include "common/stable.h"
+#include "common/pool.h"
 
 namespace gcext {
 namespace {
@@ -62,7 +62,7 @@ Tensor random_support(int64_t seed, int64_t k, int64_t numel) {
               numel, ". Draw fewer.");
   const SupportPermutation permutation(static_cast<uint64_t>(seed), static_cast<uint64_t>(numel));
   const bool narrow = numel <= INT32_MAX;
-  Tensor index = empty({k}, narrow ? ScalarType::Int : ScalarType::Long);
+  Tensor index = pooled_empty(k, narrow ? ScalarType::Int : ScalarType::Long);
   if (narrow)
     fill(permutation, k, numel, index.mutable_data_ptr<int32_t>());
   else

@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "../common/marked.h"
+#include "../common/pool.h"
 #include "../quantize_pass.h"
 #include "arguments.h"
 
@@ -116,8 +117,8 @@ std::tuple<Tensor, Tensor, Tensor> adacomp(const Tensor& tensor,
   Tensor info = no_info(tensor);
   int64_t* const field = info.mutable_data_ptr<int64_t>();
   const auto answer = [&] {
-    return std::tuple(empty(field[kInfoCount], wide, tensor),
-                      empty(field[kInfoCount], ScalarType::Float, tensor), info);
+    return std::tuple(pooled_empty(field[kInfoCount], wide),
+                      pooled_empty(field[kInfoCount], ScalarType::Float), info);
   };
   if (n == 0) return answer();
   const KernelFpEnv env;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "../bits.h"
+#include "../common/pool.h"
 #include "arguments.h"
 
 namespace gcext {
@@ -145,7 +146,7 @@ std::tuple<Tensor, Tensor> bin_means(const Tensor& index, const Tensor& value, c
   if (out.has_value()) job.out = out->mutable_data_ptr<float>();
   try {
     Tensor table = empty(int64_t{1} << bits, ScalarType::Float, value);
-    Tensor packed = empty(bin_bytes(value.numel(), bits), ScalarType::Byte, value);
+    Tensor packed = pooled_empty(bin_bytes(value.numel(), bits), ScalarType::Byte);
     job.table = table.mutable_data_ptr<float>();
     job.packed = packed.mutable_data_ptr<uint8_t>();
     run(job, range);

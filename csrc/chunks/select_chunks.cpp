@@ -4,6 +4,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "../common/pool.h"
 #include "../select/select.h"
 #include "arguments.h"
 
@@ -286,8 +287,8 @@ std::tuple<Tensor, Tensor, Tensor> select_chunks(const Tensor& tensor,
           chunks.n > INT32_MAX,
           nullptr};
   job.bypass = job.source.out != job.source.memory && chunks.n > kCached;
-  Tensor index = empty(chunks.capacity(), job.wide ? ScalarType::Long : ScalarType::Int, tensor);
-  Tensor value = empty(chunks.capacity(), ScalarType::Float, tensor);
+  Tensor index = pooled_empty(chunks.capacity(), job.wide ? ScalarType::Long : ScalarType::Int);
+  Tensor value = pooled_empty(chunks.capacity(), ScalarType::Float);
   Tensor info = empty(kInfoSize, ScalarType::Long, tensor);
   int64_t* const field = info.mutable_data_ptr<int64_t>();
   std::fill_n(field, int64_t{kInfoSize}, int64_t{0});

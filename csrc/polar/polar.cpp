@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <memory>
 
+#include "../common/pool.h"
 #include "polar_code.h"
 
 namespace gcext {
@@ -61,7 +62,7 @@ std::tuple<Tensor, Tensor, Tensor> polar_encode(const Tensor& source, const Tens
                                                 int64_t correction, bool symbols) {
   check_polar_steps(weight, correction);
   PolarEncoding encoding(source, frozen, free, numel);
-  Tensor packed = empty(symbols ? (numel + 7) / 8 : 0, ScalarType::Byte, source);
+  Tensor packed = pooled_empty(symbols ? (numel + 7) / 8 : 0, ScalarType::Byte);
   uint8_t* const codeword = packed.mutable_data_ptr<uint8_t>();
   const PolarGroups& groups = encoding.groups;
   const PolarProgram program = encoding.code.program();
@@ -130,7 +131,7 @@ Tensor polar_decode(const Tensor& message, const Tensor& frozen, int64_t numel) 
               "polar: message must have K bits a block, got ", message.numel(), " bytes for ",
               groups.blocks(), " blocks of ", kept, ".");
   const PolarTable& table = GCEXT_TABLE(polar_table);
-  Tensor packed = empty((numel + 7) / 8, ScalarType::Byte, message);
+  Tensor packed = pooled_empty((numel + 7) / 8, ScalarType::Byte);
   const uint8_t* const from = message.const_data_ptr<uint8_t>();
   uint8_t* const to = packed.mutable_data_ptr<uint8_t>();
   for_groups(groups, int64_t{1} << 18, [&](int64_t first, int64_t last) {
@@ -159,7 +160,7 @@ void for_bytes(int64_t bytes, const Body& body) {
 Tensor polar_pack(const Tensor& symbols) {
   check_dense(symbols, ScalarType::Byte, "polar: symbols");
   const int64_t n = symbols.numel(), bytes = n / 8;
-  Tensor packed = empty((n + 7) / 8, ScalarType::Byte, symbols);
+  Tensor packed = pooled_empty((n + 7) / 8, ScalarType::Byte);
   const uint8_t* const from = symbols.const_data_ptr<uint8_t>();
   uint8_t* const to = packed.mutable_data_ptr<uint8_t>();
   const PolarTable& table = GCEXT_TABLE(polar_table);
@@ -177,7 +178,7 @@ Tensor polar_pack(const Tensor& symbols) {
 Tensor polar_unpack(const Tensor& packed, int64_t numel) {
   check_polar_packed(packed, numel);
   const int64_t bytes = numel / 8;
-  Tensor symbols = empty(numel, ScalarType::Byte, packed);
+  Tensor symbols = pooled_empty(numel, ScalarType::Byte);
   const uint8_t* const from = packed.const_data_ptr<uint8_t>();
   uint8_t* const to = symbols.mutable_data_ptr<uint8_t>();
   const PolarTable& table = GCEXT_TABLE(polar_table);

@@ -19,7 +19,7 @@ from gcext._packet.packet import Packet
 from gcext._packet.transforms import LowRank, lowrank_view, product
 from gcext._spec import option
 
-__all__ = ["LowRankFactors", "fresh", "next_start", "orthonormal", "project", "rank_of"]
+__all__ = ["LowRankFactors", "factor", "fresh", "next_start", "orthonormal", "project", "rank_of"]
 
 # Of a column's part that is orthogonal to those before it, over the column: below it is what
 # float32 products have rounded.
@@ -50,6 +50,13 @@ def project(matrix: Tensor, start: Tensor) -> Tensor:
     """Return P = MQ. Columns of the start are scaled to a largest entry of 1, for their range."""
     largest = start.abs().amax(0)
     return matrix @ (start / torch.where(largest > 0, largest, torch.ones_like(largest)))
+
+
+def factor(matrix: Tensor, left: Tensor) -> Tensor:
+    """Return the transpose of M times P, contiguous."""
+    # In this order M is read along its rows: a quarter of the time of matrix.t() @ left. Unlike
+    # linear(), neither product depends on where M begins, but with one column.
+    return (left.t() @ matrix).t().contiguous()
 
 
 def orthonormal(columns: Tensor) -> Tensor:
@@ -127,7 +134,7 @@ class LowRankFactors(Codec):
         matrix, right = total.view(rows, cols), start
         for _ in range(self.iterations):
             left = orthonormal(project(matrix, right))
-            right = matrix.t() @ left
+            right = factor(matrix, left)
         mark(info, ~((right.abs() <= _LARGEST).all() & left.isfinite().all()), TRANSFORMED)
         acc.check(info)
         acc.take(None, product(left, right).view(-1), info)

@@ -14,6 +14,7 @@ from torch import Tensor
 from gcext._codecs.base import CODECS, Codec, register_codec, require_contraction
 from gcext._codecs.input import CodecInput
 from gcext._codecs.seeds import derive
+from gcext._native import ops
 from gcext._native.status import is_ok
 from gcext._packet.packet import Packet
 from gcext._spec import option, parse
@@ -89,8 +90,8 @@ class Repeat(Codec):
         held = acc.out if acc.memory is None else acc.memory  # what is left where an error is
         rest = acc.out  # memory stays readable
         if rest is None or acc.memory is None:
-            rest = torch.zeros(flat.shape, device=flat.device)
-        nothing = torch.zeros_like(flat)
+            rest = ops.new_like(flat).zero_()
+        nothing = ops.new_like(flat).zero_()
         packets = []
         for step in range(self.rounds):
             its = acc._replace(memory=held, out=rest)

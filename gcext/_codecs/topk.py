@@ -218,7 +218,7 @@ def _closed_up(array: Tensor, ks: Sequence[int], counts: Sequence[int]) -> Tenso
     if size == array.numel():
         return array
     if len(ks) == 1:
-        return array[:size].clone()
+        return ops.copy_of(array[:size])
     parts = array.split(ks)  # type: ignore[no-untyped-call]
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 

@@ -13,6 +13,7 @@ from gcext._codecs.base import flatten
 from gcext._codecs.input import CodecInput
 from gcext._codecs.lowrank import (
     LowRankFactors,
+    factor,
     fresh,
     next_start,
     orthonormal,
@@ -22,6 +23,7 @@ from gcext._codecs.lowrank import (
 from gcext._codecs.topk import Dense
 from gcext._links.sender import Named, Sender
 from gcext._links.slots import all_or_nothing
+from gcext._native import ops
 from gcext._packet.packet import Packet
 from gcext._packet.transforms import lowrank_view, product
 from gcext._spec import plain
@@ -118,7 +120,7 @@ class PowerSGD(Sender):
         flat = flatten(tensor, op)
         if held is None:
             return _EXACT.encode_input(CodecInput(op, tensor, flat), 0), None, None
-        out = None if held.residual is None else torch.empty_like(held.residual)
+        out = None if held.residual is None else ops.new_like(held.residual)
         acc = CodecInput(op, tensor, flat, held.residual, out)
         packet, start = self.codec.encode_from(acc, held.start)
         return packet, _Held(held.shape, out, start), held
@@ -211,7 +213,7 @@ class PowerSGD(Sender):
             op = f"{self.codec.name} {name!r}"
             held = None if self._is_exact(tensor) else self._start(tensor, name)
             flat = flatten(tensor, op)
-            out = None if held is None or held.residual is None else torch.empty_like(held.residual)
+            out = None if held is None or held.residual is None else ops.new_like(held.residual)
             memory = None if held is None else held.residual
             total = CodecInput(op, tensor, flat, memory, out).add()
             steps[name] = (
@@ -234,7 +236,7 @@ class PowerSGD(Sender):
                 self._steps[name] = part.view(step.shape)
                 continue
             left = orthonormal(part.view(len(step.matrix), -1))
-            self._steps[name] = step._replace(left=left, right=step.matrix.t() @ left)
+            self._steps[name] = step._replace(left=left, right=factor(step.matrix, left))
         return self._joined(lambda step: step.right, False)
 
     def finish(self, mean: Tensor) -> dict[str, Tensor]:
@@ -253,7 +255,8 @@ class PowerSGD(Sender):
             right = parts[name].view(step.right.shape)
             decoded[name] = product(step.left, right).view(shape)
             if residual is not None:  # of this worker's own, Algorithm 2
-                residual = (step.matrix - product(step.left, step.right)).view(shape)
+                own = product(step.left, step.right)
+                residual = torch.sub(step.matrix, own, out=own).view(shape)
             held[name] = _Held(shape, residual, next_start(start, right))
         with self._lock:
             self._held.update(held)

@@ -178,7 +178,7 @@ class MomentumCorrection(_Stateful):
         """See Stage."""
         held = self._of(name, tensor)
         flat = flatten(tensor, f"MomentumCorrection {name!r}")
-        velocity = torch.empty_like(flat)
+        velocity = ops.new_like(flat)
         memory = held[0].view(-1) if held else torch.zeros_like(flat)
         # Where something is not finite the codec, which gets the sum, refuses it.
         ops.select(flat, memory, velocity, 0, 1.0, self.momentum, False)
@@ -191,12 +191,10 @@ class MomentumCorrection(_Stateful):
         if self.masked:
             (velocity,) = self._pending[name]
             index, _ = packet.entries()
-            kept = velocity.clone()
             if index is None:
-                kept.zero_()
+                velocity.zero_()
             else:
-                kept.view(-1).index_fill_(0, index.long(), 0.0)
-            self._pending[name] = (kept,)
+                velocity.view(-1).index_fill_(0, index.long(), 0.0)
         return packet
 
 
@@ -307,8 +305,11 @@ class Lazy(LastValue):
     def after(self, name: str, packet: Packet) -> Packet:
         """See Stage. Synchronizes."""
         given = self._given.pop(name)
-        sent = float(ops.squared_norm(packet.entries()[1]))
-        rest = packet.add_to_(given.clone(), -1.0)
+        index, value = packet.entries()
+        method = "dense" if index is None else "sparse"  # decoded once, used three times
+        decoded = Packet(method, packet.shape, packet.dtype, Contents(index, value))
+        sent = float(ops.squared_norm(value))
+        rest = decoded.add_to_(ops.copy_of(given), -1.0)
         error = float(ops.squared_norm(flatten(rest, f"Lazy {name!r}")))
         before, missed = self._notes.get(name, (0.0, self.patience))
         moved = self.xi * math.fsum(self._steps) / self.clients**2
@@ -316,7 +317,8 @@ class Lazy(LastValue):
             self._next[name] = before, missed + 1
             return _nothing(packet)
         self._next[name] = error, 0
-        return super().after(name, packet)
+        super().after(name, decoded)
+        return packet
 
     def commit(self, name: str) -> None:
         """See Stage."""

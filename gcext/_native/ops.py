@@ -98,6 +98,18 @@ def new_floats(like: Tensor, n: int) -> Tensor:
     return made
 
 
+def new_like(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return an uninitialised tensor of the shape of ``like``; see new_floats."""
+    n = like.numel()
+    words = new_floats(like, -(-n * dtype.itemsize // 4))
+    return words.view(dtype)[:n].view(like.shape)
+
+
+def copy_of(tensor: Tensor) -> Tensor:
+    """Return a contiguous copy; see new_floats."""
+    return new_like(tensor, tensor.dtype).copy_(tensor)
+
+
 fake("pooled_floats", lambda n: torch.empty(n, dtype=torch.float32))
 
 

@@ -54,7 +54,8 @@ def _new(packet: Packet) -> Tensor:
     """Return what a single packet decodes to, in float32."""
     index, value = packet.entries()
     if index is None:
-        return (value.clone() if value is packet.coded else value).view(packet.shape)
+        made = ops.copy_of(value) if value is packet.coded else value
+        return made.view(packet.shape)
     dense = ops.new_floats(value, packet.numel)
     _fill(dense, index, value)
     return dense.view(packet.shape)

@@ -42,7 +42,7 @@ def _assemble(
     count = numbers[0]
     scale = Packet.scale_of(numbers[3]) if scaled else 0.0
     if len(arrays) > whole and count != arrays[-1].numel():  # those to be cut are of one length
-        arrays = (*arrays[:whole], *(x[:count].clone() for x in arrays[whole:]))
+        arrays = (*arrays[:whole], *(ops.copy_of(x[:count]) for x in arrays[whole:]))
     return finish(*arrays, scale)
 
 
@@ -349,7 +349,7 @@ class Packet:
     def values(self) -> Tensor:
         """Return the elements that travel: float32, shape (k,)."""
         value = self.entries()[1]
-        return value.clone() if value is self.coded else value
+        return ops.copy_of(value) if value is self.coded else value
 
     @overload
     def to_dense(

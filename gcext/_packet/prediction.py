@@ -26,7 +26,7 @@ def recover(order: int, held: tuple[Tensor, ...], packet: Packet) -> Tensor:
     if predicted is None:
         base = torch.zeros(packet.shape, device=packet.device)
     else:
-        base = predicted.clone().view(packet.shape)
+        base = ops.copy_of(predicted).view(packet.shape)
     return packet.add_to_(base)
 
 
@@ -34,6 +34,6 @@ def subtract(x: Tensor, y: Tensor | None) -> Tensor:
     """Return ``x - y`` of flat float32 tensors, by the kernel, which keeps denormals."""
     if y is None:
         return x
-    difference = torch.empty_like(x)
+    difference = ops.new_like(x)
     ops.select(x, y, difference, 0, 1.0, -1.0, False)
     return difference

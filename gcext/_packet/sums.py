@@ -52,8 +52,8 @@ class Sum(Code):
     def decode(self, sent: int) -> Tensor:
         """See Code."""
         place = self.place
-        value = torch.zeros(sent if place is None else place.numel(), device=self.device)
         everywhere = torch.empty(0, dtype=torch.int32, device=self.device)
+        value = ops.new_floats(everywhere, sent if place is None else place.numel()).zero_()
         for term in self.terms:
             index, its = term.entries()
             if index is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gcext._native import ops
 from gcext._native.dct import dct_values
 from gcext._packet.codes import Code, Contents, register_code
 
@@ -118,9 +119,9 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     would let two ends decode different values.
     """
     (rows, rank), cols = left.shape, len(right)
-    out = left.new_zeros(rows, cols)
+    out = ops.new_floats(left, rows * cols).view(rows, cols)
     if rank == 0 or out.numel() == 0:
-        return out
+        return out.zero_()
     columns = right.t().contiguous()
     step = max(_CHUNK // cols, 1) if left.is_cpu else rows
     for first in range(0, rows, step):

@@ -131,9 +131,10 @@ class FetchSGD(Aggregator):
         moved = []
         for i, (shape, kind) in enumerate(expected):
             tables = [sketches[i].table for sketches in rows]
-            momentum, error = tables[0].new_zeros(2, tables[0].numel())
             if self._slots:
                 momentum, error = (x.to(tables[0].device) for x in self._slots[i][2:])
+            else:
+                momentum, error = tables[0].new_zeros(2, tables[0].numel())
             momentum = _sum([momentum, *tables], [self.rho, *weights])
             moved.append(_Slot(shape, kind, momentum, _sum([error, momentum], [1.0, self.eta])))
         _check_finite(moved, given.clients, rows, weights)
@@ -144,14 +145,13 @@ class FetchSGD(Aggregator):
         return update if first.members else update[0]
 
     def _take(self, slots: list[_Slot]) -> tuple[list[Tensor], list[_Slot]]:
-        """Return Δ, and the slots without it."""
+        """Return Δ, and the slots without it; overwrites momentum and error of those given."""
         numels = [math.prod(slot.shape) for slot in slots]
-        estimates = torch.cat(
-            [
-                sketch_query(slot.error, None, numel, *slot.kind)
-                for slot, numel in zip(slots, numels, strict=True)
-            ]
-        )
+        found = [
+            sketch_query(slot.error, None, numel, *slot.kind)
+            for slot, numel in zip(slots, numels, strict=True)
+        ]
+        estimates = torch.cat(found, out=ops.new_floats(found[0], sum(numels)))
         n = estimates.numel()
         k = min(self.k or max(math.floor(self.share * n), 1), n)
         index, value, info = ops.select(estimates, None, None, k, 1.0, 1.0, False)
@@ -163,14 +163,16 @@ class FetchSGD(Aggregator):
         for i, (slot, numel) in enumerate(zip(slots, numels, strict=True)):
             its = slice(cuts[i], cuts[i + 1])
             at, what = index[its] - (int(ends[i]) - numel), value[its]
-            update.append(what.new_zeros(numel).index_copy_(0, at.long(), what).view(slot.shape))
+            dense = ops.new_floats(what, numel).zero_()
+            update.append(dense.index_copy_(0, at.long(), what).view(slot.shape))
             table, info = sketch(what, at, *slot.kind)
             raise_for("FetchSGD", *info.tolist()[1:3])
-            error = _sum([slot.error, table], [1.0, -1.0])
             touched = table != 0
             if self.clear:
-                error = slot.error.masked_fill(touched, 0.0)
-            momentum = slot.momentum.masked_fill(touched, 0.0) if self.mask else slot.momentum
+                error = slot.error.masked_fill_(touched, 0.0)
+            else:
+                error = _sum([slot.error, table], [1.0, -1.0])
+            momentum = slot.momentum.masked_fill_(touched, 0.0) if self.mask else slot.momentum
             rest.append(slot._replace(momentum=momentum, error=error))
         return update, rest
 

@@ -11,7 +11,7 @@ from gcext._spec import positive
 from gcext.aggregate._aggregator import Aggregator, RoundInput, Wrapper
 from gcext.aggregate._finite import LARGEST, check_step
 from gcext.aggregate._registry import register_aggregator
-from gcext.aggregate._wrappers import Momentum
+from gcext.aggregate._wrappers import Momentum, times
 
 __all__ = ["HeavyBall", "Nesterov", "SignStep"]
 
@@ -44,8 +44,8 @@ class Nesterov(Momentum):
         before = min(LARGEST, most / self.lr)
         return min(LARGEST - held, (before - self.beta * held) / (1 + self.beta))
 
-    def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
-        return (update + self.beta * velocity) * self.lr
+    def _step(self, update: Tensor, velocity: Tensor) -> None:
+        update.add_(times(velocity, self.beta)).mul_(self.lr)
 
 
 class HeavyBall(Momentum):
@@ -74,8 +74,8 @@ class HeavyBall(Momentum):
     def _most(self, most: float, held: float) -> float:
         return min(LARGEST, most / self.lr) - held
 
-    def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
-        return velocity * self.lr
+    def _step(self, update: Tensor, velocity: Tensor) -> None:
+        torch.mul(velocity, self.lr, out=update)
 
 
 class SignStep(Wrapper):
@@ -100,9 +100,9 @@ class SignStep(Wrapper):
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
         check_step("SignStep", "lr", self.lr, given.most)
         update = self.inner._aggregate(replace(given, most=LARGEST))
-        if isinstance(update, list):
-            return [self.lr * torch.sign(each) for each in update]
-        return self.lr * torch.sign(update)
+        for each in update if isinstance(update, list) else [update]:
+            each.sign_().mul_(self.lr)
+        return update
 
 
 def _rate(op: str, lr: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gcext._native import ops
 from gcext._packet.codes import Contents
 from gcext._packet.packet import Packet
 from gcext._packet.prediction import recover
@@ -61,13 +62,11 @@ class LastValues(Aggregator):
         change = weighted_sum("LastValues", given.packets, ones, given.clients, LARGEST)
         parts = change if isinstance(change, list) else [change]
         clients = self._clients | frozenset(given.clients)
+        total = [ops.new_like(part, torch.float64).copy_(part) for part in parts]
         if self._sum:
-            total = [
-                mine.to(part.device) + part for mine, part in zip(self._sum, parts, strict=True)
-            ]
-        else:
-            total = [part.double() for part in parts]
-        update = [(each / len(clients)).float() for each in total]
+            for mine, each in zip(self._sum, total, strict=True):
+                each.add_(mine.to(each.device))
+        update = [_divided(each, len(clients)) for each in total]
         check_finite("LastValues", update, given.packets, None, given.clients, given.most)
         self._sum, self._clients = total, clients
         return update if isinstance(change, list) else update[0]
@@ -183,6 +182,12 @@ class Predicted(Wrapper):
         """See Aggregator."""
         inner, self._held = snapshot
         self.inner.restore(inner)
+
+
+def _divided(total: Tensor, number: int) -> Tensor:
+    """Return a float64 sum divided by a number, in float32."""
+    mean = torch.div(total, number, out=ops.new_like(total, torch.float64))
+    return ops.new_like(total).copy_(mean)
 
 
 def _recovered(order: int, client: Any, held: tuple[Tensor, ...], packet: Packet) -> Tensor:

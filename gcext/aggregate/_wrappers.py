@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gcext._native import ops
 from gcext._packet.budget import Budget, as_pair
 from gcext._packet.codes import Contents, Random
 from gcext._packet.packet import Packet
@@ -22,7 +23,7 @@ from gcext.aggregate._finite import largest
 from gcext.aggregate._registry import register_aggregator
 from gcext.aggregate._sums import check_cost, gram, pairs
 
-__all__ = ["MaxK", "Momentum", "NormBound", "shapes"]
+__all__ = ["MaxK", "Momentum", "NormBound", "shapes", "times"]
 
 _MEDIANS = 3  # a bound that is not given, in medians of the norms
 
@@ -151,13 +152,13 @@ class Momentum(Wrapper):
     def _aggregate(self, given: RoundInput) -> Tensor | list[Tensor]:
         first = given.packets[0]
         # Allocated before the inner aggregator's state moves on.
-        velocity = [(self.beta * each).to(first.device) for each in self._velocity]
+        velocity = [times(each, self.beta).to(first.device) for each in self._velocity]
         velocity = velocity or [torch.zeros(s, device=first.device) for s in shapes(first)]
         most = self._most(given.most, max(map(largest, velocity))) * (1 - 1e-6)
         update = self.inner._aggregate(replace(given, most=most))
         parts = update if isinstance(update, list) else [update]
         for mine, part in zip(velocity, parts, strict=True):
-            part.copy_(self._step(part, mine.add_(part)))
+            self._step(part, mine.add_(part))
         self._velocity = velocity
         return update
 
@@ -168,9 +169,9 @@ class Momentum(Wrapper):
         """
         return most - held
 
-    def _step(self, update: Tensor, velocity: Tensor) -> Tensor:
-        """Return the result, of the inner update and the new velocity; the latter stays."""
-        return velocity
+    def _step(self, update: Tensor, velocity: Tensor) -> None:
+        """Make the result of the inner update, which holds it, and of the new velocity."""
+        update.copy_(velocity)
 
     def state_dict(self) -> dict[str, Any]:
         velocity = [each.clone() for each in self._velocity]
@@ -202,6 +203,11 @@ class Momentum(Wrapper):
 def shapes(packet: Packet) -> tuple[tuple[int, ...], ...]:
     """Return the shape of each tensor that a packet is of."""
     return tuple(tuple(each.shape) for each in packet.members or (packet,))
+
+
+def times(tensor: Tensor, factor: float) -> Tensor:
+    """Return a float32 tensor times a factor, in memory that was in use before."""
+    return torch.mul(tensor, factor, out=ops.new_like(tensor))
 
 
 def _elements(packet: Packet) -> int:
