@@ -69,9 +69,14 @@ def test_progress_in_a_log_is_plain_lines_on_stderr() -> None:
 
 def test_a_run_that_diverges_is_written(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    result = fl("--method", "none", "--method", "stc", "--lr", 1e20, "--json", out, code=2)
-    assert "Lower --lr" in result.stderr
-    assert [(r["method"], r["diverged"]) for r in json.loads(out.read_text())] == [("none", True)]
+    plot = tmp_path / "plot.png"
+    methods = ["--method", "none", "--method", "stc"]
+    result = fl(*methods, "--lr", 1e20, "--json", out, "--plot", plot, code=2)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert [each.split(", seed 0: ")[0] for each in errors] == ["error: none", "error: stc"]
+    assert all("Lower --lr" in each for each in errors)
+    runs = json.loads(out.read_text())
+    assert [(each["method"], each["diverged"]) for each in runs] == [("none", True), ("stc", True)]
 
 
 def test_interrupt_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

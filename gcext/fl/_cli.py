@@ -80,6 +80,7 @@ def fl(
     errors = Console(stderr=True)
     results: list[dict[str, Any]] = []
     paths: list[Path | None] = []
+    diverged: list[str] = []
     stopped = False
     try:
         if engine not in ENGINES:
@@ -138,9 +139,10 @@ def fl(
                     except Interrupted as stop:
                         result, stopped = stop.result, True
                     except Diverged as stop:
-                        if stop.result is not None:
-                            results.append(stop.result)
-                        raise
+                        if stop.result is None:
+                            raise
+                        result = stop.result
+                        diverged.append(f"{settings.method}, seed {settings.seed}: {stop}")
                     results.append(result)
                 if stopped:
                     break
@@ -151,14 +153,22 @@ def fl(
         if plot is not None and any(r["rounds"] for r in results):
             draw(results, plot)
     except (ValueError, OSError, ImportError) as error:
-        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        _print_error(errors, error)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         stopped = True
+    for text in diverged:
+        _print_error(errors, text)
     if stopped:
         ending = _ending(results, paths)
         errors.print(ending, highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
+    if diverged:
+        raise typer.Exit(2)
+
+
+def _print_error(console: Console, text: object) -> None:
+    console.print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _report(results: list[dict[str, Any]], json_path: Path | None) -> None:
