@@ -17,9 +17,9 @@ namespace gcext {
 namespace {
 
 constexpr size_t kHuge = size_t{1} << 21;
-constexpr size_t kHeader = 64;   // in front of what is taken: the size of the whole block
-constexpr uint64_t kIdle = 128;  // requests
-constexpr size_t kMaxWaste = 2;  // a block may be so many times as large as what is asked for
+constexpr size_t kHeader = 64;    // in front of what is taken: the size of the whole block
+constexpr uint64_t kIdle = 4096;  // requests; a model of hundreds of tensors makes so many a step
+constexpr size_t kMaxWaste = 2;   // a block may be so many times as large as what is asked for
 
 struct Kept {
   char* block;

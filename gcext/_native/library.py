@@ -116,8 +116,8 @@ def release_memory() -> int:
     """Free the memory of the CPU kernels that is kept for later calls; return how many bytes.
 
     Scratch, and packets and dense results that nobody has any more, are used again, because fresh
-    memory costs more than the kernels themselves. At most what was in use at once a few calls ago
-    is kept; a sender that goes frees it.
+    memory costs more than the kernels themselves. What was in use at once is kept, until some
+    thousand requests had no use for it; a sender that goes frees it.
 
     >>> import gcext
     >>> gcext.release_memory() >= 0
