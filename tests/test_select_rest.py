@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -250,7 +251,12 @@ def test_memory_is_kept_and_released() -> None:
     packet = compressor.compress(torch.randn(500_000), "w")
     values = packet.values().clone()
     assert torch.ops.gcext.kept_memory() > 0
-    assert gcext.release_memory() > 0
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="idle must be at least 0"):
+            gcext.release_memory(wrong)
+    assert gcext.release_memory(idle=3600) == 0
+    time.sleep(0.01)
+    assert gcext.release_memory(idle=0.01) > 0
     assert torch.ops.gcext.kept_memory() == 0
     assert torch.equal(packet.values(), values)  # what is in use is nobody else's
     del packet

@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <mutex>
 #include <thread>
@@ -17,13 +18,23 @@ namespace gcext {
 namespace {
 
 constexpr size_t kHuge = size_t{1} << 21;
-constexpr size_t kHeader = 64;    // in front of what is taken: the size of the whole block
-constexpr uint64_t kIdle = 4096;  // requests; a model of hundreds of tensors makes so many a step
-constexpr size_t kMaxWaste = 2;   // a block may be so many times as large as what is asked for
+constexpr size_t kHeader = 64;   // in front of what is taken: the size of the whole block
+constexpr size_t kMaxWaste = 2;  // a block may be so many times as large as what is asked for
+// A block goes after both. Of a model of hundreds of tensors a step makes thousands of requests,
+// and of a large one it takes long; of small ones, a round may come every few minutes.
+constexpr uint64_t kIdleRequests = 128;
+constexpr double kIdleSeconds = 60;
+
+using Clock = std::chrono::steady_clock;
 
 struct Kept {
   char* block;
-  uint64_t since;  // which request came last before it was given back
+  uint64_t request;  // which one came last before it was given back
+  Clock::time_point time;
+
+  double idle(Clock::time_point now) const {
+    return std::chrono::duration<double>(now - time).count();
+  }
 };
 
 struct Pool {
@@ -39,6 +50,22 @@ Pool& pool() {
 }
 
 size_t& size_of(char* block) { return *reinterpret_cast<size_t*>(block); }
+
+// Frees the kept blocks that `goes` is true of, and returns how many bytes these have.
+template <class Goes>
+size_t free_kept(Pool& the, const Goes& goes) {
+  size_t bytes = 0, left = 0;
+  for (const Kept& each : the.kept) {
+    if (goes(each)) {
+      bytes += size_of(each.block);
+      std::free(each.block);
+    } else {
+      the.kept[left++] = each;
+    }
+  }
+  the.kept.resize(left);
+  return bytes;
+}
 
 // A lock that is not waited for for ever: after a fork a thread may have it that is no more, and
 // who does not get it goes without the pool.
@@ -72,7 +99,8 @@ void* pool_take(size_t bytes) {
   Pool& the = pool();
   if (const auto lock = lock_soon(the)) {
     ++the.requests;
-    size_t best = the.kept.size(), left = 0;
+    const auto now = Clock::now();
+    size_t best = the.kept.size();
     for (size_t i = 0; i < the.kept.size(); ++i) {
       char* const block = the.kept[i].block;
       const size_t its = size_of(block);
@@ -80,20 +108,19 @@ void* pool_take(size_t bytes) {
           (best == the.kept.size() || its < size_of(the.kept[best].block)))
         best = i;
     }
-    char* const found = best < the.kept.size() ? the.kept[best].block : nullptr;
-    for (const Kept& each : the.kept) {
-      if (each.block == found) continue;
-      if (the.requests - each.since > kIdle) {
-        std::free(each.block);
-      } else {
-        the.kept[left++] = each;
-      }
+    char* found = nullptr;
+    if (best < the.kept.size()) {
+      found = the.kept[best].block;
+      the.kept[best] = the.kept.back();
+      the.kept.pop_back();
     }
-    the.kept.resize(left);
+    free_kept(the, [&](const Kept& each) {
+      return the.requests - each.request > kIdleRequests && each.idle(now) > kIdleSeconds;
+    });
     if (found != nullptr) return found + kHeader;
   }
   char* block = new_block(size);
-  if (block == nullptr && pool_release() > 0) block = new_block(size);
+  if (block == nullptr && pool_release(0) > 0) block = new_block(size);
   if (block == nullptr) throw std::bad_alloc();
   return block + kHeader;
 }
@@ -103,7 +130,7 @@ void pool_give(void* at) {
   Pool& the = pool();
   if (const auto lock = lock_soon(the)) {
     try {
-      the.kept.push_back({block, the.requests});
+      the.kept.push_back({block, the.requests, Clock::now()});
       return;
     } catch (const std::bad_alloc&) {
     }
@@ -111,15 +138,12 @@ void pool_give(void* at) {
   std::free(block);
 }
 
-int64_t pool_release() {
+int64_t pool_release(double idle) {
   Pool& the = pool();
   size_t bytes = 0;
   if (const auto lock = lock_soon(the)) {
-    for (const Kept& each : the.kept) {
-      bytes += size_of(each.block);
-      std::free(each.block);
-    }
-    the.kept.clear();
+    const auto now = Clock::now();
+    bytes = free_kept(the, [&](const Kept& each) { return each.idle(now) >= idle; });
   }
   return static_cast<int64_t>(bytes);
 }
@@ -164,7 +188,7 @@ Tensor pooled_empty(int64_t n, ScalarType dtype) {
 
 namespace {
 
-int64_t release_memory() { return pool_release(); }
+int64_t release_memory(double idle) { return pool_release(idle); }
 int64_t kept_memory() { return pool_kept(); }
 
 Tensor pooled_floats(int64_t n) {
@@ -175,7 +199,7 @@ Tensor pooled_floats(int64_t n) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gcext, m) {
-  m.def("release_memory() -> int");
+  m.def("release_memory(float idle) -> int");
   m.def("kept_memory() -> int");
   m.def("pooled_floats(int n) -> Tensor");
 }

@@ -2,9 +2,9 @@
 // malloc gives for these comes from the system and goes back to it, and each fresh page of 4 KiB
 // costs a fault, at the sizes of a gradient more than the kernel itself.
 //
-// Blocks that were given back are kept for whoever asks next. One that the last kIdle requests had
-// no use for goes, and pool_release frees all of them; so what is kept is at most what was in use
-// at once not long ago.
+// Blocks that were given back are kept for whoever asks next. One that a minute and the last
+// kIdleRequests had no use for goes with the next request, and pool_release frees them at once; so
+// what is kept is at most what was in use at once not long ago.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +20,8 @@ constexpr size_t kPooled = size_t{1} << 17;  // less than this malloc keeps itse
 // that is kept has gone.
 void* pool_take(size_t bytes);
 void pool_give(void* block);
-// Frees what is kept, and returns how many bytes that was.
-int64_t pool_release();
+// Frees what is kept and had no use for so many seconds; returns how many bytes that was.
+int64_t pool_release(double idle);
 // What is kept now.
 int64_t pool_kept();
 

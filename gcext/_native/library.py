@@ -112,18 +112,23 @@ def build_info() -> dict[str, Any]:
     }
 
 
-def release_memory() -> int:
+def release_memory(idle: float = 0.0) -> int:
     """Free the memory of the CPU kernels that is kept for later calls; return how many bytes.
 
     Scratch, and packets and dense results that nobody has any more, are used again, because fresh
-    memory costs more than the kernels themselves. What was in use at once is kept, until some
-    thousand requests had no use for it; a sender that goes frees it.
+    memory costs more than the kernels themselves. What was in use at once is kept, until calls had
+    no use for it for a minute; a sender that goes frees all of it.
+
+    Args:
+        idle: seconds; what had a use since then stays.
 
     >>> import gcext
     >>> gcext.release_memory() >= 0
     True
     """
-    freed: int = torch.ops.gcext.release_memory.default()
+    if not idle >= 0:
+        raise ValueError(f"release_memory: idle must be at least 0 seconds, got {idle}.")
+    freed: int = torch.ops.gcext.release_memory.default(float(idle))
     return freed
 
 
