@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from . import feedback, gpu, gpu_count, link, options, polar, race, report, rows, server
+from . import feedback, gpu, gpu_count, link, options, polar, race, recipes, report, rows, server
 from .case import Setting
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -67,6 +67,7 @@ def _add(name: str, command: Callable[..., None], help: str | None = None) -> No
 for _entry, (_help, _) in rows.ENTRIES.items():
     _add(_entry, _command(_entry), _help)
 _add("feedback", feedback.command)
+_add("recipes", recipes.command)
 _add("polar", polar.command)
 _add("gpu", gpu.command)
 _add("gpu-count", gpu_count.command)

@@ -17,8 +17,21 @@ pytest.importorskip("rich")
 
 from typer.testing import CliRunner
 
+import gcext
 from bench import __main__ as cli
-from bench import codes, feedback, internals, options, oracle, report, rows, stc, timing, variants
+from bench import (
+    codes,
+    feedback,
+    internals,
+    options,
+    oracle,
+    recipes,
+    report,
+    rows,
+    stc,
+    timing,
+    variants,
+)
 from bench.case import Problem, Selected, Setting
 from bench.timing import Variant
 from gcext import codec
@@ -296,6 +309,22 @@ def test_feedback_counts_the_bytes_that_a_codec_must_move() -> None:
     assert bytes_ == pytest.approx(24 + packet.nbytes / 9_000, rel=0.01)
     assert row.gcext_ms and row.floor_ms
     assert row.extra["of_own"] == pytest.approx(row.gcext_ms / row.floor_ms * 12 / bytes_, rel=0.01)
+
+
+def test_the_recipes_command_times_every_part_of_a_round(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    specs = ["stc:p=0.1", "powersgd"]
+    args = ["recipes", "--n", "4K", "--rounds", "2", "--json", str(path)]
+    for spec in specs:
+        args += ["--recipe", spec]
+    assert CliRunner().invoke(cli.app, args).exit_code == 0
+    found = json.loads(path.read_text())
+    assert [(row["name"], row["n"]) for row in found] == [(spec, 4000) for spec in specs]
+    for row in found:
+        names = ["gcext_ms", "floor_ms", *(f"{part}_ms" for part in recipes.PARTS[1:])]
+        assert all(row[name] > 0 for name in names)
+    assert found[0]["bits"] == pytest.approx(0.1 * 5, rel=0.3)  # some five an element sent
+    assert set(recipes.named([])) == set(gcext.recipes()) - {"fedavg"}
 
 
 def test_the_feedback_command_writes_a_row_a_codec(tmp_path: Path) -> None:
