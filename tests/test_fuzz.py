@@ -7,6 +7,7 @@ left in build/fuzz/crashes, and its seed is in the message.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy_decoder as reference
@@ -42,6 +43,15 @@ def test_no_fault_in_a_minute(program: Path) -> None:
 def test_checksums_left_alone(program: Path) -> None:
     total = summed(run_all(program, 2, 1, os.cpu_count() or 1, "left"))
     assert total["refused"]["checksum"] > 0, total
+
+
+def test_operators_on_several_threads_under_the_thread_sanitizer() -> None:
+    if compiler() is None:
+        pytest.skip("needs a C++17 compiler")
+    done = subprocess.run([str(build("tsan")), "1"], capture_output=True, text=True)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("ThreadSanitizer cannot run with this kernel's address space")
+    assert done.returncode == 0 and "alike" in done.stdout, done.stdout + done.stderr
 
 
 def verdicts() -> list[tuple[str, bytes]]:

@@ -34,7 +34,8 @@ using SelectModel = Three(const Tensors&, const Tensors&, const Tensors&, int64_
 using SelectChunks = Three(const Tensor&, Memory, Memory, int64_t, int64_t, int64_t, double, double,
                            bool);
 using Adacomp = Three(const Tensor&, Memory, Memory, double, int64_t);
-using Threshold = Three(const Tensor&, Memory, Memory, double, const Tensor&, int64_t);
+using Threshold = Three(const Tensor&, Memory, Memory, double, const Tensor&, int64_t, Memory,
+                        Memory);
 using Wangni = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>(const Tensor&, Memory,
                                                                           Memory, double, double,
                                                                           int64_t);
@@ -122,7 +123,7 @@ Bytes2 everything(uint64_t seed) {
       [&](Memory m, Memory o) { return find_operator<Adacomp>("adacomp")(x, m, o, 1, 500); });
   const Tensor limit = tensor_of(std::vector<int32_t>{0x3f800000});
   with_residual([&](Memory m, Memory o) {
-    return find_operator<Threshold>("threshold")(x, m, o, 1, limit, 0x3f800000);
+    return find_operator<Threshold>("threshold")(x, m, o, 1, limit, 0x3f800000, none, none);
   });
   with_residual([&](Memory m, Memory o) {
     return find_operator<Wangni>("wangni")(x, m, o, 1, kNumel / 50, key);
