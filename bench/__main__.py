@@ -21,8 +21,8 @@ def _command(entry: str) -> Callable[..., None]:
         p: options.Shares = ["0.01"],  # noqa: B006
         device: Annotated[str, typer.Option(help="Only cpu; for CUDA: gpu.")] = "cpu",
         threads: options.Threads = 0,
-        rounds: Annotated[int, typer.Option(help="Interleaved repeats; 0: by n.", min=0)] = 0,
-        seed: Annotated[int, typer.Option(help="Of the data.")] = 0,
+        rounds: options.Rounds = 0,
+        seed: options.Seed = 0,
         m: Annotated[
             str, typer.Option(help="Packets, of gram and others; tensors, of batch.")
         ] = "10",

@@ -15,7 +15,7 @@ import gcext
 from . import oracle, report, rows
 from .case import Case, Problem, Setting
 from .eager import EAGER
-from .options import Counts, Json, Threads, parse_counts, set_threads
+from .options import Counts, Json, Rounds, Seed, Threads, parse_counts, set_threads
 from .timing import Variant
 
 SPECS = ["stc:p=0.001", "stc:p=0.01", "stc:p=0.1", "dense", "randomk:p=0.01", "sign", "onebit"]
@@ -104,8 +104,8 @@ def command(
     n: Counts = ["10M"],  # noqa: B006 (typer copies it)
     codec: Annotated[list[str], typer.Option(help="Spec; repeatable.")] = SPECS,
     threads: Threads = 0,
-    rounds: Annotated[int, typer.Option(help="Interleaved repeats; 0: by n.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Of the data.")] = 0,
+    rounds: Rounds = 0,
+    seed: Seed = 0,
     variants: Annotated[bool, typer.Option(help="Show every variant.")] = False,
     json_: Json = None,
 ) -> None:

@@ -22,6 +22,8 @@ Counts = Annotated[list[str], typer.Option(help="Elements: 10M, or 1M,10M; repea
 Packets = Annotated[list[str], typer.Option(help="Packets: 100, or 20,100; repeatable.")]
 Shares = Annotated[list[str], typer.Option(help="Share that is sent: 0.01; likewise.")]
 Threads = Annotated[int, typer.Option(help="0: all cores.", min=0)]
+Rounds = Annotated[int, typer.Option(help="Interleaved repeats; 0: by n.", min=0)]
+Seed = Annotated[int, typer.Option(help="Of the data.")]
 Peak = Annotated[bool, typer.Option(help="Measure peak memory too.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Where rows go.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Where the plot goes.")]

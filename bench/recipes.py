@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +18,7 @@ from torch import Tensor
 
 import gcext
 
-from .options import Counts, Json, Threads, parse_counts, set_threads
+from .options import Counts, Json, Seed, Threads, parse_counts, set_threads
 from .report import Row, save, show
 
 _Result = TypeVar("_Result")
@@ -38,14 +39,14 @@ TITLE = (
 class Watch:
     """Times of the parts of rounds, in milliseconds, and the pages that each round was given."""
 
-    times: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
+    times: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     faults: list[int] = field(default_factory=list)
 
     def time(self, part: str, call: Callable[[], _Result]) -> _Result:
         """Return what a call returns."""
         before, start = _faults(), time.perf_counter()
         result = call()
-        self.times.setdefault(part, []).append(1e3 * (time.perf_counter() - start))
+        self.times[part].append(1e3 * (time.perf_counter() - start))
         if part != "floor":
             self.faults[-1] += _faults() - before
         return result
@@ -99,7 +100,7 @@ def command(
     clients: Annotated[int, typer.Option(help="Of a round.", min=1)] = 3,
     threads: Threads = 0,
     rounds: Annotated[int, typer.Option(help="Rounds that count.", min=1)] = 5,
-    seed: Annotated[int, typer.Option(help="Of the data.")] = 0,
+    seed: Seed = 0,
     json_: Json = None,
 ) -> None:
     """Rounds of each recipe: encode, pack, unpack, the server's update, its answer; page faults."""
