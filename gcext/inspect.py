@@ -57,6 +57,8 @@ _MEANINGS = {
     "cols": "{} sums a row",
     "rank": "{} columns of either factor",
     "edge": "blocks of up to {0} x {0}",
+    "most": "at most {} coefficients a block",
+    "words": "{} bits, a number a block",
     "remainders": "{} bits",
     "unary": "{} bits, a one a number",
     "signs": "{} bits, 1 is negative",
@@ -103,7 +105,8 @@ def _meaning(name: str, data: bytes, value: int, method: str, numel: int) -> str
     if name == "seed":
         return str(int.from_bytes(data, "little"))
     if name == "inner":
-        return f"{_name(_METHODS, value - 1)} coefficients"
+        block = ", by block" if value & 16 else ""
+        return f"{_name(_METHODS, (value & ~16) - 1)} coefficients{block}"
     if name in ("scale", "scales", "norms", "values", "cells", "left", "right"):
         return _floats(data, value)
     return (_MEANINGS.get(f"{method}.{name}") or _MEANINGS.get(name, "")).format(value)

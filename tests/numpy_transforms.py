@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,30 +27,86 @@ def lowrank(reader: Reader, expected: Any, out: dict[str, Any], numel: int) -> N
     out.update(rank=rank, k=numel, seed=None)
 
 
+class BlockCode:
+    """Which coefficients of each block travel: the number of their set."""
+
+    def __init__(self, reader: Reader, k: int, view: tuple[int, int], edge: int) -> None:
+        self.k = k
+        if k == 0:
+            return
+        self.most = reader.take(1)[0]
+        (rows, tall), (cols, wide) = (parts(n, edge) for n in view)
+        require(1 <= self.most <= 8 and self.sets(tall * wide) <= 1 << 62, "count")
+        whole = sum(
+            rows[h] * cols[w] * self.width(h * w) for h in rows for w in cols if rows[h] * cols[w]
+        )
+        require(-(-whole // 8) <= len(reader.data) - reader.at, "truncated")
+        self.words = exact(reader.plane(whole), whole)
+        self.sizes = [(h, w) for _, h in cuts(view[0], edge) for _, w in cuts(view[1], edge)]
+
+    def sets(self, size: int) -> int:
+        return sum(math.comb(size, j) for j in range(self.most + 1))
+
+    def width(self, size: int) -> int:
+        return (self.sets(size) - 1).bit_length()
+
+    def tiles(self, limit: int) -> Iterator[list[int]]:
+        """The coefficients of each block; limit as Section has it, the shape's own."""
+        at = first = most = 0
+        left = self.k
+        for h, w in self.sizes:
+            size = h * w
+            word = self.words[at : at + self.width(size)]
+            number = sum(int(bit) << i for i, bit in enumerate(word))
+            require(number < self.sets(size), "index")
+            count = 0
+            while number >= math.comb(size, count):
+                number -= math.comb(size, count)
+                count += 1
+            require(count <= left, "k")
+            places = []
+            for j in range(count, 0, -1):
+                place = max(p for p in range(j - 1, size) if math.comb(p, j) <= number)
+                number -= math.comb(place, j)
+                places.append(first + place)
+            yield places[::-1]
+            most, left = max(most, count), left - count
+            at, first = at + len(word), first + size
+        require(left == 0, "k")
+        require(most == self.most, "count")
+
+
 def dct(reader: Reader, expected: Any, out: dict[str, Any], numel: int) -> None:
     """The fields of a sparse or ternary body, whose indices are coefficients."""
     block = reader.take(1)[0]
     require(1 <= block <= 64, "edge")
     inner = reader.take(1)[0]
-    require(inner in (2, 3), "method")
+    require(inner in (2, 3, 18, 19), "method")
     k = reader.varint()
     require(k <= numel, "k")
+    shape = out["shape"]
+    view = math.prod(shape[:-1]), shape[-1] if shape else 1
+
+    def take_index() -> Section | BlockCode:
+        return BlockCode(reader, k, view, block) if inner > 16 else Section(reader, k)
+
+    section: Section | BlockCode
     scale, value, coefficient = np.float32(0), np.zeros(0, np.float32), []
-    if inner == 2:
-        section = Section(reader, k)
+    if inner in (2, 18):
+        section = take_index()
         value = reader.f32(k)
     elif k > 0:
         (scale,) = reader.f32(1)
         require(bool(scale > 0) and scale.view("<u4") <= 0x79800000, "scale")
-        section = Section(reader, k)
+        section = take_index()
         signs = exact(reader.plane(k), k)
         value = np.where(signs, -scale, scale).astype(np.float32)
     expected()
     if k > 0:
         coefficient = [n for tile in section.tiles(numel) for n in tile]
     require(bool((value != 0).all() and (np.abs(value) <= 2.0**116).all()), "value")
-    out.update(block=block, ternary=inner == 3, coefficient=coefficient, value=value, scale=scale)
-    out.update(k=numel, seed=None)
+    out.update(block=block, ternary=inner % 16 == 3, by_block=inner > 16, scale=scale)
+    out.update(coefficient=coefficient, value=value, k=numel, seed=None)
 
 
 def lowrank_values(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -58,6 +115,15 @@ def lowrank_values(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         term = left[:, r : r + 1] * right[:, r]
         out = out + term if r else term
     return out.reshape(-1)
+
+
+def parts(n: int, block: int) -> tuple[dict[int, int], int]:
+    """How many parts of each length a dimension has, and the longest; as cuts, of any n."""
+    m = max(-(-n // block), 1)
+    lengths = {n // m: m - n % m}
+    if n % m:
+        lengths[n // m + 1] = n % m
+    return lengths, max(lengths)
 
 
 def cuts(n: int, block: int) -> list[tuple[int, int]]:

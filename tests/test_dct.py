@@ -170,11 +170,22 @@ def test_a_smooth_tensor_is_a_few_coefficients() -> None:
 
 
 def test_bits_of_a_kept_value() -> None:
-    """Rice codes of the indices, and a sign; the frame takes 28 bytes beside the matrix's."""
-    for shape, frame in (((10**6,), 0), ((1000, 1000), 28)):
+    """The number of each block's set, of 44 bits or, for one of 64, 20; a sign; the frame."""
+    for shape, most in (((10**6,), 6.01), ((1000, 1000), 12.25), ((1024, 1024), 12.25)):
         packet = gcext.codec("dct:k=4,block=64,signs=true").encode(torch.randn(shape))
         kept = len(coefficients(packet).index)
-        assert 8 * (packet.nbytes - frame) <= 12.5 * kept
+        assert 8 * packet.nbytes <= most * kept
+
+
+def test_indices_travel_by_block_where_that_is_shorter() -> None:
+    x = torch.randn(640, 640)
+    assert coefficients(gcext.codec("dct").encode(x)).by_block
+    assert not coefficients(gcext.codec("dct:k=9").encode(x)).by_block  # a block code holds 8
+    x[64:] = 0
+    packet = gcext.codec("dct").encode(x)
+    assert len(coefficients(packet).index) == 40 and not coefficients(packet).by_block
+    assert packet.nbytes < 100  # by block the 90 empty ones would take 495 bytes
+    assert not coefficients(gcext.codec("dct").encode(torch.zeros(9, 9))).by_block
 
 
 def test_what_would_overflow_is_refused() -> None:

@@ -76,6 +76,7 @@ def test_supports_and_codes_are_named() -> None:
             "32 bits a block",
             "256 bits",
         ),
+        "dct-by-block": ("sparse coefficients, by block", "at most 4 coefficients", "44 bits"),
         "sum-sparse-ternary": (
             "2 packets",
             "terms[0].k",

@@ -34,13 +34,13 @@ def wrong_coded() -> dict[str, wire.Body]:
     at, level = np.array([1, 4], np.int32), np.array([1, -2], np.int16)
     powers = np.full(9, 150, np.int16)
     drawn, index = wire.Drawn(1, 9), np.arange(9, dtype=np.int32)
-    nine, halves = np.full(9, 128, np.uint8), np.zeros(18, np.uint8)
+    nine, ones, halves = np.full(9, 128, np.uint8), np.ones(9, np.float32), np.zeros(18, np.uint8)
 
     def coded(method: str, index: Any, *code: Any, value: Any = None) -> wire.Body:
         return wire.Body(method, (9,), index=index, value=value, code=code)
 
     return {
-        "with a support of all": coded("random", None, value=np.ones(9, np.float32)),
+        "with a support of all": coded("random", None, value=ones),
         "with a support of indices": coded("sign", index, 0.5, byte),
         r"k must be in \[0, 9\]": coded("random", wire.Drawn(1, 10), value=np.ones(10, np.float32)),
         "needs 9 values, got 1": coded("random", drawn, value=one),
@@ -113,17 +113,31 @@ def wrong_coded() -> dict[str, wire.Body]:
             "lowrank", None, 9, 1, 1, np.full(9, np.nan, np.float32), one
         ),
         r"block must be in \[1, 64\], got 65": coded(
-            "dct", None, 1, 9, 65, False, at[1:], one, 0.0
+            "dct", None, 1, 9, 65, False, at[1:], one, 0.0, False
         ),
-        "needs 2 values, got 1": coded("dct", None, 1, 9, 64, False, at, one, 0.0),
-        "elements 9, got 9": coded("dct", None, 1, 9, 64, False, at[1:] + 5, one, 0.0),
+        "needs 2 values, got 1": coded("dct", None, 1, 9, 64, False, at, one, 0.0, False),
+        "elements 9, got 9": coded("dct", None, 1, 9, 64, False, at[1:] + 5, one, 0.0, False),
         "coefficients of a dct packet must be": coded(
-            "dct", None, 1, 9, 64, False, at[1:], one * 1e36, 0.0
+            "dct", None, 1, 9, 64, False, at[1:], one * 1e36, 0.0, False
         ),
         "coefficients of a dct packet must be at most": coded(
-            "dct", None, 1, 9, 64, True, at[1:], one * 1e36, 1e36
+            "dct", None, 1, 9, 64, True, at[1:], one * 1e36, 1e36, False
         ),
-        "scale must be positive and finite": coded("dct", None, 1, 9, 64, True, at[1:], one, 0.0),
+        "scale must be positive and finite": coded(
+            "dct", None, 1, 9, 64, True, at[1:], one, 0.0, False
+        ),
+        "by block, at most 8 coefficients of a block are packed": coded(
+            "dct", None, 1, 9, 64, False, np.arange(9, dtype=np.int32), ones, 0.0, True
+        ),
+        "index must rise strictly and stay below the number of elements 9, got 1 at place 1": coded(
+            "dct", None, 1, 9, 64, False, at[::-1].copy(), one.repeat(2), 0.0, True
+        ),
+        "elements 9, got 9 at place 0": coded(
+            "dct", None, 1, 9, 64, False, at + 8, one.repeat(2), 0.0, True
+        ),
+        "values must be finite and not zero, got another at place 0": coded(
+            "dct", None, 1, 9, 64, False, at[1:], 0 * one, 0.0, True
+        ),
     }
 
 

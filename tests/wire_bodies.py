@@ -46,7 +46,7 @@ FIELDS = {
     "polar": ("message", "block", "kept", "soft", "scale", "seed"),
     "codes": ("table", "width", "bucket", "scales", "bits"),
     "lowrank": ("rows", "cols", "rank", "left", "right"),
-    "dct": ("rows", "cols", "block", "ternary", "index", "value", "scale"),
+    "dct": ("rows", "cols", "block", "ternary", "index", "value", "scale", "by_block"),
 }
 
 

@@ -133,8 +133,10 @@ def assert_coded_as_reference(body: wire.Body, read: dict[str, Any]) -> None:
             left.tobytes() == read["left"].tobytes() and right.tobytes() == read["right"].tobytes()
         )
     elif body.method == "dct":
-        _, _, block, ternary, at, value, scale = body.code
-        assert (block, ternary, scale) == (read["block"], read["ternary"], read["scale"])
+        _, _, *code, at, value, scale, by_block = body.code
+        assert [*code, scale, by_block] == [
+            read[name] for name in ("block", "ternary", "scale", "by_block")
+        ]
         assert same(at, read["coefficient"]) and value.tobytes() == read["value"].tobytes()
     else:
         message, *code, scale, seed = body.code

@@ -24,8 +24,8 @@ constexpr int64_t kCode = 2;      // a fixed-width code, a sign
 constexpr int64_t kUnion = 60;    // an element of a sum's term, sorted into the union of all
 constexpr int64_t kRowQuery = 2;  // an element in a row of a sketch
 // Of a cosine transform: an element of a block without a coefficient and of a full one, a
-// coefficient that is alone in its column, a block.
-constexpr int64_t kCosine = 2, kFullCosine = 12, kCoefficient = 600, kBlock = 100;
+// coefficient that is alone in its column, a block, a coefficient of a block code.
+constexpr int64_t kCosine = 2, kFullCosine = 12, kCoefficient = 600, kBlock = 100, kOfSet = 80;
 constexpr int64_t kSymbol = 1;   // of a polar message
 constexpr int64_t kRotated = 6;  // a value that is turned back
 constexpr int64_t kIndex = 40;   // an index of a polar code, whose plan is made for each packet
@@ -186,7 +186,7 @@ void Meter::add_entries(const Body& body, const Cursor& cursor) {
       return;
     }
     case kDct:
-      spent_.add(k, kPair, each + 4);
+      spent_.add(k, kPair + (body.dct.by_block ? kOfSet : 0), each + 4);
       spent_.add(body.numel, kCosine, 4);
       spent_.add(1, std::min(times(k, kCoefficient), times(body.numel, kFullCosine)), 0);
       spent_.add(dct_blocks(body), kBlock, 0);

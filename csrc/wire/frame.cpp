@@ -5,6 +5,7 @@
 #include <string>
 
 #include "../bits.h"
+#include "blocks.h"
 #include "budget.h"
 #include "coded.h"
 #include "dct.h"
@@ -36,6 +37,10 @@ template <class Index>
 void fill_index(const Body& body, const Cursor& cursor, Index* index) {
   SectionReader reader(body.index, body.numel, cursor);
   while (const int64_t n = reader.next(index)) index += n;
+}
+
+void take_index(Cursor* cursor, Body* body) {
+  body->dct.by_block ? take_blocks(cursor, body) : take_section(cursor, body->k, &body->index);
 }
 
 // A shape as Python writes it.
@@ -89,7 +94,7 @@ Cursor open_frame(const uint8_t* message, int64_t bytes, std::vector<Field>* tra
 
 void take_sparse(Cursor* cursor, Body* body) {
   take_k(cursor, body);
-  take_section(cursor, body->k, &body->index);
+  take_index(cursor, body);
   body->values = take_floats(cursor, body->k, "values");
 }
 
@@ -103,7 +108,7 @@ void take_ternary(Cursor* cursor, Body* body, uint32_t largest) {
                  largest == kLargestRotated ? "must be positive and at most 2^116."
                                             : "must be positive and finite.");
   std::memcpy(&body->scale, &word, 4);
-  take_section(cursor, body->k, &body->index);
+  take_index(cursor, body);
   body->signs = take_plane(cursor, body->k, "signs");
 }
 
@@ -165,6 +170,7 @@ Body take_body(Cursor* cursor, bool member) {
 
 void check_body(const Body& body, const Cursor& cursor) {
   if (body.method == kSum) return check_sum(body, cursor);
+  if (body.dct.by_block) read_blocks(body, cursor, nullptr, nullptr);
   if (body.support == kIndices) {
     SectionReader reader(body.index, body.numel, cursor);
     if (body.narrow()) {
@@ -211,9 +217,11 @@ void check_message(Cursor cursor, const Expectation* expectation, bool closed, M
 }
 
 void read_index(const Body& body, const Cursor& cursor, int32_t* index) {
+  if (body.dct.by_block) return read_blocks(body, cursor, index, nullptr);
   fill_index(body, cursor, index);
 }
 void read_index(const Body& body, const Cursor& cursor, int64_t* index) {
+  if (body.dct.by_block) return read_blocks(body, cursor, nullptr, index);
   fill_index(body, cursor, index);
 }
 
@@ -250,13 +258,17 @@ void put_dense(Message* message, int64_t numel, const float* value, int64_t valu
   if (numel > 0) message->borrow(value, 4 * numel);
 }
 
-template <class Index>
-void put_sparse(Message* message, int64_t numel, const Index* index, const float* value,
-                int64_t k) {
+void check_sent(const float* value, int64_t k) {
   const int64_t bad = first_bad_value(reinterpret_cast<const uint8_t*>(value), k, false);
   if (bad < k)
     throw PackError("pack: values must be finite and not zero, got another at place " +
                     std::to_string(bad) + ". Leave zeros out.");
+}
+
+template <class Index>
+void put_sparse(Message* message, int64_t numel, const Index* index, const float* value,
+                int64_t k) {
+  check_sent(value, k);
   message->varint(static_cast<uint64_t>(k));
   message->own(pack_section(index, k, numel));
   if (k > 0) message->borrow(value, 4 * k);
@@ -271,15 +283,19 @@ void put_ternary_head(Message* message, int64_t k, float scale) {
   if (k > 0) message->word(word);
 }
 
+void put_signs(Message* message, const float* value, int64_t k) {
+  std::vector<uint8_t> signs(static_cast<size_t>(plane_bytes(k, 1)));
+  bits().pack_signs(value, k, signs.data());
+  message->own(std::move(signs));
+}
+
 template <class Index>
 void put_ternary(Message* message, int64_t numel, const Index* index, const float* value, int64_t k,
                  float scale) {
   put_ternary_head(message, k, scale);
   if (k == 0) return;
   message->own(pack_section(index, k, numel));
-  std::vector<uint8_t> signs(static_cast<size_t>(plane_bytes(k, 1)));
-  bits().pack_signs(value, k, signs.data());
-  message->own(std::move(signs));
+  put_signs(message, value, k);
 }
 
 template void put_sparse(Message*, int64_t, const int32_t*, const float*, int64_t);

@@ -116,6 +116,9 @@ struct LowRankFields {
 struct DctFields {
   int64_t block = 0;
   bool ternary = false;
+  bool by_block = false;           // the indices in a block code, blocks.h, not in a section
+  int most = 0;                    // coefficients of a block
+  const uint8_t* words = nullptr;  // a number a block
 };
 
 // A body laid over the bytes of a message; it owns nothing.
@@ -197,6 +200,10 @@ int64_t put_head(Message* message, Method method, int dtype, const std::vector<i
 void put_dense(Message* message, int64_t numel, const float* value, int64_t values);
 template <class Index>
 void put_sparse(Message* message, int64_t numel, const Index* index, const float* value, int64_t k);
+// The sign bits of k values.
+void put_signs(Message* message, const float* value, int64_t k);
+// Throws PackError where one of k values is not finite, or zero.
+void check_sent(const float* value, int64_t k);
 // k and, where there are elements, the scale; their streams follow.
 void put_ternary_head(Message* message, int64_t k, float scale);
 template <class Index>

@@ -145,7 +145,7 @@ void put_packet(Message* message, const py::handle& packet) {
   const py::object code = py::getattr(contents, names().coded);
   if (method == kSketch) return put_sketch(message, code);
   if (method == kLowRank) return put_lowrank(message, shape, code);
-  if (method == kDct) return put_dct(message, numel, code);
+  if (method == kDct) return put_dct(message, shape, code);
   if (method > kGroup) return put_coded(message, method, numel, contents);
   with_index(py::getattr(contents, names().support), [&](const auto& index) {
     const int64_t k = index.size();

@@ -14,6 +14,7 @@
 #include "../common/fpenv.h"
 #include "../common/huge_pages.h"
 #include "../common/isa.h"
+#include "blocks.h"
 #include "budget.h"
 #include "packets.h"
 
@@ -234,6 +235,12 @@ PYBIND11_MODULE(_wire, m) {
       py::arg("expect"), py::arg("bytes"));
   m.def("expect_polar", expect_polar, py::arg("level"), py::arg("tenth"));
   m.attr("UNLIMITED") = kUnlimited;
+  m.def(
+      "fits_blocks",
+      [](int64_t rows, int64_t cols, int64_t block, int64_t most) {
+        return fits_blocks({rows, cols}, block, most);
+      },
+      py::arg("rows"), py::arg("cols"), py::arg("block"), py::arg("most"));
   m.def("trace", trace, py::arg("message"));
   m.def("merge", merge_packets, py::arg("packets"), py::arg("build"));
   m.def("unmerge", unmerge_packet, py::arg("packet"), py::arg("build"));

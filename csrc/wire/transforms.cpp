@@ -6,14 +6,16 @@ namespace gcext::wire {
 
 using namespace py::literals;
 
-void put_dct(Message* message, int64_t numel, const py::handle& code) {
+void put_dct(Message* message, const std::vector<int64_t>& shape, const py::handle& code) {
   const auto value = checked<float>(code.attr("value"), "value");
-  const DctFields fields{code.attr("block").cast<int64_t>(), code.attr("ternary").cast<bool>()};
+  const Matrix view = dct_view(shape.data(), static_cast<int>(shape.size()));
+  const DctFields fields{code.attr("block").cast<int64_t>(), code.attr("ternary").cast<bool>(),
+                         code.attr("by_block").cast<bool>()};
   const auto scale = code.attr("scale").cast<float>();
   with_index(code.attr("index"), [&](const auto& index) {
     check_count("dct", "values", value.size(), index.size());
     const py::gil_scoped_release release;
-    put_dct(message, numel, fields, index.data(), value.data(), index.size(), scale);
+    put_dct(message, view, fields, index.data(), value.data(), index.size(), scale);
   });
 }
 
@@ -28,7 +30,7 @@ py::dict dct_fields(const Body& body, const py::object& index, const py::object&
   const Matrix view = dct_view(body);
   return py::dict("rows"_a = view.rows, "cols"_a = view.cols, "block"_a = body.dct.block,
                   "ternary"_a = body.dct.ternary, "index"_a = index, "value"_a = value,
-                  "scale"_a = body.scale);
+                  "scale"_a = body.scale, "by_block"_a = body.dct.by_block);
 }
 
 py::dict lowrank_fields(const Body& body) {

@@ -6,7 +6,7 @@
 
 namespace gcext::wire {
 
-void put_dct(Message* message, int64_t numel, const py::handle& code);
+void put_dct(Message* message, const std::vector<int64_t>& shape, const py::handle& code);
 void put_lowrank(Message* message, const std::vector<int64_t>& shape, const py::handle& code);
 
 // The fields of the value code of a body, by name.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import gcext._wire as _wire
 from gcext._native import ops
 from gcext._native.dct import dct_values
 from gcext._packet.codes import Code, Contents, register_code
@@ -47,6 +48,8 @@ class Dct(Code):
     index: of the coefficients, rising: int32, int64 where there are 2^31 elements or more.
     value: float32, as long; not 0, and at most 2^116 in magnitude.
     scale: where ``ternary``, and there are any, their magnitude; else 0.
+    by_block: whether the indices travel as one number a block, the block code of
+        docs/wire-format.md.
 
     >>> Dct(1, 4, 64, False, torch.tensor([0], dtype=torch.int32), torch.tensor([2.0])).decode(4)
     tensor([1., 1., 1., 1.])
@@ -59,15 +62,24 @@ class Dct(Code):
     index: Tensor
     value: Tensor
     scale: float = 0.0
+    by_block: bool = False
 
     method = "dct"
 
     @staticmethod
     def contents(
-        rows: int, cols: int, block: int, ternary: bool, index: Tensor, value: Tensor, scale: float
+        rows: int,
+        cols: int,
+        block: int,
+        ternary: bool,
+        most: int,
+        index: Tensor,
+        value: Tensor,
+        scale: float,
     ) -> Contents:
-        """Return the contents of a packet."""
-        return Contents(None, Dct(rows, cols, block, ternary, index, value, scale))
+        """Return the contents of a packet of at most ``most`` coefficients a block."""
+        by_block = _by_block(rows, cols, block, most, len(index))
+        return Contents(None, Dct(rows, cols, block, ternary, index, value, scale, by_block))
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +89,17 @@ class Dct(Code):
     def decode(self, sent: int) -> Tensor:
         """See Code."""
         return dct_values(self.index, self.value, self.rows, self.cols, self.block)
+
+
+def _by_block(rows: int, cols: int, block: int, most: int, k: int) -> bool:
+    """Return whether k coefficients, ``most`` a block or fewer, are shorter as one number a block.
+
+    A number takes its bits whatever it counts: those of blocks with all their coefficients are half
+    a bit each shorter than gaps, so no more than one in 16 may be missing.
+    """
+    blocks = -(-rows // block) * -(-cols // block)
+    whole = min(most * blocks, rows * cols)
+    return 0 < 15 * whole <= 16 * k and _wire.fits_blocks(rows, cols, block, most)
 
 
 @register_code

@@ -234,13 +234,31 @@ def sketch(genes: Genes) -> Packet:
     )
 
 
+def by_block(rows: int, cols: int, edge: int, most: int) -> Tensor:
+    """The last coefficients of each block, so many of them."""
+    parts = -(-rows // edge), -(-cols // edge)
+    fits(parts[0] * parts[1] <= 8 * MOST_BYTES)
+    lengths = [
+        [n // m + (part < n % m) for part in range(m)]
+        for n, m in zip((rows, cols), parts, strict=True)
+    ]
+    ends = np.cumsum([h * w for h in lengths[0] for w in lengths[1]], dtype=np.int64)
+    counts = np.minimum(most, np.diff(ends, prepend=0))
+    found = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    return torch.from_numpy(np.concatenate([*found, ends[:0]]).astype(np.int32))
+
+
 def dct(genes: Genes) -> Packet:
     rows, cols = view(genes)
-    index = some(genes["k"], rows * cols, genes["seed"])
-    ternary = bool(genes["flags"] & 1)
+    ternary, blocks = bool(genes["flags"] & 1), bool(genes["flags"] & 2)
+    edge = 1 + genes["edge"] % 64
+    if blocks:
+        index = by_block(rows, cols, edge, 1 + genes["seed"] % 8)
+    else:
+        index = some(genes["k"], rows * cols, genes["seed"])
     value = torch.ones(len(index)) if ternary else floats(len(index))
     scale = 1.0 if ternary and len(index) else 0.0
-    code: Code = Dct(rows, cols, 1 + genes["edge"] % 64, ternary, index, value, scale)
+    code: Code = Dct(rows, cols, edge, ternary, index, value, scale, blocks)
     return packet("dct", genes, Contents(None, code))
 
 

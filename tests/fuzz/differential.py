@@ -106,7 +106,7 @@ def cuda_and_cpu(body: wire.Body, numel: int) -> tuple[torch.Tensor, torch.Tenso
         arguments = tensor(table), None, numel, rows, cols, signed
         return sketch.make("emu").sketch_query(*arguments), OPS.sketch_query(*arguments)
     if body.method == "dct" and numel > 0:
-        rows, cols, block, _, index, value, _ = code
+        rows, cols, block, _, index, value, *_ = code
         arguments = tensor(index), tensor(value), rows, cols, block
         return dct.make("emu").dct_values(*arguments), OPS.dct_values(*arguments)
     return None

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "bits.h"
+#include "dct.h"
 #include "wire/coded.h"
 #include "wire/codes.h"
 #include "wire/dct.h"
@@ -264,6 +265,24 @@ void put_merged_of(Message* message, Random* random, const Head& head, Arrays* a
   put_merged(message, head.numel, index.data(), static_cast<int64_t>(index.size()), members);
 }
 
+// Some coefficients of each block, k in all.
+template <class Index>
+Index* index_by_block(Random* random, const Matrix& view, int64_t edge, int64_t* k,
+                      Arrays* arrays) {
+  const DctGrid grid(view.rows, view.cols, edge);
+  if (grid.blocks() > 2000) throw PackError("too large for a test");
+  const int64_t most = random->within(1, 8);
+  Index* to = arrays->make<Index>(most * grid.blocks());
+  *k = 0;
+  for (int64_t b = 0; b < grid.blocks(); ++b) {
+    const DctBlock block = grid.block(b);
+    const int64_t size = int64_t{1} * block.h * block.w;
+    for (const int64_t place : make_index(random, std::min(random->below(most + 1), size), size))
+      to[(*k)++] = static_cast<Index>(block.number + place);
+  }
+  return to;
+}
+
 void put_any(Message* message, Method method, const Head& head, Random* random, Arrays* arrays);
 
 template <class Index>
@@ -305,15 +324,18 @@ void put_fields(Message* message, Method method, const Head& head, Random* rando
       return put_lowrank(message, head.shape, rank, {left, rows * rank, right, cols * rank});
     }
     case kDct: {
-      const DctFields fields{random->within(1, 64), random->once_in(2)};
-      const int64_t k = make_k(random, head.numel);
+      const DctFields fields{random->within(1, 64), random->once_in(2), random->once_in(2)};
+      const Matrix view = dct_view(head.shape.data(), static_cast<int>(head.shape.size()));
+      int64_t k = make_k(random, head.numel);
+      const Index* index = fields.by_block
+                               ? index_by_block<Index>(random, view, fields.block, &k, arrays)
+                               : index_of<Index>(random, k, head.numel, arrays);
       const float scale = k > 0 ? std::min(positive(random), 0x1p116f) : 0;
       float* value = floats(random, k, arrays, false);
       for (int64_t i = 0; i < k; ++i)
         value[i] = fields.ternary ? (random->once_in(2) ? -scale : scale)
                                   : std::clamp(value[i], -0x1p116f, 0x1p116f);
-      return put_dct(message, head.numel, fields, index_of<Index>(random, k, head.numel, arrays),
-                     value, k, fields.ternary ? scale : 0);
+      return put_dct(message, view, fields, index, value, k, fields.ternary ? scale : 0);
     }
     default:
       return put_coded_of<Index>(message, method, random, head, arrays);

@@ -23,7 +23,7 @@ Kind kind_of(const std::string& name) {
   if (is({"seed"})) return Kind::seed;
   if (is({"scale", "scales", "values", "norms", "cells", "left", "right"})) return Kind::floats;
   if (is({"method", "type", "support", "table", "flags", "block", "width", "rows", "edge", "inner",
-          "magic", "version"}))
+          "most", "magic", "version"}))
     return Kind::byte;
   if (is({"dims", "k", "count", "parts", "members", "steps", "bucket", "places", "kept", "symbols",
           "cols", "rank"}))

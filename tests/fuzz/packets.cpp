@@ -167,7 +167,7 @@ void put_pairs(Message* message, const Body& body, const Cursor& cursor, Arrays*
   float* value = ternary ? arrays->make<float>(body.k) : arrays->copy<float>(body.values, body.k);
   if (ternary && body.k > 0) read_ternary_values(body, value);
   if (body.method == kDct)
-    put_dct(message, body.numel, body.dct, index, value, body.k, body.scale);
+    put_dct(message, dct_view(body), body.dct, index, value, body.k, body.scale);
   else if (ternary)
     put_ternary(message, body.numel, index, value, body.k, body.scale);
   else
