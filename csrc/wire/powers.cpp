@@ -1,9 +1,13 @@
 #include "powers.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "fields.h"
+#include "windows.h"
 
 namespace gcext::wire {
 namespace {
@@ -21,90 +25,95 @@ float value_of(float scale, int64_t symbol) {
 
 bool is_finite(float scale, int64_t symbol) { return std::isfinite(value_of(scale, symbol)); }
 
-// What a window begins with, without a branch: the signed symbol, and all its bits.
+// The powers that a window begins with, none where the first takes more bits.
 struct Entry {
-  uint16_t symbol;
-  uint8_t word, bits;  // bits: with the sign
+  int16_t power[kPerWindow];
+  uint8_t bits, count;
 };
 
+// kCount: counts symbols; else writes powers.
+template <bool kCount>
 class PowerReader {
  public:
   PowerReader(const Body& body, const Cursor& cursor)
       : code_(body.prefix, cursor), stream_(body.prefix.stream) {
-    for (uint64_t window = 0; window <= code_.mask(); ++window) {
-      const uint16_t entry = code_.entry(window);
-      const auto word = static_cast<uint8_t>(entry & 15);
-      table_[window] = {static_cast<uint16_t>(entry >> 4), word,
-                        static_cast<uint8_t>(word + (entry >> 4 != 0))};
+    windows_ = by_windows(body.prefix.symbols) ? kWindows : 0;
+    for (uint64_t window = 0; window < windows_; ++window) {
+      Entry& entry = table_[window];
+      entry = {};
+      while (entry.count < kPerWindow) {
+        int16_t power;
+        const int own = first_of(window >> entry.bits, &power);
+        if (own == 0 || entry.bits + own > kWindowBits) break;
+        entry.power[entry.count++] = power;
+        entry.bits = static_cast<uint8_t>(entry.bits + own);
+      }
     }
   }
   const PrefixReader& code() const { return code_; }
 
-  // The numbers of the next tiles, up to kAtOnce of them; returns how many, 0 after the last.
-  int64_t next(int16_t* power) {
-    PrefixReader::Tile tiles[kAtOnce];
-    int count = 0;
-    int64_t n = 0;
-    while (count < kAtOnce) {
-      const PrefixReader::Tile tile = code_.next();
-      if (tile.n == 0) break;
-      tiles[count++] = tile;
-      n += tile.n;
-    }
-    if (n == kAtOnce * kPrefixTile && read_together(tiles, power)) return n;
-    int16_t* to = power;
-    for (int t = 0; t < count; to += tiles[t++].n) read_one(tiles[t], to);
-    return n;
-  }
-
-  static constexpr int kAtOnce = 4;
-
- private:
-  static constexpr int64_t kPerWindow = 4;  // 52 bits at most
-  static_assert(kPerWindow * kMostPowerBits <= 57);
-
-  // Whole tiles side by side, as each number waits for the last of its tile. False where one of
-  // them is wrong.
-  bool read_together(const PrefixReader::Tile* tiles, int16_t* power) const {
-    int64_t at[kAtOnce];
-    for (int t = 0; t < kAtOnce; ++t) at[t] = tiles[t].begin;
-    for (int64_t i = 0; i < kPrefixTile; i += kPerWindow) {
-      for (int t = 0; t < kAtOnce; ++t) {
-        if (at[t] >= tiles[t].end) return false;
-        uint64_t window = load_bits(stream_, at[t]);
-        for (int64_t j = 0; j < kPerWindow; ++j)
-          at[t] += take(&window, power + t * kPrefixTile + i + j);
+  // Reads all powers; `to` has place for them, and may be nullptr where they are counted.
+  void read(int16_t* to) {
+    TileReader<PowerReader> tiles(stream_, windows_ > 0, this);
+    Lane lanes[kTilesAtOnce];
+    to_ = to;
+    while (const int count = next_lanes(&code_, lanes)) {
+      tiles.read(lanes, count);
+      for (int t = 0; t < count; ++t) {
+        if (!lanes[t].is_right()) code_.fail_size(lanes[t].number);
+        if (!kCount) to_ += lanes[t].n;
       }
     }
-    bool right = true;
-    for (int t = 0; t < kAtOnce; ++t) right = right && at[t] == tiles[t].end;
-    return right;
   }
 
-  void read_one(const PrefixReader::Tile& tile, int16_t* power) const {
-    int64_t at = tile.begin, i = 0;
-    for (; i + kPerWindow <= tile.n && at < tile.end; i += kPerWindow) {
-      uint64_t window = load_bits(stream_, at);
-      for (int64_t j = 0; j < kPerWindow; ++j) at += take(&window, power + i + j);
-    }
-    for (; i < tile.n && at < tile.end; ++i) {
-      uint64_t window = load_bits(stream_, at);
-      at += take(&window, power + i);
-    }
-    code_.check_end(tile, i < tile.n ? tile.end + 1 : at);
+  // Fails unless the code is that of what was counted.
+  void check_counts() const {
+    int64_t count[kPowerSymbols];
+    std::copy(counts_, counts_ + kPowerSymbols, count);
+    for (uint64_t window = 0; window < windows_; ++window)
+      for (int j = 0; j < table_[window].count; ++j)
+        count[std::abs(table_[window].power[j])] += hits_[window];
+    code_.check_counts(count);
   }
 
-  int take(uint64_t* window, int16_t* power) const {
-    const Entry entry = table_[*window & code_.mask()];
-    const int minus = -static_cast<int>(*window >> entry.word & (entry.bits - entry.word));
-    *power = static_cast<int16_t>((entry.symbol ^ minus) - minus);
-    *window >>= entry.bits;
+  int take(Lane* lane, uint64_t window) {
+    const uint64_t own = window % kWindows;
+    const Entry& entry = table_[own];
+    if (kCount)
+      ++hits_[own];
+    else
+      std::memcpy(to_ + lane->first + lane->i, entry.power, sizeof entry.power);
+    lane->i += entry.count;
     return entry.bits;
   }
 
+  void one(Lane* lane) {
+    int16_t power;
+    lane->at += first_of(load_bits(stream_, lane->at), &power);
+    if (kCount)
+      ++counts_[std::abs(power)];
+    else
+      to_[lane->first + lane->i] = power;
+    ++lane->i;
+  }
+
+ private:
   PrefixReader code_;
   const uint8_t* stream_;
-  Entry table_[kMaxAlphabet];
+  int16_t* to_ = nullptr;
+  uint64_t windows_ = 0;
+  Entry table_[kWindows];
+  int64_t hits_[kCount ? kWindows : 1] = {};         // of each window
+  int64_t counts_[kCount ? kPowerSymbols : 1] = {};  // of symbols read one by one
+
+  // The first power, and its bits.
+  int first_of(uint64_t window, int16_t* power) const {
+    const uint16_t entry = code_.entry(window);
+    const int word = entry & 15, symbol = entry >> 4;
+    const bool minus = symbol != 0 && (window >> word & 1) != 0;
+    *power = static_cast<int16_t>(minus ? -symbol : symbol);
+    return word + (symbol != 0);
+  }
 };
 
 }  // namespace
@@ -119,31 +128,24 @@ void take_powers(Cursor* cursor, Body* body) {
 
 void check_powers(const Body& body, const Cursor& cursor) {
   if (body.prefix.kinds == 0) return;
-  PowerReader reader(body, cursor);
+  PowerReader<true> reader(body, cursor);
   const PrefixReader& code = reader.code();
   if (code.highest() == 0)
     cursor.fail("code", "lengths", body.prefix.lengths, "must not be those of zeros alone.");
-  int64_t counts[kCounts][kPowerSymbols] = {};
-  int16_t tiles[PowerReader::kAtOnce * kPrefixTile];
-  while (const int64_t n = reader.next(tiles))
-    for (int64_t i = 0; i < n; ++i) ++counts[i % kCounts][tiles[i] < 0 ? -tiles[i] : tiles[i]];
-  int64_t count[kPowerSymbols] = {};
-  for (const auto& some : counts)
-    for (int64_t symbol = 0; symbol < kPowerSymbols; ++symbol) count[symbol] += some[symbol];
-  code.check_counts(count);
+  reader.read(nullptr);
+  reader.check_counts();
   if (!is_finite(body.scale, code.highest()))
     cursor.fail("value", "scale", body.prefix.lengths, "times the highest power must be finite.");
 }
 
 float largest_power(const Body& body, const Cursor& cursor) {
   if (body.prefix.kinds == 0) return 0;
-  return value_of(body.scale, PowerReader(body, cursor).code().highest());
+  return value_of(body.scale, PrefixReader(body.prefix, cursor).highest());
 }
 
 void read_powers(const Body& body, const Cursor& cursor, int16_t* power) {
   if (body.prefix.kinds == 0) return;
-  PowerReader reader(body, cursor);
-  while (const int64_t n = reader.next(power)) power += n;
+  PowerReader<false>(body, cursor).read(power);
 }
 
 void put_powers(Message* message, int64_t k, float scale, const int16_t* power, int64_t powers) {

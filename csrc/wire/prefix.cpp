@@ -149,11 +149,11 @@ PrefixReader::Tile PrefixReader::next() {
   return tile;
 }
 
-void PrefixReader::check_end(const Tile& tile, int64_t at) const {
-  if (at != tile.end)
-    cursor_.fail("tile", "sizes", prefix_.sizes + kSizeBytes * tile.number,
-                 "must be the bits of the tile's symbols, got " +
-                     std::to_string(tile.end - tile.begin) + ".");
+void PrefixReader::fail_size(int64_t tile) const {
+  const uint8_t* entry = prefix_.sizes + kSizeBytes * tile;
+  cursor_.fail(
+      "tile", "sizes", entry,
+      "must be the bits of the tile's symbols, got " + std::to_string(load_size(entry)) + ".");
 }
 
 void PrefixReader::check_counts(const int64_t* count) const {

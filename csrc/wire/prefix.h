@@ -62,8 +62,8 @@ class PrefixReader {
   // The next tile, n = 0 after the last.
   Tile next();
 
-  // Fails unless a tile that next() gave ended at bit `at`.
-  void check_end(const Tile& tile, int64_t at) const;
+  // Fails: the symbols of a tile do not take its bits.
+  [[noreturn]] void fail_size(int64_t tile) const;
 
   // Fails unless the lengths are those of a code for these counts, one for each of the alphabet.
   void check_counts(const int64_t* count) const;

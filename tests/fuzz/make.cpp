@@ -116,7 +116,8 @@ void put_levels_of(Message* message, Method method, Random* random, int64_t k, A
   constexpr int64_t kSteps[] = {1, 1, 2, 3, 7, 127, 255, 32767};
   const int64_t steps = random->of(kSteps);
   const int64_t bucket = k > 1 && random->once_in(3) ? random->within(k / 20 + 1, k - 1) : 0;
-  const int64_t most = std::min<int64_t>(k, 5000);
+  // Now and then several tiles of a prefix code.
+  const int64_t most = std::min<int64_t>(k, random->once_in(10) ? 20000 : 5000);
   const int64_t count = bucket == 0 ? std::min<int64_t>(k, 1) : k / bucket + (k % bucket != 0);
   const std::vector<float> norm = scales_of(random, count, false);
   int64_t places = random->once_in(3) && k == most ? k : random->below(most + 1);

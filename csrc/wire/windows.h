@@ -1,0 +1,96 @@
+// How tiles of a prefix code are read fast: several side by side, as a symbol waits for the one
+// before it in its tile; and by a table of what a window of bits begins with, up to two symbols.
+#pragma once
+
+#include <cstdint>
+
+#include "prefix.h"
+
+namespace gcext::wire {
+
+constexpr int kWindowBits = 11;  // a table of 8-byte entries takes half of a first cache
+constexpr uint64_t kWindows = uint64_t{1} << kWindowBits;
+constexpr int64_t kPerLoad = 4;    // windows: 44 bits of 57
+constexpr int64_t kPerWindow = 2;  // symbols, at most
+constexpr int kTilesAtOnce = 4;
+
+// A tile while it is read.
+struct Lane {
+  int64_t at = 0, end = 0;  // bits of the stream: of the next symbol, of the tile's end
+  int64_t i = 0, n = 0;     // symbols read, and of the tile
+  int64_t first = 0;        // where the tile's symbols begin in what they are written to
+  int64_t number = 0;       // of the tile
+
+  bool has_more(int64_t symbols) const { return i + symbols <= n && at < end; }
+  bool is_right() const { return i == n && at == end; }
+};
+
+// Reads tiles. `Symbols` has
+//
+//   int take(Lane*, uint64_t window)  the symbols that the window begins with, by which lane->i
+//                                     rises; returns their bits, 0 where there are none
+//   void one(Lane*)                   the next symbol, whatever its bits: lane->i, lane->at
+//
+template <class Symbols>
+class TileReader {
+ public:
+  TileReader(const uint8_t* stream, bool by_windows, Symbols* symbols)
+      : stream_(stream), symbols_(symbols), by_windows_(by_windows) {}
+
+  void read(Lane* lanes, int count) {
+    constexpr int64_t kMost = kPerLoad * kPerWindow;
+    if (count == kTilesAtOnce && by_windows_)
+      while (lanes[0].has_more(kMost) && lanes[1].has_more(kMost) && lanes[2].has_more(kMost) &&
+             lanes[3].has_more(kMost))
+        for (int t = 0; t < kTilesAtOnce; ++t) read_some(&lanes[t]);
+    for (int t = 0; t < count; ++t) {
+      while (by_windows_ && lanes[t].has_more(kMost)) read_some(&lanes[t]);
+      while (lanes[t].has_more(1)) symbols_->one(&lanes[t]);
+    }
+  }
+
+ private:
+  const uint8_t* const stream_;
+  Symbols* const symbols_;
+  const bool by_windows_;
+
+  // No load begins behind the end of the tile: after that of the last one is the checksum.
+  void read_some(Lane* lane) {
+    uint64_t window = load_bits(stream_, lane->at);
+    for (int64_t j = 0; j < kPerLoad; ++j) {
+      const int bits = symbols_->take(lane, window);
+      if (bits == 0) {
+        if (lane->at >= lane->end) return;
+        symbols_->one(lane);
+        if (lane->at >= lane->end) return;
+        window = load_bits(stream_, lane->at);
+        continue;
+      }
+      lane->at += bits;
+      window >>= bits;
+    }
+  }
+};
+
+// Whether so many symbols are read by windows: of few, the table would cost more. A fuzzer's are
+// few.
+#ifdef GCEXT_FUZZ_WINDOWS
+constexpr int64_t kReadOneByOne = 16;
+#else
+constexpr int64_t kReadOneByOne = kPrefixTile;
+#endif
+inline bool by_windows(int64_t symbols) { return symbols > kReadOneByOne; }
+
+// The next tiles of a code as lanes, whose symbols lie one tile after the other; returns how many.
+inline int next_lanes(PrefixReader* code, Lane* lanes) {
+  int count = 0;
+  for (int64_t first = 0; count < kTilesAtOnce; ++count) {
+    const PrefixReader::Tile tile = code->next();
+    if (tile.n == 0) break;
+    lanes[count] = {tile.begin, tile.end, 0, tile.n, first, tile.number};
+    first += tile.n;
+  }
+  return count;
+}
+
+}  // namespace gcext::wire
