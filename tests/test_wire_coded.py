@@ -115,6 +115,9 @@ def wrong_coded() -> dict[str, wire.Body]:
         r"block must be in \[1, 64\], got 65": coded(
             "dct", None, 1, 9, 65, False, at[1:], one, 0.0, False
         ),
+        r"block must be in \[1, 64\], got 0": coded(
+            "dct", None, 1, 9, 0, False, at[1:], one, 0.0, False
+        ),
         "needs 2 values, got 1": coded("dct", None, 1, 9, 64, False, at, one, 0.0, False),
         "elements 9, got 9": coded("dct", None, 1, 9, 64, False, at[1:] + 5, one, 0.0, False),
         "coefficients of a dct packet must be": coded(

@@ -51,6 +51,14 @@ OTHERS = {
         ("return halves <= m && (", "halves <= m", "holds"),
         ("(tile.b == 0 || tile.zeros + tops > m)", "tile.zeros + tops > m", "holds"),
     ],
+    "runs.h": [
+        ("return reach_ <=", "reach_ <= static_cast<unsigned __int128>(k)", "holds"),
+        ("(k) && most_ <=", "most_ <= steps", "holds"),
+    ],
+    "windows.h": [
+        ("bool is_right() const { return i", "i == n", "holds"),
+        ("return i == n && at", "at == end", "holds"),
+    ],
     "frame.cpp": [("if (expectation != nullptr) check_kind", "expectation != nullptr", "fires")],
 }
 # Sources of the Python seam, whose conditions guard what is packed.
