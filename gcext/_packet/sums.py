@@ -41,26 +41,32 @@ class Sum(Code):
         return self.terms[0].device
 
     @cached_property
-    def place(self) -> Tensor | None:
-        """See Code. The union of the terms' elements, rising."""
+    def _union(self) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """The union of the terms' elements, rising, and where in it those of each term are.
+
+        None: a term holds every element.
+        """
         if any(term.support is None and _is_whole(term.coded) for term in self.terms):
             return None
         listed = [index for term in self.terms if (index := term.places()) is not None]
-        union: Tensor = torch.cat(listed).unique()  # type: ignore[no-untyped-call]
-        return union
+        union, at = torch.cat(listed).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        return union, at.split([len(index) for index in listed])
+
+    @property
+    def place(self) -> Tensor | None:
+        """See Code. The union of the terms' elements, rising."""
+        return None if self._union is None else self._union[0]
 
     def decode(self, sent: int) -> Tensor:
         """See Code."""
-        place = self.place
         everywhere = torch.empty(0, dtype=torch.int32, device=self.device)
-        value = ops.new_floats(everywhere, sent if place is None else place.numel()).zero_()
-        for term in self.terms:
+        union = self._union
+        value = ops.new_floats(everywhere, sent if union is None else union[0].numel()).zero_()
+        for number, term in enumerate(self.terms):
             index, its = term.entries()
-            if index is None:
-                index = everywhere
-            elif place is not None:
-                index = torch.searchsorted(place, index)
-            ops.combine_add_(value, index, its, 1.0)
+            if union is not None:
+                index = union[1][number]
+            ops.combine_add_(value, everywhere if index is None else index, its, 1.0)
         return value
 
     def tensors(self) -> list[Tensor]:
