@@ -54,14 +54,14 @@ class PowerReader {
 
   // Reads all powers; `to` has place for them, and may be nullptr where they are counted.
   void read(int16_t* to) {
-    TileReader<PowerReader> tiles(stream_, windows_ > 0, this);
-    Lane lanes[kTilesAtOnce];
+    TileReader<PowerReader> reader(stream_, windows_ > 0, this);
+    OpenTile tiles[kTilesAtOnce];
     to_ = to;
-    while (const int count = next_lanes(&code_, lanes)) {
-      tiles.read(lanes, count);
+    while (const int count = next_tiles(&code_, tiles)) {
+      reader.read(tiles, count);
       for (int t = 0; t < count; ++t) {
-        if (!lanes[t].is_right()) code_.fail_size(lanes[t].number);
-        if (!kCount) to_ += lanes[t].n;
+        if (!tiles[t].is_right()) code_.fail_size(tiles[t].number);
+        if (!kCount) to_ += tiles[t].n;
       }
     }
   }
@@ -76,25 +76,25 @@ class PowerReader {
     code_.check_counts(count);
   }
 
-  int take(Lane* lane, uint64_t window) {
+  int take(OpenTile* tile, uint64_t window) {
     const uint64_t own = window % kWindows;
     const Entry& entry = table_[own];
     if (kCount)
       ++hits_[own];
     else
-      std::memcpy(to_ + lane->first + lane->i, entry.power, sizeof entry.power);
-    lane->i += entry.count;
+      std::memcpy(to_ + tile->first + tile->i, entry.power, sizeof entry.power);
+    tile->i += entry.count;
     return entry.bits;
   }
 
-  void one(Lane* lane) {
+  void one(OpenTile* tile) {
     int16_t power;
-    lane->at += first_of(load_bits(stream_, lane->at), &power);
+    tile->at += first_of(load_bits(stream_, tile->at), &power);
     if (kCount)
       ++counts_[std::abs(power)];
     else
-      to_[lane->first + lane->i] = power;
-    ++lane->i;
+      to_[tile->first + tile->i] = power;
+    ++tile->i;
   }
 
  private:

@@ -166,12 +166,12 @@ class RunCounter {
   // Counts up to the first tile that does not end where it must. Whether all places are below k,
   // and no magnitude is above steps.
   bool count(int64_t k, int64_t steps) {
-    TileReader<RunCounter> tiles(code_.stream(), code_.windows() > 0, this);
-    Lane lanes[kTilesAtOnce];
-    for (int count; wrong_ < 0 && (count = next_lanes(&code_.code(), lanes)) > 0;) {
-      tiles.read(lanes, count);
+    TileReader<RunCounter> reader(code_.stream(), code_.windows() > 0, this);
+    OpenTile tiles[kTilesAtOnce];
+    for (int count; wrong_ < 0 && (count = next_tiles(&code_.code(), tiles)) > 0;) {
+      reader.read(tiles, count);
       for (int t = count; t-- > 0;)
-        if (!lanes[t].is_right()) wrong_ = lanes[t].number;
+        if (!tiles[t].is_right()) wrong_ = tiles[t].number;
     }
     for (uint64_t window = 0; window < code_.windows(); ++window) {
       uint16_t symbol[kPerWindow];
@@ -188,18 +188,18 @@ class RunCounter {
     code_.code().check_counts(counts_);
   }
 
-  int take(Lane* lane, uint64_t window) {
+  int take(OpenTile* tile, uint64_t window) {
     const uint64_t own = window % kWindows;
     ++hits_[own];
-    lane->i += code_.entry(own).count;
+    tile->i += code_.entry(own).count;
     return code_.entry(own).bits;
   }
 
-  void one(Lane* lane) {
+  void one(OpenTile* tile) {
     Run run{};
-    lane->at = code_.read(lane->at, lane->end, &run);
+    tile->at = code_.read(tile->at, tile->end, &run);
     note(run, 1);
-    ++lane->i;
+    ++tile->i;
   }
 
  private:
@@ -228,33 +228,33 @@ class RunReader {
   // Calls visit(gap, level, n) for each tile, in order.
   template <class Visit>
   void read(const Visit& visit) {
-    TileReader<RunReader> tiles(code_.stream(), code_.windows() > 0, this);
-    Lane lanes[kTilesAtOnce];
-    while (const int count = next_lanes(&code_.code(), lanes)) {
-      tiles.read(lanes, count);
+    TileReader<RunReader> reader(code_.stream(), code_.windows() > 0, this);
+    OpenTile tiles[kTilesAtOnce];
+    while (const int count = next_tiles(&code_.code(), tiles)) {
+      reader.read(tiles, count);
       for (int t = 0; t < count; ++t) {
-        if (!lanes[t].is_right()) code_.code().fail_size(lanes[t].number);
-        visit(gap_.get() + lanes[t].first, level_.get() + lanes[t].first, lanes[t].n);
+        if (!tiles[t].is_right()) code_.code().fail_size(tiles[t].number);
+        visit(gap_.get() + tiles[t].first, level_.get() + tiles[t].first, tiles[t].n);
       }
     }
   }
 
-  int take(Lane* lane, uint64_t window) {
+  int take(OpenTile* tile, uint64_t window) {
     const RunEntry& entry = code_.entry(window);
-    const int64_t place = lane->first + lane->i;
+    const int64_t place = tile->first + tile->i;
     for (int64_t j = 0; j < kPerWindow; ++j) {
       gap_[static_cast<size_t>(place + j)] = entry.gap[j];
       level_[static_cast<size_t>(place + j)] = entry.level[j];
     }
-    lane->i += entry.count;
+    tile->i += entry.count;
     return entry.bits;
   }
 
-  void one(Lane* lane) {
+  void one(OpenTile* tile) {
     Run run{};
-    lane->at = code_.read(lane->at, lane->end, &run);
-    gap_[static_cast<size_t>(lane->first + lane->i)] = run.gap;
-    level_[static_cast<size_t>(lane->first + lane->i++)] = run.level;
+    tile->at = code_.read(tile->at, tile->end, &run);
+    gap_[static_cast<size_t>(tile->first + tile->i)] = run.gap;
+    level_[static_cast<size_t>(tile->first + tile->i++)] = run.level;
   }
 
  private:

@@ -15,7 +15,7 @@ constexpr int64_t kPerWindow = 2;  // symbols, at most
 constexpr int kTilesAtOnce = 4;
 
 // A tile while it is read.
-struct Lane {
+struct OpenTile {
   int64_t at = 0, end = 0;  // bits of the stream: of the next symbol, of the tile's end
   int64_t i = 0, n = 0;     // symbols read, and of the tile
   int64_t first = 0;        // where the tile's symbols begin in what they are written to
@@ -27,9 +27,9 @@ struct Lane {
 
 // Reads tiles. `Symbols` has
 //
-//   int take(Lane*, uint64_t window)  the symbols that the window begins with, by which lane->i
-//                                     rises; returns their bits, 0 where there are none
-//   void one(Lane*)                   the next symbol, whatever its bits: lane->i, lane->at
+//   int take(OpenTile*, uint64_t window)  the symbols that the window begins with, by which i
+//                                         rises; returns their bits, 0 where there are none
+//   void one(OpenTile*)                   the next symbol, whatever its bits: i and at rise
 //
 template <class Symbols>
 class TileReader {
@@ -37,15 +37,15 @@ class TileReader {
   TileReader(const uint8_t* stream, bool by_windows, Symbols* symbols)
       : stream_(stream), symbols_(symbols), by_windows_(by_windows) {}
 
-  void read(Lane* lanes, int count) {
+  void read(OpenTile* tiles, int count) {
     constexpr int64_t kMost = kPerLoad * kPerWindow;
     if (count == kTilesAtOnce && by_windows_)
-      while (lanes[0].has_more(kMost) && lanes[1].has_more(kMost) && lanes[2].has_more(kMost) &&
-             lanes[3].has_more(kMost))
-        for (int t = 0; t < kTilesAtOnce; ++t) read_some(&lanes[t]);
+      while (tiles[0].has_more(kMost) && tiles[1].has_more(kMost) && tiles[2].has_more(kMost) &&
+             tiles[3].has_more(kMost))
+        for (int t = 0; t < kTilesAtOnce; ++t) read_some(&tiles[t]);
     for (int t = 0; t < count; ++t) {
-      while (by_windows_ && lanes[t].has_more(kMost)) read_some(&lanes[t]);
-      while (lanes[t].has_more(1)) symbols_->one(&lanes[t]);
+      while (by_windows_ && tiles[t].has_more(kMost)) read_some(&tiles[t]);
+      while (tiles[t].has_more(1)) symbols_->one(&tiles[t]);
     }
   }
 
@@ -55,18 +55,18 @@ class TileReader {
   const bool by_windows_;
 
   // No load begins behind the end of the tile: after that of the last one is the checksum.
-  void read_some(Lane* lane) {
-    uint64_t window = load_bits(stream_, lane->at);
+  void read_some(OpenTile* tile) {
+    uint64_t window = load_bits(stream_, tile->at);
     for (int64_t j = 0; j < kPerLoad; ++j) {
-      const int bits = symbols_->take(lane, window);
+      const int bits = symbols_->take(tile, window);
       if (bits == 0) {
-        if (lane->at >= lane->end) return;
-        symbols_->one(lane);
-        if (lane->at >= lane->end) return;
-        window = load_bits(stream_, lane->at);
+        if (tile->at >= tile->end) return;
+        symbols_->one(tile);
+        if (tile->at >= tile->end) return;
+        window = load_bits(stream_, tile->at);
         continue;
       }
-      lane->at += bits;
+      tile->at += bits;
       window >>= bits;
     }
   }
@@ -81,14 +81,14 @@ constexpr int64_t kReadOneByOne = kPrefixTile;
 #endif
 inline bool by_windows(int64_t symbols) { return symbols > kReadOneByOne; }
 
-// The next tiles of a code as lanes, whose symbols lie one tile after the other; returns how many.
-inline int next_lanes(PrefixReader* code, Lane* lanes) {
+// The next tiles of a code, opened, whose symbols lie one tile after the other; returns how many.
+inline int next_tiles(PrefixReader* code, OpenTile* tiles) {
   int count = 0;
   for (int64_t first = 0; count < kTilesAtOnce; ++count) {
-    const PrefixReader::Tile tile = code->next();
-    if (tile.n == 0) break;
-    lanes[count] = {tile.begin, tile.end, 0, tile.n, first, tile.number};
-    first += tile.n;
+    const PrefixReader::Tile next = code->next();
+    if (next.n == 0) break;
+    tiles[count] = {next.begin, next.end, 0, next.n, first, next.number};
+    first += next.n;
   }
   return count;
 }
