@@ -167,12 +167,18 @@ class Problem:
         scale[answer.index] = np.abs(answer.value) + np.abs(answer.residual[answer.index])
         return oracle.departs("residual", got.residual.numpy(), answer.residual, scale)
 
-    def floor(self) -> Variant:
-        """Return the bare streaming pass: read both, write one."""
+    def floor(self, decay: float = 1.0) -> Variant:
+        """Return the bare streaming pass: read both, write one. With a decay, another before it."""
 
         def check(_: Tensor) -> str:
-            expected = self.start.numpy() + self.tensor.numpy()
+            expected = self.start.numpy() * np.float32(decay) + self.tensor.numpy()
             return oracle.differs("the sum", self.residual.numpy(), expected)
 
+        def decayed() -> Tensor:
+            return self.residual.mul_(decay).add_(self.tensor)
+
+        if decay != 1:
+            does = "residual.mul_(decay).add_(tensor)"
+            return Variant("floor", decayed, check, self.reset, does=does)
         run = partial(self.residual.add_, self.tensor)
         return Variant("floor", run, check, self.reset, does="residual.add_(tensor)")

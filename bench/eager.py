@@ -160,10 +160,31 @@ def dryden(x: Tensor, codec: Codec) -> Tensor:
     return sent
 
 
+def sparseloco(x: Tensor, codec: Codec) -> Tensor:
+    """The largest of every chunk, as the means of bins; their places packed in 12 bits each."""
+    chunk, bins = codec.options()["chunk"], 2 ** codec.options()["bits"]
+    rows = pad(x, (0, -x.numel() % chunk)).view(-1, chunk)
+    index = torch.topk(rows.abs(), int(codec.options()["p"] * chunk), dim=1, sorted=False).indices
+    value = rows.gather(1, index)
+    _twelve_bits(index)
+    mean = value.mean()
+    centred = value - mean
+    code = (centred / (6 * centred.std() / bins) + bins // 2).round().clamp_(0, bins - 1).long()
+    sums = torch.zeros(bins).scatter_add_(0, code.view(-1), centred.view(-1))
+    table = sums / torch.bincount(code.view(-1), minlength=bins).clamp_min(1) + mean
+    return torch.zeros_like(rows).scatter_(1, index, table[code]).view(-1)[: x.numel()]
+
+
+def _twelve_bits(index: Tensor) -> Tensor:
+    even, odd = index.view(-1, 2).to(torch.int32).unbind(1)
+    low, middle, high = even & 255, even >> 8 | (odd & 15) << 4, odd >> 4
+    return torch.stack((low, middle, high), 1).to(torch.uint8)
+
+
 EAGER: dict[str, Eager] = {
     each.__name__: each
     for each in (
         stc, dense, randomk, sign, qsgd, terngrad, natural, fp16, bf16, dorefa, int8, onebit,
-        strom, ajiheafield, wangni, sbc, dryden,
+        strom, ajiheafield, wangni, sbc, dryden, sparseloco,
     )
 }  # fmt: skip
