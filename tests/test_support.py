@@ -75,5 +75,24 @@ def test_refuses_more_than_there_are() -> None:
         Random(0, 4).draw(3)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_take_out_leaves_zeros(dtype: torch.dtype) -> None:
+    info = torch.zeros(4, dtype=torch.int64)
+    for n, k in ((10, 3), (100_000, 30_000), (5, 5), (5, 0)):
+        sums, index = torch.randn(n), torch.randperm(n)[:k].sort().values.to(dtype)
+        before = sums.clone()
+        value = torch.ops.gcext.take_out(sums, index, info)
+        assert value.equal(before[index.long()])
+        assert sums.equal(before.index_fill(0, index.long(), 0.0))
+    for index in (torch.tensor([0, 5]), torch.tensor([-1, 2]), torch.tensor([2, 2])):
+        with pytest.raises(RuntimeError, match="take_out"):
+            torch.ops.gcext.take_out(sums, index.to(dtype), info)
+    assert sums.equal(before)
+    index = torch.tensor([1, 4])
+    torch.library.opcheck(torch.ops.gcext.take_out.default, (torch.randn(9), index, info))
+    info[1] = 1
+    assert not torch.ops.gcext.take_out(sums, index, info).any() and sums.equal(before)
+
+
 def test_opcheck_and_compile() -> None:
     torch.library.opcheck(torch.ops.gcext.random_support.default, (1, 10, 100))

@@ -189,6 +189,16 @@ class CodecInput(NamedTuple):
             where = self.out.new_empty(0, dtype=torch.int32) if index is None else index
             ops.combine_add_(self.out.view(-1), where, value, -1.0, info)
 
+    def take_out(self, index: Tensor, info: Tensor) -> Tensor:
+        """Return the elements of the sum in ``out`` at a rising index, and leave zeros there."""
+        assert self.out is not None
+        total = self.out.view(-1)
+        if total.is_cpu:
+            return ops.take_out(total, index, info)
+        value = total.index_select(0, index)
+        self.take(index, value, info)
+        return value
+
     def restore(self, info: Tensor) -> None:
         """Make out a copy of memory where info got an error after ``add_deferred``: status.mark."""
         if self.out is not None and self.memory is not None and info.is_cuda:

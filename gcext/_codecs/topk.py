@@ -307,23 +307,26 @@ class RandomK(Codec):
 
     def encode_input(self, acc: CodecInput, seed: int) -> Packet:
         """See Codec."""
-        support, index, value, info = random_support(acc, self.p, seed)
-        acc.take(index, value, info)
+        support, _, value, info = random_support(acc, self.p, seed, take_out=True)
         finish = partial(Contents, support)
         return Packet.from_kernel("random", acc.op, acc.source, info, finish, (value,))
 
 
-def random_support(acc: CodecInput, p: float, seed: int) -> tuple[Random, Tensor, Tensor, Tensor]:
+def random_support(
+    acc: CodecInput, p: float, seed: int, take_out: bool = False
+) -> tuple[Random, Tensor, Tensor, Tensor]:
     """Return a support, its indices, the values to encode there, and info.
 
-    All of the sum is left in ``acc.out``. The values are n/k times those of the sum where it has no
-    out: see RandomK.
+    The sum is left in ``acc.out``, all of it or (``take_out``) without these values. They are n/k
+    times those of the sum where it has no out: see RandomK.
     """
     total, info = acc.add_deferred()
     n = total.numel()
     k = count_of(p, n)
     support = Random(derive(seed, "support"), k)
     index = support.draw(n, total.device)
+    if take_out and acc.out is not None:
+        return support, index, acc.take_out(index, info), info
     value = total.index_select(0, index)
     if acc.out is None and k < n:  # by the kernel, which keeps denormals
         scaled = torch.zeros_like(value)

@@ -203,6 +203,15 @@ def random_support(seed: int, k: int, numel: int) -> Tensor:
     return _ops.random_support.default(signed(seed), k, numel)
 
 
+def take_out(sum: Tensor, index: Tensor, info: Tensor) -> Tensor:
+    """Return float32 elements at rising indices, and leave zeros there; on the CPU.
+
+    Where info has an error zeros are returned, and the sum stays as it is.
+    """
+    return _ops.take_out.default(sum, index, info)
+
+
+fake("take_out", lambda sum, index, info: sum.new_empty((index.numel(),)))
 fake("random_support", lambda seed, k, numel: torch.empty(k, dtype=_index_type(numel)))
 
 
