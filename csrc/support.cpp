@@ -91,8 +91,7 @@ Tensor random_support(int64_t seed, int64_t k, int64_t numel) {
   return index;
 }
 
-// Half of the work is waiting for the elements' lines: once for both. Where info has an error the
-// sum stays as it is.
+// Most of the work is waiting for the elements' lines: once for both.
 template <class Index>
 void take_elements(float* sum, const Index* index, int64_t k, float* value) {
   constexpr int64_t kAhead = 32;
@@ -106,6 +105,7 @@ void take_elements(float* sum, const Index* index, int64_t k, float* value) {
   });
 }
 
+// Where info has an error, zeros, and the sum stays as it is.
 Tensor take_out(Tensor sum, const Tensor& index, const Tensor& info) {
   check_dense(sum, ScalarType::Float, "take_out: sum");
   check_dense(info, ScalarType::Long, "take_out: info");
