@@ -37,9 +37,7 @@ class BlockCode:
         self.most = reader.take(1)[0]
         (rows, tall), (cols, wide) = (parts(n, edge) for n in view)
         require(1 <= self.most <= 8 and self.sets(tall * wide) <= 1 << 62, "count")
-        whole = sum(
-            rows[h] * cols[w] * self.width(h * w) for h in rows for w in cols if rows[h] * cols[w]
-        )
+        whole = sum(rows[h] * cols[w] * self.width(h * w) for h in rows for w in cols)
         require(-(-whole // 8) <= len(reader.data) - reader.at, "truncated")
         self.words = exact(reader.plane(whole), whole)
         self.sizes = [(h, w) for _, h in cuts(view[0], edge) for _, w in cuts(view[1], edge)]

@@ -174,9 +174,10 @@ class RunCounter {
         if (!tiles[t].is_right()) wrong_ = tiles[t].number;
     }
     for (uint64_t window = 0; window < code_.windows(); ++window) {
+      if (hits_[window] == 0) continue;
       uint16_t symbol[kPerWindow];
       const RunEntry entry = code_.make_entry(window, symbol);
-      for (int j = 0; j < entry.count && hits_[window] > 0; ++j)
+      for (int j = 0; j < entry.count; ++j)
         note({entry.gap[j], entry.level[j], symbol[j]}, hits_[window]);
     }
     return reach_ <= static_cast<unsigned __int128>(k) && most_ <= steps;

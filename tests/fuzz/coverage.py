@@ -24,7 +24,8 @@ from fuzz.run import ROOT, build, run_target
 # Functions that write packets, and the words of errors that only they raise.
 WRITERS = re.compile(
     r"\bput_|pack_|\bmerge\(|unmerge|Writer|BitSink|BitWriter|Message|Message::|check_floats|"
-    r"check_count\(|check_indices|check_sent|Sets::number|check_padding|check_norms|magnitude_of|class_of|words_of_all|code_of<|"
+    r"check_count\(|check_indices|check_sent|check_padding|check_norms|magnitude_of|class_of|"
+    r"words_of_all|code_of<|Sets::number|"
     r"Tile<|rice_gaps|rice_choose|rice_write|write_wide|half_sum|shifted_sum|bucket_fits_out"
 )
 
