@@ -26,8 +26,11 @@ WRITERS = re.compile(
     r"\bput_|pack_|\bmerge\(|unmerge|Writer|BitSink|BitWriter|Message|Message::|check_floats|"
     r"check_count\(|check_indices|check_sent|check_padding|check_norms|magnitude_of|class_of|"
     r"words_of_all|code_of<|Sets::number|"
-    r"Tile<|rice_gaps|rice_choose|rice_write|write_wide|half_sum|shifted_sum|bucket_fits_out"
+    r"Tile<|rice_gaps|rice_choose|rice_write|write_wide|half_sum|shifted_sum|bucket_fits_out|"
+    r"fits_blocks|refuse_level"
 )
+# Made once a process: what branches there are is threads at once and the instruction set.
+ONCE = re.compile(r"\s*static const .*=")
 
 
 def branches(out: Path) -> dict[tuple[str, int, str], list[bool]]:
@@ -53,11 +56,15 @@ def add(report: dict[str, Any], taken: dict[tuple[str, int, str], list[bool]]) -
         if "/csrc/" not in name or ("/wire/" not in name and not name.endswith("rice.cpp")):
             continue
         names = {f["name"]: f["demangled_name"] for f in file["functions"]}
+        source = (ROOT / "csrc" / name.split("/csrc/")[1]).read_text().splitlines()
         for line in file["lines"]:
             some = [b["count"] > 0 for b in line["branches"] if not b["throw"]]
-            if not some:
+            if not some or ONCE.match(source[line["line_number"] - 1]):
                 continue
             function = names.get(line.get("function_name", ""), "")
+            if not function:  # a lambda of a template: the function around it
+                function = next((f["demangled_name"] for f in file["functions"]
+                                 if f["start_line"] <= line["line_number"] <= f["end_line"]), "")  # fmt: skip
             # Copies of a template count as one.
             key = (name.split("/csrc/")[1], line["line_number"], re.sub(r"<[^<>]*>", "", function))
             pairs = itertools.zip_longest(taken.get(key, []), some, fillvalue=False)

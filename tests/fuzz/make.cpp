@@ -14,6 +14,7 @@
 #include "wire/powers.h"
 #include "wire/sketch.h"
 #include "wire/sum.h"
+#include "wire/windows.h"
 
 namespace gcext::fuzz {
 
@@ -23,6 +24,7 @@ namespace {
 
 constexpr Method kSingle[] = {kDense, kSparse, kTernary, kMerged,  kRandom, kSign, kLevels, kPolar,
                               kCodes, kPowers, kSum,     kLowRank, kSketch, kDct,  kLevels2};
+constexpr int64_t kLong = kTilesAtOnce * kPrefixTile;
 constexpr Method kTerms[] = {kDense,  kSparse, kTernary, kRandom, kSign,
                              kLevels, kPolar,  kCodes,   kPowers, kLevels2};
 
@@ -116,8 +118,9 @@ void put_levels_of(Message* message, Method method, Random* random, int64_t k, A
   constexpr int64_t kSteps[] = {1, 1, 2, 3, 7, 127, 255, 32767};
   const int64_t steps = random->of(kSteps);
   const int64_t bucket = k > 1 && random->once_in(3) ? random->within(k / 20 + 1, k - 1) : 0;
-  // Now and then several tiles of a prefix code.
-  const int64_t most = std::min<int64_t>(k, random->once_in(10) ? 20000 : 5000);
+  // Now and then several tiles of a prefix code; kLong of them are read side by side.
+  const bool long_one = k >= kLong ? random->once_in(2) : random->once_in(10);
+  const int64_t most = std::min<int64_t>(k, long_one ? 20000 : 5000);
   const int64_t count = bucket == 0 ? std::min<int64_t>(k, 1) : k / bucket + (k % bucket != 0);
   const std::vector<float> norm = scales_of(random, count, false);
   int64_t places = random->once_in(3) && k == most ? k : random->below(most + 1);
@@ -352,6 +355,8 @@ void put_any(Message* message, Method method, const Head& head, Random* random, 
 Head head_for(Method method, Random* random) {
   Head head = make_head(random, method == kDense);
   if (method == kSum && head.numel > 300) head = {head.dtype, {7}, 7};
+  if ((method == kPowers || method == kLevels2) && random->once_in(200))
+    head = {head.dtype, {kLong + random->below(3000)}, 0}, head.numel = head.shape[0];
   while (head.numel < 0 || (method == kDense && head.numel > 3000)) head = make_head(random, true);
   return head;
 }

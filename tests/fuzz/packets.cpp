@@ -77,11 +77,18 @@ constexpr bool metered = true;
 #endif
 
 Verdict decode(const Bytes& message, const Expectation* expectation, bool closed) {
+  const Cost budget = expectation == nullptr ? Cost{kUnlimited, kUnlimited}
+                                             : default_budget(expected_numel(*expectation),
+                                                              static_cast<int64_t>(message.size()));
+  return decode_within(message, budget, expectation, closed);
+}
+
+Verdict decode_within(const Bytes& message, const Cost& budget, const Expectation* expectation,
+                      bool closed, Cost* spent) {
   try {
-    Meter meter(expectation == nullptr ? Cost{kUnlimited, kUnlimited}
-                                       : default_budget(expected_numel(*expectation),
-                                                        static_cast<int64_t>(message.size())));
+    Meter meter(budget);
     check_message(open_checked(message), expectation, closed, metered ? &meter : nullptr);
+    if (spent != nullptr) *spent = meter.spent();
   } catch (const DecodeError& error) {
     const auto bytes = static_cast<int64_t>(message.size());
     if (place_of(error.code) == kCodeCount) broken("an unknown code");

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "random.h"
+#include "wire/budget.h"
 #include "wire/frame.h"
 
 namespace gcext::fuzz {
@@ -42,6 +43,11 @@ wire::Cursor open_checked(const Bytes& message);
 // budget holds. `closed`: as for a device.
 Verdict decode(const Bytes& message, const wire::Expectation* expectation = nullptr,
                bool closed = false);
+
+// The same within another budget; spent: what of it an accepted message costs.
+Verdict decode_within(const Bytes& message, const wire::Cost& budget,
+                      const wire::Expectation* expectation = nullptr, bool closed = false,
+                      wire::Cost* spent = nullptr);
 
 // Arrays that a Message borrows, as long as it lives. Each is exactly as long as it must be, so
 // that sanitizers see every step beyond it.

@@ -84,6 +84,22 @@ void read_changed(Bytes message, Random* random) {
   }
 }
 
+// What a message costs is the least budget that accepts it.
+void check_budget(const Bytes& message) {
+  Cost spent;
+  if (decode_within(message, {kUnlimited, kUnlimited}, nullptr, false, &spent).code != nullptr)
+    broken("refused without a limit");
+  if (spent.work == 0) return;  // a build that counts nothing
+  if (decode_within(message, spent).code != nullptr) broken("refused for what it costs");
+  const Verdict work = decode_within(message, {spent.work - 1, spent.memory}),
+                memory = decode_within(message, {spent.work, spent.memory - 1});
+  for (const Verdict& less : {work, memory}) {
+    if (less.code == nullptr || std::strcmp(less.code, "budget") != 0)
+      broken("accepted for less than it costs");
+    ++counts().refused[place_of(less.code)];
+  }
+}
+
 }  // namespace
 
 void run_round_trip(const Bytes& message) {
@@ -153,6 +169,10 @@ void run_decode(const Bytes& message) {
         broken("accepted though of another shape");
       ++counts().refused[place_of(refused.code)];
     }
+    if (random.once_in(8)) check_budget(message);
+    // Of one size of polar code alone: the others' frozen sets stay unknown.
+    if (random.once_in(1000))
+      expect_polar(random.once_in(4) ? -1 : random.once_in(4) ? 30 : 6, random.within(-1, 11));
     read_changed(message, &random);
   } else {
     const Expectation scalar{false, {{}}};
