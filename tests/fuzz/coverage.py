@@ -62,9 +62,12 @@ def add(report: dict[str, Any], taken: dict[tuple[str, int, str], list[bool]]) -
             if not some or ONCE.match(source[line["line_number"] - 1]):
                 continue
             function = names.get(line.get("function_name", ""), "")
-            if not function:  # a lambda of a template: the function around it
-                function = next((f["demangled_name"] for f in file["functions"]
-                                 if f["start_line"] <= line["line_number"] <= f["end_line"]), "")  # fmt: skip
+            around = (
+                f["demangled_name"]
+                for f in file["functions"]
+                if f["start_line"] <= line["line_number"] <= f["end_line"]
+            )
+            function = function or next(around, "")  # of a lambda of a template it has no name
             # Copies of a template count as one.
             key = (name.split("/csrc/")[1], line["line_number"], re.sub(r"<[^<>]*>", "", function))
             pairs = itertools.zip_longest(taken.get(key, []), some, fillvalue=False)
