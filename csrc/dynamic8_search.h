@@ -118,13 +118,14 @@ inline uint8_t dynamic_code(const Pieces& pieces, float x, double inverse) {
 #if defined(__AVX512F__)
 // Returns how many elements are done.
 int64_t dynamic_vectors(const Pieces& pieces, const float* acc, int64_t n, double inverse,
-                        uint8_t* code) {
+                        Ahead ahead, uint8_t* code) {
   static const Stretches stretches;
   if (!(inverse > 0x1p-100 && inverse < 0x1p100)) return 0;
   const __m512 factor = _mm512_set1_ps(static_cast<float>(inverse));
   const __m512i zero = _mm512_set1_epi32(kDynamic8Zero);
   int64_t i = 0;
   for (; i + kVector <= n; i += kVector) {
+    ahead.ask(i);
     const __m512 x = _mm512_loadu_ps(acc + i);
     __m512i rank;
     if (!nearest_ranks(stretches, _mm512_abs_ps(x) * factor, &rank)) {
@@ -142,13 +143,14 @@ int64_t dynamic_vectors(const Pieces& pieces, const float* acc, int64_t n, doubl
 constexpr int64_t kLookups = 512;  // elements looked up at a time
 
 // In loops of one kind each: of look-ups, without a branch, and of vectors.
-int64_t dynamic_vectors(const Pieces& p, const float* acc, int64_t n, double inverse,
+int64_t dynamic_vectors(const Pieces& p, const float* acc, int64_t n, double inverse, Ahead ahead,
                         uint8_t* code) {
   for (int64_t at = 0; at < n; at += kLookups) {
     const int64_t m = n - at < kLookups ? n - at : kLookups;
     const float* x = acc + at;
     float y[kLookups];
     int32_t piece[kLookups], rank[kLookups];
+    for (int64_t i = 0; i < m; i += kVector) ahead.ask(at + i);
     for (int64_t i = 0; i < m; ++i) y[i] = dynamic_ratio(x[i], inverse);
     for (int64_t i = 0; i < m; ++i) piece[i] = Pieces::of(y[i]);
     for (int64_t i = 0; i < m; ++i) rank[i] = p.rank(y[i], piece[i]);

@@ -23,8 +23,15 @@ namespace {
 // neighbours are merged after all parts are done.
 class CodeWriter {
  public:
-  CodeWriter(const EncodeTable& table, int width, int64_t begin, uint8_t* out)
-      : table_(table), width_(width), group_(begin / 8), held_(begin % 8), out_(out) {
+  CodeWriter(const EncodeTable& table, const QuantizeTable& pass, int64_t n, int width,
+             int64_t begin, uint8_t* out)
+      : table_(table),
+        pass_(pass),
+        n_(n),
+        width_(width),
+        group_(begin / 8),
+        held_(begin % 8),
+        out_(out) {
     shared_ = held_ > 0;
     std::memset(code_, 0, 8);
   }
@@ -41,7 +48,13 @@ class CodeWriter {
       shared_ = false;
       done = 1;
     }
-    table_.pack(code_ + 8 * done, groups - done, width_, out_ + (group_ + done) * width_);
+    const int64_t whole = groups - done;
+    uint8_t* const to = out_ + (group_ + done) * width_;
+    if (width_ == 8) {
+      put(pass_, n_, code_ + 8 * done, 8 * whole, to);
+    } else {
+      table_.pack(code_ + 8 * done, whole, width_, to);
+    }
     group_ += groups;
     held_ %= 8;
     std::memmove(code_, code_ + 8 * groups, static_cast<size_t>(held_));
@@ -68,6 +81,8 @@ class CodeWriter {
   }
 
   const EncodeTable& table_;
+  const QuantizeTable& pass_;
+  int64_t n_;  // codes of all parts
   int width_;
   int64_t group_;  // groups of 8 codes before those in code_
   int64_t held_;   // codes that wait for a whole group
@@ -143,7 +158,7 @@ struct Encoder {
             flush(part);
             bucket[part] = cells.bucket_of(cell.index);
           }
-          table.tally_sides(acc, cell.size, cell.top, &own[part]);
+          table.tally_sides(acc, cell.size, cell.top, cell.ahead, &own[part]);
         });
     if (!finite) return false;
     for (size_t part = 0; part < own.size(); ++part) flush(part);
@@ -179,7 +194,7 @@ struct Encoder {
       const float top = tops[static_cast<size_t>(cells.bucket_of(cell.index))];
       if (!(top > 0)) return;
       uint8_t code[kCell];
-      table.grid(acc, cell.size, top, rule, cell.begin, code,
+      table.grid(acc, cell.size, top, rule, cell.begin, cell.ahead, code,
                  &fits[static_cast<size_t>(cell.index)]);
     });
     for (int64_t b = 0, cell = 0; b < cells.buckets(); ++b) {
@@ -199,7 +214,8 @@ struct Encoder {
     std::vector<uint32_t> most(static_cast<size_t>(parts));
     parallel_parts(parts, [&](int64_t part) {
       uint32_t& top = most[static_cast<size_t>(part)];
-      CodeWriter writer(table, rule.width, cells.begin(cells.count() * part / parts), bits);
+      CodeWriter writer(table, pass, n, rule.width, cells.begin(cells.count() * part / parts),
+                        bits);
       for_part(pass, source, cells, part, parts, [&](const Cell& cell, float* acc) {
         top = std::max(top, cell.top);
         if (top >= kInfKey) return;
@@ -224,7 +240,7 @@ struct Encoder {
     if (kind == CodeTable::kValues) {
       if (top == nullptr) {
         Sides sides{};
-        table.tally_sides(acc, n, cell.top, &sides);
+        table.tally_sides(acc, n, cell.top, cell.ahead, &sides);
         put_means(sides, b);
       }
       table.sides(acc, n, code);
@@ -234,8 +250,10 @@ struct Encoder {
     const float highest = top == nullptr ? float_of(cell.top) : *top;
     FitSums sums{};
     if (highest > 0 && kind == CodeTable::kUniform)
-      table.grid(acc, n, highest, rule, cell.begin, code, fit && top == nullptr ? &sums : nullptr);
-    if (highest > 0 && kind == CodeTable::kDynamic8) table.dynamic(acc, n, highest, code);
+      table.grid(acc, n, highest, rule, cell.begin, cell.ahead, code,
+                 fit && top == nullptr ? &sums : nullptr);
+    if (highest > 0 && kind == CodeTable::kDynamic8)
+      table.dynamic(acc, n, highest, cell.ahead, code);
     if (top == nullptr) {
       *scale = highest;
       if (fit && highest > 0) *scale = fitted_scale(sums, rule.width);

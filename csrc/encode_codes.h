@@ -138,13 +138,13 @@ GCEXT_HD inline float side_mean(const uint64_t* bins, int64_t count, int side) {
 struct EncodeTable {
   // top > 0; the first being element `index`. fit: what the scale is fitted by, or nullptr.
   void (*grid)(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
-               uint8_t* code, FitSums* fit);
+               Ahead ahead, uint8_t* code, FitSums* fit);
   void (*grid_subtract)(float* acc, int64_t n, float scale, int width, const uint8_t* code);
   // scale > 0.
-  void (*dynamic)(const float* acc, int64_t n, float scale, uint8_t* code);
+  void (*dynamic)(const float* acc, int64_t n, float scale, Ahead ahead, uint8_t* code);
   void (*dynamic_subtract)(float* acc, int64_t n, float scale, const uint8_t* code);
   // Adds to sides; top is the largest key.
-  void (*tally_sides)(const float* acc, int64_t n, uint32_t top, Sides* sides);
+  void (*tally_sides)(const float* acc, int64_t n, uint32_t top, Ahead ahead, Sides* sides);
   void (*sides)(const float* acc, int64_t n, uint8_t* code);
   void (*sides_subtract)(float* acc, int64_t n, const float* mean);
   // acc becomes acc - sent.

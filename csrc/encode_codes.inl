@@ -94,7 +94,7 @@ inline void grid_vector(const float* acc, const char* at, const GridRun& g, floa
 
 template <bool kRandom, bool kFit>
 void grid_of(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
-             uint8_t* code, FitSums* fit) {
+             Ahead ahead, uint8_t* code, FitSums* fit) {
   const GridRun g{grid_factor(top, rule.width), grid_middle(rule.width), (1 << rule.width) - 1};
   const float doubt = doubt_of(g.factor, g.steps);
   LaneSums sums;
@@ -104,9 +104,11 @@ void grid_of(const float* acc, int64_t n, float top, const GridRule& rule, int64
     const int64_t m = n - at < kBatch ? n - at : kBatch;
     if (kRandom) run.draw(rule.key, index + at);
     int64_t i = 0;
-    for (; i + kVector <= m; i += kVector)
+    for (; i + kVector <= m; i += kVector) {
+      ahead.ask(at + i);
       grid_vector<kRandom, kFit>(acc + at + i, kRandom ? run.at(i) : nullptr, g, doubt,
                                  code + at + i, &sums);
+    }
     if (i == m) continue;
     // Behind the end zeros, of level 1: v is 0.
     const int64_t left = m - i;
@@ -122,11 +124,11 @@ void grid_of(const float* acc, int64_t n, float top, const GridRule& rule, int64
   if (kFit) *fit = {added(sums.dot), added(sums.squares) - static_cast<double>(behind)};
 }
 
-void grid(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index,
+void grid(const float* acc, int64_t n, float top, const GridRule& rule, int64_t index, Ahead ahead,
           uint8_t* code, FitSums* fit) {
   constexpr decltype(&grid_of<true, true>) kForms[2][2] = {
       {grid_of<false, false>, grid_of<false, true>}, {grid_of<true, false>, grid_of<true, true>}};
-  kForms[rule.random ? 1 : 0][fit != nullptr ? 1 : 0](acc, n, top, rule, index, code, fit);
+  kForms[rule.random ? 1 : 0][fit != nullptr ? 1 : 0](acc, n, top, rule, index, ahead, code, fit);
 }
 
 void grid_subtract(float* acc, int64_t n, float scale, int width, const uint8_t* code) {
@@ -148,10 +150,10 @@ void grid_subtract(float* acc, int64_t n, float scale, int width, const uint8_t*
   for (; i < n; ++i) acc[i] -= grid_value(step, code[i], width);
 }
 
-void dynamic(const float* acc, int64_t n, float scale, uint8_t* code) {
+void dynamic(const float* acc, int64_t n, float scale, Ahead ahead, uint8_t* code) {
   static const Pieces pieces;
   const double inverse = 1.0 / static_cast<double>(scale);
-  for (int64_t i = dynamic_vectors(pieces, acc, n, inverse, code); i < n; ++i)
+  for (int64_t i = dynamic_vectors(pieces, acc, n, inverse, ahead, code); i < n; ++i)
     code[i] = dynamic_code(pieces, acc[i], inverse);
 }
 
@@ -197,12 +199,13 @@ struct NearSides {
 // As doubles, in which sums are exact.
 constexpr int kWindow = 17;  // 24-bit mantissas moved by up to 17 bits: 4096 of them fit
 
-NearSides near_sides(const float* acc, int64_t n, uint32_t low) {
+NearSides near_sides(const float* acc, int64_t n, uint32_t low, Ahead ahead) {
   NearSides sums;
   const __m512i least = _mm512_set1_epi32(low > 1 ? static_cast<int>(low << 23) : 0);
   __m512d all = _mm512_setzero_pd(), negative = all;
   __m512i far = _mm512_setzero_si512();
   for (int64_t i = 0; i < n; i += kVector) {
+    ahead.ask(i);
     const __mmask16 here = static_cast<__mmask16>(n - i < kVector ? (1u << (n - i)) - 1 : 0xffffu);
     const __m512i bits = _mm512_maskz_loadu_epi32(here, acc + i),
                   key = _mm512_and_si512(bits, _mm512_set1_epi32(INT32_MAX));
@@ -229,7 +232,7 @@ NearSides near_sides(const float* acc, int64_t n, uint32_t low) {
 #else
 constexpr int kWindow = 28;  // 24-bit mantissas moved by up to 28 bits: 4096 of them fit
 
-NearSides near_sides(const float* acc, int64_t n, uint32_t low) {
+NearSides near_sides(const float* acc, int64_t n, uint32_t low, Ahead) {
   NearSides sums;
   uint32_t far = 0;
   int32_t count = 0;
@@ -251,10 +254,10 @@ NearSides near_sides(const float* acc, int64_t n, uint32_t low) {
 #endif
 
 // As tally_signs of quantize.inl, for two sums.
-void tally_sides(const float* acc, int64_t n, uint32_t top, Sides* sides) {
+void tally_sides(const float* acc, int64_t n, uint32_t top, Ahead ahead, Sides* sides) {
   const uint32_t high = top >> 23 != 0 ? top >> 23 : 1;
   const uint32_t low = high > kWindow ? high - kWindow : 1;
-  const NearSides near = near_sides(acc, n, low);
+  const NearSides near = near_sides(acc, n, low, ahead);
   const uint64_t sum[2] = {near.all - near.negative, near.negative};
   for (int side = 0; side < 2; ++side) {
     sides->bins[side][low] += sum[side] & ((uint64_t{1} << (high - low)) - 1);

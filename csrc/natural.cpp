@@ -27,14 +27,16 @@ std::tuple<Tensor, Tensor> natural(const Tensor& tensor, const std::optional<Ten
   int16_t* const drawn = power.mutable_data_ptr<int16_t>();
   int64_t* const field = info.mutable_data_ptr<int64_t>();
 
-  const bool finite = may_write(pass, source, cells, parts) &&
-                      all_finite(pass, source, cells, parts, [&](const Cell& cell, float* acc) {
-                        table.draw(acc, cell.size, key, static_cast<uint64_t>(cell.begin), most,
-                                   drawn + cell.begin);
-                        if (source.out == nullptr) return;
-                        table.subtract(acc, cell.size, drawn + cell.begin, by);
-                        store(pass, source, n, cell, acc);
-                      });
+  const bool finite =
+      may_write(pass, source, cells, parts) &&
+      all_finite(pass, source, cells, parts, [&](const Cell& cell, float* acc) {
+        alignas(64) int16_t own[kPiece];
+        int16_t* const to = drawn + cell.begin;
+        table.draw(acc, cell.size, key, static_cast<uint64_t>(cell.begin), most,
+                   source.out == nullptr ? 0 : by, cell.ahead, n > kCached ? own : to);
+        if (n > kCached) put(pass, n, own, cell.size, to);
+        if (source.out != nullptr) store(pass, source, n, cell, acc);
+      });
   if (finite) {
     field[kInfoCount] = n;
   } else {

@@ -65,11 +65,9 @@ GCEXT_HD inline int32_t power_of(float x, uint32_t bits, int32_t most) {
 
 // The bodies compiled per instruction set.
 struct NaturalTable {
-  // Of elements index .. index + n - 1.
-  void (*draw)(const float* acc, int64_t n, uint64_t key, uint64_t index, int32_t most,
-               int16_t* power);
-  // acc becomes acc - sent.
-  void (*subtract)(float* acc, int64_t n, const int16_t* power, float scale);
+  // Of elements index .. index + n - 1. scale: acc becomes acc - sent; 0: it stays.
+  void (*draw)(float* acc, int64_t n, uint64_t key, uint64_t index, int32_t most, float scale,
+               Ahead ahead, int16_t* power);
   // The values of powers; false where one is out of range.
   bool (*values)(const int16_t* power, int64_t n, float scale, float* value);
 };

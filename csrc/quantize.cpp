@@ -48,7 +48,7 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
     Tally& tally = tallies[static_cast<size_t>(cell.part)];
     tally.top = std::max(tally.top, cell.top);
     if (tally.top < kInfKey)
-      table.tally_signs(acc, cell.size, cell.top, packed + cell.begin / 8, tally.bins);
+      table.tally_signs(acc, cell.size, cell.top, cell.ahead, packed + cell.begin / 8, tally.bins);
     if (next_at != nullptr) store(table, source, n, cell, acc);
   });
   uint64_t bins[kBins] = {};
@@ -74,7 +74,8 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
   return {bits, info};
 }
 
-// One call of levels.
+// One call of levels, which are held as `Level`.
+template <class Level>
 class Levels {
  public:
   Levels(const HostSource& source, const Cells& cells, const LevelRule& rule, const Norm& norm,
@@ -100,12 +101,26 @@ class Levels {
 
   // The pairs; to at32, or where that is nullptr to at64.
   void emit(int32_t* at32, int64_t* at64, int16_t* level) const {
+    const int64_t n = cells_.n;
+    const auto begin_of = [&](int64_t part) {
+      return part < parts_ ? cells_.begin(cells_.count() * part / parts_) : n;
+    };
     parallel_parts(parts_, [&](int64_t part) {
-      const size_t p = static_cast<size_t>(part);
-      const int64_t begin = cells_.begin(cells_.count() * part / parts_), to = counts_[p];
-      table_.emit_levels(drawn_.data() + begin, begin, counts_[p + 1] - to,
-                         at32 == nullptr ? nullptr : at32 + to,
-                         at64 == nullptr ? nullptr : at64 + to, level + to);
+      const int64_t end = begin_of(part + 1);
+      int64_t to = counts_[static_cast<size_t>(part)];
+      int32_t at[kCell + kBeyond];
+      int16_t own[kCell + kBeyond];
+      for (int64_t i = begin_of(part); i < end; i += kCell) {
+        const int64_t count = bodies_.emit(drawn_.data() + i, std::min(kCell, end - i),
+                                           at32 == nullptr ? 0 : static_cast<int32_t>(i), at, own);
+        if (at32 != nullptr) {
+          put(table_, n, at, count, at32 + to);
+        } else {
+          for (int64_t j = 0; j < count; ++j) at64[to + j] = i + at[j];
+        }
+        put(table_, n, own, count, level + to);
+        to += count;
+      }
     });
   }
 
@@ -118,8 +133,16 @@ class Levels {
   float* const norms_;
   const int64_t parts_;
   const QuantizeTable& table_ = GCEXT_TABLE(quantize_table);
+  const LevelBodies<Level>& bodies_ = bodies_of(table_, Level());
   std::vector<int64_t> counts_;  // of the part before; then of all before
-  std::vector<int16_t, Pooled<int16_t>> drawn_;
+  std::vector<Level, Pooled<Level>> drawn_;
+
+  static const LevelBodies<int8_t>& bodies_of(const QuantizeTable& table, int8_t) {
+    return table.narrow;
+  }
+  static const LevelBodies<int16_t>& bodies_of(const QuantizeTable& table, int16_t) {
+    return table.wide;
+  }
 
   bool squared() const { return !norm_.largest || norm_.clip > 0; }
 
@@ -129,13 +152,13 @@ class Levels {
 
   FitSums draw(const Cell& cell, const float* acc, float norm) {
     FitSums sums;
-    counts_[static_cast<size_t>(cell.part + 1)] +=
-        table_.levels(acc, cell.size, norm, rule_, cell.begin, drawn_.data() + cell.begin, &sums);
+    counts_[static_cast<size_t>(cell.part + 1)] += bodies_.draw(
+        acc, cell.size, norm, rule_, cell.begin, cell.ahead, drawn_.data() + cell.begin, &sums);
     return sums;
   }
 
   void subtract(const Cell& cell, float* acc, float norm) const {
-    table_.subtract_levels(acc, cell.size, norm, rule_.steps, drawn_.data() + cell.begin);
+    bodies_.subtract(acc, cell.size, norm, rule_.steps, drawn_.data() + cell.begin);
     store(table_, source_, cells_.n, cell, acc);
   }
 
@@ -230,8 +253,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
   const KernelFpEnv env;
   int64_t* const field = info.mutable_data_ptr<int64_t>();
   const LevelRule rule{mixed(static_cast<uint64_t>(seed)), static_cast<int32_t>(steps)};
-  try {
-    Levels call(source, cells, rule, {largest, clip}, fit, norms.mutable_data_ptr<float>());
+  const auto run = [&](auto as) {
+    Levels<decltype(as)> call(source, cells, rule, {largest, clip}, fit,
+                              norms.mutable_data_ptr<float>());
     if (!call.run()) {
       report(source, n, field);
       return answer(0);
@@ -239,10 +263,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
     auto result = answer(call.count());
     auto& [_, at, level, __] = result;
     const bool wide = index == ScalarType::Long;
-    call.emit(wide ? nullptr : at.mutable_data_ptr<int32_t>(),
-              wide ? at.mutable_data_ptr<int64_t>() : nullptr, level.mutable_data_ptr<int16_t>());
+    call.emit(wide ? nullptr : at.template mutable_data_ptr<int32_t>(),
+              wide ? at.template mutable_data_ptr<int64_t>() : nullptr,
+              level.template mutable_data_ptr<int16_t>());
     field[kInfoCount] = call.count();
     return result;
+  };
+  try {
+    return steps <= INT8_MAX ? run(int8_t()) : run(int16_t());
   } catch (const std::bad_alloc&) {
     field[kInfoStatus] = kSelectNoMemory;
     return answer(0);

@@ -134,28 +134,37 @@ GCEXT_HD inline float fitted_norm(const FitSums& sums, int32_t steps) {
   return static_cast<float>(norm < kMost ? norm : kMost);
 }
 
+// Bodies of levels that are held as `Level`; n is at most kCell.
+template <class Level>
+struct LevelBodies {
+  // The levels of elements that share a norm, the first being element `index`, and what a norm is
+  // fitted to them by. Returns how many are not zero.
+  int64_t (*draw)(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
+                  Ahead ahead, Level* level, FitSums* fit);
+  // acc becomes acc - sent.
+  void (*subtract)(float* acc, int64_t n, float norm, int32_t steps, const Level* level);
+  // The levels that are not zero, and their places, the first being `begin`. Returns how many, and
+  // writes up to kCell + kBeyond.
+  int64_t (*emit)(const Level* drawn, int64_t n, int32_t begin, int32_t* at, int16_t* level);
+};
+
+constexpr int64_t kBeyond = 16;
+
 // The bodies compiled per instruction set; n is at most kCell.
 struct QuantizeTable {
   // acc of [begin, begin+n); returns the largest key.
   uint32_t (*accumulate)(const HostSource& source, int64_t begin, int64_t n, float* acc);
   // Packs the signs, and adds the magnitudes to the bins; top is the largest key.
-  void (*tally_signs)(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint64_t* bins);
+  void (*tally_signs)(const float* acc, int64_t n, uint32_t top, Ahead ahead, uint8_t* bits,
+                      uint64_t* bins);
   // acc becomes acc - sent.
   void (*subtract_signs)(float* acc, int64_t n, float scale);
   double (*squares)(const float* acc, int64_t n);
-  // The levels of elements that share a norm, the first being element `index`, and what a norm is
-  // fitted to them by. Returns how many are not zero.
-  int64_t (*levels)(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
-                    int16_t* level, FitSums* fit);
-  // acc becomes acc - sent.
-  void (*subtract_levels)(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level);
-  // The `count` levels that are not zero, and their places, the first being `begin`; to at32, or
-  // where that is nullptr to at64. Writes nothing behind them.
-  void (*emit_levels)(const int16_t* drawn, int64_t begin, int64_t count, int32_t* at32,
-                      int64_t* at64, int16_t* level);
-  // Copies, past the cache where the processor and the alignment of `to` allow it; others see it
-  // when the caller's part of parallel_parts has ended.
-  void (*bypass)(const float* from, int64_t n, float* to);
+  LevelBodies<int8_t> narrow;  // steps < 128
+  LevelBodies<int16_t> wide;
+  // Copies, past the cache where the processor allows it; others see it when the caller's part of
+  // parallel_parts has ended.
+  void (*bypass)(const void* from, size_t bytes, void* to);
 };
 
 GCEXT_DECLARE_TABLE(QuantizeTable, quantize_table)

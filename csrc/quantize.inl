@@ -8,6 +8,7 @@
 #include <immintrin.h>
 #endif
 
+#include "common/bypass.h"
 #include "common/draws.h"
 #include "common/front.h"
 #include "common/lanes.h"
@@ -90,7 +91,8 @@ void pack_signs(const float* acc, int64_t n, uint8_t* bits) {
 
 // Magnitudes within 2^17 of the largest are added as doubles, without a rounding, so in any order;
 // what is smaller goes to its bin one by one.
-void tally_signs(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint64_t* bins) {
+void tally_signs(const float* acc, int64_t n, uint32_t top, Ahead ahead, uint8_t* bits,
+                 uint64_t* bins) {
   pack_signs(acc, n, bits);
   const uint32_t high = top >> 23 != 0 ? top >> 23 : 1;
   const uint32_t low = high > kWindow ? high - kWindow : 1;
@@ -104,6 +106,7 @@ void tally_signs(const float* acc, int64_t n, uint32_t top, uint8_t* bits, uint6
   Sums sums[2] = {};
   int64_t at = 0;
   for (; at + kKeys <= n; at += kKeys) {
+    ahead.ask(at);
     Keys key;
     std::memcpy(&key, acc + at, sizeof key);
     key &= 0x7fffffff;
@@ -179,8 +182,9 @@ inline __m512i exact_levels(__m512i key, const char* at, const LevelScale& scale
   return joined(low, eight(upper(key), at + sizeof low));
 }
 
+template <class Level>
 inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& scale, float doubt,
-                           int16_t* level, LaneSums* sums) {
+                           Level* level, LaneSums* sums) {
   const __m512 x = _mm512_loadu_ps(acc), magnitude = _mm512_abs_ps(x),
                clipped = _mm512_min_ps(magnitude, _mm512_set1_ps(static_cast<float>(scale.norm))),
                u = _mm512_cvtepu32_ps(_mm512_loadu_si512(at)) * _mm512_set1_ps(0x1p-32f),
@@ -188,9 +192,9 @@ inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& s
   __m512i drawn = _mm512_cvttps_epi32(r);
   if (doubtful(r, doubt)) drawn = exact_levels(_mm512_castps_si512(magnitude), at, scale);
   add_products(magnitude, drawn, sums);
-  const __m256i own = _mm512_cvtepi32_epi16(_mm512_mask_sub_epi32(
-      drawn, _mm512_movepi32_mask(_mm512_castps_si512(x)), _mm512_setzero_si512(), drawn));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(level), own);
+  keep_levels(_mm512_mask_sub_epi32(drawn, _mm512_movepi32_mask(_mm512_castps_si512(x)),
+                                    _mm512_setzero_si512(), drawn),
+              level);
   return _mm_popcnt_u32(_mm512_testn_epi32_mask(drawn, drawn));
 }
 #elif defined(__AVX2__)
@@ -202,8 +206,9 @@ inline __m256i exact_levels(const float* acc, const char* at, const LevelScale& 
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(drawn));
 }
 
+template <class Level>
 inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& scale, float doubt,
-                           int16_t* level, LaneSums* sums) {
+                           Level* level, LaneSums* sums) {
   int64_t zeros = 0;
   for (int half = 0; half < 2; ++half, acc += 8, at += sizeof(__m256i), level += 8) {
     const __m256 x = _mm256_loadu_ps(acc), magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x),
@@ -218,16 +223,15 @@ inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& s
     const __m256i minus = _mm256_srai_epi32(_mm256_castps_si256(x), 31),
                   own = _mm256_sub_epi32(_mm256_xor_si256(drawn, minus), minus),
                   none = _mm256_cmpeq_epi32(drawn, _mm256_setzero_si256());
-    _mm_storeu_si128(
-        reinterpret_cast<__m128i*>(level),
-        _mm_packs_epi32(_mm256_castsi256_si128(own), _mm256_extracti128_si256(own, 1)));
+    keep_levels(own, level);
     zeros += _mm_popcnt_u32(static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(none))));
   }
   return zeros;
 }
 #else
+template <class Level>
 inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& scale, float,
-                           int16_t* level, LaneSums* sums) {
+                           Level* level, LaneSums* sums) {
   uint32_t u[kVector];
   std::memcpy(u, at, sizeof u);
   int32_t drawn[kVector], zeros = 0;
@@ -236,7 +240,7 @@ inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& s
   for (int i = 0; i < kVector; ++i) {
     own[i] = drawn[i];
     magnitude[i] = static_cast<double>(float_of(key_of(acc[i])));
-    level[i] = static_cast<int16_t>(acc[i] < 0 ? -drawn[i] : drawn[i]);
+    level[i] = static_cast<Level>(acc[i] < 0 ? -drawn[i] : drawn[i]);
     zeros += drawn[i] == 0;
   }
   add_products(magnitude, own, sums);
@@ -244,8 +248,9 @@ inline int64_t draw_levels(const float* acc, const char* at, const LevelScale& s
 }
 #endif
 
+template <class Level>
 int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, int64_t index,
-               int16_t* level, FitSums* fit) {
+               Ahead ahead, Level* level, FitSums* fit) {
   *fit = {0, 0};
   if (!(norm > 0)) {
     std::memset(level, 0, static_cast<size_t>(n) * sizeof *level);
@@ -260,14 +265,16 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
     run.draw(rule.key, index + at);
     const int64_t m = n - at < kBatch ? n - at : kBatch;
     int64_t i = 0;
-    for (; i + kVector <= m; i += kVector)
+    for (; i + kVector <= m; i += kVector) {
+      ahead.ask(at + i);
       zeros += draw_levels(acc + at + i, run.at(i), scale, doubt, level + at + i, &sums);
+    }
     if (i == m) continue;
     // Behind the end zeros, of level 0: u is below 1.
     const int64_t left = m - i;
     float rest[kVector] = {};
     char u[kVector * sizeof(uint32_t)] = {};
-    int16_t drawn[kVector];
+    Level drawn[kVector];
     std::memcpy(rest, acc + at + i, static_cast<size_t>(left) * sizeof *acc);
     std::memcpy(u, run.at(i), static_cast<size_t>(left) * sizeof(uint32_t));
     zeros += draw_levels(rest, u, scale, doubt, drawn, &sums) - (kVector - left);
@@ -279,27 +286,30 @@ int64_t levels(const float* acc, int64_t n, float norm, const LevelRule& rule, i
 
 #if defined(__AVX512F__)
 // Where levels are few what was sent is looked up. Returns how many elements are done.
-int64_t subtract_few(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level) {
+template <class Level>
+int64_t subtract_few(float* acc, int64_t n, float norm, int32_t steps, const Level* level) {
   if (steps >= kVector || n < kLookedUp) return 0;
   alignas(64) float sent[2 * kVector];  // of levels from -kVector on
   for (int j = 0; j < 2 * kVector; ++j) sent[j] = sent_of(norm, j - kVector, steps);
   const __m512 low = _mm512_load_ps(sent), high = _mm512_load_ps(sent + kVector);
   int64_t i = 0;
   for (; i + kVector <= n; i += kVector) {
-    const __m512i at = _mm512_xor_si512(
-        _mm512_cvtepi16_epi32(load_eight(reinterpret_cast<const char*>(level + i))),
-        _mm512_set1_epi32(kVector));
+    const __m512i at = _mm512_xor_si512(wide_levels(level + i), _mm512_set1_epi32(kVector));
     _mm512_storeu_ps(
         acc + i, _mm512_sub_ps(_mm512_loadu_ps(acc + i), _mm512_permutex2var_ps(low, at, high)));
   }
   return i;
 }
 #else
-int64_t subtract_few(float*, int64_t, float, int32_t, const int16_t*) { return 0; }
+template <class Level>
+int64_t subtract_few(float*, int64_t, float, int32_t, const Level*) {
+  return 0;
+}
 #endif
 
 // One step needs no product: norm * 1 / 1 is the norm.
-void subtract_levels(float* acc, int64_t n, float norm, int32_t steps, const int16_t* level) {
+template <class Level>
+void subtract_levels(float* acc, int64_t n, float norm, int32_t steps, const Level* level) {
   int64_t i = subtract_few(acc, n, norm, steps, level);
   if (steps == 1) {
     for (; i < n; ++i) acc[i] -= level[i] == 0 ? 0.0f : level[i] < 0 ? -norm : norm;
@@ -316,76 +326,58 @@ void subtract_levels(float* acc, int64_t n, float norm, int32_t steps, const int
 #if defined(__AVX512F__)
 constexpr int kEmitted = 16;
 
-inline int64_t emit_vector(const int16_t* drawn, int32_t base, int32_t* at, int16_t* level) {
-  const __m512i wide = _mm512_cvtepi16_epi32(load_eight(reinterpret_cast<const char*>(drawn))),
+template <class Level>
+inline int64_t emit_vector(const Level* drawn, int32_t base, int32_t* at, int16_t* level) {
+  const __m512i wide = wide_levels(drawn),
                 places = _mm512_add_epi32(
                     _mm512_set1_epi32(base),
                     _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
   const __mmask16 kept = _mm512_test_epi32_mask(wide, wide);
   _mm512_storeu_si512(at, _mm512_maskz_compress_epi32(kept, places));
-  const __m256i levels = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(kept, wide));
-  std::memcpy(level, &levels, sizeof levels);
+  keep_levels(_mm512_maskz_compress_epi32(kept, wide), level);
   return _mm_popcnt_u32(kept);
 }
 #elif defined(__AVX2__)
 constexpr int kEmitted = 8;
 
-inline int64_t emit_vector(const int16_t* drawn, int32_t base, int32_t* at, int16_t* level) {
-  const __m256i wide =
-                    _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(drawn))),
+template <class Level>
+inline int64_t emit_vector(const Level* drawn, int32_t base, int32_t* at, int16_t* level) {
+  const __m256i wide = wide_levels(drawn),
                 places = _mm256_add_epi32(_mm256_set1_epi32(base),
                                           _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
                 none = _mm256_cmpeq_epi32(wide, _mm256_setzero_si256());
   const unsigned kept =
       ~static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(none))) & 0xffu;
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), to_front(places, kept));
-  const __m256i levels = to_front(wide, kept);
-  _mm_storeu_si128(
-      reinterpret_cast<__m128i*>(level),
-      _mm_packs_epi32(_mm256_castsi256_si128(levels), _mm256_extracti128_si256(levels, 1)));
+  keep_levels(to_front(wide, kept), level);
   return _mm_popcnt_u32(kept);
 }
 #endif
 
-// What is not kept is overwritten by the next one; behind the last there is nothing to write.
-template <class Index>
-void emit(const int16_t* drawn, int64_t begin, int64_t count, Index* at, int16_t* level) {
-  int64_t i = 0, place = 0;
+template <class Level>
+int64_t emit_levels(const Level* drawn, int64_t n, int32_t begin, int32_t* at, int16_t* level) {
+  int64_t i = 0, count = 0;
 #if defined(__AVX2__)
-  if constexpr (sizeof(Index) == sizeof(int32_t)) {
-    for (; place + kEmitted <= count; i += kEmitted)
-      place += emit_vector(drawn + i, static_cast<int32_t>(begin + i), at + place, level + place);
-  }
+  for (; i + kEmitted <= n; i += kEmitted)
+    count += emit_vector(drawn + i, begin + static_cast<int32_t>(i), at + count, level + count);
 #endif
-  for (; place < count; ++i) {
-    at[place] = static_cast<Index>(begin + i);
-    level[place] = drawn[i];
-    place += drawn[i] != 0;
+  for (; i < n; ++i) {
+    at[count] = begin + static_cast<int32_t>(i);
+    level[count] = drawn[i];
+    count += drawn[i] != 0;
   }
-}
-
-void emit_levels(const int16_t* drawn, int64_t begin, int64_t count, int32_t* at32, int64_t* at64,
-                 int16_t* level) {
-  at32 != nullptr ? emit(drawn, begin, count, at32, level) : emit(drawn, begin, count, at64, level);
-}
-
-void bypass(const float* from, int64_t n, float* to) {
-  int64_t i = 0;
-#if defined(__AVX512F__)
-  if (reinterpret_cast<uintptr_t>(to) % 64 == 0) {
-    for (; i + 16 <= n; i += 16) _mm512_stream_ps(to + i, _mm512_loadu_ps(from + i));
-  }
-#elif defined(__AVX2__)
-  if (reinterpret_cast<uintptr_t>(to) % 32 == 0) {
-    for (; i + 8 <= n; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
-  }
-#endif
-  std::memcpy(to + i, from + i, static_cast<size_t>(n - i) * sizeof(float));
+  return count;
 }
 
 }  // namespace
 
-const QuantizeTable quantize_table = {accumulate, tally_signs,     subtract_signs, squares,
-                                      levels,     subtract_levels, emit_levels,    bypass};
+const QuantizeTable quantize_table = {
+    accumulate,
+    tally_signs,
+    subtract_signs,
+    squares,
+    {levels<int8_t>, subtract_levels<int8_t>, emit_levels<int8_t>},
+    {levels<int16_t>, subtract_levels<int16_t>, emit_levels<int16_t>},
+    bypass};
 
 }  // namespace gcext::GCEXT_ISA

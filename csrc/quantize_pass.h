@@ -16,6 +16,7 @@ constexpr int64_t kCached = 1 << 20;  // elements of an output that may stay in 
 struct Cell {
   int64_t part, index, begin, size;
   uint32_t top;  // the largest key of its sums
+  Ahead ahead;   // what the next cell reads
 };
 
 // Part `part` of `parts`: runs body(cell, acc) for each of its cells and the cell's sums, which the
@@ -27,7 +28,8 @@ void for_part(const QuantizeTable& table, const HostSource& source, const Cells&
   alignas(64) float acc[kCell];
   for (int64_t cell = count * part / parts; cell < count * (part + 1) / parts; ++cell) {
     const int64_t begin = cells.begin(cell), size = cells.size(cell);
-    body(Cell{part, cell, begin, size, table.accumulate(source, begin, size, acc)}, acc);
+    const uint32_t top = table.accumulate(source, begin, size, acc);
+    body(Cell{part, cell, begin, size, top, Ahead(source, begin + size)}, acc);
   }
 }
 
@@ -38,14 +40,21 @@ void for_cells(const QuantizeTable& table, const HostSource& source, const Cells
   parallel_parts(parts, [&](int64_t part) { for_part(table, source, cells, part, parts, body); });
 }
 
-// Writes a cell of the new memory out, of n elements in all.
+// Writes some of an output of n elements in all, which was not read.
+template <class T>
+void put(const QuantizeTable& table, int64_t n, const T* from, int64_t count, T* to) {
+  const auto bytes = static_cast<size_t>(count) * sizeof(T);
+  n > kCached ? table.bypass(from, bytes, to) : void(std::memcpy(to, from, bytes));
+}
+
+// Writes a range of the new memory out, of n elements in all.
+inline void store(const QuantizeTable& table, const HostSource& source, int64_t n, int64_t begin,
+                  int64_t size, const float* acc) {
+  put(table, in_place(source) ? 0 : n, acc, size, source.out + begin);
+}
 inline void store(const QuantizeTable& table, const HostSource& source, int64_t n, const Cell& cell,
                   const float* acc) {
-  if (source.out != source.memory && n > kCached) {
-    table.bypass(acc, cell.size, source.out + cell.begin);
-  } else {
-    std::memcpy(source.out + cell.begin, acc, static_cast<size_t>(cell.size) * sizeof(float));
-  }
+  store(table, source, n, cell.begin, cell.size, acc);
 }
 
 // Step by step over the sums; false where one of them is not finite, a cell of which the body never

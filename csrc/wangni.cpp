@@ -158,7 +158,7 @@ class Wangni {
         all_finite(table_, source_, cells_, parts_, [&](const Cell& cell, const float* acc) {
           Tally& tally = tallies[static_cast<size_t>(cell.part)];
           uint8_t signs[kCell / 8];  // not wanted
-          table_.tally_signs(acc, cell.size, cell.top, signs, tally.bins.bin);
+          table_.tally_signs(acc, cell.size, cell.top, cell.ahead, signs, tally.bins.bin);
           tally.top = std::max(tally.top, cell.top);
           if (keeps_sums(source_)) store(table_, source_, cells_.n, cell, acc);
         });
@@ -193,9 +193,10 @@ class Wangni {
   void draw() {
     const WangniTable& own = GCEXT_TABLE(wangni_table);
     const Tally all = tallied([&](const Cell& cell, const float* acc, Tally& tally) {
-      int16_t level[kCell];
+      int8_t level[kCell];
       FitSums fit;
-      table_.levels(acc, cell.size, float_of(limit_), {rule_.key, 1}, cell.begin, level, &fit);
+      table_.narrow.draw(acc, cell.size, float_of(limit_), {rule_.key, 1}, cell.begin, cell.ahead,
+                         level, &fit);
       sure_.add(cell.part, mark_sure(cell, acc));
       const uint64_t* const sure = sure_.words(cell.begin);
       drawn_.add(cell.part, own.mark(level, cell.size, sure, drawn_.words(cell.begin)));

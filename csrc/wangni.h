@@ -82,7 +82,7 @@ GCEXT_HD inline bool wangni_draws(const WangniRule& rule, float acc, uint32_t li
 struct WangniTable {
   // Marks levels that are not 0, a bit an element and 64 a word, where `sure` has none; returns how
   // many.
-  int64_t (*mark)(const int16_t* level, int64_t n, const uint64_t* sure, uint64_t* words);
+  int64_t (*mark)(const int8_t* level, int64_t n, const uint64_t* sure, uint64_t* words);
 };
 
 GCEXT_DECLARE_TABLE(WangniTable, wangni_table)

@@ -9,16 +9,13 @@ namespace gcext::GCEXT_ISA {
 namespace {
 
 // Of at most 64 levels.
-uint64_t mark_word(const int16_t* level, int64_t n) {
+uint64_t mark_word(const int8_t* level, int64_t n) {
   uint64_t word = 0;
   int64_t i = 0;
 #if defined(__AVX2__)
-  const __m256i zero = _mm256_setzero_si256();
   for (; i + 32 <= n; i += 32) {
-    const auto* at = reinterpret_cast<const __m256i*>(level + i);
-    const __m256i low = _mm256_cmpeq_epi16(_mm256_loadu_si256(at), zero);
-    const __m256i high = _mm256_cmpeq_epi16(_mm256_loadu_si256(at + 1), zero);
-    const __m256i none = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8);
+    const __m256i none = _mm256_cmpeq_epi8(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(level + i)), _mm256_setzero_si256());
     word |= static_cast<uint64_t>(~static_cast<unsigned>(_mm256_movemask_epi8(none))) << i;
   }
 #endif
@@ -26,7 +23,7 @@ uint64_t mark_word(const int16_t* level, int64_t n) {
   return word;
 }
 
-int64_t mark(const int16_t* level, int64_t n, const uint64_t* sure, uint64_t* words) {
+int64_t mark(const int8_t* level, int64_t n, const uint64_t* sure, uint64_t* words) {
   int64_t count = 0;
   for (int64_t i = 0; i < n; i += 64) {
     const uint64_t word = mark_word(level + i, n - i < 64 ? n - i : 64) & ~sure[i / 64];

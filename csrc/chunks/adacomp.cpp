@@ -102,7 +102,7 @@ void emit(const Job& job, Part& own, int64_t part, int64_t parts, uint32_t scale
     to.put(own.chosen.data(), bin.begin, bin.size, sum, sum, sent);
   };
   for_bins(job, own, part, parts, body, [&](int64_t begin, int64_t n, const float* sum) {
-    if (job.source.out != nullptr) store(job.quantize, job.source, job.n, {0, 0, begin, n, 0}, sum);
+    if (job.source.out != nullptr) store(job.quantize, job.source, job.n, begin, n, sum);
   });
 }
 

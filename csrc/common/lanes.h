@@ -111,6 +111,41 @@ inline __m256i load_eight(const char* at) {
 }
 #endif
 
+// Integers that are held as int8_t or int16_t: keep_levels, of numbers in their range, and
+// wide_levels.
+#if defined(__AVX512F__)
+inline void keep_levels(__m512i own, int8_t* level) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(level), _mm512_cvtepi32_epi8(own));
+}
+inline void keep_levels(__m512i own, int16_t* level) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(level), _mm512_cvtepi32_epi16(own));
+}
+
+inline __m512i wide_levels(const int8_t* level) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(level)));
+}
+inline __m512i wide_levels(const int16_t* level) {
+  return _mm512_cvtepi16_epi32(load_eight(reinterpret_cast<const char*>(level)));
+}
+#elif defined(__AVX2__)
+inline void keep_levels(__m256i own, int16_t* level) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(level),
+                   _mm_packs_epi32(_mm256_castsi256_si128(own), _mm256_extracti128_si256(own, 1)));
+}
+inline void keep_levels(__m256i own, int8_t* level) {
+  const __m128i words =
+      _mm_packs_epi32(_mm256_castsi256_si128(own), _mm256_extracti128_si256(own, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(level), _mm_packs_epi16(words, words));
+}
+
+inline __m256i wide_levels(const int8_t* level) {
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(level)));
+}
+inline __m256i wide_levels(const int16_t* level) {
+  return _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(level)));
+}
+#endif
+
 // Float64 formulas of which only the whole part counts are found in float32, but where that lies
 // within a `doubt` of a whole number (doubtful): there the formula itself decides.
 //

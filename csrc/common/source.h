@@ -94,6 +94,30 @@ inline float tensor_at(const HostSource& source, int64_t i) {
   return source.half.at != nullptr ? source.half[i] : source.tensor[i - source.first];
 }
 
+// Elements that are read soon, which bodies ask for while they are busy with others: loads of them
+// would wait for memory, and what computes for it. An address is never read, and may be anything.
+struct Ahead {
+  uintptr_t tensor, memory;
+  uintptr_t size;  // bytes of an element of the tensor
+
+  Ahead(const HostSource& source, int64_t at) {
+    const auto place = [](const void* from, int64_t bytes) {
+      return reinterpret_cast<uintptr_t>(from) + static_cast<uintptr_t>(bytes);
+    };
+    const bool half = source.half.at != nullptr;
+    size = half ? 2 : sizeof(float);
+    tensor = half ? place(source.half.at, 2 * at) : place(source.tensor, 4 * (at - source.first));
+    memory = source.memory == nullptr ? tensor : place(source.memory, 4 * at);
+  }
+
+  // Of 16 elements from the i-th on, what a line of the cache holds.
+  void ask(int64_t i) const {
+    const auto by = static_cast<uintptr_t>(i);
+    __builtin_prefetch(reinterpret_cast<const void*>(tensor + size * by));
+    __builtin_prefetch(reinterpret_cast<const void*>(memory + sizeof(float) * by));
+  }
+};
+
 // The fields of an operator's `info`, int64[4].
 enum InfoField { kInfoCount, kInfoStatus, kInfoWhere, kInfoMean, kInfoSize };
 
