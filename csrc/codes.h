@@ -111,12 +111,25 @@ GCEXT_HD inline float half_value(uint32_t code) {
 
 GCEXT_HD inline float bfloat_value(uint32_t code) { return float_of(code << 16); }
 
+// n codes and their table, borrowed.
+struct Coded {
+  const uint8_t* bits = nullptr;
+  const float* scale = nullptr;
+  int64_t n = 0, bytes = 0, bucket = 0;
+  CodeTable table = CodeTable::kValues;
+  int width = 0;
+};
+
+// The values of codes [from, until), from being a multiple of 8.
+void decode_codes(const Coded& coded, int64_t from, int64_t until, float* value);
+
 // The bodies compiled per instruction set: the values of n codes.
 struct CodesTable {
-  void (*look_up)(const uint32_t* code, int64_t n, const float* table, float* value);
+  // table: 2^width values.
+  void (*look_up)(const uint32_t* code, int64_t n, const float* table, int width, float* value);
   void (*uniform)(const uint32_t* code, int64_t n, float scale, int width, float* value);
-  // scale * table[c]
-  void (*scaled)(const uint32_t* code, int64_t n, const float* table, float scale, float* value);
+  // scale * T[c]
+  void (*dynamic)(const uint32_t* code, int64_t n, float scale, float* value);
   // 2n bytes, at any address.
   void (*halves)(const uint8_t* in, int64_t n, float* value);
   void (*bfloats)(const uint8_t* in, int64_t n, float* value);

@@ -26,10 +26,13 @@ void combine_tiles(const std::vector<PacketView>& packets, const std::vector<Val
   for (size_t i = 0; i < packets.size(); ++i)
     if (!packets[i].dense) cursor[i] = first_entry(packets[i], first * kCombineTile);
   const bool lone = packets.size() == 1 && !packets[0].dense;
-  std::vector<double> sum(lone ? 0 : kCombineTile);
-  for (int64_t tile = first; tile < last; ++tile) {
-    const int64_t begin = tile * kCombineTile, end = std::min(numel, begin + kCombineTile),
-                  n = end - begin;
+  const bool dense = std::all_of(packets.begin(), packets.end(),
+                                 [](const PacketView& packet) { return packet.dense; });
+  const int64_t tile = dense ? kDenseTile : kCombineTile;
+  std::vector<double> sum(lone ? 0 : static_cast<size_t>(tile));
+  for (int64_t begin = first * kCombineTile; begin < std::min(numel, last * kCombineTile);
+       begin += tile) {
+    const int64_t end = std::min(numel, begin + tile), n = end - begin;
     const auto entries = [&](size_t i, const auto& visit) {  // of a sparse packet, in this tile
       const int64_t until = codes[i].coded() ? first_entry(packets[i], end) : packets[i].k;
       with_values(packets[i], codes[i], {cursor[i], until}, visit);
@@ -68,10 +71,10 @@ void combine_tiles(const std::vector<PacketView>& packets, const std::vector<Val
 Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
                const std::vector<double>& weights, int64_t numel, const std::vector<double>& scale,
                const std::optional<std::vector<Tensor>>& norms, const std::vector<int64_t>& steps,
-               const std::vector<int64_t>& bucket) {
-  const std::vector<PacketView> packets = view_packets("combine", index, value, numel, true);
-  const std::vector<ValueCode> codes =
-      view_codes("combine", packets, value, {scale, norms, steps, bucket}, numel);
+               const std::vector<int64_t>& bucket, const std::vector<int64_t>& table) {
+  const CodeLists lists{scale, norms, steps, bucket, table};
+  const std::vector<PacketView> packets = view_packets("combine", index, value, numel, &lists);
+  const std::vector<ValueCode> codes = view_codes("combine", packets, value, lists, numel);
   GCEXT_CHECK(weights.size() == packets.size(), "combine: needs a weight for every packet, got ",
               weights.size(), " for ", packets.size(), ".");
   return fill_tiles(numel, kCombineTile, kTilesPerThread,
@@ -220,7 +223,7 @@ int64_t combine_add_finite_(const std::vector<Tensor>& dense, const std::vector<
 
 GCEXT_OPERATOR(CPU, combine,
                "(Tensor[] index, Tensor[] value, float[] weights, int numel, float[] scale=[], "
-               "Tensor[]? norms=None, int[] steps=[], int[] bucket=[]) -> Tensor")
+               "Tensor[]? norms=None, int[] steps=[], int[] bucket=[], int[] table=[]) -> Tensor")
 GCEXT_OPERATOR(CPU, combine_add_,
                "(Tensor(a!) dense, Tensor index, Tensor value, float alpha, Tensor? info=None) -> "
                "()")

@@ -29,6 +29,9 @@ namespace gcext {
 // 128 KiB of float64, for the second-level cache. A smaller one reads too little of each packet at
 // a time: at p = 0.01 the 160 entries of 16,384 elements are ten lines, which a prefetcher notices.
 constexpr int64_t kCombineTile = 16384;
+// Of packets that all are dense, which are read line by line: for the first-level cache. A divisor
+// of the above.
+constexpr int64_t kDenseTile = 2048;
 
 // The bodies that walk a packet start at entry `at` and return the first entry whose index is not
 // below `end`; element `begin` is at offset 0 of the tile.

@@ -6,6 +6,7 @@
 #include "common/draws.h"
 #include "common/lanes.h"
 #include "dynamic8_search.h"
+#include "dynamic8_values.h"
 #include "encode_codes.h"
 
 namespace gcext::GCEXT_ISA {
@@ -161,26 +162,11 @@ void dynamic_subtract(float* acc, int64_t n, float scale, const uint8_t* code) {
   const float* const value = kDynamic8.value;
   int64_t i = 0;
 #if defined(__AVX512F__)
-  // Magnitudes by code 127 + t, t < 128, in registers; that of the last code is 1.
-  __m512 magnitude[8];
-  for (int part = 0; part < 8; ++part)
-    magnitude[part] = _mm512_loadu_ps(value + kDynamic8Zero + part * kVector);
+  const Magnitudes magnitudes;
   for (; i + kVector <= n; i += kVector) {
-    const __m512i own = _mm512_sub_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(
-                                             reinterpret_cast<const __m128i*>(code + i))),
-                                         _mm512_set1_epi32(kDynamic8Zero)),
-                  t = _mm512_abs_epi32(own);
-    const auto bit = [&](int which) { return _mm512_test_epi32_mask(t, _mm512_set1_epi32(which)); };
-    const auto of_32 = [&](int from) {
-      return _mm512_permutex2var_ps(magnitude[from], t, magnitude[from + 1]);
-    };
-    const __m512 low = _mm512_mask_mov_ps(of_32(0), bit(32), of_32(2)),
-                 high = _mm512_mask_mov_ps(of_32(4), bit(32), of_32(6)),
-                 below_1 = _mm512_mask_mov_ps(low, bit(64), high),
-                 found = _mm512_mask_mov_ps(below_1, bit(128), _mm512_set1_ps(1.0f));
-    const __m512i minus = _mm512_and_si512(own, _mm512_set1_epi32(INT32_MIN));
-    const __m512 sent = _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(found), minus)) *
-                        _mm512_set1_ps(scale);
+    const __m512i own =
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(code + i)));
+    const __m512 sent = magnitudes.values(own) * _mm512_set1_ps(scale);
     _mm512_storeu_ps(acc + i, _mm512_sub_ps(_mm512_loadu_ps(acc + i), sent));
   }
 #endif

@@ -55,9 +55,13 @@ Tensor power_values(const Tensor& power, double scale) {
   const int64_t parts = parts_for(n, kGrain);
   std::atomic<bool> beyond{false};
   parallel_parts(parts, [&](int64_t part) {
-    const int64_t first = n * part / parts, last = n * (part + 1) / parts;
-    if (!GCEXT_TABLE(natural_table).values(from + first, last - first, by, to + first))
+    const int64_t first = n * part / parts, size = n * (part + 1) / parts - first;
+    const NaturalTable& table = GCEXT_TABLE(natural_table);
+    if (table.within(from + first, size)) {
+      table.values(from + first, size, by, to + first);
+    } else {
       beyond = true;
+    }
   });
   GCEXT_CHECK(!beyond, "power_values: powers must be in [-", kPowers - 1, ", ", kPowers - 1,
               "], got another.");

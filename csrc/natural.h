@@ -68,8 +68,9 @@ struct NaturalTable {
   // Of elements index .. index + n - 1. scale: acc becomes acc - sent; 0: it stays.
   void (*draw)(float* acc, int64_t n, uint64_t key, uint64_t index, int32_t most, float scale,
                Ahead ahead, int16_t* power);
-  // The values of powers; false where one is out of range.
-  bool (*values)(const int16_t* power, int64_t n, float scale, float* value);
+  // Whether all are powers.
+  bool (*within)(const int16_t* power, int64_t n);
+  void (*values)(const int16_t* power, int64_t n, float scale, float* value);
 };
 
 GCEXT_DECLARE_TABLE(NaturalTable, natural_table)

@@ -66,17 +66,21 @@ void draw(float* acc, int64_t n, uint64_t key, uint64_t index, int32_t most, flo
   (scale > 0 ? draw_of<true> : draw_of<false>)(acc, n, key, index, most, scale, ahead, power);
 }
 
-bool values(const int16_t* power, int64_t n, float scale, float* value) {
-  uint32_t beyond = 0;
-  for (int64_t i = 0; i < n; ++i)
-    beyond |= static_cast<uint32_t>(power[i] + kPowers - 1) > 2u * (kPowers - 1) ? 1u : 0u;
-  if (beyond != 0) return false;
+bool within(const int16_t* power, int64_t n) {
+  int16_t least = 0, most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    least = power[i] < least ? power[i] : least;
+    most = power[i] > most ? power[i] : most;
+  }
+  return -kPowers < least && most < kPowers;
+}
+
+void values(const int16_t* power, int64_t n, float scale, float* value) {
   for (int64_t i = 0; i < n; ++i) value[i] = power_value(scale, power[i]);
-  return true;
 }
 
 }  // namespace
 
-const NaturalTable natural_table = {draw, values};
+const NaturalTable natural_table = {draw, within, values};
 
 }  // namespace gcext::GCEXT_ISA

@@ -70,10 +70,11 @@ void trim_tiles(const std::vector<PacketView>& packets, const std::vector<ValueC
 Tensor trimmed_mean(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
                     int64_t drop, int64_t numel, const std::vector<double>& scale,
                     const std::optional<std::vector<Tensor>>& norms,
-                    const std::vector<int64_t>& steps, const std::vector<int64_t>& bucket) {
-  const std::vector<PacketView> packets = view_packets("trimmed_mean", index, value, numel, true);
-  const std::vector<ValueCode> codes =
-      view_codes("trimmed_mean", packets, value, {scale, norms, steps, bucket}, numel);
+                    const std::vector<int64_t>& steps, const std::vector<int64_t>& bucket,
+                    const std::vector<int64_t>& table) {
+  const CodeLists lists{scale, norms, steps, bucket, table};
+  const std::vector<PacketView> packets = view_packets("trimmed_mean", index, value, numel, &lists);
+  const std::vector<ValueCode> codes = view_codes("trimmed_mean", packets, value, lists, numel);
   check_drop(drop, packets.size());
   return fill_tiles(numel, kRobustTile, kTilesPerThread,
                     [&](int64_t first, int64_t last, float* out) {
@@ -85,6 +86,6 @@ Tensor trimmed_mean(const std::vector<Tensor>& index, const std::vector<Tensor>&
 
 GCEXT_OPERATOR(CPU, trimmed_mean,
                "(Tensor[] index, Tensor[] value, int drop, int numel, float[] scale=[], "
-               "Tensor[]? norms=None, int[] steps=[], int[] bucket=[]) -> Tensor")
+               "Tensor[]? norms=None, int[] steps=[], int[] bucket=[], int[] table=[]) -> Tensor")
 
 }  // namespace gcext

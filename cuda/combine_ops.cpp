@@ -10,6 +10,7 @@ namespace {
 Tensor combine(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
                const std::vector<double>& weights, int64_t numel, const std::vector<double>&,
                const std::optional<std::vector<Tensor>>&, const std::vector<int64_t>&,
+               const std::vector<int64_t>&,
                const std::vector<int64_t>&) {  // of codes: on CUDA values are float32
   const size_t m = value.size();
   GCEXT_CHECK(m > 0 && weights.size() == m, "combine: needs a weight for every value, got ",

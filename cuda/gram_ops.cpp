@@ -9,6 +9,7 @@ namespace {
 Tensor gram(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
             const std::vector<double>& scale, int64_t numel,
             const std::optional<std::vector<Tensor>>&, const std::vector<int64_t>&,
+            const std::vector<int64_t>&,
             const std::vector<int64_t>&) {  // of codes: on CUDA values are float32
   const size_t m = value.size();
   GCEXT_CHECK(m > 0 && m <= kGramPackets && index.size() == m && scale.size() == m,

@@ -11,6 +11,7 @@ namespace {
 Tensor trimmed_mean(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
                     int64_t drop, int64_t numel, const std::vector<double>&,
                     const std::optional<std::vector<Tensor>>&, const std::vector<int64_t>&,
+                    const std::vector<int64_t>&,
                     const std::vector<int64_t>&) {  // of codes: on CUDA values are float32
   check_drop(drop, value.size());
   GCEXT_CHECK(value.size() <= kRobustPackets, "trimmed_mean: on CUDA takes at most ",

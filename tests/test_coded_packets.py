@@ -1,4 +1,4 @@
-"""combine, gram and trimmed_mean of sign bits and levels: what they give of float32 values."""
+"""combine, gram and trimmed_mean of coded values: what they give of float32 values."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import gcext
 from gcext import Packet
 from gcext._native import ops
 from gcext._packet.codes import Code, Contents, Levels, Random, Signs
+from gcext._packet.powers import Powers
+from gcext._packet.tables import Codes
 from gcext.aggregate import Mean, Median, TrimmedMean, Vote
 from gcext.aggregate._sums import operands
 
@@ -46,6 +48,25 @@ def levels(rng: np.random.Generator, numel: int, bucket: int, share: float, step
     return packet(numel, Levels.of(torch.from_numpy(level), steps, bucket, torch.from_numpy(norms)))
 
 
+def powers(rng: np.random.Generator, numel: int, scale: float, share: float = 0.9) -> Packet:
+    power = rng.integers(100, 200, numel) * rng.choice([-1, 1], numel) * (rng.random(numel) < share)
+    return packet(numel, Powers(scale, torch.from_numpy(power.astype(np.int16))))
+
+
+def codes(
+    rng: np.random.Generator, numel: int, table: str, width: int, bucket: int, k: int | None = None
+) -> Packet:
+    """Codes of all elements, or of k random ones."""
+    sent = numel if k is None else k
+    floats = {"values": 2**width, "uniform": 1, "dynamic8": 1}.get(table, 0)
+    buckets = min(sent, 1) if bucket == 0 or bucket >= sent else -(-sent // bucket)
+    scales = rng.random(floats * buckets, np.float32)
+    drawn = torch.from_numpy(rng.integers(0, 2 ** min(width, 14), sent))  # of halves finite ones
+    code = Codes.of(drawn, table, width, bucket, torch.from_numpy(scales) if floats else None)
+    support = None if k is None else Random(int(rng.integers(2**60)), k)
+    return packet(numel, code, support)
+
+
 def mixed(seed: int, numel: int) -> list[Packet]:
     rng = np.random.default_rng(seed)
     return [
@@ -60,6 +81,15 @@ def mixed(seed: int, numel: int) -> list[Packet]:
         levels(rng, numel, 3, 0.5, 1),
         signs(rng, numel, 2.5),
         levels(rng, numel, 64, 0.0, 5),
+        powers(rng, numel, 0.75),
+        codes(rng, numel, "dynamic8", 8, 0),
+        codes(rng, numel, "uniform", 3, 100),
+        codes(rng, numel, "values", 1, 0),
+        codes(rng, numel, "float16", 16, 0),
+        codes(rng, numel, "values", 5, 33, numel // 3),
+        packet(numel, Powers(1.0, torch.empty(0, dtype=torch.int16))),
+        codes(rng, numel, "bfloat16", 16, 0, numel // 5),
+        codes(rng, numel, "values", 0, 7),
     ]
 
 
@@ -111,6 +141,7 @@ def test_exact_over_tiles_and_kinds(numel: int) -> None:
     none = torch.empty(0, dtype=torch.int32)
     pairs = [(none, torch.from_numpy(v)) for v in vectors]
     weights = [0.1, -3.7, 1.0, 1e-3, 0.3, 2.0, -1.0, -0.5, 7.0, 1 / 3, 1.0]
+    weights += [0.7, -0.2, 3.0, 1e-2, 0.9, -2.5, 1.0, 0.4, -6.0]
     for chosen in (range(len(packets)), *[[i] for i in range(len(packets))], [1, 0], [9, 2, 0]):
         some, of = [packets[i] for i in chosen], [weights[i] for i in chosen]
         out = single(gcext.combine(some, of))
@@ -118,7 +149,7 @@ def test_exact_over_tiles_and_kinds(numel: int) -> None:
         want = exact_gram(some, [vectors[i] for i in chosen])
         assert same(gcext.gram(some), want)
     got = single(TrimmedMean(0.2).aggregate(dict(enumerate(packets))))
-    assert same(got, expected_mean(pairs, 2, numel))
+    assert same(got, expected_mean(pairs, len(packets) // 5, numel))
 
 
 def test_signs_are_counted_in_planes_of_any_number() -> None:
@@ -200,6 +231,18 @@ def test_bad_codes_are_refused() -> None:
     refused("cover every element, got 0", at, level, [0.0], [norms[:0]], [3], [0])
     refused("and steps 0", at, level, [0.0], [norms], [0], [5])
     refused("one length, or index none", none, level, [0.0], [norms], [3], [5])
+    refused("powers must be in .*, packet 0 has", none, torch.full((10,), 279).short(), [1.0], None,
+            [], [], [ops.POWERS])  # fmt: skip
+    refused(
+        "finite and not negative", none, torch.ones(10).short(), [-1.0], None, [], [], [ops.POWERS]
+    )
+    refused("that of int16 values, got 5", none, bits, [1.0], None, [], [], [5])
+    refused("that of int16 values, got 6", none, bits, [1.0], None, [], [], [6])
+    refused("codes need norms", none, bits, [0.0], None, [], [], [0])
+    refused("of 1 to 16 bits, got 0", none, bits, [0.0], [norms], [0], [0], [0])
+    refused("one for each of 10 values, got 2 bytes", none, bits, [0.0], [norms], [2], [0], [1])
+    refused("width must be", none, torch.zeros(20).byte(), [0.0], [norms], [16], [0], [1])
+    refused("scales must be", none, bits, [0.0], [norms], [1], [4], [1])
     refused("rise strictly", at.flip(0), level, [0.0], [norms], [3], [5])
     refused("rise strictly", at + 1, level, [0.0], [norms], [3], [5])
     with pytest.raises(RuntimeError, match="need a scale"):

@@ -1,8 +1,11 @@
 #include "packet.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "../bits.h"
+#include "../natural.h"
+#include "arguments.h"
 
 namespace gcext {
 namespace {
@@ -41,25 +44,109 @@ void prefetch(const PacketView& packet, const Span& span) {
   }
 }
 
+// What the values of packet i are, each of its own dtype; of m packets.
+struct CodeOf {
+  const char* op;
+  const CodeLists& lists;
+  size_t i, m;
+  const Tensor& value;
+
+  float scale() const {
+    GCEXT_CHECK(lists.scale.size() == m && std::isfinite(lists.scale[i]) && lists.scale[i] >= 0, op,
+                ": sign bits and powers need a scale, finite and not negative, packet ", i,
+                " has none.");
+    return static_cast<float>(lists.scale[i]);
+  }
+
+  const Tensor& norms(const char* what) const {
+    GCEXT_CHECK(lists.norms.has_value() && lists.norms->size() == m && lists.steps.size() == m &&
+                    lists.bucket.size() == m,
+                op, ": ", what, " need norms, steps and a bucket, packet ", i, " has none.");
+    return (*lists.norms)[i];
+  }
+
+  ValueCode signs() const {
+    ValueCode code;
+    code.scale = scale();
+    code.bits = value.const_data_ptr<uint8_t>();
+    return code;
+  }
+
+  ValueCode levels(int64_t numel) const {
+    const Tensor& own = norms("levels");
+    const int64_t steps = lists.steps[i], bucket = lists.bucket[i];
+    check_dense(own, ScalarType::Float, op);
+    GCEXT_CHECK(
+        steps >= 1 && bucket >= 0 && own.numel() >= (bucket == 0 ? 1 : (numel - 1) / bucket + 1),
+        op, ": norms must cover every element, got ", own.numel(), " for ", numel,
+        " in buckets of ", bucket, ", and steps ", steps, ".");
+    ValueCode code;
+    code.level = value.const_data_ptr<int16_t>();
+    code.norm = own.const_data_ptr<float>();
+    code.bucket = bucket;
+    code.steps = static_cast<double>(steps);
+    return code;
+  }
+
+  ValueCode powers() const {
+    ValueCode code;
+    code.scale = scale();
+    code.power = value.const_data_ptr<int16_t>();
+    const int64_t n = value.numel(), parts = parts_for(n, kSerial);
+    std::vector<char> within(static_cast<size_t>(parts));
+    parallel_parts(parts, [&](int64_t part) {
+      const int64_t first = n * part / parts;
+      within[static_cast<size_t>(part)] =
+          GCEXT_TABLE(natural_table).within(code.power + first, n * (part + 1) / parts - first);
+    });
+    GCEXT_CHECK(std::count(within.begin(), within.end(), 0) == 0, op, ": powers must be in [-",
+                kPowers - 1, ", ", kPowers - 1, "], packet ", i, " has another.");
+    return code;
+  }
+
+  ValueCode codes(int64_t k) const {
+    const Tensor& scales = norms("codes");
+    const int64_t table = lists.table[i], width = lists.steps[i], bucket = lists.bucket[i];
+    check_code_values(value, scales, k, table, width, bucket);
+    ValueCode code;
+    code.codes = {
+        value.const_data_ptr<uint8_t>(), scales.const_data_ptr<float>(), k, value.numel(), bucket,
+        static_cast<CodeTable>(table),   static_cast<int>(width)};
+    return code;
+  }
+
+  ValueCode of(const PacketView& packet, int64_t numel) const {
+    if (packet.value != nullptr || packet.k == 0) return {};
+    const bool bytes = value.scalar_type() == ScalarType::Byte;
+    const int64_t table = lists.table_of(i);
+    GCEXT_CHECK(table < 0 || (table <= kPowerTable && bytes == (table != kPowerTable)), op,
+                ": table must be at most ", kPowerTable, ", which is that of int16 values, got ",
+                table, ".");
+    if (table < 0) return bytes ? signs() : levels(numel);
+    return bytes ? codes(packet.k) : powers();
+  }
+};
+
 }  // namespace
 
 std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& index,
-                                     const std::vector<Tensor>& value, int64_t numel, bool coded) {
-  std::vector<PacketView> packets = view_packets_unchecked(op, index, value, numel, coded);
+                                     const std::vector<Tensor>& value, int64_t numel,
+                                     const CodeLists* lists) {
+  std::vector<PacketView> packets = view_packets_unchecked(op, index, value, numel, lists);
   check_rising(op, packets, numel);
   return packets;
 }
 
 std::vector<PacketView> view_packets_unchecked(const char* op, const std::vector<Tensor>& index,
                                                const std::vector<Tensor>& value, int64_t numel,
-                                               bool coded) {
+                                               const CodeLists* lists) {
   GCEXT_CHECK(numel >= 0, op, ": numel must not be negative, got ", numel, ".");
   GCEXT_CHECK(index.size() == value.size(), op, ": needs an index for every value, got ",
               index.size(), " and ", value.size(), ".");
   std::vector<PacketView> packets;
   packets.reserve(value.size());
   for (size_t i = 0; i < value.size(); ++i)
-    packets.push_back(view_packet(op, index[i], value[i], numel, coded));
+    packets.push_back(view_packet(op, index[i], value[i], numel, lists, i));
   return packets;
 }
 
@@ -68,40 +155,22 @@ std::vector<ValueCode> view_codes(const char* op, const std::vector<PacketView>&
                                   int64_t numel) {
   const KernelFpEnv env;  // a scale may be denormal
   const size_t m = value.size();
-  std::vector<ValueCode> codes(m);
-  for (size_t i = 0; i < m; ++i) {
-    ValueCode& code = codes[i];
-    if (packets[i].value != nullptr || packets[i].k == 0) continue;
-    if (value[i].scalar_type() == ScalarType::Byte) {
-      GCEXT_CHECK(lists.scale.size() == m && std::isfinite(lists.scale[i]) && lists.scale[i] >= 0,
-                  op, ": sign bits need a scale, finite and not negative, packet ", i,
-                  " has none.");
-      code.bits = value[i].const_data_ptr<uint8_t>();
-      code.scale = static_cast<float>(lists.scale[i]);
-    } else {
-      GCEXT_CHECK(lists.norms.has_value() && lists.norms->size() == m && lists.steps.size() == m &&
-                      lists.bucket.size() == m,
-                  op, ": levels need norms, steps and a bucket, packet ", i, " has none.");
-      const Tensor& norms = (*lists.norms)[i];
-      const int64_t steps = lists.steps[i], bucket = lists.bucket[i];
-      check_dense(norms, ScalarType::Float, op);
-      GCEXT_CHECK(steps >= 1 && bucket >= 0 &&
-                      norms.numel() >= (bucket == 0 ? 1 : (numel - 1) / bucket + 1),
-                  op, ": norms must cover every element, got ", norms.numel(), " for ", numel,
-                  " in buckets of ", bucket, ", and steps ", steps, ".");
-      code.level = value[i].const_data_ptr<int16_t>();
-      code.norm = norms.const_data_ptr<float>();
-      code.bucket = bucket;
-      code.steps = static_cast<double>(steps);
-    }
-  }
+  std::vector<ValueCode> codes;
+  codes.reserve(m);
+  for (size_t i = 0; i < m; ++i)
+    codes.push_back(CodeOf{op, lists, i, m, value[i]}.of(packets[i], numel));
   return codes;
 }
 
 const float* decode(const PacketView& packet, const ValueCode& code, Span span, float* buffer) {
-  const int64_t first = span.from & ~int64_t{7};  // sign bits are read by the byte
+  const int64_t first = span.from & ~int64_t{7};  // bits are read by the byte
   if (code.bits != nullptr) {
     bits().unpack_signs(code.bits + first / 8, span.until - first, code.scale, buffer);
+  } else if (code.codes.bits != nullptr) {
+    decode_codes(code.codes, first, span.until, buffer);
+  } else if (code.power != nullptr) {
+    GCEXT_TABLE(natural_table)
+        .values(code.power + span.from, span.size(), code.scale, buffer + (span.from - first));
   } else {
     GCEXT_TABLE(walk_table).levels(packet, code, span, buffer + (span.from - first));
   }

@@ -4,19 +4,44 @@
 
 #include <limits>
 
+#include "../bits.h"
 #include "packet_view.h"
 #include "stable.h"
 
 namespace gcext {
 
+// What an operator is given beside the packets' values, an entry a packet. A list that no packet
+// needs may be empty.
+//
+//   values   float32   sign bits   levels   powers         codes
+//   dtype    float32   uint8       int16    int16          uint8
+//   table    -1        -1          -1       kPowerTable    CodeTable
+//   scale              theirs               theirs
+//   norms                          theirs                  their scales or values
+//   steps                          theirs                  their width
+//   bucket                         theirs                  theirs
+struct CodeLists {
+  const std::vector<double>& scale;
+  const std::optional<std::vector<Tensor>>& norms;
+  const std::vector<int64_t>&steps, &bucket, &table;
+
+  int64_t table_of(size_t packet) const { return packet < table.size() ? table[packet] : -1; }
+};
+
+constexpr int64_t kPowerTable = kCodeTables;
+
 // Raises unless the packet has float32 values and, unless dense, as many int32 or int64 indices.
-// The indices themselves are not read: on a device that would have to wait for it. Where `coded`,
-// values may also be sign bits (uint8) or levels (int16); the view of these has none.
+// The indices themselves are not read: on a device that would have to wait for it. With `lists`,
+// of which it is packet i, values may also be coded; the view of these has none.
 inline PacketView view_packet(const char* op, const Tensor& index, const Tensor& value,
-                              int64_t numel, bool coded = false) {
-  const ScalarType type = coded ? value.scalar_type() : ScalarType::Float;
-  const bool bits = type == ScalarType::Byte, levels = type == ScalarType::Short;
-  check_dense(value, bits ? ScalarType::Byte : levels ? ScalarType::Short : ScalarType::Float, op);
+                              int64_t numel, const CodeLists* lists = nullptr, size_t i = 0) {
+  const ScalarType type = lists != nullptr ? value.scalar_type() : ScalarType::Float;
+  const int64_t table = lists != nullptr ? lists->table_of(i) : -1;
+  const bool bits = type == ScalarType::Byte, words = type == ScalarType::Short,
+             levels = words && table != kPowerTable;
+  const int64_t each = bits && table >= 0 && i < lists->steps.size() ? lists->steps[i] : 1;
+  check_dense(value, bits ? ScalarType::Byte : words ? ScalarType::Short : ScalarType::Float, op);
+  GCEXT_CHECK(each >= 1 && each <= 16, op, ": codes must be of 1 to 16 bits, got ", each, ".");
   const bool wide = index.scalar_type() == ScalarType::Long;
   GCEXT_CHECK(wide || index.scalar_type() == ScalarType::Int, op,
               ": index must be int32 or int64. Convert it.");
@@ -24,32 +49,26 @@ inline PacketView view_packet(const char* op, const Tensor& index, const Tensor&
   const int64_t entries = index.numel(), size = value.numel(),
                 bit_values = entries > 0 || size == 0 ? entries : numel,
                 values = bits ? bit_values : size;
-  GCEXT_CHECK(!bits || size == values / 8 + (values % 8 != 0), op,
-              ": sign bits must be one for each of ", values, " values, got ", size, " bytes.");
+  GCEXT_CHECK(!bits || (values <= std::numeric_limits<int64_t>::max() / 16 &&
+                        size == plane_bytes(values, static_cast<int>(each))),
+              op, ": packed values must be one for each of ", values, " values, got ", size,
+              " bytes.");
   GCEXT_CHECK(entries == values || (entries == 0 && values == numel && !levels), op,
               ": index and value must have one length, or index none and value numel = ", numel,
               ", got ", entries, " and ", values, ".");
-  return {index.const_data_ptr(), bits || levels ? nullptr : value.const_data_ptr<float>(), values,
+  return {index.const_data_ptr(), bits || words ? nullptr : value.const_data_ptr<float>(), values,
           wide, entries != values};
 }
 
 // The same of every packet, and check_rising.
 std::vector<PacketView> view_packets(const char* op, const std::vector<Tensor>& index,
                                      const std::vector<Tensor>& value, int64_t numel,
-                                     bool coded = false);
+                                     const CodeLists* lists = nullptr);
 
 // Without check_rising: only for a kernel that reaches entries through a Walk.
 std::vector<PacketView> view_packets_unchecked(const char* op, const std::vector<Tensor>& index,
                                                const std::vector<Tensor>& value, int64_t numel,
-                                               bool coded = false);
-
-// What an operator is given beside the packets' values, an entry a packet: `scale` of sign bits,
-// the others of levels. A list that no packet needs may be empty.
-struct CodeLists {
-  const std::vector<double>& scale;
-  const std::optional<std::vector<Tensor>>& norms;
-  const std::vector<int64_t>&steps, &bucket;
-};
+                                               const CodeLists* lists = nullptr);
 
 // The code of every packet. Raises where a list lacks what a packet needs.
 std::vector<ValueCode> view_codes(const char* op, const std::vector<PacketView>& packets,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "../codes.h"
 #include "isa.h"
 
 namespace gcext {
@@ -27,17 +28,21 @@ struct PacketView {
 };
 
 // What the values of a packet are where they are not float32: signs (one bit an entry, lowest
-// first, a one is -scale), or levels (fl32(norm*level/steps) in float64, a norm for each `bucket`
-// elements).
+// first, a one is -scale), levels (fl32(norm*level/steps) in float64, a norm for each `bucket`
+// elements), powers (natural.h, one an entry), or codes (codes.h, one an entry).
 struct ValueCode {
   const uint8_t* bits = nullptr;   // of signs, else null
   const int16_t* level = nullptr;  // of levels, else null
-  float scale = 0;
+  const int16_t* power = nullptr;  // of powers, else null
+  Coded codes;                     // of codes, else without bits
+  float scale = 0;                 // of signs and powers
   const float* norm = nullptr;
   int64_t bucket = 0;  // 0: one norm for all
   double steps = 0;
 
-  bool coded() const { return bits != nullptr || level != nullptr; }
+  bool coded() const {
+    return bits != nullptr || level != nullptr || power != nullptr || codes.bits != nullptr;
+  }
 };
 
 // Entries [from, until) of a packet.

@@ -127,8 +127,8 @@ std::vector<Kind> kinds_of(const std::vector<PacketView>& packets,
               scale.size(), " for ", packets.size(), ".");
   std::vector<Kind> kind;
   for (size_t i = 0; i < packets.size(); ++i) {
-    const bool signs = packets[i].dense && codes[i].coded(), empty = packets[i].k == 0;
-    check_gram_scale(scale[i], packets[i].dense && !signs);
+    const bool signs = packets[i].dense && codes[i].bits != nullptr, empty = packets[i].k == 0;
+    check_gram_scale(scale[i], packets[i].dense && !signs && codes[i].power == nullptr);
     const bool ternary = !packets[i].dense && (empty || (scale[i] > 0 && !codes[i].coded()));
     kind.push_back(signs ? kSigns : ternary ? kTernary : kSummed);
   }
@@ -182,10 +182,11 @@ std::vector<double> sum_pairs(const std::vector<PacketView>& packets,
 Tensor gram(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
             const std::vector<double>& scale, int64_t numel,
             const std::optional<std::vector<Tensor>>& norms, const std::vector<int64_t>& steps,
-            const std::vector<int64_t>& bucket) {
-  const std::vector<PacketView> packets = view_packets_unchecked("gram", index, value, numel, true);
-  const std::vector<ValueCode> codes =
-      view_codes("gram", packets, value, {scale, norms, steps, bucket}, numel);
+            const std::vector<int64_t>& bucket, const std::vector<int64_t>& table) {
+  const CodeLists lists{scale, norms, steps, bucket, table};
+  const std::vector<PacketView> packets =
+      view_packets_unchecked("gram", index, value, numel, &lists);
+  const std::vector<ValueCode> codes = view_codes("gram", packets, value, lists, numel);
   const std::vector<Kind> kind = kinds_of(packets, codes, scale);
   const int64_t m = static_cast<int64_t>(packets.size());
   Tensor out = empty({m, m}, ScalarType::Double);
@@ -226,6 +227,6 @@ Tensor gram(const std::vector<Tensor>& index, const std::vector<Tensor>& value,
 
 GCEXT_OPERATOR(CPU, gram,
                "(Tensor[] index, Tensor[] value, float[] scale, int numel, Tensor[]? norms=None, "
-               "int[] steps=[], int[] bucket=[]) -> Tensor")
+               "int[] steps=[], int[] bucket=[], int[] table=[]) -> Tensor")
 
 }  // namespace gcext

@@ -242,20 +242,25 @@ def unpack_ternary(
 # --- combine, gram, project, robust, vote: the server's side ---
 # Packets are lists of index (int32 or int64, rising strictly; empty beside numel values where all
 # elements travel) and value (float32). On the CPU, where ``Codes`` are given, a value may also be
-# sign bits (uint8, without an index those of all elements) or levels (int16).
+# coded, without an index that of all elements: csrc/common/packet.h.
+
+POWERS = 5  # the table of powers, behind those of codes
 
 
 class Codes(NamedTuple):
     """What values that are not float32 stand for; an entry a packet, or none in any list.
 
-    scale: of sign bits, else 0.
-    norms, steps, bucket: of levels, as codes.Levels has them; else any.
+    scale: of sign bits and powers, else 0.
+    norms, steps, bucket: of levels, as codes.Levels has them; of codes their scales, width and
+        bucket, as tables.Codes has them; else any.
+    table: of codes its number, of powers ``POWERS``, else -1.
     """
 
     scale: Sequence[float] = ()
     norms: Sequence[Tensor] | None = None
     steps: Sequence[int] = ()
     bucket: Sequence[int] = ()
+    table: Sequence[int] = ()
 
 
 def _fake_sum(index: Any, value: list[Tensor], weights: Any, numel: int, *_: Any) -> Tensor:

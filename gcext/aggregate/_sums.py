@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gcext._native import ops
+from gcext._native.codes import TABLES
 from gcext._native.library import memory_error
 from gcext._packet.arguments import as_packets, as_targets
 from gcext._packet.budget import Budget
@@ -17,6 +18,8 @@ from gcext._packet.codes import Levels, Random, Signs
 from gcext._packet.dense import overwrite
 from gcext._packet.device import settle
 from gcext._packet.packet import Packet
+from gcext._packet.powers import Powers
+from gcext._packet.tables import Codes
 from gcext.aggregate._finite import check_finite, largest, normalised
 
 __all__ = ["as_number", "check_alike", "check_cost", "combine", "gram", "is_dense", "is_weight"]
@@ -24,7 +27,7 @@ __all__ += ["mean", "operands", "pairs", "per_tensor", "weighted_sum"]
 
 _Out = TypeVar("_Out", bound="Tensor | Sequence[Tensor]")
 # Methods whose packets combine, gram and trimmed_mean read as they are.
-_CODED = {"sign", "levels", "levels2"}
+_CODED = {"sign", "levels", "levels2", "powers", "codes"}
 
 
 @overload
@@ -229,25 +232,33 @@ def pairs(packets: Sequence[Packet]) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def operands(packets: Sequence[Packet]) -> tuple[list[Tensor], list[Tensor], ops.Codes]:
-    """Return ``pairs``, but on the CPU signs and levels as they are, and what they stand for."""
+    """Return ``pairs``, but on the CPU coded values as they are, and what they stand for."""
     coded = {packet.method for packet in packets} & _CODED
     if not coded or packets[0].device.type != "cpu":
         return *pairs(packets), ops.Codes()
     none = torch.empty(0, dtype=torch.int32)
     rows = [_operand(packet, none) for packet in packets]
-    index, value, scale, norms, steps, bucket = map(list, zip(*rows, strict=True))
-    return index, value, ops.Codes(scale, norms, steps, bucket)
+    index, value, scale, norms, steps, bucket, table = map(list, zip(*rows, strict=True))
+    return index, value, ops.Codes(scale, norms, steps, bucket, table)
 
 
-def _operand(packet: Packet, none: Tensor) -> tuple[Tensor, Tensor, float, Tensor, int, int]:
+def _operand(packet: Packet, none: Tensor) -> tuple[Tensor, Tensor, float, Tensor, int, int, int]:
     support, coded, _ = packet.contents
-    if isinstance(coded, Signs):
-        at = support.draw(packet.numel) if isinstance(support, Random) else support
-        return none if at is None else at, coded.bits, coded.scale, none, 0, 0
     if isinstance(coded, Levels) and support is None:
-        return coded.at, coded.level, 0.0, coded.norms, coded.steps, coded.bucket
+        return coded.at, coded.level, 0.0, coded.norms, coded.steps, coded.bucket, -1
+    held: tuple[Tensor, float, Tensor, int, int, int] | None = None
+    if isinstance(coded, Signs):
+        held = coded.bits, coded.scale, none, 0, 0, -1
+    elif isinstance(coded, Powers) and coded.power.numel() > 0:
+        held = coded.power, coded.scale, none, 0, 0, ops.POWERS
+    elif isinstance(coded, Codes) and coded.width > 0:
+        table = TABLES.index(coded.table)
+        held = coded.bits, 0.0, coded.scales, coded.width, coded.bucket, table
+    if held is not None:
+        at = support.draw(packet.numel) if isinstance(support, Random) else support
+        return none if at is None else at, *held
     index, value = packet.entries()
-    return none if index is None else index, value, 0.0, none, 0, 0
+    return none if index is None else index, value, 0.0, none, 0, 0, -1
 
 
 def is_dense(packet: Packet) -> bool:

@@ -4,30 +4,69 @@
 #include <cmath>
 
 #include "arguments.h"
+#include "bits.h"
+#include "common/packet.h"
+#include "natural.h"
 
 namespace gcext::fuzz {
 namespace {
 
-enum class Form { dense, ternary, floats, signs, sparse_signs, levels };
+enum class Form { dense, ternary, floats, signs, sparse_signs, levels, powers, codes };
 
 // One packet: what the operators are given, and what it means.
 struct Packet {
   Form form;
   Tensor index, value, norms;
   double scale = 0;
-  int64_t steps = 0, bucket = 0;
+  int64_t steps = 0, bucket = 0, table = -1;
   Numbers at;            // of a sparse one
   std::vector<float> x;  // one for each of `at`, or for each element
   bool dense = false;
 };
 
+// Codes of k elements: their values, bits and scales.
+void fill_codes(Choices* choices, int64_t k, Packet* packet, std::vector<uint8_t>* bits,
+                std::vector<float>* scales) {
+  Random& random = choices->random;
+  const auto table = static_cast<CodeTable>(random.below(kCodeTables));
+  const bool halves = table == CodeTable::kFloat16 || table == CodeTable::kBfloat16;
+  const int width = halves                          ? 16
+                    : table == CodeTable::kDynamic8 ? 8
+                                                    : static_cast<int>(random.within(1, 8));
+  packet->table = static_cast<int64_t>(table);
+  packet->steps = width;
+  packet->bucket = halves || choices->once_in(2) ? 0 : random.within(1, 600);
+  const int64_t each = floats_per_bucket(table, width);
+  scales->resize(static_cast<size_t>(bucket_count(k, packet->bucket) * each));
+  for (float& scale : *scales) scale = std::fabs(random.finite(false));
+  bits->assign(static_cast<size_t>(plane_bytes(k, width)), 0);
+  for (int64_t i = 0; i < k; ++i) {
+    const auto code = static_cast<uint32_t>(random.below(halves ? 1 << 14 : 1 << width));
+    const float* own =
+        scales->data() + (packet->bucket == 0 ? 0 : i / packet->bucket) * (halves ? 0 : each);
+    packet->x[static_cast<size_t>(i)] =
+        table == CodeTable::kValues     ? own[code]
+        : table == CodeTable::kUniform  ? uniform_value(*own, code, width)
+        : table == CodeTable::kDynamic8 ? *own * kDynamic8.value[code]
+        : table == CodeTable::kFloat16  ? half_value(code)
+                                        : bfloat_value(code);
+    for (int j = 0; j < width; ++j) {
+      const int64_t bit = i * width + j;
+      uint8_t& byte = (*bits)[static_cast<size_t>(bit >> 3)];
+      byte = static_cast<uint8_t>(byte | (code >> j & 1) << (bit & 7));
+    }
+  }
+}
+
 Packet make_packet(Choices* choices, int64_t numel, bool coded, bool all_sparse) {
   Random& random = choices->random;
   Packet packet;
-  constexpr Form kForms[] = {Form::dense, Form::ternary,      Form::ternary, Form::floats,
-                             Form::signs, Form::sparse_signs, Form::levels};
-  packet.form = kForms[choices->below(coded ? 7 : 4)];
-  packet.dense = packet.form == Form::dense || packet.form == Form::signs;
+  constexpr Form kForms[] = {Form::dense,  Form::ternary, Form::ternary,
+                             Form::floats, Form::signs,   Form::sparse_signs,
+                             Form::levels, Form::powers,  Form::codes};
+  packet.form = kForms[choices->below(coded ? 9 : 4)];
+  packet.dense = packet.form == Form::dense || packet.form == Form::signs ||
+                 packet.form == Form::powers || packet.form == Form::codes;
   if (all_sparse && packet.dense) {
     packet.form = Form::ternary;
     packet.dense = false;
@@ -50,7 +89,9 @@ Packet make_packet(Choices* choices, int64_t numel, bool coded, bool all_sparse)
                                                        : (numel - 1) / packet.bucket + 1));
     for (float& each : norm) each = std::fabs(random.finite(false));
   }
-  for (size_t i = 0; i < packet.x.size(); ++i) {
+  if (packet.form == Form::codes) fill_codes(choices, k, &packet, &bits, &norm);
+  if (packet.form == Form::powers) packet.table = kPowerTable;
+  for (size_t i = 0; i < packet.x.size() && packet.form != Form::codes; ++i) {
     const bool minus = random.once_in(2);
     if (packet.form == Form::dense || packet.form == Form::floats) {
       packet.x[i] = random.finite(false);
@@ -59,16 +100,20 @@ Packet make_packet(Choices* choices, int64_t numel, bool coded, bool all_sparse)
       const int64_t bucket = packet.bucket == 0 ? 0 : packet.at[i] / packet.bucket;
       packet.x[i] = static_cast<float>(static_cast<double>(norm[static_cast<size_t>(bucket)]) *
                                        level[i] / static_cast<double>(packet.steps));
+    } else if (packet.form == Form::powers) {
+      level[i] = static_cast<int16_t>(random.within(-160, 160));
+      packet.x[i] = power_value(scale, level[i]);
     } else {
       packet.x[i] = minus ? -scale : scale;
       bits[i / 8] = static_cast<uint8_t>(bits[i / 8] | minus << i % 8);
     }
   }
   const bool of_bits = packet.form == Form::signs || packet.form == Form::sparse_signs;
-  if (packet.form != Form::ternary && !of_bits) packet.scale = 0;
-  packet.value = of_bits                       ? tensor_of(bits)
-                 : packet.form == Form::levels ? tensor_of(level)
-                                               : tensor_of(packet.x);
+  const bool of_words = packet.form == Form::levels || packet.form == Form::powers;
+  if (packet.form != Form::ternary && packet.form != Form::powers && !of_bits) packet.scale = 0;
+  packet.value = of_bits || packet.form == Form::codes ? tensor_of(bits)
+                 : of_words                            ? tensor_of(level)
+                                                       : tensor_of(packet.x);
   packet.norms = tensor_of(norm);
   return packet;
 }
@@ -78,7 +123,7 @@ struct Lists {
   Tensors index, value;
   std::optional<Tensors> norms{Tensors()};
   Doubles scale;
-  Numbers steps, bucket;
+  Numbers steps, bucket, table;
 
   explicit Lists(const std::vector<Packet>& packets) {
     for (const Packet& each : packets) {
@@ -88,6 +133,7 @@ struct Lists {
       scale.push_back(each.scale);
       steps.push_back(each.steps);
       bucket.push_back(each.bucket);
+      table.push_back(each.table);
     }
   }
 };
@@ -97,7 +143,7 @@ void spoil(Random* random, Lists* lists, int64_t* numel) {
   const auto m = static_cast<int64_t>(lists->index.size());
   if (m == 0) return;
   const auto i = static_cast<size_t>(random->below(m));
-  switch (random->below(8)) {
+  switch (random->below(9)) {
     case 0:
     case 1: {  // an index
       Tensor& index = lists->index[i];
@@ -129,6 +175,9 @@ void spoil(Random* random, Lists* lists, int64_t* numel) {
     case 6:
       lists->scale[i] = random->once_in(2) ? NAN : -1;
       return;
+    case 7:
+      lists->table[i] = wrong_number(random, lists->table[i]);
+      return;
     default:
       random->once_in(2) ? lists->norms.reset() : lists->index.pop_back();
   }
@@ -155,7 +204,7 @@ void run_combine(Choices* choices, const std::vector<Packet>& packets, Lists lis
     weights.push_back(static_cast<double>(choices->random.finite(false)));
   const Optional got = twice([&] {
     return find_operator<Combine>("combine")(lists.index, lists.value, weights, numel, lists.scale,
-                                             lists.norms, lists.steps, lists.bucket);
+                                             lists.norms, lists.steps, lists.bucket, lists.table);
   });
   if (!right) return;
   Doubles sum(static_cast<size_t>(numel));
@@ -169,8 +218,9 @@ void run_trimmed(Choices* choices, const std::vector<Packet>& packets, Lists lis
   const auto m = static_cast<int64_t>(packets.size());
   const int64_t drop = m == 0 ? 0 : choices->below((m + 1) / 2);
   const Optional got = twice([&] {
-    return find_operator<TrimmedMean>("trimmed_mean")(
-        lists.index, lists.value, drop, numel, lists.scale, lists.norms, lists.steps, lists.bucket);
+    return find_operator<TrimmedMean>("trimmed_mean")(lists.index, lists.value, drop, numel,
+                                                      lists.scale, lists.norms, lists.steps,
+                                                      lists.bucket, lists.table);
   });
   if (!right || m == 0) return;
   std::vector<std::vector<float>> held(static_cast<size_t>(numel));
@@ -191,7 +241,7 @@ void run_trimmed(Choices* choices, const std::vector<Packet>& packets, Lists lis
 void run_gram(const std::vector<Packet>& packets, Lists lists, int64_t numel, bool right) {
   const Optional got = twice([&] {
     return find_operator<Gram>("gram")(lists.index, lists.value, lists.scale, numel, lists.norms,
-                                       lists.steps, lists.bucket);
+                                       lists.steps, lists.bucket, lists.table);
   });
   if (!right) return;
   if (!got.has_value()) broken("gram: refused");
@@ -232,7 +282,7 @@ void run_vote(Choices* choices, const std::vector<Packet>& packets, Lists lists,
     }
   }
   for (const Packet& packet : packets)
-    right = right && (packet.form != Form::dense) && !packets.empty();
+    right = right && (!packet.dense || packet.form == Form::signs);
   const double scale = choices->once_in(9) ? 0 : 0.5;
   const Optional got =
       twice([&] { return find_operator<Vote>("vote")(planes, index, value, scale, numel); });

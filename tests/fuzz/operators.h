@@ -43,11 +43,13 @@ Tensor tensor_of(const std::vector<T>& values) {
 
 // As the operators are declared in csrc/.
 using Combine = Tensor(const Tensors&, const Tensors&, const Doubles&, int64_t, const Doubles&,
-                       const std::optional<Tensors>&, const Numbers&, const Numbers&);
+                       const std::optional<Tensors>&, const Numbers&, const Numbers&,
+                       const Numbers&);
 using Gram = Tensor(const Tensors&, const Tensors&, const Doubles&, int64_t,
-                    const std::optional<Tensors>&, const Numbers&, const Numbers&);
+                    const std::optional<Tensors>&, const Numbers&, const Numbers&, const Numbers&);
 using TrimmedMean = Tensor(const Tensors&, const Tensors&, int64_t, int64_t, const Doubles&,
-                           const std::optional<Tensors>&, const Numbers&, const Numbers&);
+                           const std::optional<Tensors>&, const Numbers&, const Numbers&,
+                           const Numbers&);
 using Vote = Tensor(const Tensors&, const Tensors&, const Tensors&, double, int64_t);
 using AddMany = void(const Tensors&, const Tensors&, const Tensors&, double);
 using Project = Tensor(Tensor, int64_t, int64_t, const Numbers&, const Numbers&);

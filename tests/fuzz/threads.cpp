@@ -173,15 +173,15 @@ Bytes2 everything(uint64_t seed) {
   const Tensors index{std::get<0>(sent), std::get<0>(more), empty_index, empty_index};
   const Tensors value{std::get<1>(sent), std::get<1>(more), std::get<0>(signs), x};
   const Doubles scales{static_cast<double>(scale), 0, 0.5, 0};
-  const Numbers zeros(4);
+  const Numbers zeros(4), tables(4, -1);
   const std::optional<Tensors> norms;
   keep(&made, find_operator<Combine>("combine")(index, value, {1, 2, 3, 4}, kNumel, scales, norms,
-                                                zeros, zeros));
+                                                zeros, zeros, tables));
   const Tensor dots =
-      find_operator<Gram>("gram")(index, value, scales, kNumel, norms, zeros, zeros);
+      find_operator<Gram>("gram")(index, value, scales, kNumel, norms, zeros, zeros, tables);
   keep(&made, dots);
   keep(&made, find_operator<TrimmedMean>("trimmed_mean")(index, value, 1, kNumel, scales, norms,
-                                                         zeros, zeros));
+                                                         zeros, zeros, tables));
   keep(&made, find_operator<Vote>("vote")({std::get<0>(signs)}, {index[0], index[1]},
                                           {value[0], value[1]}, 1, kNumel));
   const Tensors dense{*out(), *out()};
