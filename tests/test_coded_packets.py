@@ -160,6 +160,20 @@ def test_signs_are_counted_in_planes_of_any_number() -> None:
         assert same(gcext.gram(packets), exact_gram(packets, vectors_of(packets)))
 
 
+@pytest.mark.parametrize("numel", [0, 1, 513, 20_001])
+def test_no_value_is_beyond_the_limits(numel: int) -> None:
+    """Sums of packets are finite, without a pass over them, where these are."""
+    with_limits = 0
+    for each in mixed(7, numel):
+        limits = None if isinstance(each.coded, Tensor) else each.coded.limits
+        if limits is None:
+            continue
+        with_limits += 1
+        most = float(limits.abs().max()) if limits.numel() else 0.0
+        assert float(decoded(each).abs().max() if numel else 0.0) <= most
+    assert with_limits == 9
+
+
 def test_wide_indices() -> None:
     rng = np.random.default_rng(1)
     narrow = levels(rng, 5000, 64, 0.5, 7)

@@ -112,6 +112,11 @@ class Code(ABC):
         return None
 
     @property
+    def limits(self) -> Tensor | None:
+        """Floats whose largest magnitude no value is beyond; None where all values would tell."""
+        return None
+
+    @property
     @abstractmethod
     def device(self) -> torch.device:
         """Where the contents are."""
@@ -225,6 +230,11 @@ class Levels(Code):
     def place(self) -> Tensor:
         """See Code."""
         return self.at
+
+    @property
+    def limits(self) -> Tensor:
+        """See Code."""
+        return self.norms
 
     @property
     def device(self) -> torch.device:

@@ -74,6 +74,11 @@ class Codes(Code):
         return Contents(None, Codes(table, width, bucket, scales, bits))
 
     @property
+    def limits(self) -> Tensor | None:
+        """See Code."""
+        return None if self.table in ("float16", "bfloat16") else self.scales
+
+    @property
     def device(self) -> torch.device:
         """See Code."""
         return self.bits.device

@@ -100,7 +100,8 @@ def _magnitude(packet: Packet, few: int) -> float:
     if scale := packet.magnitude:
         return scale
     coded = packet.coded
-    return largest(coded) if isinstance(coded, Tensor) and coded.numel() <= few else math.inf
+    limits = coded if isinstance(coded, Tensor) else coded.limits
+    return largest(limits) if limits is not None and limits.numel() <= few else math.inf
 
 
 def _member(packet: Packet, i: int) -> Packet:
