@@ -7,8 +7,14 @@ namespace gcext::GCEXT_ISA {
 namespace {
 
 #if defined(__AVX512F__)
-// power_of and, kSubtract, power_value of kVector elements; at: what they draw, unaligned. A
-// product by a power of two is rounded once, as power_value rounds it.
+// The magnitudes of power_value; some: where a power is not 0. A product by a power of two is
+// rounded once, as there.
+inline __m512 power_sizes(__m512i size, __mmask16 some, __m512 scale) {
+  const __m512i exponent = _mm512_sub_epi32(size, _mm512_set1_epi32(kPowerOfOne));
+  return _mm512_maskz_scalef_ps(some, scale, _mm512_cvtepi32_ps(exponent));
+}
+
+// power_of and, kSubtract, power_value of kVector elements; at: what they draw, unaligned.
 template <bool kSubtract>
 inline void draw_vector(float* acc, const char* at, int32_t most, __m512 scale, int16_t* power) {
   const __m512i bits = _mm512_loadu_si512(acc),
@@ -30,10 +36,7 @@ inline void draw_vector(float* acc, const char* at, int32_t most, __m512 scale, 
                 own = _mm512_mask_sub_epi32(size, minus, _mm512_setzero_si512(), size);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(power), _mm512_cvtepi32_epi16(own));
   if (!kSubtract) return;
-  const __m512 x = _mm512_castsi512_ps(bits),
-               value = _mm512_maskz_scalef_ps(
-                   some, scale,
-                   _mm512_cvtepi32_ps(_mm512_sub_epi32(size, _mm512_set1_epi32(kPowerOfOne))));
+  const __m512 x = _mm512_castsi512_ps(bits), value = power_sizes(size, some, scale);
   // Of a negative zero nothing is sent, and it stays one.
   _mm512_storeu_ps(
       acc, _mm512_mask_add_ps(_mm512_sub_ps(x, value), _kand_mask16(minus, some), x, value));
@@ -76,7 +79,16 @@ bool within(const int16_t* power, int64_t n) {
 }
 
 void values(const int16_t* power, int64_t n, float scale, float* value) {
-  for (int64_t i = 0; i < n; ++i) value[i] = power_value(scale, power[i]);
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + kVector <= n; i += kVector) {
+    const __m512i own = wide_levels(power + i), size = _mm512_abs_epi32(own),
+                  minus = _mm512_and_si512(own, _mm512_set1_epi32(INT32_MIN));
+    const __m512 sizes = power_sizes(size, _mm512_test_epi32_mask(own, own), _mm512_set1_ps(scale));
+    _mm512_storeu_si512(value + i, _mm512_or_si512(_mm512_castps_si512(sizes), minus));
+  }
+#endif
+  for (; i < n; ++i) value[i] = power_value(scale, power[i]);
 }
 
 }  // namespace

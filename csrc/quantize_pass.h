@@ -43,6 +43,7 @@ void for_cells(const QuantizeTable& table, const HostSource& source, const Cells
 // Writes some of an output of n elements in all, which was not read.
 template <class T>
 void put(const QuantizeTable& table, int64_t n, const T* from, int64_t count, T* to) {
+  if (count == 0) return;  // there may be no memory either
   const auto bytes = static_cast<size_t>(count) * sizeof(T);
   n > kCached ? table.bypass(from, bytes, to) : void(std::memcpy(to, from, bytes));
 }
