@@ -68,7 +68,7 @@ Tensor code_values(const Tensor& bits, const Tensor& scales, int64_t n, int64_t 
                    int64_t width, int64_t bucket) {
   check_code_values(bits, scales, n, table, width, bucket);
   const Coded coded{
-      bits.const_data_ptr<uint8_t>(), scales.const_data_ptr<float>(), n, bits.numel(), bucket,
+      bits.const_data_ptr<uint8_t>(), scales.const_data_ptr<float>(), bits.numel(), bucket,
       static_cast<CodeTable>(table),  static_cast<int>(width)};
   return fill_tiles(n, kBlock, kGrain, [&](int64_t first, int64_t last, float* value) {
     const int64_t from = first * kBlock;

@@ -111,11 +111,11 @@ GCEXT_HD inline float half_value(uint32_t code) {
 
 GCEXT_HD inline float bfloat_value(uint32_t code) { return float_of(code << 16); }
 
-// n codes and their table, borrowed.
+// Codes and their table, borrowed.
 struct Coded {
   const uint8_t* bits = nullptr;
   const float* scale = nullptr;
-  int64_t n = 0, bytes = 0, bucket = 0;
+  int64_t bytes = 0, bucket = 0;
   CodeTable table = CodeTable::kValues;
   int width = 0;
 };

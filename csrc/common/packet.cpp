@@ -110,7 +110,7 @@ struct CodeOf {
     check_code_values(value, scales, k, table, width, bucket);
     ValueCode code;
     code.codes = {
-        value.const_data_ptr<uint8_t>(), scales.const_data_ptr<float>(), k, value.numel(), bucket,
+        value.const_data_ptr<uint8_t>(), scales.const_data_ptr<float>(), value.numel(), bucket,
         static_cast<CodeTable>(table),   static_cast<int>(width)};
     return code;
   }
