@@ -8,8 +8,8 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
-// In registers, as gathers from memory take longer than all of this: the
-// magnitudes of codes 127 + t, t < 128; that of the last code is 1.
+// In registers, as gathers from memory take longer than all of this: the magnitudes of codes
+// 127 + t, t < 128; that of the last code is 1.
 struct Magnitudes {
   __m512 part[8];
 
