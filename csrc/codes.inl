@@ -7,7 +7,8 @@
 namespace gcext::GCEXT_ISA {
 namespace {
 
-void look_up(const uint32_t* code, int64_t n, const float* table, int width, float* value) {
+void look_up(const uint32_t* code, int64_t n, const float* table, [[maybe_unused]] int width,
+             float* value) {
   int64_t i = 0;
 #if defined(__AVX512F__)
   if (width <= 4) {  // in a register

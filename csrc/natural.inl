@@ -45,7 +45,7 @@ inline void draw_vector(float* acc, const char* at, int32_t most, __m512 scale, 
 
 template <bool kSubtract>
 void draw_of(float* acc, int64_t n, uint64_t key, uint64_t index, int32_t most, float scale,
-             Ahead ahead, int16_t* power) {
+             [[maybe_unused]] Ahead ahead, int16_t* power) {
   DrawnRun run;
   for (int64_t at = 0; at < n; at += kBatch) {
     const int64_t m = n - at < kBatch ? n - at : kBatch;
