@@ -78,9 +78,10 @@ std::tuple<Tensor, Tensor> sign(const Tensor& tensor, const std::optional<Tensor
 template <class Level>
 class Levels {
  public:
-  Levels(const HostSource& source, const Cells& cells, const LevelRule& rule, const Norm& norm,
-         bool fit, float* norms)
-      : source_(source),
+  Levels(const LevelBodies<Level>& bodies, const HostSource& source, const Cells& cells,
+         const LevelRule& rule, const Norm& norm, bool fit, float* norms)
+      : bodies_(bodies),
+        source_(source),
         cells_(cells),
         rule_(rule),
         norm_(norm),
@@ -108,8 +109,8 @@ class Levels {
     parallel_parts(parts_, [&](int64_t part) {
       const int64_t end = begin_of(part + 1);
       int64_t to = counts_[static_cast<size_t>(part)];
-      int32_t at[kCell + kBeyond];
-      int16_t own[kCell + kBeyond];
+      int32_t at[kCell + kEmitSlack];
+      int16_t own[kCell + kEmitSlack];
       for (int64_t i = begin_of(part); i < end; i += kCell) {
         const int64_t count = bodies_.emit(drawn_.data() + i, std::min(kCell, end - i),
                                            at32 == nullptr ? 0 : static_cast<int32_t>(i), at, own);
@@ -125,6 +126,7 @@ class Levels {
   }
 
  private:
+  const LevelBodies<Level>& bodies_;
   const HostSource source_;
   const Cells cells_;
   const LevelRule rule_;
@@ -133,16 +135,8 @@ class Levels {
   float* const norms_;
   const int64_t parts_;
   const QuantizeTable& table_ = GCEXT_TABLE(quantize_table);
-  const LevelBodies<Level>& bodies_ = bodies_of(table_, Level());
   std::vector<int64_t> counts_;  // of the part before; then of all before
   std::vector<Level, Pooled<Level>> drawn_;
-
-  static const LevelBodies<int8_t>& bodies_of(const QuantizeTable& table, int8_t) {
-    return table.narrow;
-  }
-  static const LevelBodies<int16_t>& bodies_of(const QuantizeTable& table, int16_t) {
-    return table.wide;
-  }
 
   bool squared() const { return !norm_.largest || norm_.clip > 0; }
 
@@ -253,9 +247,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
   const KernelFpEnv env;
   int64_t* const field = info.mutable_data_ptr<int64_t>();
   const LevelRule rule{mixed(static_cast<uint64_t>(seed)), static_cast<int32_t>(steps)};
-  const auto run = [&](auto as) {
-    Levels<decltype(as)> call(source, cells, rule, {largest, clip}, fit,
-                              norms.mutable_data_ptr<float>());
+  const auto run = [&](const auto& bodies) {
+    Levels call(bodies, source, cells, rule, {largest, clip}, fit, norms.mutable_data_ptr<float>());
     if (!call.run()) {
       report(source, n, field);
       return answer(0);
@@ -270,7 +263,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> levels(const Tensor& tensor,
     return result;
   };
   try {
-    return steps <= INT8_MAX ? run(int8_t()) : run(int16_t());
+    const QuantizeTable& table = GCEXT_TABLE(quantize_table);
+    return steps <= INT8_MAX ? run(table.narrow) : run(table.wide);
   } catch (const std::bad_alloc&) {
     field[kInfoStatus] = kSelectNoMemory;
     return answer(0);

@@ -143,12 +143,12 @@ struct LevelBodies {
                   Ahead ahead, Level* level, FitSums* fit);
   // acc becomes acc - sent.
   void (*subtract)(float* acc, int64_t n, float norm, int32_t steps, const Level* level);
-  // The levels that are not zero, and their places, the first being `begin`. Returns how many; each
-  // output has room for kBeyond more.
+  // The levels that are not zero, and their places, the first being `begin`. Returns how many. Each
+  // output is kEmitSlack longer.
   int64_t (*emit)(const Level* drawn, int64_t n, int32_t begin, int32_t* at, int16_t* level);
 };
 
-constexpr int64_t kBeyond = 16;  // that emit may write behind the last, for nobody
+constexpr int64_t kEmitSlack = 16;  // entries behind the last one that emit may overwrite
 
 // The bodies compiled per instruction set; n is at most kCell.
 struct QuantizeTable {

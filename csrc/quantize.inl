@@ -106,7 +106,7 @@ void tally_signs(const float* acc, int64_t n, uint32_t top, Ahead ahead, uint8_t
   Sums sums[2] = {};
   int64_t at = 0;
   for (; at + kKeys <= n; at += kKeys) {
-    ahead.ask(at);
+    if (at % kVector == 0) ahead.ask(at);
     Keys key;
     std::memcpy(&key, acc + at, sizeof key);
     key &= 0x7fffffff;

@@ -16,6 +16,7 @@ from torch import Tensor
 import gcext
 from gcext import Packet
 from gcext._native import ops
+from gcext._native.codes import POWERS
 from gcext._packet.codes import Code, Contents, Levels, Random, Signs
 from gcext._packet.powers import Powers
 from gcext._packet.tables import Codes
@@ -246,10 +247,8 @@ def test_bad_codes_are_refused() -> None:
     refused("and steps 0", at, level, [0.0], [norms], [0], [5])
     refused("one length, or index none", none, level, [0.0], [norms], [3], [5])
     refused("powers must be in .*, packet 0 has", none, torch.full((10,), 279).short(), [1.0], None,
-            [], [], [ops.POWERS])  # fmt: skip
-    refused(
-        "finite and not negative", none, torch.ones(10).short(), [-1.0], None, [], [], [ops.POWERS]
-    )
+            [], [], [POWERS])  # fmt: skip
+    refused("finite and not negative", none, torch.ones(10).short(), [-1.0], None, [], [], [POWERS])
     refused("that of int16 values, got 5", none, bits, [1.0], None, [], [], [5])
     refused("that of int16 values, got 6", none, bits, [1.0], None, [], [], [6])
     refused("codes need norms", none, bits, [0.0], None, [], [], [0])

@@ -8,6 +8,7 @@ from torch import Tensor
 from gcext._native.ops import fake
 
 TABLES = ("values", "uniform", "dynamic8", "float16", "bfloat16")  # by the number in a packet
+POWERS = len(TABLES)  # the table of csrc/natural.h's powers, for operators alone
 
 
 def code_values(

@@ -244,8 +244,6 @@ def unpack_ternary(
 # elements travel) and value (float32). On the CPU, where ``Codes`` are given, a value may also be
 # coded, without an index that of all elements: csrc/common/packet.h.
 
-POWERS = 5  # the table of powers, behind those of codes
-
 
 class Codes(NamedTuple):
     """What values that are not float32 stand for; an entry a packet, or none in any list.
@@ -253,7 +251,7 @@ class Codes(NamedTuple):
     scale: of sign bits and powers, else 0.
     norms, steps, bucket: of levels, as codes.Levels has them; of codes their scales, width and
         bucket, as tables.Codes has them; else any.
-    table: of codes its number, of powers ``POWERS``, else -1.
+    table: of codes its number, of powers ``codes.POWERS``, else -1.
     """
 
     scale: Sequence[float] = ()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gcext._native import ops
-from gcext._native.codes import TABLES
+from gcext._native.codes import POWERS, TABLES
 from gcext._native.library import memory_error
 from gcext._packet.arguments import as_packets, as_targets
 from gcext._packet.budget import Budget
@@ -250,7 +250,7 @@ def _operand(packet: Packet, none: Tensor) -> tuple[Tensor, Tensor, float, Tenso
     if isinstance(coded, Signs):
         held = coded.bits, coded.scale, none, 0, 0, -1
     elif isinstance(coded, Powers) and coded.power.numel() > 0:
-        held = coded.power, coded.scale, none, 0, 0, ops.POWERS
+        held = coded.power, coded.scale, none, 0, 0, POWERS
     elif isinstance(coded, Codes) and coded.width > 0:
         table = TABLES.index(coded.table)
         held = coded.bits, 0.0, coded.scales, coded.width, coded.bucket, table
