@@ -28,6 +28,10 @@ UNLIMITED: Final[int]  # in a budget
 NO_DIM: Final[int]  # in expect: a dimension that no message can have
 
 def isa() -> str: ...
+
+# Lets packets be written and read on several threads, into memory that is used again: addresses of
+# the functions of csrc/wire/lender.h, whose library must stay loaded.
+def lend(threads: int, run: int, take: int, give: int) -> None: ...
 def pack(packet: Any, digest: Callable[[memoryview], int]) -> bytes: ...
 def unpack(
     message: bytes | bytearray | memoryview,

@@ -47,3 +47,29 @@ def test_a_fork_after_threads_were_used(before: str, after: str, status: str) ->
         check=True,
     )
     assert run.stdout.strip() == status, run.stderr
+
+
+MESSAGES = """
+import os, signal
+import torch
+import gcext
+from gcext._packet.wire import pack
+
+torch.set_num_threads(2)
+packet = gcext.codec("natural").encode(torch.randn(300_000), seed=1)
+message = pack(packet)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    same = pack(packet) == message and pack(gcext.Packet.from_bytes(message)) == message
+    os._exit(0 if same else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_messages_do_without_threads_after_a_fork() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", MESSAGES], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert run.stdout.strip() == "0", run.stderr

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "error.h"
+#include "lender.h"
 
 namespace gcext::wire {
 
@@ -141,9 +143,23 @@ Array<T> checked(const py::handle& given, const char* name) {
   return {array, array.data(), array.size()};
 }
 
+// A new array of n numbers, whatever they are; a large one is of memory that was used before, as
+// fresh pages take longer than to fill them.
+template <class T>
+py::array_t<T> new_array(int64_t n) {
+  constexpr size_t kLarge = size_t{1} << 17;
+  const size_t bytes = static_cast<size_t>(n) * sizeof(T);
+  if (bytes < kLarge || lender().take == nullptr) return py::array_t<T>(n);
+  void* const memory = lender().take(bytes);
+  const py::capsule owner(memory, [](void* own) { lender().give(own); });
+  return py::array_t<T>(n, static_cast<T*>(memory), owner);
+}
+
 template <class T>
 py::array_t<T> array_of(const std::vector<T>& values) {
-  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+  py::array_t<T> array = new_array<T>(static_cast<int64_t>(values.size()));
+  std::copy(values.begin(), values.end(), array.mutable_data());
+  return array;
 }
 
 template <class T>
@@ -167,7 +183,7 @@ auto with_index(const py::handle& given, const Visit& visit) {
 // n numbers that lie in a message.
 template <class T>
 py::array_t<T> array_of(const uint8_t* first, int64_t n) {
-  py::array_t<T> array(n);
+  py::array_t<T> array = new_array<T>(n);
   if (n > 0) std::memcpy(array.mutable_data(), first, sizeof(T) * static_cast<size_t>(n));
   return array;
 }

@@ -12,8 +12,8 @@ using namespace py::literals;
 template <class Index>
 py::dict levels_of(const Body& body, const Cursor& cursor) {
   const LevelFields& fields = body.levels;
-  py::array_t<Index> at(fields.places);
-  py::array_t<int16_t> level(fields.places);
+  auto at = new_array<Index>(fields.places);
+  auto level = new_array<int16_t>(fields.places);
   Index* at_out = at.mutable_data();
   int16_t* level_out = level.mutable_data();
   {
@@ -56,7 +56,7 @@ py::dict level_code_of(const Body& body, const Cursor& cursor) {
 }
 
 py::dict power_code_of(const Body& body, const Cursor& cursor) {
-  py::array_t<int16_t> power(power_count(body));
+  auto power = new_array<int16_t>(power_count(body));
   int16_t* out = power.mutable_data();
   {
     const py::gil_scoped_release release;

@@ -28,6 +28,11 @@ void Message::own(std::vector<uint8_t> piece) {
   pieces_.back().owned = std::move(piece);
 }
 
+void Message::own(std::unique_ptr<uint8_t[]> piece, int64_t bytes) {
+  borrow(piece.get(), bytes);
+  pieces_.back().block = std::move(piece);
+}
+
 void Message::own(PackedSection section) {
   own(std::move(section.table));
   own(std::move(section.remainders));
@@ -37,15 +42,15 @@ void Message::own(PackedSection section) {
 void Message::borrow(const void* first, int64_t bytes) {
   bytes_ += bytes;
   pieces_.emplace_back();
-  pieces_.back().borrowed = static_cast<const uint8_t*>(first);
+  pieces_.back().first = static_cast<const uint8_t*>(first);
   pieces_.back().bytes = bytes;
 }
 
 void Message::write(uint8_t* out) const {
   for (const Piece& piece : pieces_) {
-    const bool borrowed = piece.borrowed != nullptr;
-    const size_t bytes = borrowed ? static_cast<size_t>(piece.bytes) : piece.owned.size();
-    if (bytes > 0) std::memcpy(out, borrowed ? piece.borrowed : piece.owned.data(), bytes);
+    const bool elsewhere = piece.first != nullptr;
+    const size_t bytes = elsewhere ? static_cast<size_t>(piece.bytes) : piece.owned.size();
+    if (bytes > 0) std::memcpy(out, elsewhere ? piece.first : piece.owned.data(), bytes);
     out += bytes;
   }
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "section.h"
@@ -17,6 +18,7 @@ class Message {
   void word(uint32_t x) { number(x, 4); }
   void number(uint64_t x, int bytes);
   void own(std::vector<uint8_t> piece);
+  void own(std::unique_ptr<uint8_t[]> piece, int64_t bytes);
   void own(PackedSection section);
   void borrow(const void* first, int64_t bytes);
 
@@ -26,7 +28,8 @@ class Message {
  private:
   struct Piece {
     std::vector<uint8_t> owned;
-    const uint8_t* borrowed = nullptr;
+    std::unique_ptr<uint8_t[]> block;
+    const uint8_t* first = nullptr;  // of the block, or what is borrowed; else all is `owned`
     int64_t bytes = 0;
     bool open = false;
   };

@@ -98,7 +98,7 @@ py::dict dict_of(const Members& members) {
 
 template <class Index>
 py::object index_of(const Body& body, const Cursor& cursor) {
-  py::array_t<Index> index(body.k);
+  auto index = new_array<Index>(body.k);
   Index* out = index.mutable_data();
   {
     const py::gil_scoped_release release;
@@ -265,7 +265,7 @@ py::object read_packet(const Body& body, const Cursor& cursor, const py::functio
     return head(none, dct_fields(body, indices_of(body, cursor), coded_of(body, cursor)));
   const py::object support = support_of(body, cursor);
   if (body.method == kMerged) {
-    py::array_t<float> value(body.k);
+    auto value = new_array<float>(body.k);
     float* sums = value.mutable_data();
     Members members;
     {
@@ -282,8 +282,8 @@ py::object read_group(const std::vector<Body>& bodies, const Cursor& cursor,
   const auto joined = [&](const Body& body) { return !located && has_narrow_pairs(body); };
   int64_t k = 0;
   for (const Body& body : bodies) k += joined(body) ? body.k : 0;
-  py::array_t<int32_t> index(k);
-  py::array_t<float> value(k);
+  auto index = new_array<int32_t>(k);
+  auto value = new_array<float>(k);
   int32_t* const index_out = index.mutable_data();
   float* const value_out = value.mutable_data();
   {
@@ -361,8 +361,8 @@ py::list unmerge_packet(const py::handle& packet, const py::function& build) {
     std::vector<Element*> to_index;
     std::vector<float*> to_value;
     for (const int64_t k : size) {
-      to_index.push_back(part_index.emplace_back(k).mutable_data());
-      to_value.push_back(part_value.emplace_back(k).mutable_data());
+      to_index.push_back(part_index.emplace_back(new_array<Element>(k)).mutable_data());
+      to_value.push_back(part_value.emplace_back(new_array<float>(k)).mutable_data());
     }
     {
       const py::gil_scoped_release release;

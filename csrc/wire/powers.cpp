@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <string>
 
 #include "fields.h"
@@ -31,13 +32,14 @@ struct Entry {
   uint8_t bits, count;
 };
 
-// kCount: counts symbols; else writes powers.
-template <bool kCount>
-class PowerReader {
+// A code of powers, opened.
+class PowerCode {
  public:
-  PowerReader(const Body& body, const Cursor& cursor)
-      : code_(body.prefix, cursor), stream_(body.prefix.stream) {
-    windows_ = by_windows(body.prefix.symbols) ? kWindows : 0;
+  PowerCode(const Body& body, const Cursor& cursor)
+      : prefix_(body.prefix, cursor),
+        stream_(body.prefix.stream),
+        windows_(by_windows(body.prefix.symbols) ? kWindows : 0),
+        parts_(body.prefix.symbols) {
     for (uint64_t window = 0; window < windows_; ++window) {
       Entry& entry = table_[window];
       entry = {};
@@ -50,70 +52,96 @@ class PowerReader {
       }
     }
   }
-  const PrefixReader& code() const { return code_; }
 
-  // Reads all powers; `to` has place for them, and may be nullptr where they are counted.
-  void read(int16_t* to) {
-    TileReader<PowerReader> reader(stream_, windows_ > 0, this);
-    OpenTile tiles[kTilesAtOnce];
-    to_ = to;
-    while (const int count = next_tiles(&code_, tiles)) {
-      reader.read(tiles, count);
-      for (int t = 0; t < count; ++t) {
-        if (!tiles[t].is_right()) code_.fail_size(tiles[t].number);
-        if (!kCount) to_ += tiles[t].n;
-      }
-    }
-  }
+  const PrefixReader& prefix() const { return prefix_; }
+  const TileParts& parts() const { return parts_; }
+  uint64_t windows() const { return windows_; }  // 0: powers are to be read one by one
+  const Entry& entry(uint64_t window) const { return table_[window % kWindows]; }
 
-  // Fails unless the code is that of what was counted.
-  void check_counts() const {
-    int64_t count[kPowerSymbols];
-    std::copy(counts_, counts_ + kPowerSymbols, count);
-    for (uint64_t window = 0; window < windows_; ++window)
-      for (int j = 0; j < table_[window].count; ++j)
-        count[std::abs(table_[window].power[j])] += hits_[window];
-    code_.check_counts(count);
-  }
-
-  int take(OpenTile* tile, uint64_t window) {
-    const uint64_t own = window % kWindows;
-    const Entry& entry = table_[own];
-    if (kCount)
-      ++hits_[own];
-    else
-      std::memcpy(to_ + tile->first + tile->i, entry.power, sizeof entry.power);
-    tile->i += entry.count;
-    return entry.bits;
-  }
-
-  void one(OpenTile* tile) {
+  // The next power of a tile, and where the one after it begins.
+  int16_t read(OpenTile* tile) const {
     int16_t power;
     tile->at += first_of(load_bits(stream_, tile->at), &power);
-    if (kCount)
-      ++counts_[std::abs(power)];
-    else
-      to_[tile->first + tile->i] = power;
-    ++tile->i;
+    return power;
+  }
+
+  // Reads a part; calls visit(tile) for each, and fails at the first that is wrong.
+  template <class Symbols, class Visit>
+  void read_part(int64_t part, Symbols* symbols, const Visit& visit) const {
+    wire::read_part(prefix_, stream_, windows_ > 0, parts_, part, symbols,
+                    [&](const OpenTile& tile) {
+                      if (!tile.is_right()) prefix_.fail_size(tile.number);
+                      visit(tile);
+                    });
   }
 
  private:
-  PrefixReader code_;
-  const uint8_t* stream_;
-  int16_t* to_ = nullptr;
-  uint64_t windows_ = 0;
+  PrefixReader prefix_;
+  const uint8_t* const stream_;
+  const uint64_t windows_;
+  const TileParts parts_;
   Entry table_[kWindows];
-  int64_t hits_[kCount ? kWindows : 1] = {};         // of each window
-  int64_t counts_[kCount ? kPowerSymbols : 1] = {};  // of symbols read one by one
 
   // The first power, and its bits.
   int first_of(uint64_t window, int16_t* power) const {
-    const uint16_t entry = code_.entry(window);
+    const uint16_t entry = prefix_.entry(window);
     const int word = entry & 15, symbol = entry >> 4;
     const bool minus = symbol != 0 && (window >> word & 1) != 0;
     *power = static_cast<int16_t>(minus ? -symbol : symbol);
     return word + (symbol != 0);
   }
+};
+
+// Counts the symbols of tiles.
+class PowerCounter {
+ public:
+  explicit PowerCounter(const PowerCode& code) : code_(code) {}
+
+  void add_to(int64_t* count) const {
+    for (int64_t symbol = 0; symbol < kPowerSymbols; ++symbol) count[symbol] += counts_[symbol];
+    for (uint64_t window = 0; window < code_.windows(); ++window) {
+      const Entry& entry = code_.entry(window);
+      for (int j = 0; j < entry.count; ++j) count[std::abs(entry.power[j])] += hits_[window];
+    }
+  }
+
+  int take(OpenTile* tile, uint64_t window) {
+    ++hits_[window % kWindows];
+    const Entry& entry = code_.entry(window);
+    tile->i += entry.count;
+    return entry.bits;
+  }
+
+  void one(OpenTile* tile) {
+    ++counts_[std::abs(code_.read(tile))];
+    ++tile->i;
+  }
+
+ private:
+  const PowerCode& code_;
+  int64_t hits_[kWindows] = {};         // of each window
+  int64_t counts_[kPowerSymbols] = {};  // of symbols read one by one
+};
+
+// Writes the powers of tiles.
+class PowerFiller {
+ public:
+  PowerFiller(const PowerCode& code, int16_t* to) : code_(code), to_(to) {}
+
+  void skip(int64_t n) { to_ += n; }
+
+  int take(OpenTile* tile, uint64_t window) {
+    const Entry& entry = code_.entry(window);
+    std::memcpy(to_ + tile->first + tile->i, entry.power, sizeof entry.power);
+    tile->i += entry.count;
+    return entry.bits;
+  }
+
+  void one(OpenTile* tile) { to_[tile->first + tile->i++] = code_.read(tile); }
+
+ private:
+  const PowerCode& code_;
+  int16_t* to_;
 };
 
 }  // namespace
@@ -128,13 +156,19 @@ void take_powers(Cursor* cursor, Body* body) {
 
 void check_powers(const Body& body, const Cursor& cursor) {
   if (body.prefix.kinds == 0) return;
-  PowerReader<true> reader(body, cursor);
-  const PrefixReader& code = reader.code();
-  if (code.highest() == 0)
+  const PowerCode code(body, cursor);
+  if (code.prefix().highest() == 0)
     cursor.fail("code", "lengths", body.prefix.lengths, "must not be those of zeros alone.");
-  reader.read(nullptr);
-  reader.check_counts();
-  if (!is_finite(body.scale, code.highest()))
+  int64_t count[kPowerSymbols] = {};
+  std::mutex mutex;
+  run_parts(code.parts().count(), [&](int64_t part) {
+    PowerCounter counter(code);
+    code.read_part(part, &counter, [](const OpenTile&) {});
+    const std::lock_guard<std::mutex> lock(mutex);
+    counter.add_to(count);
+  });
+  code.prefix().check_counts(count);
+  if (!is_finite(body.scale, code.prefix().highest()))
     cursor.fail("value", "scale", body.prefix.lengths, "times the highest power must be finite.");
 }
 
@@ -145,64 +179,107 @@ float largest_power(const Body& body, const Cursor& cursor) {
 
 void read_powers(const Body& body, const Cursor& cursor, int16_t* power) {
   if (body.prefix.kinds == 0) return;
-  PowerReader<false>(body, cursor).read(power);
+  const PowerCode code(body, cursor);
+  run_parts(code.parts().count(), [&](int64_t part) {
+    PowerFiller filler(code, power + code.parts().symbol(part));
+    code.read_part(part, &filler, [&](const OpenTile& tile) { filler.skip(tile.n); });
+  });
 }
+
+namespace {
+
+constexpr int kMost = static_cast<int>(kPowerSymbols) - 1;
+
+// How often each symbol occurs among some powers, how many have a sign, and the bounds of all;
+// where a power is beyond kMost, only the bounds.
+struct PowerCounts {
+  int lowest = 0, highest = 0;
+  std::vector<int64_t> count = std::vector<int64_t>(kPowerSymbols);
+  int64_t signs = 0;
+
+  void add(const int16_t* power, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      lowest = std::min<int>(lowest, power[i]);
+      highest = std::max<int>(highest, power[i]);
+    }
+    if (lowest < -kMost || highest > kMost) return;
+    int64_t counts[kCounts][2 * kMost + 1] = {};
+    for (int64_t i = 0; i < n; ++i) ++counts[i % kCounts][power[i] + kMost];
+    for (int i = -kMost; i <= kMost; ++i) {
+      int64_t sum = 0;
+      for (const auto& each : counts) sum += each[i + kMost];
+      count[static_cast<size_t>(std::abs(i))] += sum;
+      signs += i != 0 ? sum : 0;
+    }
+  }
+};
+
+struct Word {
+  uint32_t bits;
+  int32_t length;
+};
+
+// Writes a tile's powers; returns their bits. Its own sink stays in registers.
+int64_t put_tile(const Word* word_of, const int16_t* power, int64_t n, BitSink* out) {
+  BitSink sink = *out;
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const Word a = word_of[power[i]], b = word_of[power[i + 1]], c = word_of[power[i + 2]],
+               d = word_of[power[i + 3]];
+    const uint64_t first = a.bits | static_cast<uint64_t>(b.bits) << a.length;
+    const uint64_t second = c.bits | static_cast<uint64_t>(d.bits) << c.length;
+    sink.put(first | second << (a.length + b.length), a.length + b.length + c.length + d.length);
+  }
+  for (; i < n; ++i) sink.put(word_of[power[i]].bits, word_of[power[i]].length);
+  const int64_t bits = sink.bits() - out->bits();
+  *out = sink;
+  return bits;
+}
+
+}  // namespace
 
 void put_powers(Message* message, int64_t k, float scale, const int16_t* power, int64_t powers) {
   if (!is_scale(bits_of(scale)))
     throw PackError("pack: the scale of a powers packet must be positive and finite, got " +
                     std::to_string(scale) + ".");
   if (powers > 0) check_count("powers", "powers, one an element", powers, k);
-  constexpr int kMost = static_cast<int>(kPowerSymbols) - 1;
-  int lowest = 0, highest = 0;
-  for (int64_t i = 0; i < powers; ++i) {
-    lowest = std::min<int>(lowest, power[i]);
-    highest = std::max<int>(highest, power[i]);
+  const TileParts parts(powers);
+  std::vector<PowerCounts> counts(static_cast<size_t>(parts.count()));
+  run_parts(parts.count(), [&](int64_t part) {
+    const int64_t first = parts.symbol(part);
+    counts[static_cast<size_t>(part)].add(power + first, parts.symbol(part + 1) - first);
+  });
+  PowerCounts all;
+  for (const PowerCounts& part : counts) {
+    all.lowest = std::min(all.lowest, part.lowest);
+    all.highest = std::max(all.highest, part.highest);
+    for (size_t i = 0; i < all.count.size(); ++i) all.count[i] += part.count[i];
   }
-  if (lowest < -kMost || highest > kMost)
+  if (all.lowest < -kMost || all.highest > kMost)
     throw PackError("pack: powers must be in [-278, 278], got " +
-                    std::to_string(lowest < -kMost ? lowest : highest) + ".");
-  if (!is_finite(scale, std::max(-lowest, highest)))
+                    std::to_string(all.lowest < -kMost ? all.lowest : all.highest) + ".");
+  if (!is_finite(scale, std::max(-all.lowest, all.highest)))
     throw PackError("pack: the highest power times the scale must be finite in float32.");
   message->word(bits_of(scale));
-  if (lowest == 0 && highest == 0) return message->varint(0);
-  std::vector<int64_t> counts[kCounts], count(kPowerSymbols);
-  for (auto& each : counts) each.resize(2 * kPowerSymbols - 1);
-  for (int64_t i = 0; i < powers; ++i) ++counts[i % kCounts][static_cast<size_t>(power[i] + kMost)];
-  int64_t signs = 0;
-  for (size_t i = 0; i < counts[0].size(); ++i) {
-    const int signed_power = static_cast<int>(i) - kMost;
-    int64_t sum = 0;
-    for (const auto& each : counts) sum += each[i];
-    count[static_cast<size_t>(std::abs(signed_power))] += sum;
-    signs += signed_power != 0 ? sum : 0;
-  }
-  PrefixWriter writer(count, signs);
-  struct Word {
-    uint32_t bits;
-    int32_t length;
-  };
-  std::vector<Word> table(2 * kPowerSymbols - 1);  // of signed powers
+  if (all.lowest == 0 && all.highest == 0) return message->varint(0);
+  PrefixWriter writer(all.count, powers);
+  std::vector<int64_t> bits;
+  for (const PowerCounts& part : counts) bits.push_back(writer.word_bits(part.count) + part.signs);
+  writer.cut(bits);
+  std::vector<Word> table(2 * kMost + 1);  // of signed powers
   for (int i = -kMost; i <= kMost; ++i) {
     const PrefixWriter::Word word = writer.words()[static_cast<size_t>(std::abs(i))];
     table[static_cast<size_t>(i + kMost)] = {word.bits | (i < 0 ? 1u : 0u) << word.length,
                                              word.length + (i != 0)};
   }
-  BitSink sink = writer.sink();
   const Word* const word_of = table.data() + kMost;
-  for (int64_t from = 0; from < powers; from += kPrefixTile) {
-    const int64_t to = std::min(powers, from + kPrefixTile);
-    int64_t i = from;
-    for (; i + 4 <= to; i += 4) {
-      const Word a = word_of[power[i]], b = word_of[power[i + 1]], c = word_of[power[i + 2]],
-                 d = word_of[power[i + 3]];
-      const uint64_t first = a.bits | static_cast<uint64_t>(b.bits) << a.length;
-      const uint64_t second = c.bits | static_cast<uint64_t>(d.bits) << c.length;
-      sink.put(first | second << (a.length + b.length), a.length + b.length + c.length + d.length);
+  run_parts(parts.count(), [&](int64_t part) {
+    BitSink sink = writer.open(part);
+    for (int64_t tile = parts.tile(part); tile < parts.tile(part + 1); ++tile) {
+      const int64_t from = tile * kPrefixTile, n = std::min(kPrefixTile, powers - from);
+      writer.set_size(tile, put_tile(word_of, power + from, n, &sink));
     }
-    for (; i < to; ++i) sink.put(word_of[power[i]].bits, word_of[power[i]].length);
-    writer.end_tile(sink);
-  }
+  });
   writer.put(message);
 }
 

@@ -88,7 +88,7 @@ void take_prefix(Cursor* cursor, int64_t symbols, int64_t alphabet, int64_t most
   prefix->lengths = cursor->take(plane_bytes(bits, 1), "lengths", prefix->kinds);
   if (!plane_padded(prefix->lengths, bits))
     cursor->fail("padding", "lengths", cursor->at() - 1, "must end with zero bits.");
-  const int64_t tiles = symbols / kPrefixTile + (symbols % kPrefixTile != 0);
+  const int64_t tiles = tiles_of(symbols);
   if (tiles > cursor->left() / kSizeBytes) cursor->take(cursor->left() + 1, "sizes");
   prefix->sizes = cursor->take(tiles * kSizeBytes, "sizes", tiles);
   for (int64_t t = 0; t < tiles; ++t) {
@@ -137,13 +137,19 @@ PrefixReader::PrefixReader(const Prefix& prefix, const Cursor& cursor)
   }
 }
 
-PrefixReader::Tile PrefixReader::next() {
-  const int64_t n = std::min(kPrefixTile, prefix_.symbols - tile_ * kPrefixTile);
-  if (n <= 0) return {};
-  const Tile tile{n, bit_, bit_ + load_size(prefix_.sizes + kSizeBytes * tile_), tile_};
+PrefixReader::Tiles::Tiles(const PrefixReader& code, int64_t first, int64_t last)
+    : code_(code), tile_(first), last_(last) {
+  for (int64_t t = 0; t < first; ++t) bit_ += load_size(code.prefix_.sizes + kSizeBytes * t);
+}
+
+PrefixReader::Tile PrefixReader::Tiles::next() {
+  if (tile_ >= last_) return {};
+  const Prefix& prefix = code_.prefix_;
+  const int64_t n = std::min(kPrefixTile, prefix.symbols - tile_ * kPrefixTile);
+  const Tile tile{n, bit_, bit_ + load_size(prefix.sizes + kSizeBytes * tile_), tile_};
   // True of every stream taken; asked again because the buffer may be one that others write to.
-  if (tile.end > prefix_.bits)
-    cursor_.fail("tile", "sizes", prefix_.sizes, "changed while it was read.");
+  if (tile.end > prefix.bits)
+    code_.cursor_.fail("tile", "sizes", prefix.sizes, "changed while it was read.");
   bit_ = tile.end;
   ++tile_;
   return tile;
@@ -168,8 +174,8 @@ void PrefixReader::check_counts(const int64_t* count) const {
                  "must be those of the code for the symbols that occur.");
 }
 
-PrefixWriter::PrefixWriter(const std::vector<int64_t>& count, int64_t more_bits)
-    : words_(count.size()) {
+PrefixWriter::PrefixWriter(const std::vector<int64_t>& count, int64_t symbols)
+    : words_(count.size()), sizes_(static_cast<size_t>(kSizeBytes * tiles_of(symbols))) {
   std::vector<int64_t> used;
   for (size_t symbol = 0; symbol < count.size(); ++symbol) {
     if (count[symbol] == 0) continue;
@@ -180,19 +186,38 @@ PrefixWriter::PrefixWriter(const std::vector<int64_t>& count, int64_t more_bits)
       used.size() > 1 ? word_lengths(used) : std::vector<uint8_t>(used.size());
   const std::vector<uint16_t> word = words_of(length);
   lengths_.resize((used.size() + 1) / 2);
-  int64_t bits = more_bits;
   for (size_t i = 0; i < used.size(); ++i) {
     words_[static_cast<size_t>(used_[i])] = {word[i], length[i]};
     lengths_[i / 2] = static_cast<uint8_t>(lengths_[i / 2] | length[i] << (4 * (i % 2)));
-    bits += used[i] * length[i];
   }
-  stream_.resize(static_cast<size_t>(plane_bytes(bits, 1)) + 8);
 }
 
-void PrefixWriter::end_tile(const BitSink& sink) {
-  const int64_t size = sink.bits() - written_;
-  written_ = sink.bits();
-  for (int shift = 0; shift < 24; shift += 8) sizes_.push_back(static_cast<uint8_t>(size >> shift));
+int64_t PrefixWriter::word_bits(const std::vector<int64_t>& count) const {
+  int64_t bits = 0;
+  for (size_t symbol = 0; symbol < count.size(); ++symbol)
+    bits += count[symbol] * words_[symbol].length;
+  return bits;
+}
+
+void PrefixWriter::cut(const std::vector<int64_t>& bits) {
+  int64_t begin = 0;
+  for (const int64_t own : bits) {
+    parts_.push_back({begin, own, nullptr});
+    begin += own;
+  }
+}
+
+BitSink PrefixWriter::open(int64_t part) {
+  Part& own = parts_[static_cast<size_t>(part)];
+  const int fill = static_cast<int>(own.begin & 7);
+  own.bytes.reset(new uint8_t[static_cast<size_t>(plane_bytes(fill + own.bits, 1)) + 8]);
+  own.bytes[0] = 0;
+  return BitSink(own.bytes.get(), fill);
+}
+
+void PrefixWriter::set_size(int64_t tile, int64_t bits) {
+  uint8_t* const entry = sizes_.data() + kSizeBytes * tile;
+  for (int i = 0; i < kSizeBytes; ++i) entry[i] = static_cast<uint8_t>(bits >> (8 * i));
 }
 
 void PrefixWriter::put(Message* message) {
@@ -201,8 +226,16 @@ void PrefixWriter::put(Message* message) {
   message->own(pack_section(used_.data(), static_cast<int64_t>(used_.size()), kMaxAlphabet));
   message->own(std::move(lengths_));
   message->own(std::move(sizes_));
-  stream_.resize(static_cast<size_t>(plane_bytes(written_, 1)));
-  message->own(std::move(stream_));
+  // A byte that two parts share is the later one's.
+  uint8_t shared = 0;
+  for (size_t p = 0; p < parts_.size(); ++p) {
+    Part& part = parts_[p];
+    const int64_t bits = (part.begin & 7) + part.bits;
+    const bool last = p + 1 == parts_.size();
+    part.bytes[0] = static_cast<uint8_t>(part.bytes[0] | shared);
+    shared = part.bytes[static_cast<size_t>(bits >> 3)];
+    message->own(std::move(part.bytes), last ? plane_bytes(bits, 1) : bits >> 3);
+  }
 }
 
 }  // namespace gcext::wire

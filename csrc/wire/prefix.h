@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "frame.h"
@@ -24,6 +25,10 @@ constexpr int kLongestWord = 12;
 constexpr int64_t kMaxAlphabet = int64_t{1} << kLongestWord;
 constexpr int64_t kPrefixTile = 4096;  // symbols
 constexpr int64_t kSizeBytes = 3;      // of a tile's number of bits
+
+inline int64_t tiles_of(int64_t symbols) {
+  return symbols / kPrefixTile + (symbols % kPrefixTile != 0);
+}
 
 // The lengths of the words of symbols that occur `count` > 0 times, in the order given: Larmore &
 // Hirschberg (1990). At least two of them, at most kMaxAlphabet.
@@ -59,8 +64,17 @@ class PrefixReader {
     int64_t n = 0, begin = 0, end = 0;  // symbols; where its bits begin and end
     int64_t number = 0;                 // of the tile
   };
-  // The next tile, n = 0 after the last.
-  Tile next();
+  // Tiles one after the other.
+  class Tiles {
+   public:
+    Tiles(const PrefixReader& code, int64_t first, int64_t last);
+    Tile next();  // n = 0 after the last
+
+   private:
+    const PrefixReader& code_;
+    int64_t tile_ = 0, last_, bit_ = 0;
+  };
+  int64_t tile_count() const { return tiles_of(prefix_.symbols); }
 
   // Fails: the symbols of a tile do not take its bits.
   [[noreturn]] void fail_size(int64_t tile) const;
@@ -77,13 +91,13 @@ class PrefixReader {
   std::vector<uint8_t> length_;
   std::array<uint16_t, kMaxAlphabet> table_;
   uint64_t mask_ = 0;
-  int64_t tile_ = 0, bit_ = 0;
 };
 
-// Writes bits front to back; the buffer has 8 bytes to spare.
+// Writes bits front to back, from bit `fill` < 8 of the buffer on, with zeros before them; the
+// buffer has 8 bytes to spare.
 class BitSink {
  public:
-  explicit BitSink(uint8_t* out) : first_(out), out_(out) {}
+  explicit BitSink(uint8_t* out, int fill = 0) : first_(out), out_(out), fill_(fill) {}
 
   // At most 56 bits, with zeros above them.
   void put(uint64_t bits, int count) {
@@ -94,19 +108,19 @@ class BitSink {
     window_ >>= fill_ & ~7;
     fill_ &= 7;
   }
-  int64_t bits() const { return 8 * (out_ - first_) + fill_; }
+  int64_t bits() const { return 8 * (out_ - first_) + fill_; }  // those before them included
 
  private:
   uint8_t *first_, *out_;
   uint64_t window_ = 0;
-  int fill_ = 0;
+  int fill_;
 };
 
-// A prefix code made of counts, and its stream.
+// A prefix code made of counts, and its stream, written in parts: ranges of tiles.
 class PrefixWriter {
  public:
-  // `more_bits`: what follows the words, of all symbols together.
-  PrefixWriter(const std::vector<int64_t>& count, int64_t more_bits);
+  // `symbols`: of the stream.
+  PrefixWriter(const std::vector<int64_t>& count, int64_t symbols);
 
   struct Word {
     uint16_t bits = 0;
@@ -115,17 +129,27 @@ class PrefixWriter {
   // One for each of the alphabet; of those that do not occur, none.
   const std::vector<Word>& words() const { return words_; }
 
-  BitSink sink() { return BitSink(stream_.data()); }
-  // Notes that a tile ends where the sink is.
-  void end_tile(const BitSink& sink);
+  // The bits of the words of symbols that occur so often.
+  int64_t word_bits(const std::vector<int64_t>& count) const;
+
+  // Cuts the stream into parts of so many bits, words and all that follows them.
+  void cut(const std::vector<int64_t>& bits);
+  // What writes a part, from its first bit to its last; each part may be another thread's.
+  BitSink open(int64_t part);
+  // Notes how many bits a tile has.
+  void set_size(int64_t tile, int64_t bits);
 
   void put(Message* message);
 
  private:
+  struct Part {
+    int64_t begin = 0, bits = 0;
+    std::unique_ptr<uint8_t[]> bytes;  // from the one on that has bit `begin`
+  };
   std::vector<Word> words_;
   std::vector<int32_t> used_;
-  std::vector<uint8_t> lengths_, sizes_, stream_;  // 4 bits each; 3 bytes a tile
-  int64_t written_ = 0;
+  std::vector<uint8_t> lengths_, sizes_;  // 4 bits each; 3 bytes a tile
+  std::vector<Part> parts_;
 };
 
 }  // namespace gcext::wire

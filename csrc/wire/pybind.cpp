@@ -16,6 +16,7 @@
 #include "../common/isa.h"
 #include "blocks.h"
 #include "budget.h"
+#include "lender.h"
 #include "packets.h"
 
 namespace gcext::wire {
@@ -223,6 +224,15 @@ PYBIND11_MODULE(_wire, m) {
   m.attr("TILE") = gcext::kTile;
   m.attr("NO_DIM") = kNoDim;
   m.def("isa", [] { return gcext::isa_name(gcext::isa()); });
+  m.def(
+      "lend",
+      [](uintptr_t threads, uintptr_t run, uintptr_t take, uintptr_t give) {
+        set_lender({reinterpret_cast<decltype(Lender::threads)>(threads),
+                    reinterpret_cast<decltype(Lender::run)>(run),
+                    reinterpret_cast<decltype(Lender::take)>(take),
+                    reinterpret_cast<decltype(Lender::give)>(give)});
+      },
+      py::arg("threads"), py::arg("run"), py::arg("take"), py::arg("give"));
   m.def("pack", pack, py::arg("packet"), py::arg("digest"));
   m.def("unpack", unpack, py::arg("message"), py::arg("digest"), py::arg("build"),
         py::arg("expect") = py::none(), py::arg("located") = false, py::arg("budget") = py::none());

@@ -76,18 +76,24 @@ struct Run {
 class RunCode {
  public:
   RunCode(const Body& body, const Cursor& cursor)
-      : code_(body.prefix, cursor),
+      : prefix_(body.prefix, cursor),
         stream_(body.prefix.stream),
-        windows_(by_windows(body.prefix.symbols) ? kWindows : 0) {
+        windows_(by_windows(body.prefix.symbols) ? kWindows : 0),
+        parts_(body.prefix.symbols) {
     uint16_t symbol[kPerWindow];
     for (uint64_t window = 0; window < windows_; ++window)
       table_[window] = make_entry(window, symbol);
   }
 
-  PrefixReader& code() { return code_; }
-  const uint8_t* stream() const { return stream_; }
+  const PrefixReader& prefix() const { return prefix_; }
+  const TileParts& parts() const { return parts_; }
   uint64_t windows() const { return windows_; }  // 0: runs are to be read one by one
   const RunEntry& entry(uint64_t window) const { return table_[window % kWindows]; }
+
+  template <class Symbols, class Visit>
+  void read_part(const TileParts& parts, int64_t part, Symbols* symbols, const Visit& visit) const {
+    wire::read_part(prefix_, stream_, windows_ > 0, parts, part, symbols, visit);
+  }
 
   // The run that begins at bit `at`; returns where the next one does.
   int64_t read(int64_t at, int64_t end, Run* run) const {
@@ -131,14 +137,15 @@ class RunCode {
   }
 
  private:
-  PrefixReader code_;
+  PrefixReader prefix_;
   const uint8_t* const stream_;
   const Kind* const kinds_ = kinds_of_all();
   const uint64_t windows_;
+  const TileParts parts_;
   RunEntry table_[kWindows];
 
   int bits_of_first(uint64_t window, Run* run) const {
-    const uint16_t entry = code_.entry(window);
+    const uint16_t entry = prefix_.entry(window);
     run->symbol = static_cast<uint16_t>(entry >> 4);
     const Kind& kind = kinds_[run->symbol];
     return (entry & 15) + kind.gap_low + kind.less_one_low + 1;
@@ -146,7 +153,7 @@ class RunCode {
   // Of a window that has all bits of the run.
   void finish(uint64_t window, Run* run) const {
     const Kind& kind = kinds_[run->symbol];
-    window >>= code_.entry(window) & 15;
+    window >>= prefix_.entry(window) & 15;
     run->gap = kind.gap + low_of(window, kind.gap_low);
     set_level(window >> kind.gap_low, kind, run);
   }
@@ -158,35 +165,44 @@ class RunCode {
   }
 };
 
-// Counts symbols, and how far they reach.
+// What the runs of some tiles amount to.
+struct RunCounts {
+  int64_t symbol[kRunSymbols] = {};
+  unsigned __int128 reach = 0;  // the places from their first gap to behind the last level
+  int64_t most = 0;             // magnitude
+  int64_t wrong = INT64_MAX;    // the first tile that does not end where it must
+
+  void note(const Run& run, int64_t times) {
+    symbol[run.symbol] += times;
+    reach += static_cast<unsigned __int128>(run.gap + 1) * static_cast<uint64_t>(times);
+    most = std::max<int64_t>(most, std::abs(run.level));
+  }
+
+  void add(const RunCounts& other) {
+    for (int64_t i = 0; i < kRunSymbols; ++i) symbol[i] += other.symbol[i];
+    reach += other.reach;
+    most = std::max(most, other.most);
+    wrong = std::min(wrong, other.wrong);
+  }
+};
+
+// Counts a part's runs.
 class RunCounter {
  public:
-  RunCounter(const Body& body, const Cursor& cursor) : code_(body, cursor) {}
+  explicit RunCounter(const RunCode& code) : code_(code) {}
 
-  // Counts up to the first tile that does not end where it must. Whether all places are below k,
-  // and no magnitude is above steps.
-  bool count(int64_t k, int64_t steps) {
-    TileReader<RunCounter> reader(code_.stream(), code_.windows() > 0, this);
-    OpenTile tiles[kTilesAtOnce];
-    for (int count; wrong_ < 0 && (count = next_tiles(&code_.code(), tiles)) > 0;) {
-      reader.read(tiles, count);
-      for (int t = count; t-- > 0;)
-        if (!tiles[t].is_right()) wrong_ = tiles[t].number;
-    }
+  const RunCounts& count(int64_t part) {
+    code_.read_part(code_.parts(), part, this, [&](const OpenTile& tile) {
+      if (!tile.is_right()) counts_.wrong = std::min(counts_.wrong, tile.number);
+    });
     for (uint64_t window = 0; window < code_.windows(); ++window) {
       if (hits_[window] == 0) continue;
       uint16_t symbol[kPerWindow];
       const RunEntry entry = code_.make_entry(window, symbol);
       for (int j = 0; j < entry.count; ++j)
-        note({entry.gap[j], entry.level[j], symbol[j]}, hits_[window]);
+        counts_.note({entry.gap[j], entry.level[j], symbol[j]}, hits_[window]);
     }
-    return reach_ <= static_cast<unsigned __int128>(k) && most_ <= steps;
-  }
-
-  // Fails at that tile, or unless the code is that of what was counted.
-  void check() {
-    if (wrong_ >= 0) code_.code().fail_size(wrong_);
-    code_.code().check_counts(counts_);
+    return counts_;
   }
 
   int take(OpenTile* tile, uint64_t window) {
@@ -199,45 +215,32 @@ class RunCounter {
   void one(OpenTile* tile) {
     Run run{};
     tile->at = code_.read(tile->at, tile->end, &run);
-    note(run, 1);
+    counts_.note(run, 1);
     ++tile->i;
   }
 
  private:
-  RunCode code_;
+  const RunCode& code_;
   int64_t hits_[kWindows] = {};
-  int64_t counts_[kRunSymbols] = {};
-  unsigned __int128 reach_ = 0;  // the place behind the last
-  int64_t most_ = 0, wrong_ = -1;
-
-  void note(const Run& run, int64_t times) {
-    counts_[run.symbol] += times;
-    reach_ += static_cast<unsigned __int128>(run.gap + 1) * static_cast<uint64_t>(times);
-    most_ = std::max<int64_t>(most_, std::abs(run.level));
-  }
+  RunCounts counts_;
 };
 
 // Reads runs, a few tiles at a time.
 class RunReader {
  public:
-  RunReader(const Body& body, const Cursor& cursor)
-      : code_(body, cursor),
-        held_(std::min(kTilesAtOnce * kPrefixTile, body.prefix.symbols)),
+  explicit RunReader(const RunCode& code)
+      : code_(code),
+        held_(std::min(kTilesAtOnce * kPrefixTile, code.parts().symbols())),
         gap_(new uint64_t[static_cast<size_t>(held_)]),
         level_(new int32_t[static_cast<size_t>(held_)]) {}
 
-  // Calls visit(gap, level, n) for each tile, in order.
+  // Calls visit(gap, level, n) for each tile of a part, in order; fails at the first that is wrong.
   template <class Visit>
-  void read(const Visit& visit) {
-    TileReader<RunReader> reader(code_.stream(), code_.windows() > 0, this);
-    OpenTile tiles[kTilesAtOnce];
-    while (const int count = next_tiles(&code_.code(), tiles)) {
-      reader.read(tiles, count);
-      for (int t = 0; t < count; ++t) {
-        if (!tiles[t].is_right()) code_.code().fail_size(tiles[t].number);
-        visit(gap_.get() + tiles[t].first, level_.get() + tiles[t].first, tiles[t].n);
-      }
-    }
+  void read(const TileParts& parts, int64_t part, const Visit& visit) {
+    code_.read_part(parts, part, this, [&](const OpenTile& tile) {
+      if (!tile.is_right()) code_.prefix().fail_size(tile.number);
+      visit(gap_.get() + tile.first, level_.get() + tile.first, tile.n);
+    });
   }
 
   int take(OpenTile* tile, uint64_t window) {
@@ -259,7 +262,7 @@ class RunReader {
   }
 
  private:
-  RunCode code_;
+  const RunCode& code_;
   const int64_t held_;  // of a message of few symbols no more than these
   const std::unique_ptr<uint64_t[]> gap_;
   const std::unique_ptr<int32_t[]> level_;

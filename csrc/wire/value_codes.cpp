@@ -88,7 +88,7 @@ py::object coded_of(const Body& body, const Cursor& cursor) {
       if (!body.dct.ternary) return array_of<float>(body.values, body.k);
       [[fallthrough]];
     case kTernary: {
-      py::array_t<float> value(body.k);
+      auto value = new_array<float>(body.k);
       float* out = value.mutable_data();
       if (body.k > 0) {
         const py::gil_scoped_release release;

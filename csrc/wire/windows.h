@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "lender.h"
 #include "prefix.h"
 
 namespace gcext::wire {
@@ -75,22 +76,50 @@ class TileReader {
 // Whether so many symbols are read by windows: of few, the table would cost more. A fuzzer's are
 // few.
 #ifdef GCEXT_FUZZ_WINDOWS
-constexpr int64_t kReadOneByOne = 16;
+constexpr int64_t kReadOneByOne = 16, kTilesOfPart = 1;
 #else
-constexpr int64_t kReadOneByOne = kPrefixTile;
+constexpr int64_t kReadOneByOne = kPrefixTile, kTilesOfPart = 4 * kTilesAtOnce;
 #endif
 inline bool by_windows(int64_t symbols) { return symbols > kReadOneByOne; }
 
-// The next tiles of a code, opened, whose symbols lie one tile after the other; returns how many.
-inline int next_tiles(PrefixReader* code, OpenTile* tiles) {
-  int count = 0;
-  for (int64_t first = 0; count < kTilesAtOnce; ++count) {
-    const PrefixReader::Tile next = code->next();
-    if (next.n == 0) break;
-    tiles[count] = {next.begin, next.end, 0, next.n, first, next.number};
-    first += next.n;
+// The tiles of a stream cut into parts, one a thread.
+class TileParts {
+ public:
+  explicit TileParts(int64_t symbols)
+      : TileParts(symbols, part_count(tiles_of(symbols), kTilesOfPart)) {}
+  TileParts(int64_t symbols, int64_t count)
+      : symbols_(symbols), tiles_(tiles_of(symbols)), count_(count) {}
+
+  int64_t count() const { return count_; }
+  int64_t symbols() const { return symbols_; }
+  // The first tile of a part, or of the one behind the last; and its first symbol.
+  int64_t tile(int64_t part) const { return tiles_ * part / count_; }
+  int64_t symbol(int64_t part) const { return std::min(tile(part) * kPrefixTile, symbols_); }
+
+ private:
+  int64_t symbols_, tiles_, count_;
+};
+
+// Reads a part's tiles, each of which it opens and, when it is read, gives to visit(tile), in
+// order. Symbols lie one tile after the other, from 0 on in every kTilesAtOnce tiles.
+template <class Symbols, class Visit>
+void read_part(const PrefixReader& code, const uint8_t* stream, bool by_windows,
+               const TileParts& parts, int64_t part, Symbols* symbols, const Visit& visit) {
+  TileReader<Symbols> reader(stream, by_windows, symbols);
+  PrefixReader::Tiles tiles(code, parts.tile(part), parts.tile(part + 1));
+  OpenTile open[kTilesAtOnce];
+  for (;;) {
+    int count = 0;
+    for (int64_t first = 0; count < kTilesAtOnce; ++count) {
+      const PrefixReader::Tile next = tiles.next();
+      if (next.n == 0) break;
+      open[count] = {next.begin, next.end, 0, next.n, first, next.number};
+      first += next.n;
+    }
+    if (count == 0) return;
+    reader.read(open, count);
+    for (int t = 0; t < count; ++t) visit(open[t]);
   }
-  return count;
 }
 
 }  // namespace gcext::wire

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -55,6 +56,8 @@ def _load() -> tuple[dict[str, str], str]:
         torch.ops.load_library(str(_HERE / "_ops.so"))  # type: ignore[no-untyped-call]
     except FileNotFoundError as error:
         raise ImportError(f"gcext: {_not_built(error.filename)}") from error
+    ops = ctypes.CDLL(str(_HERE / "_ops.so"))
+    _wire.lend(*map(_address, (ops.gcext_threads, ops.gcext_run, ops.gcext_take, ops.gcext_give)))
     if build["cuda_why"]:
         return build, build["cuda_why"]
     if torch.version.cuda is None:
@@ -67,6 +70,11 @@ def _load() -> tuple[dict[str, str], str]:
         return build, "torch finds no CUDA device; see nvidia-smi"
     _load_kernels()
     return build, ""
+
+
+def _address(function: Any) -> int:
+    """Return where a function of a loaded library is."""
+    return cast("int", ctypes.cast(function, ctypes.c_void_p).value)
 
 
 def _load_kernels() -> None:

@@ -8,6 +8,7 @@
 #include "wire/coded.h"
 #include "wire/codes.h"
 #include "wire/dct.h"
+#include "wire/lender.h"
 #include "wire/levels.h"
 #include "wire/levels2.h"
 #include "wire/lowrank.h"
@@ -68,6 +69,17 @@ Cursor open_checked(const Bytes& message) {
   if (digest(message.data(), bytes - kChecksumBytes) != sum)
     cursor.fail("checksum", "checksum", place, "does not match the bytes.");
   return cursor;
+}
+
+void set_parts(int64_t most) {
+  static int64_t parts;
+  parts = most;
+  Lender lender;
+  lender.threads = [] { return parts; };
+  lender.run = [](int64_t count, void (*body)(void*, int64_t), void* context) {
+    while (count-- > 0) body(context, count);
+  };
+  set_lender(lender);
 }
 
 #ifdef GCEXT_FUZZ_NO_BUDGET

@@ -49,6 +49,9 @@ Verdict decode_within(const Bytes& message, const wire::Cost& budget,
                       const wire::Expectation* expectation = nullptr, bool closed = false,
                       wire::Cost* spent = nullptr);
 
+// From now on messages are written and read in up to so many parts, the last one first.
+void set_parts(int64_t most);
+
 // Arrays that a Message borrows, as long as it lives. Each is exactly as long as it must be, so
 // that sanitizers see every step beyond it.
 class Arrays {

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "wire/merged.h"
+#include "wire/prefix.h"
 
 namespace gcext::fuzz {
 
@@ -104,8 +105,9 @@ void check_budget(const Bytes& message) {
 
 void run_round_trip(const Bytes& message) {
   if (decode(message).code != nullptr) return;
-  if (pack_again(message) != message) broken("pack(unpack(m)) is not m");
   Random random(digest(message.data(), static_cast<int64_t>(message.size())));
+  set_parts(random.within(1, 5));
+  if (pack_again(message) != message) broken("pack(unpack(m)) is not m");
   Bytes part = message;
   part.resize(static_cast<size_t>(random.below(static_cast<int64_t>(message.size()))));
   seal(&part);
@@ -143,6 +145,7 @@ void run_inspect(const Bytes& message) {
 }
 
 void run_decode(const Bytes& message) {
+  set_parts(1);
   const Verdict verdict = decode(message);
   if (verdict.code != nullptr) {
     ++counts().refused[place_of(verdict.code)];
@@ -150,6 +153,10 @@ void run_decode(const Bytes& message) {
     ++counts().accepted[message[kHeadBytes]];
   }
   Random random(digest(message.data(), static_cast<int64_t>(message.size())));
+  // What follows is in parts too, where there is enough of it.
+  set_parts(random.within(2, 5));
+  if (static_cast<int64_t>(message.size()) > kPrefixTile / 8 && !same(decode(message), verdict))
+    broken("another verdict in parts");
   if (random.once_in(4)) run_inspect(message);
   const Verdict closed = decode(message, nullptr, true);
   if (verdict.code == nullptr) {

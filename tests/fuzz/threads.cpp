@@ -1,5 +1,5 @@
-// Every CPU operator on real threads, for ThreadSanitizer: several callers at once, each with
-// parallel loops of its own, must make the bytes that one thread makes.
+// Every CPU operator and the prefix codes of messages on real threads, for ThreadSanitizer: several
+// callers at once, each with parallel loops of its own, must make the bytes that one thread makes.
 //
 //   threads [ROUNDS]
 #include <cmath>
@@ -8,6 +8,14 @@
 #include <thread>
 
 #include "operators.h"
+#include "wire/lender.h"
+#include "wire/levels2.h"
+#include "wire/powers.h"
+
+extern "C" {
+int64_t gcext_threads();
+void gcext_run(int64_t parts, void (*body)(void*, int64_t), void* context);
+}
 
 namespace gcext::fuzz {
 
@@ -82,6 +90,62 @@ void keep_rotations(const Tensor& x, int64_t key, Bytes2* made) {
   keep(made, scale);
   keep(made, find_operator<RotateFit>("rotate_fit")(x, negative, scale, 1 << 14, 64, key));
   keep(made, find_operator<RotateBack>("rotate_back")(negative, scale, kNumel, 1 << 14, 64, key));
+}
+
+// A body whose fields begin behind the support, as they lie in a message.
+struct Fields {
+  std::vector<uint8_t> bytes;
+  wire::Body body;
+
+  explicit Fields(const wire::Message& message) : bytes(static_cast<size_t>(message.bytes()) + 8) {
+    message.write(bytes.data());
+    body.k = body.numel = kNumel;
+  }
+  wire::Cursor cursor() const {
+    return {bytes.data(), bytes.data(), bytes.data() + bytes.size() - 8};
+  }
+};
+
+template <class T>
+void keep(Bytes2* made, const std::vector<T>& values) {
+  const auto* first = reinterpret_cast<const uint8_t*>(values.data());
+  made->emplace_back(first, first + values.size() * sizeof(T));
+}
+
+// Written, checked and read.
+void keep_messages(Random* random, Bytes2* made) {
+  std::vector<int16_t> power(kNumel), level;
+  std::vector<int32_t> at;
+  for (int64_t i = 0; i < kNumel; ++i) {
+    const auto own = static_cast<int16_t>(random->within(-3, 3));
+    power[static_cast<size_t>(i)] = own;
+    if (own == 0) continue;
+    at.push_back(static_cast<int32_t>(i));
+    level.push_back(own);
+  }
+  wire::Message powers, levels;
+  wire::put_powers(&powers, kNumel, 1, power.data(), kNumel);
+  Fields first(powers);
+  wire::Cursor cursor = first.cursor();
+  wire::take_powers(&cursor, &first.body);
+  wire::check_powers(first.body, cursor);
+  std::vector<int16_t> back(kNumel);
+  wire::read_powers(first.body, cursor, back.data());
+  if (back != power) broken("powers: other numbers");
+
+  const float norm = 1;
+  const auto places = static_cast<int64_t>(at.size());
+  wire::put_levels2(&levels, kNumel, {3, 0, &norm, 1, level.data(), places}, at.data(), places);
+  Fields second(levels);
+  cursor = second.cursor();
+  wire::take_levels2(&cursor, &second.body);
+  wire::check_levels2(second.body, cursor);
+  std::vector<int32_t> at_back(at.size());
+  std::vector<int16_t> level_back(at.size());
+  wire::read_levels2(second.body, cursor, at_back.data(), level_back.data());
+  if (at_back != at || level_back != level) broken("levels2: other numbers");
+  keep(made, first.bytes);
+  keep(made, second.bytes);
 }
 
 // Everything that the operators make of one tensor, in one order.
@@ -159,6 +223,7 @@ Bytes2 everything(uint64_t seed) {
   keep(&made, find_operator<PolarBits>("polar_pack")(symbols));
 
   keep_rotations(x, key, &made);
+  keep_messages(&random, &made);
 
   // Packets of these, to be aggregated.
   const Three sent =
@@ -204,6 +269,10 @@ int main(int argc, char** argv) {
   using namespace gcext::fuzz;
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 1;
   constexpr size_t kCallers = 3;
+  gcext::wire::Lender lender;
+  lender.threads = gcext_threads;
+  lender.run = gcext_run;
+  gcext::wire::set_lender(lender);
   for (int round = 0; round < rounds; ++round) {
     std::vector<Bytes2> alone(kCallers), together(kCallers);
     threads() = {1, false};

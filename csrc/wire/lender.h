@@ -1,0 +1,57 @@
+// Threads and memory. The module has neither of its own: who loads it lends it some, gcext torch's
+// threads and the memory that the kernels use again (csrc/common/lender.cpp). Without them work is
+// done in order, and arrays are NumPy's own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+
+#include "../common/fpenv.h"
+
+namespace gcext::wire {
+
+struct Lender {
+  int64_t (*threads)() = nullptr;  // at least 1
+  // Runs body(context, part) for each part in [0, parts), in any order. No body throws.
+  void (*run)(int64_t parts, void (*body)(void* context, int64_t part), void* context) = nullptr;
+  void* (*take)(size_t bytes) = nullptr;  // aligned for any number; std::bad_alloc
+  void (*give)(void* memory) = nullptr;
+};
+
+// Not while work is under way.
+void set_lender(const Lender& lender);
+const Lender& lender();
+
+// How many contiguous parts to cut n items into: one a thread, but none smaller than grain.
+int64_t part_count(int64_t n, int64_t grain);
+
+// Runs body(part) for each part in [0, parts), in the kernels' floating-point environment. What the
+// first of the parts that fail has thrown is thrown.
+template <class Body>
+void run_parts(int64_t parts, const Body& body) {
+  if (parts == 1) return body(int64_t{0});
+  struct Call {
+    const Body& body;
+    std::mutex mutex;
+    int64_t failed;
+    std::exception_ptr error;
+  } call{body, {}, parts, nullptr};
+  const auto run = [](void* context, int64_t part) {
+    Call& own = *static_cast<Call*>(context);
+    const KernelFpEnv env;
+    try {
+      own.body(part);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(own.mutex);
+      if (part >= own.failed) return;
+      own.failed = part;
+      own.error = std::current_exception();
+    }
+  };
+  lender().run(parts, run, &call);
+  if (call.error) std::rethrow_exception(call.error);
+}
+
+}  // namespace gcext::wire

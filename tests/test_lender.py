@@ -1,0 +1,145 @@
+"""Messages on several threads and in memory that is used again: the same bytes, and no more."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from xxhash import xxh3_64_intdigest
+
+import gcext
+import gcext._packet.wire as wire
+from gcext._packet.codes import Levels
+from gcext._packet.powers import Powers
+
+N = 900_001  # at least 8 parts of 16 tiles, and what is left
+SPECS = ["natural", "qsgd", "qsgd:bits=2,bucket=0", "qsgd:bits=8"]
+
+
+@pytest.fixture(autouse=True)
+def _restore_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def encoded(spec: str, n: int = N) -> gcext.Packet:
+    tensor = torch.randn(n, generator=torch.Generator().manual_seed(5))
+    packet = gcext.codec(spec).encode(tensor, seed=3)
+    assert isinstance(packet, gcext.Packet)
+    return packet
+
+
+def on_threads(threads: int, packet: gcext.Packet) -> bytes:
+    torch.set_num_threads(threads)
+    return wire.pack(packet)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_any_number_of_threads_writes_the_same_bytes(spec: str) -> None:
+    packet = encoded(spec)
+    alone = on_threads(1, packet)
+    for threads in (2, 3, 5, 8):
+        assert on_threads(threads, packet) == alone
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_any_number_of_threads_reads_the_same(spec: str) -> None:
+    packet = encoded(spec)
+    message = packet.to_bytes()
+    for threads in (1, 2, 3, 5, 8):
+        torch.set_num_threads(threads)
+        back = gcext.Packet.from_bytes(message)
+        for own, other in zip(back.contents.tensors(), packet.contents.tensors(), strict=True):
+            assert own.dtype == other.dtype and torch.equal(own, other)
+
+
+def verdict(message: bytes) -> tuple[str, str, int] | None:
+    try:
+        gcext.Packet.from_bytes(message)
+    except gcext.DecodeError as error:
+        return error.code, error.field, error.offset
+    return None
+
+
+@pytest.mark.parametrize("spec", ["natural", "qsgd"])
+def test_any_number_of_threads_refuses_the_same_for_the_same_reason(spec: str) -> None:
+    """Bits turned anywhere in the streams, behind a checksum that fits."""
+    message = bytearray(encoded(spec, 300_000).to_bytes())
+    rng = np.random.default_rng(2)
+    reasons = set()
+    for _ in range(60):
+        at = int(rng.integers(len(message) // 8, len(message) - 8))
+        changed = message.copy()
+        changed[at] ^= 1 << int(rng.integers(8))
+        changed[-8:] = xxh3_64_intdigest(changed[:-8]).to_bytes(8, "little")
+        torch.set_num_threads(1)
+        alone = verdict(bytes(changed))
+        torch.set_num_threads(3)
+        assert verdict(bytes(changed)) == alone
+        reasons.add(alone and alone[0])
+    assert len(reasons) > 1, reasons
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_is_wrong_first_is_named(threads: int) -> None:
+    """Two faults, in the parts of two threads: the error is the first one's."""
+    torch.set_num_threads(threads)
+    code = encoded("qsgd").coded
+    assert isinstance(code, Levels)
+    level, at = code.level.clone(), code.at.clone()
+    at[len(at) - 5] = at[len(at) - 6]
+    at[len(at) // 2] = at[len(at) // 2 - 1]
+    place = int(at[len(at) // 2])
+    wrong = type(code)(code.steps, code.bucket, code.norms, at, level)
+    packet = encoded("qsgd")
+    packet = gcext.Packet(
+        "levels2", packet.shape, packet.dtype, packet.contents._replace(coded=wrong)
+    )
+    with pytest.raises(ValueError, match=rf"places must rise strictly below {N}, got {place}\."):
+        wire.pack(packet)
+    powers = encoded("natural")
+    assert isinstance(powers.coded, Powers)
+    power = powers.coded.power.clone()
+    power[10], power[-10] = 300, -400
+    contents = powers.contents._replace(coded=Powers(powers.coded.scale, power))
+    packet = gcext.Packet("powers", powers.shape, powers.dtype, contents)
+    with pytest.raises(ValueError, match=r"powers must be in \[-278, 278\], got -400\."):
+        wire.pack(packet)
+
+
+def pairs(packet: gcext.Packet) -> tuple[torch.Tensor, torch.Tensor]:
+    index, value = packet.contents.support, packet.contents.coded
+    assert isinstance(index, torch.Tensor) and isinstance(value, torch.Tensor)
+    return index, value
+
+
+def test_what_was_read_outlives_its_packet() -> None:
+    message = gcext.stc(torch.randn(10**6), p=0.2).to_bytes()
+    first = gcext.Packet.from_bytes(message)
+    index, value = pairs(first)
+    kept_index, kept_value = index.clone(), value.clone()
+    del first
+    gc.collect()
+    gcext.release_memory()
+    others = [gcext.Packet.from_bytes(message) for _ in range(3)]
+    assert all(torch.equal(pairs(other)[0], kept_index) for other in others)
+    assert torch.equal(index, kept_index) and torch.equal(value, kept_value)
+
+
+def test_what_nobody_has_any_more_is_used_again() -> None:
+    message = gcext.stc(torch.randn(10**6), p=0.2).to_bytes()
+    gcext.release_memory()
+    packet = gcext.Packet.from_bytes(message)
+    place = pairs(packet)[0].data_ptr()
+    assert gcext.release_memory() == 0
+    del packet
+    gc.collect()
+    again = gcext.Packet.from_bytes(message)
+    assert place in [each.data_ptr() for each in pairs(again)]
+    del again
+    gc.collect()
+    assert gcext.release_memory() >= 2 * 4 * 200_000
