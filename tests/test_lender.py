@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,11 +13,12 @@ from xxhash import xxh3_64_intdigest
 
 import gcext
 import gcext._packet.wire as wire
-from gcext._packet.codes import Levels
+from gcext._packet.codes import Contents, Levels
 from gcext._packet.powers import Powers
 
-N = 900_001  # at least 8 parts of 16 tiles, and what is left
-SPECS = ["natural", "qsgd", "qsgd:bits=2,bucket=0", "qsgd:bits=8"]
+N = 900_001  # enough for several parts of each kind of stream, and some that is left
+SPECS = ["natural", "qsgd", "qsgd:bits=2,bucket=0", "qsgd:bits=8", "stc:p=0.3", "topk:p=0.5"]
+SPECS += ["strom", "terngrad", "dense"]
 
 
 @pytest.fixture(autouse=True)
@@ -65,14 +67,14 @@ def verdict(message: bytes) -> tuple[str, str, int] | None:
     return None
 
 
-@pytest.mark.parametrize("spec", ["natural", "qsgd"])
+@pytest.mark.parametrize("spec", ["natural", "qsgd", "topk:p=0.5"])
 def test_any_number_of_threads_refuses_the_same_for_the_same_reason(spec: str) -> None:
-    """Bits turned anywhere in the streams, behind a checksum that fits."""
-    message = bytearray(encoded(spec, 300_000).to_bytes())
+    """Bits turned anywhere but in the header, behind a checksum that fits."""
+    message = bytearray(encoded(spec, 400_000).to_bytes())
     rng = np.random.default_rng(2)
     reasons = set()
     for _ in range(60):
-        at = int(rng.integers(len(message) // 8, len(message) - 8))
+        at = int(10 ** rng.uniform(1.5, math.log10(len(message) - 9)))
         changed = message.copy()
         changed[at] ^= 1 << int(rng.integers(8))
         changed[-8:] = xxh3_64_intdigest(changed[:-8]).to_bytes(8, "little")
@@ -107,6 +109,11 @@ def test_what_is_wrong_first_is_named(threads: int) -> None:
     power[10], power[-10] = 300, -400
     contents = powers.contents._replace(coded=Powers(powers.coded.scale, power))
     packet = gcext.Packet("powers", powers.shape, powers.dtype, contents)
+    index = torch.arange(N, dtype=torch.int32)
+    index[N - 1000], index[300_000] = 5, 7
+    pairs = gcext.Packet("sparse", (N,), torch.float32, Contents(index, torch.ones(N)))
+    with pytest.raises(ValueError, match="a fall or a repetition among places 299008 to 300031"):
+        wire.pack(pairs)
     with pytest.raises(ValueError, match=r"powers must be in \[-278, 278\], got -400\."):
         wire.pack(packet)
 

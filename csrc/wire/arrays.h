@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -143,14 +144,15 @@ Array<T> checked(const py::handle& given, const char* name) {
   return {array, array.data(), array.size()};
 }
 
+constexpr int64_t kLarge = int64_t{1} << 17;  // bytes
+
 // A new array of n numbers, whatever they are; a large one is of memory that was used before, as
 // fresh pages take longer than to fill them.
 template <class T>
 py::array_t<T> new_array(int64_t n) {
-  constexpr size_t kLarge = size_t{1} << 17;
-  const size_t bytes = static_cast<size_t>(n) * sizeof(T);
+  const int64_t bytes = n * static_cast<int64_t>(sizeof(T));
   if (bytes < kLarge || lender().take == nullptr) return py::array_t<T>(n);
-  void* const memory = lender().take(bytes);
+  void* const memory = lender().take(static_cast<size_t>(bytes));
   const py::capsule owner(memory, [](void* own) { lender().give(own); });
   return py::array_t<T>(n, static_cast<T*>(memory), owner);
 }
@@ -184,7 +186,11 @@ auto with_index(const py::handle& given, const Visit& visit) {
 template <class T>
 py::array_t<T> array_of(const uint8_t* first, int64_t n) {
   py::array_t<T> array = new_array<T>(n);
-  if (n > 0) std::memcpy(array.mutable_data(), first, sizeof(T) * static_cast<size_t>(n));
+  T* const out = array.mutable_data();
+  const int64_t bytes = n * static_cast<int64_t>(sizeof(T));
+  std::optional<py::gil_scoped_release> release;
+  if (bytes >= kLarge) release.emplace();
+  copy_bytes(first, bytes, out);
   return array;
 }
 

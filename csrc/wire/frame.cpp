@@ -33,12 +33,6 @@ bool count_elements(const int64_t* dims, size_t ndim, int64_t* numel) {
   return true;
 }
 
-template <class Index>
-void fill_index(const Body& body, const Cursor& cursor, Index* index) {
-  SectionReader reader(body.index, body.numel, cursor);
-  while (const int64_t n = reader.next(index)) index += n;
-}
-
 void take_index(Cursor* cursor, Body* body) {
   body->dct.by_block ? take_blocks(cursor, body) : take_section(cursor, body->k, &body->index);
 }
@@ -171,18 +165,7 @@ Body take_body(Cursor* cursor, bool member) {
 void check_body(const Body& body, const Cursor& cursor) {
   if (body.method == kSum) return check_sum(body, cursor);
   if (body.dct.by_block) read_blocks(body, cursor, nullptr, nullptr);
-  if (body.support == kIndices) {
-    SectionReader reader(body.index, body.numel, cursor);
-    if (body.narrow()) {
-      int32_t tile[kTile];
-      while (reader.next(tile) > 0) {
-      }
-    } else {
-      int64_t tile[kTile];
-      while (reader.next(tile) > 0) {
-      }
-    }
-  }
+  if (body.support == kIndices) check_section(body.index, body.numel, cursor);
   if (body.values != nullptr) {
     const bool zeros = body.method != kSparse && body.method != kDct;
     const int64_t bad = first_bad_value(body.values, body.k, zeros);
@@ -218,11 +201,11 @@ void check_message(Cursor cursor, const Expectation* expectation, bool closed, M
 
 void read_index(const Body& body, const Cursor& cursor, int32_t* index) {
   if (body.dct.by_block) return read_blocks(body, cursor, index, nullptr);
-  fill_index(body, cursor, index);
+  read_section(body.index, body.numel, cursor, index);
 }
 void read_index(const Body& body, const Cursor& cursor, int64_t* index) {
   if (body.dct.by_block) return read_blocks(body, cursor, nullptr, index);
-  fill_index(body, cursor, index);
+  read_section(body.index, body.numel, cursor, index);
 }
 
 void read_ternary_values(const Body& body, float* value) {

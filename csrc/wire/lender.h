@@ -54,4 +54,7 @@ void run_parts(int64_t parts, const Body& body) {
   if (call.error) std::rethrow_exception(call.error);
 }
 
+// Copies bytes, on several threads where they are many.
+void copy_bytes(const void* from, int64_t bytes, void* to);
+
 }  // namespace gcext::wire

@@ -115,10 +115,7 @@ void take_levels(Cursor* cursor, Body* body) {
 void check_levels(const Body& body, const Cursor& cursor) {
   const auto check = [&](auto index) {
     using Index = decltype(index);
-    SectionReader reader(body.levels.zeros_or_places, body.k, cursor);
-    Index tile[kTile];
-    while (reader.next(tile) > 0) {
-    }
+    check_section(body.levels.zeros_or_places, body.k, cursor);
     walk_levels<Index>(body, cursor, false, [](const Index*, const int16_t*, int64_t) {});
   };
   body.narrow() ? check(int32_t{}) : check(int64_t{});

@@ -1,6 +1,6 @@
 #include "message.h"
 
-#include <cstring>
+#include "lender.h"
 
 namespace gcext::wire {
 
@@ -49,8 +49,8 @@ void Message::borrow(const void* first, int64_t bytes) {
 void Message::write(uint8_t* out) const {
   for (const Piece& piece : pieces_) {
     const bool elsewhere = piece.first != nullptr;
-    const size_t bytes = elsewhere ? static_cast<size_t>(piece.bytes) : piece.owned.size();
-    if (bytes > 0) std::memcpy(out, elsewhere ? piece.first : piece.owned.data(), bytes);
+    const int64_t bytes = elsewhere ? piece.bytes : static_cast<int64_t>(piece.owned.size());
+    copy_bytes(elsewhere ? piece.first : piece.owned.data(), bytes, out);
     out += bytes;
   }
 }

@@ -4,9 +4,16 @@
 #include <string>
 
 #include "../bits.h"
+#include "lender.h"
 
 namespace gcext::wire {
 namespace {
+
+#ifdef GCEXT_FUZZ_WINDOWS
+constexpr int64_t kTilesOfPart = 1;
+#else
+constexpr int64_t kTilesOfPart = 64;  // worth a thread
+#endif
 
 // `bits` bits from bit `from` of a stream, to words from bit 0; zeros after them. Reads up to 8
 // bytes after the stream's last byte (the checksum is there).
@@ -60,10 +67,20 @@ void take_section(Cursor* cursor, int64_t k, Section* section) {
     cursor->fail("padding", section->unary_name, cursor->at() - 1, "must end with zero bits.");
 }
 
+SectionReader::SectionReader(const Section& section, int64_t limit, const Cursor& cursor,
+                             int64_t first, int64_t last)
+    : section_(section), limit_(limit), cursor_(cursor), tiles_(last), tile_(first) {
+  for (int64_t t = 0; t < first; ++t) {
+    const RiceTile tile = section.tile(t);
+    remainder_ += plane_bytes(kTile, tile.b);
+    unary_ += kTile + tile.zeros;
+  }
+}
+
 template <class Index>
 int64_t SectionReader::next(Index* index) {
+  if (tile_ >= tiles_) return 0;
   const int64_t n = std::min(kTile, section_.k - tile_ * kTile);
-  if (n <= 0) return 0;
   const RiceTile tile = section_.tile(tile_);
   const int64_t bits = n + tile.zeros, bytes = plane_bytes(n, tile.b);
   const uint8_t* entry = section_.table + kTileBytes * tile_;
@@ -95,6 +112,72 @@ int64_t SectionReader::next(Index* index) {
   return n;
 }
 
+namespace {
+
+// Reads a section in parts, each as if it were the first, and then moves them; to `index`, or where
+// that is nullptr nowhere. False where that fails: then a SectionReader finds out why.
+template <class Index>
+bool read_in_parts(const Section& section, int64_t limit, const Cursor& cursor, int64_t parts,
+                   Index* index) {
+  const int64_t tiles = tile_count(section.k);
+  const auto first = [&](int64_t part) { return tiles * part / parts; };
+  std::vector<uint64_t> begin(static_cast<size_t>(parts));
+  try {
+    run_parts(parts, [&](int64_t part) {
+      SectionReader reader(section, limit, cursor, first(part), first(part + 1));
+      Index scratch[kTile];
+      Index* to = index == nullptr ? scratch : index + first(part) * kTile;
+      uint64_t& numbers = begin[static_cast<size_t>(part)];
+      while (const int64_t n = reader.next(to)) {
+        numbers = static_cast<uint64_t>(to[n - 1]) + 1;
+        if (index != nullptr) to += n;
+      }
+    });
+  } catch (const DecodeError&) {
+    return false;
+  }
+  uint64_t end = 0;
+  for (uint64_t& own : begin) {
+    const uint64_t numbers = own;
+    own = end;
+    end += numbers;
+    if (end > static_cast<uint64_t>(limit)) return false;
+  }
+  if (index == nullptr) return true;
+  run_parts(parts, [&](int64_t part) {
+    const auto before = static_cast<Index>(begin[static_cast<size_t>(part)]);
+    const int64_t last = std::min(first(part + 1) * kTile, section.k);
+    if (before == 0) return;
+    for (int64_t i = first(part) * kTile; i < last; ++i) index[i] += before;
+  });
+  return true;
+}
+
+template <class Index>
+void check_numbers(const Section& section, int64_t limit, const Cursor& cursor) {
+  const int64_t parts = part_count(tile_count(section.k), kTilesOfPart);
+  if (parts > 1 && read_in_parts<Index>(section, limit, cursor, parts, nullptr)) return;
+  SectionReader reader(section, limit, cursor);
+  Index tile[kTile];
+  while (reader.next(tile) > 0) {
+  }
+}
+
+}  // namespace
+
+template <class Index>
+void read_section(const Section& section, int64_t limit, const Cursor& cursor, Index* index) {
+  const int64_t parts = part_count(tile_count(section.k), kTilesOfPart);
+  if (parts > 1 && read_in_parts(section, limit, cursor, parts, index)) return;
+  SectionReader reader(section, limit, cursor);
+  while (const int64_t n = reader.next(index)) index += n;
+}
+
+void check_section(const Section& section, int64_t limit, const Cursor& cursor) {
+  limit <= INT32_MAX ? check_numbers<int32_t>(section, limit, cursor)
+                     : check_numbers<int64_t>(section, limit, cursor);
+}
+
 template <class Index>
 void SectionWriter::append(const Index* tile_of_numbers, int64_t n) {
   Gaps gaps;
@@ -111,9 +194,26 @@ void SectionWriter::append(const Index* tile_of_numbers, int64_t n) {
   packed_.remainders.resize(used + static_cast<size_t>(plane_bytes(n, tile.b)));
   rice_write(gaps, tile, packed_.remainders.data() + used, unary);
   unary_.append(unary, n + tile.zeros, &packed_.unary);
+  unary_bits_ += n + tile.zeros;
   packed_.table.push_back(tile.b);
   packed_.table.push_back(static_cast<uint8_t>(tile.zeros));
   packed_.table.push_back(static_cast<uint8_t>(tile.zeros >> 8));
+}
+
+void SectionWriter::append(SectionWriter other) {
+  other.unary_.finish(&other.packed_.unary);
+  packed_.table.insert(packed_.table.end(), other.packed_.table.begin(), other.packed_.table.end());
+  packed_.remainders.insert(packed_.remainders.end(), other.packed_.remainders.begin(),
+                            other.packed_.remainders.end());
+  for (int64_t bit = 0; bit < other.unary_bits_; bit += 64) {
+    const int64_t bits = std::min<int64_t>(64, other.unary_bits_ - bit);
+    uint64_t word = 0;
+    std::memcpy(&word, other.packed_.unary.data() + bit / 8, static_cast<size_t>((bits + 7) / 8));
+    unary_.append(&word, bits, &packed_.unary);
+  }
+  unary_bits_ += other.unary_bits_;
+  count_ = other.count_;
+  previous_ = other.previous_;
 }
 
 PackedSection SectionWriter::finish(int64_t limit) {
@@ -126,13 +226,24 @@ PackedSection SectionWriter::finish(int64_t limit) {
 
 template <class Index>
 PackedSection pack_section(const Index* index, int64_t k, int64_t limit) {
-  SectionWriter writer;
-  for (int64_t i = 0; i < k; i += kTile) writer.append(index + i, std::min(kTile, k - i));
-  return writer.finish(limit);
+  const int64_t tiles = tile_count(k), parts = part_count(tiles, kTilesOfPart);
+  std::vector<SectionWriter> writers(static_cast<size_t>(parts));
+  run_parts(parts, [&](int64_t part) {
+    const int64_t first = tiles * part / parts * kTile,
+                  last = std::min(tiles * (part + 1) / parts * kTile, k);
+    SectionWriter writer(first, first == 0 ? -1 : static_cast<int64_t>(index[first - 1]));
+    for (int64_t i = first; i < last; i += kTile)
+      writer.append(index + i, std::min(kTile, last - i));
+    writers[static_cast<size_t>(part)] = std::move(writer);
+  });
+  for (size_t part = 1; part < writers.size(); ++part) writers[0].append(std::move(writers[part]));
+  return writers[0].finish(limit);
 }
 
 template int64_t SectionReader::next(int32_t*);
 template int64_t SectionReader::next(int64_t*);
+template void read_section(const Section&, int64_t, const Cursor&, int32_t*);
+template void read_section(const Section&, int64_t, const Cursor&, int64_t*);
 template void SectionWriter::append(const int32_t*, int64_t);
 template void SectionWriter::append(const int64_t*, int64_t);
 template PackedSection pack_section(const int32_t*, int64_t, int64_t);

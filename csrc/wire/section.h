@@ -49,7 +49,10 @@ void take_section(Cursor* cursor, int64_t k, Section* section);
 class SectionReader {
  public:
   SectionReader(const Section& section, int64_t limit, const Cursor& cursor)
-      : section_(section), limit_(limit), cursor_(cursor) {}
+      : section_(section), limit_(limit), cursor_(cursor), tiles_(tile_count(section.k)) {}
+  // Of the tiles [first, last), as if they were the first ones.
+  SectionReader(const Section& section, int64_t limit, const Cursor& cursor, int64_t first,
+                int64_t last);
 
   // Reads the next tile and returns n, 0 at the end.
   template <class Index>
@@ -59,8 +62,16 @@ class SectionReader {
   const Section& section_;
   const int64_t limit_;
   const Cursor& cursor_;
+  const int64_t tiles_;
   int64_t tile_ = 0, remainder_ = 0, unary_ = 0, previous_ = -1;
 };
+
+// Reads all of a section, on several threads where it is long. Fails as a SectionReader does.
+template <class Index>
+void read_section(const Section& section, int64_t limit, const Cursor& cursor, Index* index);
+
+// The same, keeping nothing.
+void check_section(const Section& section, int64_t limit, const Cursor& cursor);
 
 // A section ready to be written: its three streams.
 struct PackedSection {
@@ -73,17 +84,24 @@ struct PackedSection {
 // the numbers do not rise strictly within [0, limit).
 class SectionWriter {
  public:
+  SectionWriter() = default;
+  // Of what comes after so many numbers, the last of which is `previous`.
+  SectionWriter(int64_t count, int64_t previous) : count_(count), previous_(previous) {}
+
   template <class Index>
   void append(const Index* tile_of_numbers, int64_t n);
+  // Appends what another one, which goes on behind this one, was given.
+  void append(SectionWriter other);
   PackedSection finish(int64_t limit);
 
  private:
   PackedSection packed_;
   BitWriter unary_;
-  int64_t previous_ = -1, count_ = 0;
+  int64_t unary_bits_ = 0, count_ = 0, previous_ = -1;
 };
 
-// Throws PackError where the numbers do not rise strictly within [0, limit).
+// On several threads where it is long. Throws PackError where the numbers do not rise strictly
+// within [0, limit).
 template <class Index>
 PackedSection pack_section(const Index* index, int64_t k, int64_t limit);
 

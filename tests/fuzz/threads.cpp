@@ -1,4 +1,4 @@
-// Every CPU operator and the prefix codes of messages on real threads, for ThreadSanitizer: several
+// Every CPU operator and the streams of messages on real threads, for ThreadSanitizer: several
 // callers at once, each with parallel loops of its own, must make the bytes that one thread makes.
 //
 //   threads [ROUNDS]
@@ -144,8 +144,18 @@ void keep_messages(Random* random, Bytes2* made) {
   std::vector<int16_t> level_back(at.size());
   wire::read_levels2(second.body, cursor, at_back.data(), level_back.data());
   if (at_back != at || level_back != level) broken("levels2: other numbers");
+  wire::Message section;
+  section.own(wire::pack_section(at.data(), places, kNumel));
+  Fields third(section);
+  cursor = third.cursor();
+  wire::Section taken;
+  wire::take_section(&cursor, places, &taken);
+  wire::check_section(taken, kNumel, cursor);
+  wire::read_section(taken, kNumel, cursor, at_back.data());
+  if (at_back != at) broken("section: other numbers");
   keep(made, first.bytes);
   keep(made, second.bytes);
+  keep(made, third.bytes);
 }
 
 // Everything that the operators make of one tensor, in one order.
