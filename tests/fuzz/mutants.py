@@ -38,11 +38,11 @@ SLOW = ["instruction_set", "same_bits_everywhere", "changes_while", "many_member
 
 # What a check guards: the decoder's errors, the writer's, and a status that becomes one of them.
 FAILS = re.compile(
-    r"fail\(|throw PackError|return RiceStatus::(?!ok)|take\(cursor->left\(\) \+ 1|return false;"
+    r"fail(?:_size)?\(|throw PackError|return RiceStatus::(?!ok)|take\(cursor->left\(\) \+ 1|return false;"
 )
 # Checks that are calls, and conditions that are arguments.
 CALLS = re.compile(
-    r"^( +)((?:code\.)?(?:check_\w+|within)\((?:cursor|message|method|[^;]*)\);)", re.M
+    r"^( +)((?:code\.)?(?:prefix\(\)\.)?(?:check_\w+|within)\((?:cursor|message|method|[^;]*)\);)", re.M
 )
 RULES = re.compile(r"(\n +rule\()([^\"]*?)(, \")")
 OTHERS = {
@@ -51,9 +51,11 @@ OTHERS = {
         ("return halves <= m && (", "halves <= m", "holds"),
         ("(tile.b == 0 || tile.zeros + tops > m)", "tile.zeros + tops > m", "holds"),
     ],
-    "runs.h": [
-        ("return reach_ <=", "reach_ <= static_cast<unsigned __int128>(k)", "holds"),
-        ("(k) && most_ <=", "most_ <= steps", "holds"),
+    "levels2.cpp": [
+        ("if (counts.reach >", "counts.reach > static_cast<uint64_t>(body.k)", "fires"),
+        ("(body.k) || counts.most >", "counts.most > fields.steps", "fires"),
+        ("own &= place < k &&", "place < k", "holds"),
+        ("own &= place < k &&", "std::abs(level[i]) <= body.levels.steps", "holds"),
     ],
     "windows.h": [
         ("bool is_right() const { return i", "i == n", "holds"),
