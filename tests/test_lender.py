@@ -35,6 +35,17 @@ def encoded(spec: str, n: int = N) -> gcext.Packet:
     return packet
 
 
+def model(spec: str) -> gcext.Packet:
+    """A group: members that are large and small, and two that lie beside the others."""
+    generator = torch.Generator().manual_seed(7)
+    sizes = [5, 300_000, 70_000, 1, 90_001, *[9000] * 30, 0, 60_000]
+    tensors = [torch.randn(n, generator=generator) for n in sizes]
+    packets = list(gcext.codec(spec).encode(tensors))
+    packets[2] = gcext.codec("natural").encode(tensors[2], seed=4)
+    packets[9] = gcext.codec("qsgd").encode(tensors[9], seed=4)
+    return gcext.Packet.group(packets)
+
+
 def on_threads(threads: int, packet: gcext.Packet) -> bytes:
     torch.set_num_threads(threads)
     return wire.pack(packet)
@@ -59,6 +70,16 @@ def test_any_number_of_threads_reads_the_same(spec: str) -> None:
             assert own.dtype == other.dtype and torch.equal(own, other)
 
 
+@pytest.mark.parametrize("spec", ["stc:p=0.6", "topk:p=0.6", "strom"])
+def test_any_number_of_threads_writes_and_reads_the_same_group(spec: str) -> None:
+    packet = model(spec)
+    alone = on_threads(1, packet)
+    assert alone == on_threads(1, gcext.Packet.group(packet.members))
+    for threads in (2, 3, 5, 8):
+        assert on_threads(threads, packet) == alone
+        assert on_threads(threads, gcext.Packet.from_bytes(alone)) == alone
+
+
 def verdict(message: bytes) -> tuple[str, str, int] | None:
     try:
         gcext.Packet.from_bytes(message)
@@ -67,10 +88,11 @@ def verdict(message: bytes) -> tuple[str, str, int] | None:
     return None
 
 
-@pytest.mark.parametrize("spec", ["natural", "qsgd", "topk:p=0.5"])
+@pytest.mark.parametrize("spec", ["natural", "qsgd", "topk:p=0.5", "group"])
 def test_any_number_of_threads_refuses_the_same_for_the_same_reason(spec: str) -> None:
     """Bits turned anywhere but in the header, behind a checksum that fits."""
-    message = bytearray(encoded(spec, 400_000).to_bytes())
+    packet = model("topk:p=0.6") if spec == "group" else encoded(spec, 400_000)
+    message = bytearray(packet.to_bytes())
     rng = np.random.default_rng(2)
     reasons = set()
     for _ in range(60):
@@ -84,6 +106,23 @@ def test_any_number_of_threads_refuses_the_same_for_the_same_reason(spec: str) -
         assert verdict(bytes(changed)) == alone
         reasons.add(alone and alone[0])
     assert len(reasons) > 1, reasons
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("spec", ["qsgd", "stc:p=0.3"])
+def test_places_end_below_the_number_of_elements(spec: str, threads: int) -> None:
+    """A shape that is too small by less than the last part of the stream."""
+    message = bytearray(encoded(spec).to_bytes())
+    at = message.index(varint(N), 0, 32)
+    message[at : at + 3] = varint(N - 40)
+    message[-8:] = xxh3_64_intdigest(message[:-8]).to_bytes(8, "little")
+    torch.set_num_threads(threads)
+    found = verdict(bytes(message))
+    assert found is not None and found[0] == "index"
+
+
+def varint(x: int) -> bytes:
+    return bytes([x & 0x7F | 0x80, x >> 7 & 0x7F | 0x80, x >> 14])
 
 
 @pytest.mark.parametrize("threads", [1, 4])

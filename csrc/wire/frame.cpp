@@ -1,8 +1,11 @@
 #include "frame.h"
 
+#include <array>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "../bits.h"
 #include "blocks.h"
@@ -10,6 +13,7 @@
 #include "coded.h"
 #include "dct.h"
 #include "fields.h"
+#include "lender.h"
 #include "lowrank.h"
 #include "merged.h"
 #include "names.h"
@@ -180,19 +184,75 @@ void check_body(const Body& body, const Cursor& cursor) {
   if (body.method > kGroup) check_coded(body, cursor);
 }
 
+namespace {
+
+// Bodies whose streams are still to be checked: a few, so that a message costs no memory.
+class Opened {
+ public:
+  // closed: those that can stay closed are not opened.
+  explicit Opened(bool closed) : closed_(closed) {}
+
+  void add(const Body& body, const Cursor& cursor) {
+    if (closed_ && can_stay_closed(body)) return;
+    bodies_[static_cast<size_t>(count_)] = body;
+    cursors_[static_cast<size_t>(count_)].emplace(cursor);
+    if (++count_ == kMost) check();
+  }
+
+  void check() {
+    const int64_t count = std::exchange(count_, 0);
+    run_items(
+        count, [&](int64_t i) { return bodies_[static_cast<size_t>(i)].k; },
+        [&](int64_t i) {
+          check_body(bodies_[static_cast<size_t>(i)], *cursors_[static_cast<size_t>(i)]);
+        });
+  }
+
+ private:
+  static constexpr int64_t kMost = 16;
+
+  const bool closed_;
+  int64_t count_ = 0;
+  std::array<Body, kMost> bodies_;
+  std::array<std::optional<Cursor>, kMost> cursors_;
+};
+
+// Takes the members off the cursor and checks each: its fields, and then its streams, a few
+// members' side by side. Where fields are wrong, the streams of the members before come first.
+template <class Check>
+void check_members(int64_t members, Cursor* cursor, bool closed, const Check& check_fields) {
+  Opened opened(closed);
+  try {
+    for (int64_t i = 0; i < members; ++i) {
+      cursor->scope("members[" + std::to_string(i) + "].");
+      const Body member = take_body(cursor, true);
+      check_fields(member, static_cast<size_t>(i));
+      opened.add(member, *cursor);
+    }
+  } catch (...) {
+    opened.check();
+    throw;
+  }
+  opened.check();
+  cursor->scope("");
+}
+
+}  // namespace
+
 void check_message(Cursor cursor, const Expectation* expectation, bool closed, Meter* meter) {
   const Body body = take_body(&cursor, false);
-  const bool group = body.method == kGroup;
   if (expectation != nullptr) check_kind(body, *expectation, cursor);
-  for (int64_t i = 0; i < (group ? body.members : 1); ++i) {
-    if (group) cursor.scope("members[" + std::to_string(i) + "].");
-    const Body member = group ? take_body(&cursor, true) : body;
-    if (expectation != nullptr)
-      check_shape(member, expectation->shapes[static_cast<size_t>(i)], cursor);
-    if (meter != nullptr) meter->add(member, cursor);
-    if (!(closed && can_stay_closed(member))) check_body(member, cursor);
+  // What the fields alone tell.
+  const auto check_fields = [&](const Body& each, size_t i) {
+    if (expectation != nullptr) check_shape(each, expectation->shapes[i], cursor);
+    if (meter != nullptr) meter->add(each, cursor);
+  };
+  if (body.method == kGroup) {
+    check_members(body.members, &cursor, closed, check_fields);
+  } else {
+    check_fields(body, 0);
+    if (!(closed && can_stay_closed(body))) check_body(body, cursor);
   }
-  cursor.scope("");
   if (cursor.left() > 0)
     cursor.fail(
         "length", "checksum", cursor.at(),

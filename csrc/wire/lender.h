@@ -54,6 +54,50 @@ void run_parts(int64_t parts, const Body& body) {
   if (call.error) std::rethrow_exception(call.error);
 }
 
+// Runs body(i) for each i in [0, n), items of size(i) numbers: large ones in order, as they may use
+// the threads themselves, and the others side by side. What the first item that fails has thrown is
+// thrown.
+template <class Size, class Body>
+void run_items(int64_t n, const Size& size, const Body& body) {
+#ifdef GCEXT_FUZZ_WINDOWS
+  constexpr int64_t kPart = 64;
+#else
+  constexpr int64_t kPart = int64_t{1} << 16;  // numbers that are worth a thread
+#endif
+  constexpr int64_t kLargeItem = 2 * kPart;
+  int64_t small = 0;
+  for (int64_t i = 0; i < n; ++i) small += size(i) < kLargeItem ? size(i) : 0;
+  const int64_t parts = n == 1 ? 1 : part_count(small, kPart);
+  if (parts == 1) {
+    for (int64_t i = 0; i < n; ++i) body(i);
+    return;
+  }
+  std::mutex mutex;
+  int64_t failed = n;
+  std::exception_ptr error;
+  const auto run = [&](int64_t i) {
+    try {
+      body(i);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (i > failed) return;
+      failed = i;
+      error = std::current_exception();
+    }
+  };
+  for (int64_t i = 0; i < n; ++i)
+    if (size(i) >= kLargeItem) run(i);
+  run_parts(parts, [&](int64_t part) {
+    int64_t before = 0;  // of the small items before this one; who has its first number runs it
+    for (int64_t i = 0; i < n; ++i) {
+      if (size(i) >= kLargeItem) continue;
+      if (before * parts / (small + 1) == part) run(i);
+      before += size(i);
+    }
+  });
+  if (error) std::rethrow_exception(error);
+}
+
 // Copies bytes, on several threads where they are many.
 void copy_bytes(const void* from, int64_t bytes, void* to);
 

@@ -46,6 +46,11 @@ void Message::borrow(const void* first, int64_t bytes) {
   pieces_.back().bytes = bytes;
 }
 
+void Message::append(Message other) {
+  bytes_ += other.bytes_;
+  for (Piece& piece : other.pieces_) pieces_.push_back(std::move(piece));
+}
+
 void Message::write(uint8_t* out) const {
   for (const Piece& piece : pieces_) {
     const bool elsewhere = piece.first != nullptr;

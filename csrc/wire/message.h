@@ -21,6 +21,7 @@ class Message {
   void own(std::unique_ptr<uint8_t[]> piece, int64_t bytes);
   void own(PackedSection section);
   void borrow(const void* first, int64_t bytes);
+  void append(Message other);
 
   int64_t bytes() const { return bytes_; }
   void write(uint8_t* out) const;

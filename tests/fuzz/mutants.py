@@ -32,17 +32,20 @@ SLOWEST = 300  # seconds that the tests may take
 TESTS = [
     "test_wire.py", "test_wire_expect.py", "test_wire_coded.py", "test_prefix.py", "test_merged.py",
     "test_sum.py", "test_coded_packets.py", "test_bits.py", "test_rice.py", "test_inspect.py",
+    "test_lender.py",
 ]  # fmt: skip
 # Tests that take seconds and look at what mutants do not change.
 SLOW = ["instruction_set", "same_bits_everywhere", "changes_while", "many_members", "size_of"]
 
 # What a check guards: the decoder's errors, the writer's, and a status that becomes one of them.
 FAILS = re.compile(
-    r"fail(?:_size)?\(|throw PackError|return RiceStatus::(?!ok)|take\(cursor->left\(\) \+ 1|return false;"
+    r"fail(?:_size)?\(|throw PackError|return RiceStatus::(?!ok)|take\(cursor->left\(\) \+ 1"
+    r"|return false;"
 )
 # Checks that are calls, and conditions that are arguments.
 CALLS = re.compile(
-    r"^( +)((?:code\.)?(?:prefix\(\)\.)?(?:check_\w+|within)\((?:cursor|message|method|[^;]*)\);)", re.M
+    r"^( +)((?:code\.)?(?:prefix\(\)\.)?(?:check_\w+|within)\((?:cursor|message|method|[^;]*)\);)",
+    re.M,
 )
 RULES = re.compile(r"(\n +rule\()([^\"]*?)(, \")")
 OTHERS = {
