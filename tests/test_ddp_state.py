@@ -91,7 +91,7 @@ def test_a_backward_pass_that_ends_early() -> None:
     again = make_model()
     again.load_state_dict(weights)
     ddp = wrapped(state, again)
-    state._named = None  # the new model's parameters are others
+    state._names._named = None  # the new model's parameters are others
     with pytest.raises(RuntimeError, match=r"buckets must come in order.*call abort\(\)"):
         backward(ddp, 0, 2)
     state.abort()

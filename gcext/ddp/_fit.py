@@ -1,4 +1,4 @@
-"""Which recipes a hook can do, and the names and gradients of the parameters of a bucket."""
+"""Which recipes a hook can do, and the gradients of the parameters of a bucket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.nn import Module
 
 from gcext._links.link import LowRankLink
 from gcext._recipes import fit
@@ -16,7 +15,7 @@ from gcext.aggregate import Mean
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import GradBucket
 
-__all__ = ["gradients", "names_of", "refuse"]
+__all__ = ["gradients", "refuse"]
 
 _UNMET = {
     "the ranks' losses": "DDP hands over none. Use stc, or gcext.fl for projection",
@@ -36,17 +35,6 @@ def refuse(recipe: Recipe, spec: str) -> None:
             f"ddp.State: {spec} all-reduces factors, which {receiver!r} cannot combine. Use "
             "combine=mean."
         )
-
-
-def names_of(module: Module) -> dict[int, str]:
-    """Return the parameters' names by id, without what wrappers put before them."""
-    names = {}
-    for name, parameter in module.named_parameters():
-        parts = [part for part in name.split(".") if part != "_orig_mod"]
-        names[id(parameter)] = ".".join(parts)
-    if names and all(name.startswith("module.") for name in names.values()):
-        names = {key: name.removeprefix("module.") for key, name in names.items()}
-    return names
 
 
 def gradients(bucket: GradBucket) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,7 +19,8 @@ from gcext._recipes.recipe import recipe as make_recipe
 from gcext._spec import plain
 from gcext.ddp._checkpoint import pack, read, unpack
 from gcext.ddp._exchange import Exchange, Method, NonFiniteError
-from gcext.ddp._fit import gradients, names_of, refuse
+from gcext.ddp._fit import gradients, refuse
+from gcext.ddp._names import Names
 from gcext.ddp._packets import Packets
 from gcext.ddp._reduce import AllReduce, LowRank
 from gcext.distributed import check_alike, gather_objects, place
@@ -128,11 +129,7 @@ class State:
         refuse(made, str(recipe))
         self._rank, world = place("ddp.State", process_group)
         self._method = self._make_method(world)
-        self._named = None if module is None else names_of(module)  # by id
-        self._given = [] if module is None else list(module.parameters())  # no id is used again
-        self._names: dict[int, str] = {}  # by id
-        self._parameters: list[Tensor] = []  # so that no id is used again
-        self._loaded: list[str] = []  # names that a state had, in the order of _parameters
+        self._names = Names(module)
         self._open: list[_Bucket] = []
         self._agreed = False
         self._broken: Exception | None = None
@@ -193,7 +190,7 @@ class State:
             ) from self._broken
         if not self._agreed:
             self._agree()
-        views = {self._name(p): g for p, g in gradients(bucket)}
+        views = {self._names.of(p): g for p, g in gradients(bucket)}
         if not self._open:
             self._method.begin_step(self.steps // self.round_steps + 1)
         scale = 1.0 if self.scaler is None else self.scaler.get_scale()
@@ -267,38 +264,10 @@ class State:
             "seed": self.seed,
             "round_steps": self.round_steps,
             "scaler": self.scaler is not None,
-            "module": self._named is not None,
+            "module": self._names.of_module,
         }
         check_alike("ddp.hook", self._options() | mine, self._group)
         self._agreed = True
-
-    def _name(self, parameter: Tensor) -> str:
-        """Return what a parameter's residual is kept by."""
-        name = self._names.get(id(parameter))
-        if name is None:
-            name = self._new_name(parameter, len(self._names))
-            self._names[id(parameter)] = name
-            self._parameters.append(parameter)
-        return name
-
-    def _new_name(self, parameter: Tensor, number: int) -> str:
-        shape = tuple(parameter.shape)
-        if self._named is not None:
-            name = self._named.get(id(parameter))
-            if name is None:
-                raise ValueError(
-                    f"ddp.hook: parameters must be of the module that State was given, got one of "
-                    f"shape {shape} that is not."
-                )
-        else:
-            known = self._loaded
-            name = known[number] if number < len(known) else str(number)
-        if self._loaded and name not in self._loaded:
-            raise ValueError(
-                f"ddp.hook: parameters must be those of the state that was loaded, got {name!r} of "
-                f"shape {shape} beside {len(self._loaded)} others."
-            )
-        return name
 
     # --- Checkpoints. ---
 
@@ -316,7 +285,7 @@ class State:
         held = {
             **self._options(),
             "steps": self.steps,
-            "names": [self._names[id(each)] for each in self._parameters] or self._loaded,
+            "names": self._names.state(),
             "method": self._method.state_dict(),
         }
         return pack(held, self._method.world, self._rank)
@@ -339,20 +308,13 @@ class State:
         world, rank = self._method.world, self._rank
         all_held = unpack(state, world, rank, redistribute, self._options())
         held = all_held[0]
-        # Without module= names are of the order of the first step, which DDP changes after it.
-        known = [] if self._named is not None else [self._names[id(p)] for p in self._parameters]
-        if known and held["names"] and set(known) != set(held["names"]):
-            raise ValueError(
-                f"ddp.State: parameters must be the {len(held['names'])} of the state, got "
-                f"{len(known)} others. Construct a new State for another model."
-            )
+        self._names.check(held["names"])
         method = [each["method"] for each in all_held]
         self._method.load_state_dict(
             method[0] if state["world_size"] == world else self._method.merged(method)
         )
-        self.steps, self._loaded, self._agreed = held["steps"], held["names"], False
-        if not known:
-            self._names, self._parameters = {}, []
+        self._names.load(held["names"])
+        self.steps, self._agreed = held["steps"], False
 
     def load_checkpoint(
         self, checkpoint_id: str | PathLike[str], key: str = "ddp", redistribute: bool = False
