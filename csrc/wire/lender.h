@@ -24,6 +24,13 @@ struct Lender {
 void set_lender(const Lender& lender);
 const Lender& lender();
 
+// Indices, with their values, that are worth a thread.
+#ifdef GCEXT_FUZZ_SHORT
+constexpr int64_t kNumbersOfPart = 64;
+#else
+constexpr int64_t kNumbersOfPart = int64_t{1} << 16;
+#endif
+
 // How many contiguous parts to cut n items into: one a thread, but none smaller than grain.
 int64_t part_count(int64_t n, int64_t grain);
 
@@ -59,15 +66,10 @@ void run_parts(int64_t parts, const Body& body) {
 // thrown.
 template <class Size, class Body>
 void run_items(int64_t n, const Size& size, const Body& body) {
-#ifdef GCEXT_FUZZ_WINDOWS
-  constexpr int64_t kPart = 64;
-#else
-  constexpr int64_t kPart = int64_t{1} << 16;  // numbers that are worth a thread
-#endif
-  constexpr int64_t kLargeItem = 2 * kPart;
+  constexpr int64_t kLargeItem = 2 * kNumbersOfPart;
   int64_t small = 0;
   for (int64_t i = 0; i < n; ++i) small += size(i) < kLargeItem ? size(i) : 0;
-  const int64_t parts = n == 1 ? 1 : part_count(small, kPart);
+  const int64_t parts = n == 1 ? 1 : part_count(small, kNumbersOfPart);
   if (parts == 1) {
     for (int64_t i = 0; i < n; ++i) body(i);
     return;

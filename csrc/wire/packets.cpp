@@ -174,7 +174,7 @@ class JoinedWriter {
       : message_(message),
         index_(std::move(index)),
         value_(std::move(value)),
-        at_once_(part_count(index_.size(), kLeast) == 1) {
+        at_once_(part_count(index_.size(), kNumbersOfPart) == 1) {
     check_length(index_.size(), value_.size());
   }
 
@@ -213,8 +213,6 @@ class JoinedWriter {
   }
 
  private:
-  static constexpr int64_t kLeast = int64_t{1} << 16;
-
   struct Part {
     Method method;
     int64_t numel, from, k;

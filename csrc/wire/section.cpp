@@ -9,7 +9,7 @@
 namespace gcext::wire {
 namespace {
 
-#ifdef GCEXT_FUZZ_WINDOWS
+#ifdef GCEXT_FUZZ_SHORT
 constexpr int64_t kTilesOfPart = 1;
 #else
 constexpr int64_t kTilesOfPart = 64;  // worth a thread

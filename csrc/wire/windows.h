@@ -75,7 +75,7 @@ class TileReader {
 
 // Whether so many symbols are read by windows: of few, the table would cost more. A fuzzer's are
 // few.
-#ifdef GCEXT_FUZZ_WINDOWS
+#ifdef GCEXT_FUZZ_SHORT
 constexpr int64_t kReadOneByOne = 16, kTilesOfPart = 1;
 #else
 constexpr int64_t kReadOneByOne = kPrefixTile, kTilesOfPart = 4 * kTilesAtOnce;
