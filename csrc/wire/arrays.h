@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -152,9 +153,10 @@ template <class T>
 py::array_t<T> new_array(int64_t n) {
   const int64_t bytes = n * static_cast<int64_t>(sizeof(T));
   if (bytes < kLarge || lender().take == nullptr) return py::array_t<T>(n);
-  void* const memory = lender().take(static_cast<size_t>(bytes));
-  const py::capsule owner(memory, [](void* own) { lender().give(own); });
-  return py::array_t<T>(n, static_cast<T*>(memory), owner);
+  const auto give = [](void* own) { lender().give(own); };
+  std::unique_ptr<void, void (*)(void*)> memory(lender().take(static_cast<size_t>(bytes)), give);
+  const py::capsule owner(memory.get(), give);
+  return py::array_t<T>(n, static_cast<T*>(memory.release()), owner);
 }
 
 template <class T>

@@ -34,6 +34,30 @@ constexpr int64_t kNumbersOfPart = int64_t{1} << 16;
 // How many contiguous parts to cut n items into: one a thread, but none smaller than grain.
 int64_t part_count(int64_t n, int64_t grain);
 
+// Of what several threads throw, keeps what the first of their items has thrown.
+class FirstError {
+ public:
+  template <class Body>
+  void guard(int64_t item, const Body& body) {
+    try {
+      body(item);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (error_ && item > item_) return;
+      item_ = item;
+      error_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::mutex mutex_;
+  int64_t item_ = 0;
+  std::exception_ptr error_;
+};
+
 // Runs body(part) for each part in [0, parts), in the kernels' floating-point environment. What the
 // first of the parts that fail has thrown is thrown.
 template <class Body>
@@ -41,24 +65,15 @@ void run_parts(int64_t parts, const Body& body) {
   if (parts == 1) return body(int64_t{0});
   struct Call {
     const Body& body;
-    std::mutex mutex;
-    int64_t failed;
-    std::exception_ptr error;
-  } call{body, {}, parts, nullptr};
+    FirstError error;
+  } call{body, {}};
   const auto run = [](void* context, int64_t part) {
     Call& own = *static_cast<Call*>(context);
     const KernelFpEnv env;
-    try {
-      own.body(part);
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(own.mutex);
-      if (part >= own.failed) return;
-      own.failed = part;
-      own.error = std::current_exception();
-    }
+    own.error.guard(part, own.body);
   };
   lender().run(parts, run, &call);
-  if (call.error) std::rethrow_exception(call.error);
+  call.error.rethrow();
 }
 
 // Runs body(i) for each i in [0, n), items of size(i) numbers: large ones in order, as they may use
@@ -74,30 +89,18 @@ void run_items(int64_t n, const Size& size, const Body& body) {
     for (int64_t i = 0; i < n; ++i) body(i);
     return;
   }
-  std::mutex mutex;
-  int64_t failed = n;
-  std::exception_ptr error;
-  const auto run = [&](int64_t i) {
-    try {
-      body(i);
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (i > failed) return;
-      failed = i;
-      error = std::current_exception();
-    }
-  };
+  FirstError error;
   for (int64_t i = 0; i < n; ++i)
-    if (size(i) >= kLargeItem) run(i);
+    if (size(i) >= kLargeItem) error.guard(i, body);
   run_parts(parts, [&](int64_t part) {
     int64_t before = 0;  // of the small items before this one; who has its first number runs it
     for (int64_t i = 0; i < n; ++i) {
       if (size(i) >= kLargeItem) continue;
-      if (before * parts / (small + 1) == part) run(i);
+      if (before * parts / (small + 1) == part) error.guard(i, body);
       before += size(i);
     }
   });
-  if (error) std::rethrow_exception(error);
+  error.rethrow();
 }
 
 // Copies bytes, on several threads where they are many.
