@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <vector>
 
 #include "../common/fpenv.h"
 
@@ -74,6 +75,29 @@ void run_parts(int64_t parts, const Body& body) {
   };
   lender().run(parts, run, &call);
   call.error.rethrow();
+}
+
+// Moves rising numbers that each part has counted from 0 on behind those of the parts before.
+// reach: of each part, its last number and one more; first(part): where in `index` its numbers
+// begin; index: nullptr where none are kept. False, and nothing moved, where one is not below
+// limit.
+template <class First, class Index>
+bool join_parts(std::vector<uint64_t> reach, uint64_t limit, const First& first, Index* index) {
+  uint64_t end = 0;
+  for (uint64_t& each : reach) {
+    const uint64_t begin = end;
+    end += each;
+    if (end > limit) return false;
+    each = begin;
+  }
+  if (index == nullptr) return true;
+  run_parts(static_cast<int64_t>(reach.size()), [&](int64_t part) {
+    const auto before = static_cast<Index>(reach[static_cast<size_t>(part)]);
+    if (before == 0) return;
+    const int64_t last = first(part + 1);
+    for (int64_t i = first(part); i < last; ++i) index[i] += before;
+  });
+  return true;
 }
 
 // Runs body(i) for each i in [0, n), items of size(i) numbers: large ones in order, as they may use

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runs.h"
@@ -65,19 +66,8 @@ bool walk_in_parts(const RunCode& code, const Body& body, Index* at, int16_t* to
     if (!own) right = false;
     reach[static_cast<size_t>(part)] = next;
   });
-  uint64_t begin = 0;
-  for (uint64_t& own : reach) {
-    const uint64_t end = begin + own;
-    if (!right || end > k) return false;
-    own = begin;
-    begin = end;
-  }
-  run_parts(parts.count(), [&](int64_t part) {
-    const auto before = static_cast<Index>(reach[static_cast<size_t>(part)]);
-    if (before == 0) return;
-    for (int64_t i = parts.symbol(part); i < parts.symbol(part + 1); ++i) at[i] += before;
-  });
-  return true;
+  return right &&
+         join_parts(std::move(reach), k, [&](int64_t part) { return parts.symbol(part); }, at);
 }
 
 constexpr uint64_t kSmallGaps = 16;

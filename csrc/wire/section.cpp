@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "../bits.h"
 #include "lender.h"
@@ -121,36 +122,24 @@ bool read_in_parts(const Section& section, int64_t limit, const Cursor& cursor, 
                    Index* index) {
   const int64_t tiles = tile_count(section.k);
   const auto first = [&](int64_t part) { return tiles * part / parts; };
-  std::vector<uint64_t> begin(static_cast<size_t>(parts));
+  std::vector<uint64_t> reach(static_cast<size_t>(parts));
   try {
     run_parts(parts, [&](int64_t part) {
       SectionReader reader(section, limit, cursor, first(part), first(part + 1));
       Index scratch[kTile];
       Index* to = index == nullptr ? scratch : index + first(part) * kTile;
-      uint64_t& numbers = begin[static_cast<size_t>(part)];
+      uint64_t& own = reach[static_cast<size_t>(part)];
       while (const int64_t n = reader.next(to)) {
-        numbers = static_cast<uint64_t>(to[n - 1]) + 1;
+        own = static_cast<uint64_t>(to[n - 1]) + 1;
         if (index != nullptr) to += n;
       }
     });
   } catch (const DecodeError&) {
     return false;
   }
-  uint64_t end = 0;
-  for (uint64_t& own : begin) {
-    const uint64_t numbers = own;
-    own = end;
-    end += numbers;
-    if (end > static_cast<uint64_t>(limit)) return false;
-  }
-  if (index == nullptr) return true;
-  run_parts(parts, [&](int64_t part) {
-    const auto before = static_cast<Index>(begin[static_cast<size_t>(part)]);
-    const int64_t last = std::min(first(part + 1) * kTile, section.k);
-    if (before == 0) return;
-    for (int64_t i = first(part) * kTile; i < last; ++i) index[i] += before;
-  });
-  return true;
+  return join_parts(
+      std::move(reach), static_cast<uint64_t>(limit),
+      [&](int64_t part) { return std::min(first(part) * kTile, section.k); }, index);
 }
 
 template <class Index>
