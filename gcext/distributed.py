@@ -19,6 +19,12 @@ from torch import Tensor
 from gcext._packet.errors import DecodeError
 from gcext._packet.packet import Packet
 
+if dist.is_available() and not dist.is_initialized():
+    # DDP imports this module with its first model, and the module keeps what is group.WORLD then as
+    # its functions' default: a group that is never freed, whose threads may meet the interpreter's
+    # end ("terminate called without an active exception"). Imported now, it keeps None.
+    import torch.distributed.nn
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 

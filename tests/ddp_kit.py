@@ -159,10 +159,17 @@ def leave() -> None:
     """End the process group. No model in DDP may outlive it.
 
     The last reference to gloo's group would go with DDP's reducer, which holds the GIL while gloo's
-    threads, which need it to drop a collective's tensors, are joined: now and then a deadlock.
+    threads, which need it to drop a collective's tensors, are joined: now and then a deadlock. And
+    threads that outlive the group may abort the process at its end.
     """
     gc.collect()
     dist.destroy_process_group()
+    assert "pt_gloo_runloop" not in threads()
+
+
+def threads() -> list[str]:
+    """Return the names of this process's threads, those of libraries too."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 
 
 def start(script: str, world: int, *arguments: object) -> list[subprocess.Popen[str]]:
