@@ -1,13 +1,8 @@
 #include "packets.h"
 
-#include <pybind11/stl.h>
-
-#include <optional>
-
 #include "../bits.h"
 #include "../common/fpenv.h"
 #include "coded.h"
-#include "lender.h"
 #include "names.h"
 #include "sketch_arrays.h"
 #include "sum.h"
@@ -15,28 +10,33 @@
 #include "value_codes.h"
 
 namespace gcext::wire {
-namespace {
 
 using namespace py::literals;
 
-// Of "torch.float32" or "float32".
 int dtype_named(const py::handle& dtype) {
   return code_of(kDtypeNames, dtype_name(dtype), "dtype");
 }
 
-int dtype_of(const py::handle& packet) { return dtype_named(py::getattr(packet, names().dtype)); }
-
-std::vector<int64_t> shape_of(const py::handle& packet) {
-  return py::getattr(packet, names().shape).cast<std::vector<int64_t>>();
-}
-
-// The method of a name. Throws PackError for one that the format does not have.
 Method method_named(const py::handle& name) {
   return static_cast<Method>(code_of(kMethodNames, name.cast<std::string>(), "method"));
 }
 
 Method method_of(const py::handle& packet) {
   return method_named(py::getattr(packet, names().method));
+}
+
+void check_length(int64_t k, py::ssize_t values) {
+  if (k != values)
+    throw PackError("pack: value must be as long as index, " + std::to_string(k) + ", got " +
+                    std::to_string(values) + ".");
+}
+
+namespace {
+
+int dtype_of(const py::handle& packet) { return dtype_named(py::getattr(packet, names().dtype)); }
+
+std::vector<int64_t> shape_of(const py::handle& packet) {
+  return py::getattr(packet, names().shape).cast<std::vector<int64_t>>();
 }
 
 // The contents of a packet on the host. Those of a group's member may not have been asked for yet.
@@ -52,8 +52,6 @@ void put_encoded(Message* message, const py::handle& encoded) {
   if (streams.size() > 0) message->borrow(streams.data(), streams.size());
 }
 
-void put_packet(Message* message, const py::handle& packet);
-
 // The terms of a sum.
 void put_sum(Message* message, const py::handle& contents) {
   const auto terms = contents.attr("coded").attr("terms").cast<py::sequence>();
@@ -64,12 +62,6 @@ void put_sum(Message* message, const py::handle& contents) {
                       kMethodNames[method_of(term)] + " packet.");
     put_packet(message, term);
   }
-}
-
-void check_length(int64_t k, py::ssize_t values) {
-  if (k != values)
-    throw PackError("pack: value must be as long as index, " + std::to_string(k) + ", got " +
-                    std::to_string(values) + ".");
 }
 
 // The members of a merged packet of k elements.
@@ -128,7 +120,8 @@ py::dict located_of(const Body& body, const Cursor& cursor) {
                   "remainder_bytes"_a = body.index.remainder_bytes, "scale_bits"_a = scale_bits);
 }
 
-// The body of a packet that is no group.
+}  // namespace
+
 void put_packet(Message* message, const py::handle& packet) {
   const Method method = method_of(packet);
   if (method == kGroup) throw PackError("pack: a group must not be a member of a group.");
@@ -167,130 +160,11 @@ void put_packet(Message* message, const py::handle& packet) {
   });
 }
 
-// Writes packets whose elements lie one after the other in a Joined; many elements side by side.
-class JoinedWriter {
- public:
-  JoinedWriter(Message* message, Array<int32_t> index, Array<float> value)
-      : message_(message),
-        index_(std::move(index)),
-        value_(std::move(value)),
-        at_once_(part_count(index_.size(), kNumbersOfPart) == 1) {
-    check_length(index_.size(), value_.size());
-  }
-
-  // The next k of the elements, as a packet of this head.
-  void add(const py::tuple& head) {
-    Part part{method_named(head[0]), 0, at_, head[3].cast<int64_t>(), head[4].cast<float>(), {}};
-    Message* const to = at_once_ ? message_ : &part.message;
-    part.numel =
-        put_head(to, part.method, dtype_named(head[2]), head[1].cast<std::vector<int64_t>>());
-    if (part.k < 0 || part.k > index_.size() - at_)
-      throw PackError("pack: a head must name the next of " + std::to_string(index_.size()) +
-                      " elements, got " + std::to_string(part.k) + " from " + std::to_string(at_) +
-                      " on.");
-    if (part.method != kSparse && part.method != kTernary)
-      throw PackError("pack: a head must be of a sparse or ternary packet.");
-    at_ += part.k;
-    if (at_once_) {
-      const py::gil_scoped_release release;
-      return put(part, to);
-    }
-    parts_.push_back(std::move(part));
-  }
-
-  // Ends the message where the last one that was added does.
-  void flush() {
-    const py::gil_scoped_release release;
-    run_items(
-        static_cast<int64_t>(parts_.size()),
-        [&](int64_t i) { return parts_[static_cast<size_t>(i)].k; },
-        [&](int64_t i) {
-          Part& part = parts_[static_cast<size_t>(i)];
-          put(part, &part.message);
-        });
-    for (Part& part : parts_) message_->append(std::move(part.message));
-    parts_.clear();
-  }
-
- private:
-  struct Part {
-    Method method;
-    int64_t numel, from, k;
-    float scale;
-    Message message;
-  };
-
-  Message* const message_;
-  const Array<int32_t> index_;
-  const Array<float> value_;
-  const bool at_once_;
-  int64_t at_ = 0;
-  std::vector<Part> parts_;
-
-  void put(const Part& part, Message* to) const {
-    const int32_t* const index = index_.data() + part.from;
-    const float* const value = value_.data() + part.from;
-    if (part.method == kSparse)
-      put_sparse(to, part.numel, index, value, part.k);
-    else
-      put_ternary(to, part.numel, index, value, part.k, part.scale);
-  }
-};
-
-bool is_composed(const py::handle& packet) {
-  const Method method = method_of(packet);
-  return method == kMerged || method == kSum;
-}
-
-}  // namespace
-
-bool put_body(Message* message, const py::handle& packet) {
-  if (method_of(packet) != kGroup) {
-    put_packet(message, packet);
-    return is_composed(packet);
-  }
-  const py::object joined = py::getattr(packet, names().joined, py::none());
-  std::optional<JoinedWriter> pairs;
-  py::object members;
-  if (joined.is_none()) {
-    members = py::getattr(packet, names().members);
-  } else {
-    members = py::getattr(joined, names().heads);
-    pairs.emplace(message, checked<int32_t>(py::getattr(joined, names().index), "index"),
-                  checked<float>(py::getattr(joined, names().value), "value"));
-  }
-  const auto count = py::len(members);
-  if (count == 0) throw PackError("pack: a group must have at least one member, got none.");
-  message->byte(kGroup);
-  message->varint(count);
-  bool composed = false;
-  for (const py::handle member : members) {
-    if (pairs.has_value() && PyTuple_Check(member.ptr())) {
-      pairs->add(py::reinterpret_borrow<py::tuple>(member));
-    } else {
-      if (pairs.has_value()) pairs->flush();
-      put_packet(message, member);
-      composed = composed || is_composed(member);
-    }
-  }
-  if (pairs.has_value()) pairs->flush();
-  return composed;
-}
-
-namespace {
-
 py::tuple shape_of(const Body& body) {
   py::tuple shape(body.ndim);
   for (int i = 0; i < body.ndim; ++i) shape[static_cast<size_t>(i)] = py::int_(body.dims[i]);
   return shape;
 }
-
-// Whether a body has pairs that lie beside those of other members.
-bool has_narrow_pairs(const Body& body) {
-  return (body.method == kTernary || body.method == kSparse) && body.narrow();
-}
-
-}  // namespace
 
 py::object read_packet(const Body& body, const Cursor& cursor, const py::function& build,
                        bool located) {
@@ -323,48 +197,6 @@ py::object read_packet(const Body& body, const Cursor& cursor, const py::functio
     return head(support, value, scale, dict_of(members));
   }
   return head(support, coded_of(body, cursor), scale);
-}
-
-py::object read_group(const std::vector<Body>& bodies, const Cursor& cursor,
-                      const py::function& build, bool located) {
-  const auto joined = [&](const Body& body) { return !located && has_narrow_pairs(body); };
-  int64_t k = 0;
-  for (const Body& body : bodies) k += joined(body) ? body.k : 0;
-  auto index = new_array<int32_t>(k);
-  auto value = new_array<float>(k);
-  int32_t* const index_out = index.mutable_data();
-  float* const value_out = value.mutable_data();
-  {
-    const py::gil_scoped_release release;
-    std::vector<std::pair<const Body*, int64_t>> pairs;  // and where they go
-    int64_t end = 0;
-    for (const Body& body : bodies) {
-      if (!joined(body) || body.k == 0) continue;
-      pairs.emplace_back(&body, end);
-      end += body.k;
-    }
-    run_items(
-        static_cast<int64_t>(pairs.size()),
-        [&](int64_t i) { return pairs[static_cast<size_t>(i)].first->k; },
-        [&](int64_t i) {
-          const Body& body = *pairs[static_cast<size_t>(i)].first;
-          const int64_t at = pairs[static_cast<size_t>(i)].second;
-          read_index(body, cursor, index_out + at);
-          if (body.method == kTernary)
-            read_ternary_values(body, value_out + at);
-          else
-            std::memcpy(value_out + at, body.values, sizeof(float) * static_cast<size_t>(body.k));
-        });
-  }
-  py::list members;
-  for (const Body& body : bodies) {
-    if (joined(body))
-      members.append(py::make_tuple(kMethodNames[body.method], shape_of(body),
-                                    kDtypeNames[body.dtype], body.k, body.scale));
-    else
-      members.append(read_packet(body, cursor, build, located));
-  }
-  return build("method"_a = "group", "members"_a = members, "support"_a = index, "coded"_a = value);
 }
 
 py::object merge_packets(const std::vector<py::object>& packets, const py::function& build) {

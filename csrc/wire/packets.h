@@ -8,20 +8,24 @@
 
 namespace gcext::wire {
 
-// Appends the body of a packet. Throws PackError. Returns whether it is or holds a merged packet or
-// a sum: their rules are many, and the decoder has them.
-bool put_body(Message* message, const py::handle& packet);
+// The code of a dtype, "torch.float32" or "float32". Throws PackError for one that the format does
+// not have, as do these.
+int dtype_named(const py::handle& dtype);
+Method method_named(const py::handle& name);
+Method method_of(const py::handle& packet);
+
+// Throws PackError unless a packet of k elements has as many values.
+void check_length(int64_t k, py::ssize_t values);
+
+// Appends the body of a packet that is no group. Throws PackError.
+void put_packet(Message* message, const py::handle& packet);
+
+py::tuple shape_of(const Body& body);
 
 // build(method=..., shape=..., ...) of a body that is no group, validated before. `located`: of a
 // body that a device can decode, where its streams are, in place of its arrays.
 py::object read_packet(const Body& body, const Cursor& cursor, const py::function& build,
                        bool located);
-
-// build(method="group", members=..., support=..., coded=...) of the bodies of a group's members. A
-// member is what read_packet gives; of a sparse or ternary packet it is (method, shape, dtype, k,
-// scale), and its pairs are the next k of the arrays `support` and `coded`, which serve them all.
-py::object read_group(const std::vector<Body>& bodies, const Cursor& cursor,
-                      const py::function& build, bool located);
 
 // build(...) of ternary packets of one shape and dtype, merged.
 py::object merge_packets(const std::vector<py::object>& packets, const py::function& build);

@@ -3,7 +3,6 @@
 #include <pybind11/gil_safe_call_once.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <cstring>
 #include <string>
@@ -16,6 +15,7 @@
 #include "../common/isa.h"
 #include "blocks.h"
 #include "budget.h"
+#include "groups.h"
 #include "lender.h"
 #include "packets.h"
 

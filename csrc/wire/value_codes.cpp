@@ -1,7 +1,5 @@
 #include "value_codes.h"
 
-#include <pybind11/stl.h>
-
 #include "../bits.h"
 #include "coded.h"
 #include "codes.h"

@@ -67,7 +67,7 @@ OTHERS = {
     "frame.cpp": [("if (expectation != nullptr) check_kind", "expectation != nullptr", "fires")],
 }
 # Sources of the Python seam, whose conditions guard what is packed.
-WRITERS = ("packets.cpp", "pybind.cpp", "arrays.h", "names.h", "message.cpp")
+WRITERS = ("packets.cpp", "groups.cpp", "pybind.cpp", "arrays.h", "names.h", "message.cpp")
 HEADER = """#pragma once
 extern "C" __attribute__((visibility("default"))) int gcext_mutant;
 namespace gcext_mutants {
