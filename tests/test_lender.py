@@ -88,7 +88,7 @@ def verdict(message: bytes) -> tuple[str, str, int] | None:
     return None
 
 
-@pytest.mark.parametrize("spec", ["natural", "qsgd", "topk:p=0.5", "group"])
+@pytest.mark.parametrize("spec", ["natural", "qsgd", "terngrad", "topk:p=0.5", "group"])
 def test_any_number_of_threads_refuses_the_same_for_the_same_reason(spec: str) -> None:
     """Bits turned anywhere but in the header, behind a checksum that fits."""
     packet = model("topk:p=0.6") if spec == "group" else encoded(spec, 400_000)

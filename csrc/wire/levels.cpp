@@ -1,10 +1,12 @@
 #include "levels.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "../bits.h"
+#include "lender.h"
 #include "norms.h"
 
 namespace gcext::wire {
@@ -58,6 +60,24 @@ void check_each(const LevelFields& fields, const Cursor& cursor, int64_t t, cons
                 norm_at, "levels.tiles", entry);
 }
 
+int sign_bit(const uint8_t* signs, int64_t i) { return signs[i >> 3] >> (i & 7) & 1; }
+
+// Whether all levels are 1 or -1, and none of them is to be refused: then a sign bit is all that
+// there is of a level, and no level depends on another.
+bool is_ternary(const LevelFields& fields) {
+  return fields.steps == 1 && !any_zero(fields.norm, fields.norms);
+}
+
+// The levels of a ternary one.
+void read_signs(const Body& body, int16_t* level) {
+  const int64_t n = body.levels.places, parts = part_count(n, kNumbersOfPart);
+  run_parts(parts, [&](int64_t part) {
+    const int64_t last = n * (part + 1) / parts;
+    for (int64_t i = n * part / parts; i < last; ++i)
+      level[i] = static_cast<int16_t>(1 - 2 * sign_bit(body.signs, i));
+  });
+}
+
 // Calls visit(at, level, n) for each tile of the levels, checked: a tile of magnitudes, then one
 // level after the other. Without `placed`, `at` is only known where a norm is 0.
 template <class Index, class Visit>
@@ -87,7 +107,7 @@ void walk_levels(const Body& body, const Cursor& cursor, bool placed, const Visi
       check_each(fields, cursor, t, known ? at : nullptr, magnitude, n, &norm_at);
     const uint8_t* signs = body.signs + t * (kTile / 8);
     for (int64_t i = 0; i < n; ++i) {
-      const int16_t minus = static_cast<int16_t>(-(signs[i >> 3] >> (i & 7) & 1));
+      const int16_t minus = static_cast<int16_t>(-sign_bit(signs, i));
       level[i] = static_cast<int16_t>((magnitude[i] ^ minus) - minus);
     }
     visit(at, level, n);
@@ -116,6 +136,7 @@ void check_levels(const Body& body, const Cursor& cursor) {
   const auto check = [&](auto index) {
     using Index = decltype(index);
     check_section(body.levels.zeros_or_places, body.k, cursor);
+    if (is_ternary(body.levels)) return;
     walk_levels<Index>(body, cursor, false, [](const Index*, const int16_t*, int64_t) {});
   };
   body.narrow() ? check(int32_t{}) : check(int64_t{});
@@ -123,6 +144,10 @@ void check_levels(const Body& body, const Cursor& cursor) {
 
 template <class Index>
 void read_levels(const Body& body, const Cursor& cursor, Index* at, int16_t* level) {
+  if (is_ternary(body.levels) && !names_zeros(body.levels.places, body.k)) {
+    read_section(body.levels.zeros_or_places, body.k, cursor, at);
+    return read_signs(body, level);
+  }
   walk_levels<Index>(body, cursor, true, [&](const Index* tile_at, const int16_t* tile, int64_t n) {
     at = std::copy(tile_at, tile_at + n, at);
     level = std::copy(tile, tile + n, level);
@@ -170,34 +195,52 @@ PackedSection pack_places(const Index* at, int64_t places, int64_t k) {
   return writer.finish(k);
 }
 
+// The sign bits of levels, all of which are checked.
+std::vector<uint8_t> pack_signs(const LevelArrays& arrays, int64_t places) {
+  std::vector<uint8_t> signs(static_cast<size_t>(plane_bytes(places, 1)));
+  const auto bytes = static_cast<int64_t>(signs.size());
+  const int64_t parts = part_count(places, kNumbersOfPart);
+  run_parts(parts, [&](int64_t part) {
+    const int64_t last = bytes * (part + 1) / parts;
+    for (int64_t byte = bytes * part / parts; byte < last; ++byte) {
+      const int16_t* const level = arrays.level + 8 * byte;
+      const int64_t n = std::min<int64_t>(8, places - 8 * byte);
+      unsigned eight = 0;
+      bool right = true;
+      for (int64_t i = 0; i < n; ++i) {
+        right &= is_level(level[i], arrays.steps);
+        eight |= static_cast<unsigned>(level[i] < 0) << i;
+      }
+      for (int64_t i = 0; !right && i < n; ++i) magnitude_of(level[i], arrays.steps);
+      signs[static_cast<size_t>(byte)] = static_cast<uint8_t>(eight);
+    }
+  });
+  return signs;
+}
+
+// The section of the sums of their magnitudes.
+PackedSection pack_magnitudes(const LevelArrays& arrays, int64_t places) {
+  SectionWriter writer;
+  Tile<int64_t> numbers(&writer);
+  int64_t sum = -1;
+  for (int64_t i = 0; i < places; ++i) numbers.push(sum += std::abs(arrays.level[i]));
+  numbers.flush();
+  return writer.finish(places * arrays.steps);
+}
+
 }  // namespace
 
 template <class Index>
 void put_levels(Message* message, int64_t k, const LevelArrays& arrays, const Index* at,
                 int64_t places) {
-  const int64_t steps = arrays.steps;
   check_norms("levels", k, arrays, places);
   PackedSection section = pack_places(at, places, k);  // from here on, `at` is known to rise
   check_norms_at(arrays, at, places);
-  SectionWriter magnitudes;
-  Tile<int64_t> numbers(&magnitudes);
-  std::vector<uint8_t> signs(static_cast<size_t>(plane_bytes(places, 1)));
-  int64_t sum = -1;
-  for (int64_t i = 0; i < places; i += 8) {
-    unsigned eight = 0;
-    for (int64_t j = i; j < std::min(places, i + 8); ++j) {
-      const int level = arrays.level[j];
-      sum += magnitude_of(level, steps);
-      if (steps > 1) numbers.push(sum);
-      eight |= static_cast<unsigned>(level < 0) << (j - i);
-    }
-    signs[static_cast<size_t>(i >> 3)] = static_cast<uint8_t>(eight);
-  }
+  std::vector<uint8_t> signs = pack_signs(arrays, places);
   put_norms(message, arrays, places);
   message->own(std::move(section));
   message->own(std::move(signs));
-  numbers.flush();
-  if (steps > 1) message->own(magnitudes.finish(places * steps));
+  if (arrays.steps > 1) message->own(pack_magnitudes(arrays, places));
 }
 
 template void read_levels(const Body&, const Cursor&, int32_t*, int16_t*);

@@ -64,11 +64,14 @@ void check_norms_at(const LevelArrays& arrays, const Index* at, int64_t places) 
                   std::to_string(steps) + "] and not 0, got " + std::to_string(level) + ".");
 }
 
+inline bool is_level(int level, int64_t steps) {
+  return level != 0 && -steps <= level && level <= steps;
+}
+
 // The magnitude of a level. Throws PackError unless it is in [1, steps].
 inline int magnitude_of(int level, int64_t steps) {
-  const int magnitude = level < 0 ? -level : level;
-  if (magnitude < 1 || magnitude > steps) refuse_level(level, steps);
-  return magnitude;
+  if (!is_level(level, steps)) refuse_level(level, steps);
+  return level < 0 ? -level : level;
 }
 
 void put_norms(Message* message, const LevelArrays& arrays, int64_t places);
