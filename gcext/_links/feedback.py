@@ -263,7 +263,7 @@ class ErrorFeedback(Sender):
                     name: None if slot is None else slot.copy()
                     for name, slot in self._pending.items()
                 },
-                **self._staged_state(),
+                **self.stages.state_dict(),
             }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
@@ -286,7 +286,7 @@ class ErrorFeedback(Sender):
             "scope": self.scope,
         }
         keys = {"version", *mine, "seeds", "residuals", "pending"}
-        keys |= set(self._staged_state())
+        keys |= set(self.stages.state_dict())
         if state.get("version") != 3 or set(state) != keys:
             raise ValueError(
                 f"{owner}: state must be of version 3, got keys {sorted(map(str, state))} and "
@@ -332,7 +332,7 @@ class ErrorFeedback(Sender):
                     f"{owner}: {name!r}, which a CUDA graph compresses, must stay {tuple(shape)}, "
                     f"got {tuple(residuals[name].residual.total.shape)}."
                 )
-        self._load_stages(state.get("stages", []))
+        self.stages.load(type(self).__name__, state.get("stages", []))
         for name, slot in fixed.items():  # in place, for the graph; zeros where the state has none
             if name not in residuals:
                 with torch.inference_mode(False):

@@ -14,6 +14,7 @@ from torch import Tensor
 from gcext._codecs.base import Codec, Scope
 from gcext._codecs.registry import codec as make_codec
 from gcext._codecs.topk import Dense
+from gcext._links.chain import Stages
 from gcext._links.named import Named, named_tensors
 from gcext._links.seeds import PacketSeeds
 from gcext._links.stages import Stage
@@ -65,7 +66,7 @@ class Sender:
         """As ``exact_below``, of tensors of one dimension or none: biases, norms. The larger one
         of the two counts."""
         self.scope = scope
-        self.stages = tuple(stages)
+        self.stages = Stages(stages)
         self.skipped: tuple[str, ...] = ()
         """Names that the last ``compress`` of a mapping left out: they had no gradient."""
         self._seeds = PacketSeeds(owner, self.codec, seed)
@@ -167,33 +168,14 @@ class Sender:
         """Do as ``_encode_one``, from stage to stage and back."""
         slot = None
         try:
-            given = self._before(tensor, name)
+            given = self.stages.before(name, tensor)
             packet, slot = self._encode_one(given, name)
-            return self._after(packet, name, tensor), slot
+            return self.stages.after(name, packet, tensor), slot
         except BaseException:
             if slot is not None:
                 self._release(slot)
-            self._forget((name,))
+            self.stages.rollback((name,))
             raise
-
-    def _before(self, tensor: Tensor, name: str) -> Tensor:
-        for stage in self.stages:
-            tensor = stage.before(name, tensor)
-        return tensor
-
-    def _after(self, packet: Packet, name: str, source: Tensor) -> Packet:
-        """Return what the stages make of a packet; its dtype is the source's, which they lose."""
-        if packet.dtype != source.dtype:
-            packet = packet.of_dtype(source.dtype)
-        for stage in reversed(self.stages):
-            packet = stage.after(name, packet)
-        return packet
-
-    def _forget(self, names: Iterable[str]) -> None:
-        """Forget what the stages hold pending of names."""
-        for name in names:
-            for stage in self.stages:
-                stage.rollback(name)
 
     def _compress_all(self, tensors: dict[str, Tensor], commit: bool) -> Packet:
         self._refuse_capture(tensors.values(), commit)
@@ -211,11 +193,11 @@ class Sender:
         given = tensors
         try:
             if self.stages:
-                given = {name: self._before(tensor, name) for name, tensor in tensors.items()}
+                given = {name: self.stages.before(name, tensor) for name, tensor in tensors.items()}
             packets = self._encode_each(given, slots)
             if self.stages:
                 packets = [
-                    self._after(packet, name, tensors[name])
+                    self.stages.after(name, packet, tensors[name])
                     for name, packet in zip(tensors, packets, strict=True)
                 ]
             return Packet.group(packets), slots
@@ -223,7 +205,7 @@ class Sender:
             for slot in slots.values():
                 if slot is not None:
                     self._release(slot)
-            self._forget(tensors)
+            self.stages.rollback(tensors)
             raise
 
     def _encode_each(self, tensors: dict[str, Tensor], slots: dict[str, _Slot]) -> list[Packet]:
@@ -248,8 +230,7 @@ class Sender:
 
         Only ``gcext.Lazy`` needs it, once a step; the others ignore it.
         """
-        for stage in self.stages:
-            stage.observe(model)
+        self.stages.observe(model)
 
     def _tensors(self, given: Named) -> dict[str, Tensor]:
         """Return the tensors by name, gradients for parameters; warns of names without one."""
@@ -358,9 +339,7 @@ class Sender:
     def _settle(self, slots: Mapping[str, _Slot]) -> None:
         """Let packets count: their slots become residuals, and their seeds are used."""
         self._commit({name: slot for name, slot in slots.items() if slot is not None})
-        for name in slots if self.stages else ():
-            for stage in self.stages:
-                stage.commit(name)
+        self.stages.commit(slots)
         self._seeds.used(slots)
 
     def rollback(self, name: str | None = None) -> None:
@@ -372,7 +351,7 @@ class Sender:
             for each in self._named(name):
                 if (slot := self._pending.pop(each)) is not None:
                     self._release(slot)
-                self._forget((each,))
+                self.stages.rollback((each,))
 
     def _commit(self, slots: Mapping[str, Any]) -> None:
         """Make the slots what is kept of their names."""
@@ -383,36 +362,10 @@ class Sender:
     def state_dict(self) -> dict[str, Any]:
         """Return all that later packets depend on; nothing where that is nothing."""
         with self._lock:
-            state: dict[str, Any] = self._staged_state()
+            state: dict[str, Any] = self.stages.state_dict()
             if seeds := self._seeds.state_dict():
                 state["seeds"] = seeds
             return state | {"pending": sorted(self._pending)} if state else {}
-
-    def _staged_state(self) -> dict[str, Any]:
-        """Return the stages' states, under one key; nothing where there are none."""
-        if not self.stages:
-            return {}
-        return {"stages": [(repr(each), each.state_dict()) for each in self.stages]}
-
-    def _load_stages(self, states: Any) -> None:
-        """Load the stages' states: all, or where one does not fit none."""
-        mine = [repr(each) for each in self.stages]
-        if not isinstance(states, list | tuple) or any(len(each) != 2 for each in states):
-            raise TypeError("stages must be a list of names and states")
-        given = [name for name, _ in states]
-        if mine != given:
-            raise ValueError(
-                f"{type(self).__name__}: stages must be the state's {given}, got {mine}. "
-                "Construct with the same."
-            )
-        before = [each.state_dict() for each in self.stages]
-        try:
-            for stage, (_, state) in zip(self.stages, states, strict=True):
-                stage.load_state_dict(state)
-        except BaseException:
-            for stage, state in zip(self.stages, before, strict=True):
-                stage.load_state_dict(state)
-            raise
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError, and nothing changed, for one that does not fit."""
@@ -424,7 +377,7 @@ class Sender:
                     f"{pending!r:.100}. Check the file."
                 )
             counts = self._seeds.checked(state.get("seeds", {}))
-            self._load_stages(state.get("stages", []))
+            self.stages.load(type(self).__name__, state.get("stages", []))
             self._seeds.counts = counts
             self._pending = dict.fromkeys(pending)
 
