@@ -112,12 +112,24 @@ Verdict decode_within(const Bytes& message, const Cost& budget, const Expectatio
 
 namespace {
 
+// Kernels write where indices point: they must rise below the limit, even those of a message that
+// changed while it was read.
+template <class Index>
+void check_indices(const Index* index, int64_t n, int64_t limit) {
+  int64_t last = -1;
+  for (int64_t i = 0; i < n; ++i) {
+    if (index[i] <= last || index[i] >= limit) broken("indices that do not rise below the limit");
+    last = index[i];
+  }
+}
+
 template <class Index>
 void put_support(Message* message, const Body& body, const Cursor& cursor, Arrays* arrays) {
   put_support(message, body.support, body.k, body.seed);
   if (body.support != kIndices) return;
   Index* index = arrays->make<Index>(body.k);
   read_index(body, cursor, index);
+  check_indices(index, body.k, body.numel);
   message->own(pack_section(index, body.k, body.numel));
 }
 
@@ -131,9 +143,11 @@ void put_level_fields(Message* message, const Body& body, const Cursor& cursor, 
       fields.norms, level,         fields.places};
   if (body.method == kLevels) {
     read_levels(body, cursor, at, level);
+    check_indices(at, fields.places, body.k);
     put_levels(message, body.k, kept, at, fields.places);
   } else {
     read_levels2(body, cursor, at, level);
+    check_indices(at, fields.places, body.k);
     put_levels2(message, body.k, kept, at, fields.places);
   }
 }
@@ -177,6 +191,7 @@ template <class Index>
 void put_pairs(Message* message, const Body& body, const Cursor& cursor, Arrays* arrays) {
   Index* index = arrays->make<Index>(body.k);
   read_index(body, cursor, index);
+  check_indices(index, body.k, body.numel);
   if (body.method == kMerged) {
     Members members;
     read_members(body, cursor, arrays->make<float>(body.k), &members);
