@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,11 @@ def leave() -> None:
 
 def threads() -> list[str]:
     """Return the names of this process's threads, those of libraries too."""
-    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # it may end meanwhile
+            names.append(path.read_text().strip())
+    return names
 
 
 def start(script: str, world: int, *arguments: object) -> list[subprocess.Popen[str]]:
